@@ -1,0 +1,22 @@
+"""Transfer learning experiments on PyTorch Lightning: pretrain once, unfreeze progressively, compare honestly.
+
+Names are imported when they are first used, so that ``lightning-transfer --help`` stays quick.
+"""
+
+import importlib
+from typing import Any
+
+_EXPORTS: dict[str, str] = {}
+
+__all__ = list(_EXPORTS)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'lightning_transfer' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -1,0 +1,1 @@
+"""LightningModules: a loss, metrics and an optimizer around any network."""

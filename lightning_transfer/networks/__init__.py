@@ -1,0 +1,1 @@
+"""Plain ``torch.nn`` networks with named layer groups. Knows nothing of data or Lightning."""

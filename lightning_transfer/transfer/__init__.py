@@ -1,0 +1,1 @@
+"""Progressive unfreezing: schedules as pure data, one callback that applies them, parameter groups for the optimizer."""
