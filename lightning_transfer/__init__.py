@@ -6,7 +6,14 @@ Names are imported when they are first used, so that ``lightning-transfer --help
 import importlib
 from typing import Any
 
-_EXPORTS: dict[str, str] = {}
+_EXPORTS = {
+    "CIFAR10": "lightning_transfer.data.images",
+    "CIFAR100": "lightning_transfer.data.images",
+    "Classifier": "lightning_transfer.modules.classifier",
+    "DemoImages": "lightning_transfer.data.images",
+    "ImageDataModule": "lightning_transfer.data.images",
+    "SeedCNN": "lightning_transfer.networks.cnn",
+}
 
 __all__ = list(_EXPORTS)
 __version__ = "0.1.0"

@@ -1,0 +1,164 @@
+"""The commands ``fit``, ``validate``, ``test`` and ``predict``, on LightningCLI.
+
+The path of an experiment: configs/*.yaml and flags name a DataModule, a LightningModule and a Trainer, which this
+module builds. The DataModule makes batches (named tuples); the LightningModule feeds their ``inputs`` to its network,
+and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<experiment>/<version>/``; at the end
+``results.json`` and a short table say what came out.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import lightning_transfer
+from lightning_transfer import results
+from lightning_transfer.errors import UserError
+from lightning_transfer.messages import Parser, find_user_error
+from lightning_transfer.progress import progress_bar
+
+# Imported so that the command line knows them by their short names: --data CIFAR10.
+EXPERIMENT_CLASSES = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__]
+
+
+def main(args: ArgsType = None) -> None:
+    """Runs a command.
+
+    Args:
+        args: The arguments as a list of strings; those of the process if None.
+
+    Raises:
+        SystemExit: With status 2 after one line on standard error, where the input is at fault.
+    """
+    try:
+        CommandLine(args)
+    except Exception as error:
+        user_error = find_user_error(error, UserError, MisconfigurationException)
+        if user_error is None:
+            raise
+        print(f"lightning-transfer: error: {' '.join(str(user_error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI with our defaults: an experiment's folder, its checkpoints, its record.
+
+    Args:
+        args: The arguments as a list of strings; those of the process if None.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # it would take all parameters as one group
+            load_from_checkpoint_support=False,  # it would store class paths in checkpoints, and trips over links
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False},
+            seed_everything_default=0,
+            trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
+            save_config_kwargs={"overwrite": True},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what an experiment has beyond a model, data and a trainer."""
+        parser.add_argument("--experiment", type=str, default="default", help="Name of the folder under logs.")
+        parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
+        parser.add_argument(
+            "--test_after_fit", type=bool, default=False, help="Whether fit ends by testing the best checkpoint."
+        )
+        parser.add_argument("--output", type=str, default="predictions.jsonl", help="File that predict writes.")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "model": {"class_path": "lightning_transfer.Classifier"},
+                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.filename": "best",
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        for target in ("model.init_args.num_classes", "model.init_args.network.init_args.num_classes"):
+            parser.link_arguments("data.num_classes", target, apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Checks what would otherwise fail late."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        if self.subcommand == "fit":
+            _check_writable(Path(self._get(self.config, "logs"), self._get(self.config, "experiment")))
+        else:
+            self.save_config_callback = None
+            if checkpoint is None:
+                raise UserError(
+                    f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
+                    " logs/quickstart/version_0/checkpoints/best.ckpt"
+                )
+        named = ("best", "last", "hpc")
+        if checkpoint is not None and checkpoint not in named and not Path(checkpoint).exists():
+            raise UserError(f"checkpoint {checkpoint!r} does not exist: expected a file, or one of {', '.join(named)}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer, with the logger, the record and the progress bar where the config names none."""
+        config = self._get(self.config_init, "trainer")
+        if config["logger"] is None:
+            logs, experiment = self._get(self.config_init, "logs"), self._get(self.config_init, "experiment")
+            fitting = self.subcommand == "fit"
+            kwargs["logger"] = fitting and TensorBoardLogger(logs, name=experiment, default_hp_metric=False)
+        self.recorder = results.ResultsRecorder()
+        callbacks = [*(config["callbacks"] or []), self.recorder]
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(progress_bar())
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def after_fit(self) -> None:
+        """Tests the best checkpoint if asked to, writes the record and prints the table."""
+        if self.trainer.fast_dev_run or not self.trainer.state.finished:
+            return
+        test = None
+        if self._get(self.config, "test_after_fit"):
+            # By its path: for "best" Lightning prefers a checkpoint that a preempted job has left over.
+            checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or None
+            [test] = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
+        if self.trainer.is_global_zero and self.trainer.log_dir:
+            folder = Path(self.trainer.log_dir)
+            record = self.recorder.record(self.trainer, test, self._get(self.config, "seed_everything"))
+            results.write(folder, record)
+            print(results.table(record, folder))
+
+    def predict(self, **kwargs: Any) -> None:
+        """Writes a line of JSON for each example: its name, the class and the probabilities of all classes."""
+        if self.trainer.world_size > 1:
+            raise UserError(f"predict runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
+        probabilities = torch.cat(self.trainer.predict(**kwargs)).tolist()
+        classes = self.datamodule.class_names
+        names = self.datamodule.predict_names or range(len(probabilities))
+        with Path(self._get(self.config, "output")).open("w") as output:
+            for name, row in zip(names, probabilities, strict=True):
+                line = {"name": name, "class": classes[row.index(max(row))]}
+                line["probabilities"] = dict(zip(classes, row, strict=True))
+                output.write(json.dumps(line) + "\n")
+        print(f"{len(probabilities)} predictions in {output.name}")
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --logs") from error

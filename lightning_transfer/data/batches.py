@@ -1,0 +1,24 @@
+"""What travels from data to network: one named tuple per kind of input."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class ImageBatch(NamedTuple):
+    """A batch of labelled images.
+
+    Attributes:
+        images: uint8 [batch, channels, height, width] as stored; float32, normalised, once on the device.
+        labels: int64 [batch], -1 where there is no label (prediction).
+        indices: int64 [batch], the row of each image in its split.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The arguments of the network's ``forward``."""
+        return (self.images,)

@@ -1,0 +1,90 @@
+"""Arrays computed once and memory-mapped ever after: decoded images, token ids.
+
+An entry is a folder of ``.npy`` files and a manifest with their sizes and checksums. It is built beside its final
+place and renamed into it, so nobody ever sees half an entry; a lock lets one process build while others wait.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+CACHE_VARIABLE = "LIGHTNING_TRANSFER_CACHE"
+_MANIFEST = "manifest.json"
+_BLOCK_BYTES = 1 << 24
+
+Arrays = dict[str, np.ndarray]
+
+
+def cache_root() -> Path:
+    """The folder of the cache: ``$LIGHTNING_TRANSFER_CACHE``, else ``~/.cache/lightning-transfer``."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "lightning-transfer")
+
+
+def load_or_build(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Arrays:
+    """Returns the arrays of an entry, building it first where it is missing or damaged.
+
+    Args:
+        kind: What the entry is, ``images`` for instance: the folder under the root of the cache.
+        key: Everything the arrays depend on (JSON types): the fingerprint of the data, sizes, the layout's version.
+        build: Writes the ``.npy`` files of the entry into the folder it is given.
+
+    Returns:
+        The arrays by file name without suffix, memory-mapped copy-on-write: writing to them never reaches the disk.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache_root() / kind / digest
+    if not _is_valid(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not _is_valid(folder):  # another process may have built it while this one waited
+                _build(folder, key, build)
+    return {file.stem: np.load(file, mmap_mode="c") for file in sorted(folder.glob("*.npy"))}
+
+
+def _build(folder: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> None:
+    if folder.exists():
+        print(f"lightning-transfer: the cache {folder} is damaged, building it again", file=sys.stderr)
+        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.", ignore_cleanup_errors=True) as name:
+        partial = Path(name, "entry")
+        partial.mkdir()
+        build(partial)
+        files = {file.name: {"bytes": file.stat().st_size, "crc32": _crc32(file)} for file in partial.glob("*.npy")}
+        manifest = partial / _MANIFEST
+        manifest.write_text(json.dumps({"key": dict(key), "files": files}, indent=1, sort_keys=True))
+        for file in partial.iterdir():
+            _flush_to_disk(file)
+        partial.rename(folder)
+
+
+def _is_valid(folder: Path) -> bool:
+    try:
+        files = json.loads((folder / _MANIFEST).read_text())["files"]
+        return all(
+            (folder / name).stat().st_size == facts["bytes"] and _crc32(folder / name) == facts["crc32"]
+            for name, facts in files.items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _crc32(file: Path) -> int:
+    checksum = 0
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _flush_to_disk(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())

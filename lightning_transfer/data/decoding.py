@@ -1,0 +1,106 @@
+"""Images of any kind to arrays of bytes: RGB, one size, channels first."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from lightning_transfer.data import cache
+from lightning_transfer.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_LAYOUT = 1  # of the cached array: another number builds it again
+
+
+def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Tensor:
+    """Decodes a column of images, once: the next call maps the cached array into memory.
+
+    Args:
+        dataset: A split with the column.
+        column: The name of the image column.
+        image_size: Height and width to bring every image to, in pixels.
+
+    Returns:
+        uint8 [rows, 3, image_size, image_size], memory-mapped.
+
+    Raises:
+        UserError: Where the column does not hold images, or one of them cannot be decoded.
+    """
+    if not isinstance(dataset.features[column], datasets.Image):
+        raise UserError(f"column {column!r} holds {dataset.features[column]}, not images: name another image_column")
+    key = {"fingerprint": dataset._fingerprint, "column": column, "image_size": image_size, "layout": _LAYOUT}
+
+    def build(folder: Path) -> None:
+        shape = (len(dataset), 3, image_size, image_size)
+        images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        rows = tqdm(_decoded_rows(dataset, column), total=len(dataset), desc="Decoding images once", unit=" images")
+        for row, image in enumerate(rows):
+            images[row] = to_array(image, image_size)
+        images.flush()
+
+    return torch.from_numpy(cache.load_or_build("images", key, build)["images"])
+
+
+def decode_folder(folder: str, image_size: int) -> tuple[list[str], Tensor]:
+    """Decodes the images of a folder and of the folders below it, in the order of their names.
+
+    Args:
+        folder: Where the images are.
+        image_size: Height and width to bring every image to, in pixels.
+
+    Returns:
+        The files' paths relative to the folder, and uint8 [files, 3, image_size, image_size].
+
+    Raises:
+        UserError: For a missing folder, one without images, and an image that cannot be decoded.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"folder {folder!r} does not exist: expected a folder of images")
+    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(f"folder {folder!r} has no images: expected files named {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return [str(file.relative_to(root)) for file in files], torch.from_numpy(
+        np.stack([_decode_file(file, image_size) for file in files])
+    )
+
+
+def to_array(image: Image.Image, image_size: int) -> np.ndarray:
+    """Brings an image to RGB and to a square: the largest centred crop, resized.
+
+    Args:
+        image: In any mode; transparency is dropped and the camera's orientation applied.
+        image_size: Height and width of the result in pixels.
+
+    Returns:
+        uint8 [3, image_size, image_size].
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 or 32 bits: convert("RGB") would clip, not scale
+        image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
+    if image.size != (image_size, image_size):
+        image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def _decode_file(file: Path, image_size: int) -> np.ndarray:
+    try:
+        with Image.open(file) as image:
+            return to_array(image, image_size)
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{file} cannot be decoded as an image: {error}") from error
+
+
+def _decoded_rows(dataset: datasets.Dataset, column: str) -> Iterator[Image.Image]:
+    rows = iter(dataset.select_columns(column))
+    for row in range(len(dataset)):
+        try:
+            yield next(rows)[column]
+        except (OSError, UnidentifiedImageError) as error:
+            raise UserError(f"the image in row {row} of column {column!r} cannot be decoded: {error}") from error

@@ -1,0 +1,77 @@
+"""A data set by its Hub id, from a mirror of the Hub, or from a folder.
+
+``LIGHTNING_TRANSFER_MIRROR`` names a folder in which Hub ids are looked up first
+(``$LIGHTNING_TRANSFER_MIRROR/uoft-cs/cifar10``): that is how nodes without network get their data.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import datasets
+
+from lightning_transfer.errors import UserError
+
+MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def locate(path: str) -> str:
+    """Returns what ``datasets.load_dataset`` should open for ``path``: a folder if there is one, else the Hub id.
+
+    Args:
+        path: A folder, or a Hub id such as ``uoft-cs/cifar10``.
+
+    Raises:
+        UserError: Where ``path`` is neither an existing folder nor the form of a Hub id, or the mirror is missing.
+    """
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    if mirror and not Path(mirror).is_dir():
+        raise UserError(f"{MIRROR_VARIABLE}={mirror} is not a folder: correct it, or unset it to use the Hub")
+    is_hub_id = _HUB_ID.fullmatch(path) is not None
+    if mirror and is_hub_id and (Path(mirror) / path).is_dir():
+        return str((Path(mirror) / path).resolve())
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if not is_hub_id:
+        raise UserError(f"data path {path!r} does not exist: give a folder, or a Hub id such as uoft-cs/cifar10")
+    return path
+
+
+def load_split(path: str, split: str, columns: Iterable[str]) -> datasets.Dataset:
+    """Loads one split and checks that it has the columns.
+
+    Args:
+        path: A Hub id or a folder; see :func:`locate`.
+        split: The name of the split, ``train`` for instance.
+        columns: The columns that must be there.
+
+    Raises:
+        UserError: For a missing folder, split or column, an empty split, and a Hub that cannot be reached.
+    """
+    location = locate(path)
+    try:
+        dataset = datasets.load_dataset(location, split=split)
+    except ConnectionError as error:
+        raise UserError(
+            f"data set {path!r} is not in a mirror and the Hub cannot be reached: set {MIRROR_VARIABLE} to a folder"
+            f" that holds {path}, give a folder as data.path, or use the embedded data (configs/quickstart.yaml)"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot read split {split!r} of data set {path!r}: {_first_line(error)}") from error
+    except IndexError as error:  # what datasets raises for a split without rows
+        raise UserError(f"split {split!r} of data set {path!r} is empty") from error
+    missing = [column for column in columns if column not in dataset.column_names]
+    if missing:
+        raise UserError(
+            f"data set {path!r} has no column {missing[0]!r}: its columns are {', '.join(dataset.column_names)}"
+        )
+    if len(dataset) == 0:
+        raise UserError(f"split {split!r} of data set {path!r} is empty")
+    return dataset
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

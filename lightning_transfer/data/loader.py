@@ -1,0 +1,101 @@
+"""Whole batches by index, in an order that is a function of the seed and the epoch.
+
+A stand-in for ``DataLoader`` where the data is an array in memory: no worker processes, no per-example Python. Its
+place in the epoch is in every checkpoint (Lightning saves loaders that have ``state_dict``), so that a run resumed in
+mid-epoch sees the batches that were still to come, each once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lightning_transfer.errors import UserError
+
+Batches = Sequence[np.ndarray]
+
+
+class BatchLoader:
+    """Iterates over the batches of an epoch, on each rank over its share.
+
+    Args:
+        fetch: Makes a batch from row numbers, int64 [batch].
+        batches: Gives the batches of an epoch, counted from 0, as row numbers. Every epoch has the same count.
+    """
+
+    def __init__(self, fetch: Callable[[np.ndarray], Any], batches: Callable[[int], Batches]) -> None:
+        self.fetch = fetch
+        self.batches = batches
+        # Attributes of a DataLoader that Lightning looks for: it calls sampler.set_epoch at the start of an epoch.
+        self.sampler, self.batch_sampler = self, None
+        self._epoch = 0
+        self._position = 0  # batches of this epoch already handed out
+        self._resume_at = (0, 0)  # epoch and position
+        self._length = len(batches(0))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose order comes next."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        # Lightning calls iter() before set_epoch(): as a generator this runs at the first next(), after both.
+        epoch, start = self._resume_at
+        batches = self.batches(self._epoch)
+        for self._position in range(start + 1 if epoch == self._epoch else 1, len(batches) + 1):
+            yield self.fetch(batches[self._position - 1])
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the training set: the epoch and the number of its batches handed out."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the iteration over the saved epoch go on from the saved place."""
+        self._resume_at = (state["epoch"], state["position"])
+
+
+def shuffled_batches(
+    rows: np.ndarray, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+) -> Callable[[int], Batches]:
+    """Whole training batches in a new random order each epoch, the same on any number of ranks.
+
+    A ragged remainder is left for another epoch; a training set smaller than ``batch_size`` is one batch.
+
+    Args:
+        rows: int64 [rows], what to draw from.
+        batch_size: Examples in a batch over all ranks together.
+        seed: Another seed gives another order.
+        rank: Which share of each batch to give.
+        world_size: The number of shares.
+
+    Raises:
+        UserError: Where the ranks cannot have equal shares, which DDP's mean over ranks needs.
+    """
+    batch_size = min(batch_size, len(rows))
+    if batch_size % world_size:
+        raise UserError(f"a batch of {batch_size} examples cannot be shared equally by {world_size} processes")
+    count = len(rows) // batch_size
+
+    def batches(epoch: int) -> Batches:
+        order = np.random.default_rng([seed, epoch]).permutation(rows)
+        return [batch[rank::world_size] for batch in order[: count * batch_size].reshape(count, batch_size)]
+
+    return batches
+
+
+def ordered_batches(
+    rows: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1
+) -> Callable[[int], Batches]:
+    """Every row once, in order, over all ranks together: for evaluation. Nothing is padded or repeated.
+
+    Args:
+        rows: int64 [rows].
+        batch_size: Examples in a batch on each rank; the last may be smaller.
+        rank: Which share of the rows to give.
+        world_size: The number of shares.
+    """
+    share = rows[rank::world_size]
+    chunks = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
+    return lambda epoch: chunks

@@ -1,0 +1,62 @@
+"""Hold-outs and cuts of a training set: stratified by class, seeded, and nested.
+
+Every class has its own random order, a function of the seed alone. The hold-out is the head of each order and a
+training set the stretch after it, so a smaller training set is a subset of a larger one at the same seed, and none of
+them ever touches the hold-out.
+"""
+
+import numpy as np
+
+from lightning_transfer.errors import UserError
+
+
+def split_train_validation(
+    labels: np.ndarray,
+    *,
+    validation_fraction: float,
+    train_fraction: float = 1.0,
+    examples_per_class: int | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits the rows of a training set into those to train on and those to validate on.
+
+    Args:
+        labels: int64 [rows].
+        validation_fraction: Share of each class that is held out, between 0 and 1, at least one row of each class.
+        train_fraction: Share of what is left of each class to train on, above 0 and up to 1, at least one row of each.
+        examples_per_class: Rows of each class to train on, in place of ``train_fraction``.
+        seed: Another seed gives another split.
+
+    Returns:
+        The rows to train on and the rows to validate on: int64, ascending, disjoint.
+
+    Raises:
+        UserError: For fractions out of range, and a class with too few rows for ``examples_per_class``.
+    """
+    _check(validation_fraction, train_fraction, examples_per_class)
+    train, validation = [], []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rows = np.random.default_rng([seed, int(label)]).permutation(rows)
+        held_out = max(1, round(validation_fraction * len(rows))) if validation_fraction else 0
+        left = len(rows) - held_out
+        count = max(1, round(train_fraction * left)) if examples_per_class is None else examples_per_class
+        if count > left:
+            raise UserError(
+                f"class {label} has {left} rows to train on ({len(rows)} less {held_out} held out for validation):"
+                f" {count} are too many, lower data.examples_per_class or data.validation_fraction"
+            )
+        validation.append(rows[:held_out])
+        train.append(rows[held_out : held_out + count])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
+
+
+def _check(validation_fraction: float, train_fraction: float, examples_per_class: int | None) -> None:
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"data.validation_fraction is {validation_fraction}: expected at least 0 and below 1")
+    if not 0 < train_fraction <= 1:
+        raise UserError(f"data.train_fraction is {train_fraction}: expected above 0 and up to 1")
+    if examples_per_class is not None and examples_per_class < 1:
+        raise UserError(f"data.examples_per_class is {examples_per_class}: expected 1 or more")
+    if examples_per_class is not None and train_fraction != 1:
+        raise UserError("give data.train_fraction or data.examples_per_class, not both")

@@ -1,0 +1,72 @@
+"""A user's mistake in one line: what was wrong, and the nearest name that would have been right."""
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+import lightning_transfer
+
+_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
+_UNKNOWN_CLASS = re.compile(r'key "(?P<key>[\w.]+)".*dot import path string: (?P<name>\S+)')
+_NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
+
+
+class Parser(LightningArgumentParser):
+    """The parser of the command line, whose errors are one line and exit status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the line and exits."""
+        print(f"lightning-transfer: error: {one_line(message, self._option_names())}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _option_names(self) -> set[str]:
+        actions = list(self._actions)
+        for subparser in getattr(self._subcommands_action, "choices", {}).values():
+            actions += subparser._actions
+        return {action.dest for action in actions}
+
+
+def one_line(message: str, option_names: set[str]) -> str:
+    """Folds an error of the parser into one line, with the nearest valid name for an unknown one.
+
+    Args:
+        message: As jsonargparse words it.
+        option_names: The options of the parser, in dot notation.
+    """
+    message = " ".join(message.split())
+    if match := _UNKNOWN_OPTION.search(message):
+        name = match["a"] or match["b"]
+        return f"unknown option '{name}'{_nearest(name, option_names | set(_init_arguments()))}"
+    if match := _UNKNOWN_CLASS.search(message):
+        nearest = _nearest(match["name"], set(lightning_transfer.__all__))
+        return f"{match['key']}: '{match['name']}' is not a class that can be imported{nearest}"
+    return " ".join(_NOISE.sub("", message).split())
+
+
+def find_user_error(error: BaseException | None, *kinds: type[Exception]) -> Exception | None:
+    """Finds an exception of the given kinds among an exception and its causes: the parser wraps what classes raise."""
+    while error is not None:
+        if isinstance(error, kinds):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    # By full name, then by last part: trainer.max_epoch, but also data.batchsize of a class's own argument.
+    candidates = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(
+        name.rsplit(".", 1)[-1], known, n=1
+    )
+    return f": did you mean '{candidates[0]}'?" if candidates else ""
+
+
+def _init_arguments() -> Iterator[str]:
+    for name in lightning_transfer.__all__:
+        for base in inspect.getmro(getattr(lightning_transfer, name)):
+            if base.__module__.startswith("lightning_transfer"):
+                yield from inspect.signature(base).parameters

@@ -1,0 +1,192 @@
+"""Classification with any network: loss, metrics and an injected optimizer."""
+
+import math
+from typing import Any, Literal, Protocol
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, predicted_classes
+
+
+class Batch(Protocol):
+    """What the classifier needs of a batch."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The arguments of the network's ``forward``."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [batch]."""
+
+
+class Classifier(L.LightningModule):
+    """Trains and evaluates any network on any classification data.
+
+    Logs ``train/loss`` and ``train/accuracy`` as means over the logging interval, and for validation and test the
+    loss, the accuracy, the F1 score averaged over classes, and the expected calibration error (15 bins).
+
+    Args:
+        network: The network: takes the inputs of a batch, gives logits [batch, classes].
+        num_classes: Number of classes; follows from the data on the command line.
+        loss: cross_entropy, binary_cross_entropy (one class against the rest; one logit will do for two classes) or
+            mean_squared_error (to the one-hot label).
+        label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1.
+        optimizer: Takes the parameters.
+        schedule: Shape of the learning rate over the whole training, by optimizer steps: constant, linear (down to
+            0) or cosine (down to 0).
+        warmup_fraction: Share of the training over which the learning rate first rises linearly from 0.
+        lr_scheduler: Any torch scheduler in place of ``schedule``: takes the optimizer.
+        lr_scheduler_interval: Whether that scheduler advances every epoch or every step.
+
+    Raises:
+        UserError: For values out of range, and a network whose outputs do not match the number of classes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        loss: Loss = "cross_entropy",
+        label_smoothing: float = 0.0,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9),
+        schedule: Literal["constant", "linear", "cosine"] = "constant",
+        warmup_fraction: float = 0.0,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        if num_classes is None or num_classes < 2:
+            raise UserError(f"model.num_classes is {num_classes}: expected 2 or more")
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
+        if not 0 <= warmup_fraction < 1:
+            raise UserError(f"model.warmup_fraction is {warmup_fraction}: expected at least 0 and below 1")
+        if lr_scheduler is not None and (schedule != "constant" or warmup_fraction):
+            raise UserError("give model.lr_scheduler, or model.schedule and model.warmup_fraction, not both")
+        self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
+        self.network = network
+        self.num_classes = num_classes
+        self.loss: Loss = loss
+        self.label_smoothing = label_smoothing
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup_fraction = warmup_fraction
+        self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_interval = lr_scheduler_interval
+        self.metrics = nn.ModuleDict({stage: _evaluation_metrics(num_classes) for stage in ("val", "test")})
+        # Sums since the last log, kept as tensors: reading them at every step would wait for the device.
+        self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
+        self.register_buffer("_correct", torch.zeros((), dtype=torch.int64), persistent=False)
+        self._examples = self._batches = 0
+
+    @property
+    def layer_groups(self) -> dict[str, list[str]]:
+        """The layer groups of the network, as paths of modules from here."""
+        groups: dict[str, list[str]] = self.network.layer_groups  # type: ignore[assignment]
+        return {name: [f"network.{path}" for path in paths] for name, paths in groups.items()}
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Computes the logits, float [batch, classes]."""
+        logits: Tensor = self.network(*inputs)
+        single = self.loss == "binary_cross_entropy" and self.num_classes == 2 and logits.shape[1] == 1
+        if logits.shape[1] != self.num_classes and not single:
+            raise UserError(f"the network has {logits.shape[1]} outputs, and the data {self.num_classes} classes")
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Computes the loss of a training batch, and logs the means at the end of a logging interval."""
+        logits = self(*batch.inputs)
+        loss = self._loss(logits, batch.labels)
+        with torch.no_grad():
+            self._loss_sum += loss.detach()
+            self._correct += (predicted_classes(logits) == batch.labels).sum()
+        self._examples += len(batch.labels)
+        self._batches += 1
+        if self.trainer._logger_connector.should_update_logs:
+            self._log_training()
+        return loss
+
+    def _log_training(self) -> None:
+        means = {"train/loss": self._loss_sum / self._batches, "train/accuracy": self._correct / self._examples}
+        self.log_dict(means, prog_bar=True, sync_dist=self.trainer.world_size > 1, batch_size=self._examples)
+        self._loss_sum.zero_()
+        self._correct.zero_()
+        self._examples = self._batches = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the validation metrics."""
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log_evaluation("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the test metrics."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self._log_evaluation("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Computes the class probabilities of a batch, float32 [batch, classes]."""
+        return class_probabilities(self(*batch.inputs), self.loss)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Builds the optimizer and the scheduler, if any."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is not None:
+            scheduler = self.lr_scheduler(optimizer)
+            config: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                config["monitor"] = scheduler.monitor if isinstance(scheduler, ReduceLROnPlateau) else "val/loss"
+            return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[typeddict-item]
+        if self.schedule == "constant" and not self.warmup_fraction:
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        warmup_steps = round(self.warmup_fraction * total_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        if self.schedule == "linear":
+            return 1 - progress
+        return 0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return classification_loss(logits, labels, self.loss, self.num_classes, self.label_smoothing)
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        logits = self(*batch.inputs)
+        metrics = self.metrics[stage]
+        metrics["loss"].update(self._loss(logits, batch.labels), weight=len(batch.labels))  # type: ignore[index]
+        metrics["scores"].update(class_probabilities(logits, self.loss), batch.labels)  # type: ignore[index]
+
+    def _log_evaluation(self, stage: str) -> None:
+        for metric in self.metrics[stage].values():  # type: ignore[operator]
+            values = metric.compute()
+            values = values if isinstance(values, dict) else {"loss": values}
+            self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=stage == "val")
+            metric.reset()
+
+
+def _evaluation_metrics(num_classes: int) -> nn.ModuleDict:
+    scores = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+        "macro_f1": MulticlassF1Score(num_classes, average="macro"),
+        "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15, norm="l1"),
+    }
+    return nn.ModuleDict({"loss": MeanMetric(), "scores": MetricCollection(scores)})  # type: ignore[dict-item]

@@ -1,0 +1,163 @@
+"""The record of a run: ``results.json`` beside its checkpoints, and a short table on the terminal."""
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_transfer.errors import UserError
+
+_PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")
+
+
+class ResultsRecorder(L.Callback):
+    """Keeps what a run achieved and what it took, and refuses to go on once the validation loss is not a number.
+
+    Time spent in validation and in saving checkpoints counts as time of the run; only training counts towards
+    examples per second. All of it continues over a resume.
+    """
+
+    def __init__(self) -> None:
+        self.validations: list[dict[str, float]] = []
+        self.fit_seconds = 0.0
+        self.train_seconds = 0.0
+        self.train_examples = 0
+        self._fit_start = self._train_start = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._fit_start = time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock of training."""
+        self._train_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the examples."""
+        self.train_examples += len(batch.labels) * trainer.world_size
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock of training."""
+        self.train_seconds += time.perf_counter() - self._train_start
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keeps the validation metrics."""
+        self._train_start = time.perf_counter()
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.validations.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
+        if not math.isfinite(metrics.get("val/loss", 0.0)):
+            raise UserError(
+                f"val/loss is {metrics['val/loss']} after step {trainer.global_step}: the training diverged,"
+                " lower the learning rate or clip gradients (trainer.gradient_clip_val)"
+            )
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock."""
+        self.fit_seconds += time.perf_counter() - self._fit_start
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the record has so far."""
+        elapsed = time.perf_counter() - self._fit_start
+        return {
+            "validations": self.validations,
+            "fit_seconds": self.fit_seconds + elapsed,
+            "train_seconds": self.train_seconds,
+            "train_examples": self.train_examples,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a saved record."""
+        vars(self).update(state_dict)
+
+    def record(self, trainer: L.Trainer, test: dict[str, float] | None, seed: int | None) -> dict[str, Any]:
+        """Puts the record together.
+
+        Args:
+            trainer: After ``fit``.
+            test: The metrics of the best checkpoint on the test split, if it was tested.
+            seed: What the run was seeded with.
+        """
+        checkpoint = trainer.checkpoint_callback
+        best = checkpoint if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path else None
+        return {
+            "validation": self._validation_of_best(best),
+            "test": test,
+            "selected_by": best.monitor if best else None,
+            "best_checkpoint": best.best_model_path if best else None,
+            "seed": seed,
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "fit_seconds": round(self.fit_seconds, 3),
+            "train_seconds": round(self.train_seconds, 3),
+            "train_examples_per_second": round(self.train_examples / max(self.train_seconds, 1e-9), 1),
+            "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
+            "data": getattr(getattr(trainer, "datamodule", None), "facts", None),
+            "device": _device(trainer),
+            "processes": trainer.world_size,
+            "precision": str(trainer.precision),
+            "command": shlex.join(["lightning-transfer", *sys.argv[1:]]),
+            "commit": _commit(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            "validations": self.validations,
+        }
+
+    def _validation_of_best(self, best: ModelCheckpoint | None) -> dict[str, float] | None:
+        if not self.validations:
+            return None
+        chosen = self.validations[-1]
+        if best is not None and best.monitor in chosen and best.best_model_score is not None:
+            score = best.best_model_score.item()
+            chosen = next((entry for entry in self.validations if entry[best.monitor] == score), chosen)
+        return {name: value for name, value in chosen.items() if name.startswith("val/")}
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Writes ``results.json`` into the folder, whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".json", delete=False) as stream:
+        json.dump(record, stream, indent=1)
+    os.replace(stream.name, folder / "results.json")
+
+
+def table(record: dict[str, Any], folder: Path) -> str:
+    """The end of a run on the terminal: metrics by split, what it took, and how to look at it."""
+    splits = [split for split in ("validation", "test") if record[split]]
+    values = {split: {name.split("/")[1]: value for name, value in record[split].items()} for split in splits}
+    names = values[splits[0]] if splits else {}
+    lines = ["".join([f"{'':<20}", *(f"{split:>12}" for split in splits)])] if splits else []
+    lines += ["".join([f"{name:<20}", *(f"{values[split][name]:>12.4f}" for split in splits)]) for name in names]
+    took = (
+        f"{record['epochs']} epochs in {record['fit_seconds']:.1f} s"
+        f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['device']}"
+    )
+    return "\n".join([*lines, took, f"results: {folder}/results.json", f"tensorboard --logdir {folder.parents[1]}"])
+
+
+def _device(trainer: L.Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+
+
+def _commit() -> str | None:
+    """The commit of the source that ran, marked where files were changed; None outside a checkout."""
+    package = Path(__file__).parent
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
