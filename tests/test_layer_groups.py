@@ -1,7 +1,5 @@
 """Layer groups and optimizer groups: what a path takes, which learning rate it gets, what is said when it fails."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import nn
@@ -58,7 +56,7 @@ def test_a_parameter_path_is_a_group_too() -> None:
 
 def test_paths_are_found_through_torch_compile() -> None:
     network = Network()
-    network.backbone = torch.compile(network.backbone)
+    network.backbone = torch.compile(network.backbone)  # type: ignore[assignment]
     groups = resolve_layer_groups(network, ["backbone.0", "head"], rest="frozen")
     assert names(groups, "backbone.0") == ["backbone._orig_mod.0.weight", "backbone._orig_mod.0.bias"]
 

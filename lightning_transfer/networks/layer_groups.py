@@ -140,7 +140,7 @@ def _owner(path: str, patterns: Mapping[str, list[str]]) -> str | None:
 
 
 def _tied_names(module: nn.Module) -> Iterable[list[str]]:
-    """List all names of each parameter; more than one where weights are tied. By identity: equal values are not tied."""
+    """List all names of each parameter; by identity: equal values are not tied weights."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

@@ -1,0 +1,260 @@
+"""Unfreezing schedules as pure data: phases, when each ends and what each trains. No tensors, no trainer."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import some_of
+
+Schedule = Literal["linear_probe", "full", "gradual", "chain"]
+LearningRateSchedule = Literal["constant", "slanted_triangular", "one_cycle"]
+T = TypeVar("T")
+
+
+class Position(NamedTuple):
+    """A place between two batches: the epoch, the batch of it that comes next, the optimizer steps taken so far."""
+
+    epoch: int
+    batch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """A metric that has stopped improving.
+
+    Attributes:
+        monitor: Name of a metric logged in validation or in the training step.
+        patience: How many checks in a row without improvement end the phase. A metric is checked at the end of each
+            validation, one of the training at the end of each epoch.
+        min_delta: A change must be larger than this to be an improvement.
+        mode: ``min`` if lower is better, ``max`` if higher is.
+        restore_best: Whether the next phase starts from the weights at this phase's best check.
+    """
+
+    monitor: str
+    patience: int = 3
+    min_delta: float = 0.0
+    mode: Literal["min", "max"] = "min"
+    restore_best: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        _check_count("plateau: patience", self.patience)
+        if self.min_delta < 0:
+            raise UserError(f"plateau: min_delta is {self.min_delta}; expected 0 or more")
+        if self.mode not in ("min", "max"):
+            raise UserError(f"plateau: mode is {self.mode!r}; expected 'min' or 'max'")
+
+    def is_improvement(self, value: float, best: float | None) -> bool:
+        """Tell whether a value is better than the best so far; a value that is not a number never is."""
+        if best is None:
+            return not math.isnan(value)
+        return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta
+
+
+@dataclass(frozen=True)
+class Until:
+    """When a phase ends, counted from its start; of several conditions the one that is met first.
+
+    Attributes:
+        epochs: Epochs. A phase that begins in mid-epoch ends at the same batch of a later one.
+        steps: Optimizer steps.
+        fraction: Share of the optimizer steps of the whole training, between 0 and 1.
+        plateau: A metric that has stopped improving.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    fraction: float | None = None
+    plateau: Plateau | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        object.__setattr__(self, "plateau", parse(Plateau, self.plateau, "plateau"))
+        if all(getattr(self, field.name) is None for field in fields(self)):
+            raise UserError("until is empty; give epochs, steps, fraction or plateau")
+        _check_count("until: epochs", self.epochs)
+        _check_count("until: steps", self.steps)
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise UserError(f"until: fraction is {self.fraction}; expected a share of the training between 0 and 1")
+
+    def is_reached(self, start: Position, now: Position, total_steps: float) -> bool:
+        """Tell whether a phase is over by epochs, steps or fraction; a plateau is not known here."""
+        epoch_reached = self.epochs is not None and now[:2] >= (start.epoch + self.epochs, start.batch)
+        return epoch_reached or now.step - start.step >= self._steps(total_steps)
+
+    def max_steps(self, steps_per_epoch: float, total_steps: float) -> float:
+        """Return the most optimizer steps that a phase can take; infinite where only a plateau ends it."""
+        return min(math.inf if self.epochs is None else self.epochs * steps_per_epoch, self._steps(total_steps))
+
+    def _steps(self, total_steps: float) -> float:
+        by_fraction = math.inf if self.fraction is None else max(1.0, float(round(self.fraction * total_steps)))
+        return min(math.inf if self.steps is None else self.steps, by_fraction)
+
+    def __str__(self) -> str:
+        """Say it in words: ``2 epochs or plateau of val/loss``."""
+        words = (
+            (self.epochs, f"{self.epochs} epoch{'s' if self.epochs != 1 else ''}"),
+            (self.steps, f"{self.steps} step{'s' if self.steps != 1 else ''}"),
+            (self.fraction, f"{100 * (self.fraction or 0):g} % of training"),
+            (self.plateau, f"plateau of {self.plateau.monitor}" if self.plateau else ""),
+        )
+        return " or ".join(text for value, text in words if value is not None)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a schedule.
+
+    Attributes:
+        groups: Layer groups, or glob patterns of their names, that this phase adds to those already trainable.
+        until: When the phase ends; none in the last phase, which runs until training ends.
+        only: Whether this phase trains its own groups alone and freezes all others.
+        lr_multiplier: Scales the learning rates of all groups during this phase; in (0, 1].
+        lr_schedule: A shape over this phase's steps, times whatever the scheduler says: ``slanted_triangular`` or
+            ``one_cycle``.
+    """
+
+    groups: Sequence[str]
+    until: Until | None = None
+    only: bool = False
+    lr_multiplier: float = 1.0
+    lr_schedule: LearningRateSchedule = "constant"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        groups = [self.groups] if isinstance(self.groups, str) else list(self.groups)
+        object.__setattr__(self, "groups", groups)
+        object.__setattr__(self, "until", parse(Until, self.until, "until"))
+        if not self.groups:
+            raise UserError("groups is empty; name at least one layer group")
+        if not 0 < self.lr_multiplier <= 1:
+            raise UserError(f"lr_multiplier is {self.lr_multiplier}; expected more than 0 and at most 1")
+        if self.lr_schedule not in LearningRateSchedule.__args__:  # type: ignore[attr-defined]
+            raise UserError(f"lr_schedule is {self.lr_schedule!r}; expected constant, slanted_triangular or one_cycle")
+
+    def learning_rate_factor(self, step: int, length: float) -> float:
+        """Return what the learning rates are multiplied by, at most 1, at a step (from 0) of a phase of that length.
+
+        Source:
+            Slanted triangular: Howard and Ruder, 2018, with their cut_frac 0.1 and ratio 32. One cycle: Smith, 2018,
+            in the form of torch's OneCycleLR (30 % warm-up from 1/25, cosine, down to 1/250000).
+        """
+        if self.lr_schedule == "slanted_triangular":
+            cut = max(1.0, 0.1 * length)
+            share = step / cut if step < cut else max(0.0, 1 - (step - cut) / max(1.0, length - cut))
+            return self.lr_multiplier * (1 + 31 * share) / 32
+        if self.lr_schedule == "one_cycle":
+            top, last = max(1.0, 0.3 * length - 1), max(2.0, length - 1)
+            start, end, share = (1 / 25, 1.0, step / top) if step <= top else (1.0, 4e-6, (step - top) / (last - top))
+            return self.lr_multiplier * (end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2)
+        return self.lr_multiplier
+
+
+def parse(cls: type[T], value: T | Mapping[str, Any] | None, where: str) -> T | None:
+    """Turn a mapping, as it comes from Python or YAML, into its data class; leave everything else as it is.
+
+    Raises:
+        UserError: If a key is unknown or missing, or a value is out of range; it begins with ``where``.
+    """
+    if value is None or isinstance(value, cls):
+        return value
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where} is {value!r}; expected a mapping with {', '.join(known)}")
+    for key in value:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}; expected {', '.join(known)}")
+    if known[0] in ("groups", "monitor") and known[0] not in value:
+        raise UserError(f"{where}: {known[0]} is missing")
+    try:
+        return cls(**value)
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None
+
+
+def preset_phases(schedule: str, names: Sequence[str], until: Until) -> list[Phase]:
+    """Write a named schedule out as phases.
+
+    Args:
+        schedule: ``linear_probe`` trains the last group, the head. ``full`` trains everything. ``gradual`` thaws from
+            the head down, one group a phase. ``chain`` trains one group at a time, the head first, then from the
+            input up, then everything.
+        names: The layer groups from input to head.
+        until: When each phase but the last ends.
+
+    Raises:
+        UserError: If the schedule is not one of these.
+
+    Source:
+        Gradual unfreezing: Howard and Ruder, 2018. Chain-thaw: Felbo et al., 2017, Using millions of emoji occurrences
+        to learn any-domain representations.
+    """
+    *body, head = names
+    if schedule == "linear_probe":
+        steps = [Phase([head])]
+    elif schedule == "full":
+        steps = [Phase(names)]
+    elif schedule == "gradual":
+        steps = [Phase([name]) for name in reversed(names)]
+    elif schedule == "chain":
+        steps = [Phase([name], only=True) for name in (head, *body)] + ([Phase(names)] if body else [])
+    else:
+        raise UserError(f"schedule {schedule!r} is not one of {', '.join(Schedule.__args__)}")  # type: ignore[attr-defined]
+    return [replace(phase, until=until) for phase in steps[:-1]] + steps[-1:]
+
+
+def resolve_phases(phases: Sequence[Phase | Mapping[str, Any]], names: Sequence[str]) -> list[Phase]:
+    """Check explicit phases against the layer groups and replace patterns by the groups they name.
+
+    Raises:
+        UserError: If there is no phase, a group is unknown, a phase adds nothing, or an end is missing or needless; it
+            names the phase, counted from 1.
+    """
+    resolved: list[Phase] = []
+    if not phases:
+        raise UserError("phases is empty; give at least one phase, or a schedule")
+    for number, raw in enumerate(phases, start=1):
+        phase = parse(Phase, raw, f"phase {number}")
+        assert phase is not None
+        groups: dict[str, None] = {}
+        for pattern in phase.groups:
+            found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+            if not found:
+                raise UserError(f"phase {number}: layer group {pattern!r} is not one of {some_of(names, limit=20)}")
+            groups.update(dict.fromkeys(found))
+        resolved.append(replace(phase, groups=list(groups)))
+        before = trainable_groups(resolved, number - 2) if number > 1 else set()
+        if trainable_groups(resolved, number - 1) == before:
+            raise UserError(f"phase {number}: {', '.join(groups)} is trainable already; name a group that is not")
+        if number < len(phases) and phase.until is None:
+            raise UserError(f"phase {number} never ends; give it until with epochs, steps, fraction or plateau")
+        if number == len(phases) and phase.until is not None:
+            raise UserError(f"phase {number} is the last and runs until training ends; drop its until, or add a phase")
+    return resolved
+
+
+def trainable_groups(phases: Sequence[Phase], index: int) -> set[str]:
+    """Return the layer groups that phase ``index``, counted from 0, trains."""
+    groups: set[str] = set()
+    for phase in phases[: index + 1]:
+        groups = set(phase.groups) | (set() if phase.only else groups)
+    return groups
+
+
+def phase_starts(phases: Sequence[Phase], steps_per_epoch: float, total_steps: float) -> list[float]:
+    """Return the latest optimizer step at which each phase begins; infinite after a phase that only a plateau ends."""
+    starts = [0.0]
+    for phase in phases[:-1]:
+        assert phase.until is not None
+        starts.append(starts[-1] + phase.until.max_steps(steps_per_epoch, total_steps))
+    return starts
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise UserError(f"{name} is {value!r}; expected a whole number of at least 1")
