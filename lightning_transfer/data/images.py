@@ -107,6 +107,8 @@ class ImageDataModule(L.LightningDataModule):
         self.predict_names: list[str] | None = None
         self._class_names: list[str] | None = None
         self._splits: dict[str, ImageSplit] = {}
+        self._train_loader: BatchLoader | None = None
+        self._resume_at: dict[str, int] = {}
         self._train_rows = self._validation_rows = np.empty(0, np.int64)
 
     @property
@@ -170,7 +172,10 @@ class ImageDataModule(L.LightningDataModule):
         batches = shuffled_batches(
             self._train_rows, batch_size=self.batch_size, seed=_run_seed(), **self._rank_and_world_size()
         )
-        return self._loader(self._split(self.train_split), batches)
+        self._train_loader = self._loader(self._split(self.train_split), batches)
+        self._train_loader.load_state_dict(self._resume_at)
+        self._resume_at = {}
+        return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of the hold-out in order."""
@@ -188,6 +193,17 @@ class ImageDataModule(L.LightningDataModule):
         self.predict_names, images = decode_folder(self.predict_path, self.image_size)
         split = ImageSplit(images, torch.full((len(images),), -1), "")
         return self._eval_loader(split, np.arange(len(images)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training set."""
+        return self._train_loader.state_dict() if self._train_loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes training go on from a saved place.
+
+        Lightning restores loaders as well, but not where anything asked for ``estimated_stepping_batches`` before.
+        """
+        self._resume_at = state_dict
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Augments training images and normalises all, on the device: only bytes were transferred."""

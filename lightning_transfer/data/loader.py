@@ -52,8 +52,8 @@ class BatchLoader:
         return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the iteration over the saved epoch go on from the saved place."""
-        self._resume_at = (state["epoch"], state["position"])
+        """Makes the iteration over the saved epoch go on from the saved place; an empty state means the start."""
+        self._resume_at = (state.get("epoch", 0), state.get("position", 0))
 
 
 def shuffled_batches(

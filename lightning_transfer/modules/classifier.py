@@ -144,7 +144,10 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimizer and the scheduler, if any."""
-        optimizer = self.optimizer(self.parameters())
+        try:
+            optimizer = self.optimizer(self.parameters())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.optimizer: {error}") from error
         if self.lr_scheduler is not None:
             scheduler = self.lr_scheduler(optimizer)
             config: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}

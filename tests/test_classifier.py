@@ -1,0 +1,98 @@
+"""The classifier: losses, metrics, and what it refuses."""
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_transfer import Classifier, DemoImages, SeedCNN
+from lightning_transfer.errors import UserError
+from lightning_transfer.modules.losses import class_probabilities, classification_loss, predicted_classes
+
+LOGITS = torch.randn(16, 5, generator=torch.Generator().manual_seed(0)) * 3
+LABELS = torch.arange(16) % 5
+
+
+def test_smoothed_cross_entropy_is_that_of_torch() -> None:
+    expected = F.cross_entropy(LOGITS, LABELS, label_smoothing=0.2)
+    assert torch.equal(classification_loss(LOGITS, LABELS, "cross_entropy", 5, 0.2), expected)
+
+
+def test_one_logit_and_two_logits_of_binary_cross_entropy_agree_on_the_positive_class() -> None:
+    logits, labels = LOGITS[:, :1], LABELS % 2
+    expected = F.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
+    assert classification_loss(logits, labels, "binary_cross_entropy", 2, 0.0) == pytest.approx(expected.item())
+    both = torch.cat([-logits, logits], 1)
+    assert classification_loss(both, labels, "binary_cross_entropy", 2, 0.0) == pytest.approx(expected.item())
+
+
+def test_mean_squared_error_is_to_the_one_hot_label() -> None:
+    expected = F.mse_loss(LOGITS, F.one_hot(LABELS, 5).float())
+    assert torch.equal(classification_loss(LOGITS, LABELS, "mean_squared_error", 5, 0.0), expected)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mean_squared_error"])
+@pytest.mark.parametrize("columns", [1, 5])
+def test_probabilities_sum_to_one_and_agree_with_the_predicted_class(loss: str, columns: int) -> None:
+    if columns == 1 and loss != "binary_cross_entropy":
+        return
+    probabilities = class_probabilities(LOGITS[:, :columns], loss)
+    assert probabilities.shape[1] == max(2, columns)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(16))
+    clear = probabilities.max(1).values > 1 / probabilities.shape[1] + 1e-6
+    assert clear.sum() >= 15
+    assert torch.equal(probabilities.argmax(1)[clear], predicted_classes(LOGITS[:, :columns])[clear])
+
+
+def evaluate(stage: str) -> tuple[Classifier, dict[str, float]]:
+    L.seed_everything(0)
+    model = Classifier(SeedCNN(10), 10)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    data = DemoImages("source", eval_batch_size=170)
+    [metrics] = getattr(trainer, stage)(model, datamodule=data, verbose=False)
+    return model, metrics
+
+
+def test_evaluation_metrics_are_those_of_the_whole_split() -> None:
+    model, metrics = evaluate("test")
+    data = DemoImages("source")
+    split = data.read_split("test")
+    with torch.no_grad():
+        logits = model((split.images.float() / 255 - 0.5) / 0.5)
+    assert metrics["test/accuracy"] == pytest.approx((logits.argmax(1) == split.labels).float().mean().item())
+    assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-5)
+    assert set(metrics) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 1}, "num_classes is 1"),
+        ({"num_classes": None}, "num_classes is None"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"warmup_fraction": -0.1}, "warmup_fraction is -0.1"),
+        ({"schedule": "cosine", "lr_scheduler": lambda optimizer: None}, "not both"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_by_name(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Classifier(SeedCNN(10), **{"num_classes": 10, **arguments})
+
+
+def test_network_with_another_number_of_outputs_is_refused() -> None:
+    with pytest.raises(UserError, match="the network has 7 outputs, and the data 10 classes"):
+        Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 7)), 10)(torch.zeros(2, 3, 2, 2))
+
+
+def test_optimizer_that_refuses_its_arguments_is_a_user_error() -> None:
+    model = Classifier(SeedCNN(10), 10, optimizer=lambda params: torch.optim.SGD(params, lr=-1.0))
+    with pytest.raises(UserError, match="optimizer: Invalid learning rate: -1.0"):
+        model.configure_optimizers()
+
+
+def test_layer_groups_cover_every_parameter_from_input_to_head() -> None:
+    model = Classifier(SeedCNN(10), 10)
+    assert list(model.layer_groups) == ["convolution1", "convolution2", "hidden1", "hidden2", "head"]
+    covered = [p for paths in model.layer_groups.values() for path in paths for p in model.get_submodule(path).parameters()]
+    assert [id(p) for p in covered] == [id(p) for p in model.parameters()]
