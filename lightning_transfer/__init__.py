@@ -12,7 +12,9 @@ _EXPORTS = {
     "Classifier": "lightning_transfer.modules.classifier",
     "DemoImages": "lightning_transfer.data.images",
     "ImageDataModule": "lightning_transfer.data.images",
+    "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
     "SeedCNN": "lightning_transfer.networks.cnn",
+    "parameter_groups": "lightning_transfer.transfer.param_groups",
 }
 
 __all__ = list(_EXPORTS)

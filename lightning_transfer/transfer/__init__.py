@@ -1,1 +1,1 @@
-"""Progressive unfreezing: schedules as pure data, one callback that applies them, parameter groups for the optimizer."""
+"""Progressive unfreezing: schedules as pure data, one callback that applies them, groups for the optimizer."""

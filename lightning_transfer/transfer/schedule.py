@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import some_of
@@ -74,7 +74,8 @@ class Until:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        object.__setattr__(self, "plateau", parse(Plateau, self.plateau, "plateau"))
+        if self.plateau is not None:
+            object.__setattr__(self, "plateau", parse(Plateau, self.plateau, "plateau"))
         if all(getattr(self, field.name) is None for field in fields(self)):
             raise UserError("until is empty; give epochs, steps, fraction or plateau")
         _check_count("until: epochs", self.epochs)
@@ -129,12 +130,13 @@ class Phase:
         """Check the values."""
         groups = [self.groups] if isinstance(self.groups, str) else list(self.groups)
         object.__setattr__(self, "groups", groups)
-        object.__setattr__(self, "until", parse(Until, self.until, "until"))
+        if self.until is not None:
+            object.__setattr__(self, "until", parse(Until, self.until, "until"))
         if not self.groups:
             raise UserError("groups is empty; name at least one layer group")
         if not 0 < self.lr_multiplier <= 1:
             raise UserError(f"lr_multiplier is {self.lr_multiplier}; expected more than 0 and at most 1")
-        if self.lr_schedule not in LearningRateSchedule.__args__:  # type: ignore[attr-defined]
+        if self.lr_schedule not in get_args(LearningRateSchedule):
             raise UserError(f"lr_schedule is {self.lr_schedule!r}; expected constant, slanted_triangular or one_cycle")
 
     def learning_rate_factor(self, step: int, length: float) -> float:
@@ -155,13 +157,13 @@ class Phase:
         return self.lr_multiplier
 
 
-def parse(cls: type[T], value: T | Mapping[str, Any] | None, where: str) -> T | None:
-    """Turn a mapping, as it comes from Python or YAML, into its data class; leave everything else as it is.
+def parse(cls: type[T], value: T | Mapping[str, Any], where: str) -> T:
+    """Turn a mapping, as it comes from Python or YAML, into its data class; leave an instance as it is.
 
     Raises:
         UserError: If a key is unknown or missing, or a value is out of range; it begins with ``where``.
     """
-    if value is None or isinstance(value, cls):
+    if isinstance(value, cls):
         return value
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if not isinstance(value, Mapping):
@@ -177,50 +179,60 @@ def parse(cls: type[T], value: T | Mapping[str, Any] | None, where: str) -> T | 
         raise UserError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None
 
 
-def preset_phases(schedule: str, names: Sequence[str], until: Until) -> list[Phase]:
+def preset_phases(
+    schedule: str, names: Sequence[str], until: Until, lr_schedule: LearningRateSchedule = "constant"
+) -> list[Phase]:
     """Write a named schedule out as phases.
 
     Args:
         schedule: ``linear_probe`` trains the last group, the head. ``full`` trains everything. ``gradual`` thaws from
             the head down, one group a phase. ``chain`` trains one group at a time, the head first, then from the
-            input up, then everything.
+            input up, and everything at last.
         names: The layer groups from input to head.
         until: When each phase but the last ends.
-
-    Raises:
-        UserError: If the schedule is not one of these.
+        lr_schedule: The shape of the learning rates over each phase.
 
     Source:
-        Gradual unfreezing: Howard and Ruder, 2018. Chain-thaw: Felbo et al., 2017, Using millions of emoji occurrences
-        to learn any-domain representations.
+        Gradual unfreezing: Howard and Ruder, 2018. Chain-thaw: Felbo et al., Using millions of emoji occurrences to
+        learn any-domain representations, 2017.
     """
     *body, head = names
-    if schedule == "linear_probe":
-        steps = [Phase([head])]
-    elif schedule == "full":
-        steps = [Phase(names)]
-    elif schedule == "gradual":
-        steps = [Phase([name]) for name in reversed(names)]
-    elif schedule == "chain":
-        steps = [Phase([name], only=True) for name in (head, *body)] + ([Phase(names)] if body else [])
-    else:
-        raise UserError(f"schedule {schedule!r} is not one of {', '.join(Schedule.__args__)}")  # type: ignore[attr-defined]
-    return [replace(phase, until=until) for phase in steps[:-1]] + steps[-1:]
+    one_at_a_time = [Phase([name], only=True) for name in (head, *body)]
+    phases = {
+        "linear_probe": [Phase([head])],
+        "full": [Phase(names)],
+        "gradual": [Phase([name]) for name in reversed(names)],
+        "chain": [*one_at_a_time, Phase(names)] if body else one_at_a_time,
+    }[schedule]
+    phases = [replace(phase, lr_schedule=lr_schedule) for phase in phases]
+    return [replace(phase, until=until) for phase in phases[:-1]] + phases[-1:]
 
 
-def resolve_phases(phases: Sequence[Phase | Mapping[str, Any]], names: Sequence[str]) -> list[Phase]:
-    """Check explicit phases against the layer groups and replace patterns by the groups they name.
+def parse_phases(phases: Sequence[Phase | Mapping[str, Any]]) -> list[Phase]:
+    """Bring explicit phases into their data class.
 
     Raises:
-        UserError: If there is no phase, a group is unknown, a phase adds nothing, or an end is missing or needless; it
-            names the phase, counted from 1.
+        UserError: If there is no phase, or one is wrong in itself; it names the phase, counted from 1.
     """
-    resolved: list[Phase] = []
     if not phases:
         raise UserError("phases is empty; give at least one phase, or a schedule")
-    for number, raw in enumerate(phases, start=1):
-        phase = parse(Phase, raw, f"phase {number}")
-        assert phase is not None
+    parsed = [parse(Phase, phase, f"phase {number}") for number, phase in enumerate(phases, start=1)]
+    for number, phase in enumerate(parsed, start=1):
+        if number < len(parsed) and phase.until is None:
+            raise UserError(f"phase {number} never ends; give it until with epochs, steps, fraction or plateau")
+        if number == len(parsed) and phase.until is not None:
+            raise UserError(f"phase {number} is the last and runs until training ends; drop its until, or add a phase")
+    return parsed
+
+
+def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]:
+    """Replace patterns of layer groups in explicit phases by the groups that they name.
+
+    Raises:
+        UserError: If a group is unknown or a phase adds nothing; it names the phase, counted from 1.
+    """
+    resolved: list[Phase] = []
+    for number, phase in enumerate(phases, start=1):
         groups: dict[str, None] = {}
         for pattern in phase.groups:
             found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
@@ -228,13 +240,8 @@ def resolve_phases(phases: Sequence[Phase | Mapping[str, Any]], names: Sequence[
                 raise UserError(f"phase {number}: layer group {pattern!r} is not one of {some_of(names, limit=20)}")
             groups.update(dict.fromkeys(found))
         resolved.append(replace(phase, groups=list(groups)))
-        before = trainable_groups(resolved, number - 2) if number > 1 else set()
-        if trainable_groups(resolved, number - 1) == before:
-            raise UserError(f"phase {number}: {', '.join(groups)} is trainable already; name a group that is not")
-        if number < len(phases) and phase.until is None:
-            raise UserError(f"phase {number} never ends; give it until with epochs, steps, fraction or plateau")
-        if number == len(phases) and phase.until is not None:
-            raise UserError(f"phase {number} is the last and runs until training ends; drop its until, or add a phase")
+        if number > 1 and trainable_groups(resolved, number - 1) == trainable_groups(resolved, number - 2):
+            raise UserError(f"phase {number} trains what the phase before it trains; add a group to it")
     return resolved
 
 

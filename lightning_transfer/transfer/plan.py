@@ -1,0 +1,207 @@
+"""The plan of a schedule as a table: when each phase begins, what it trains and what that costs. Nothing is trained."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.freezing import FreezableModule
+from lightning_transfer.transfer.resolution import ResolvedSchedule
+from lightning_transfer.transfer.schedule import phase_starts
+
+HEADER = ("phase", "begins", "until", "trains", "parameters", "share", "learning rates", "kept for backward")
+
+
+def format_plan(
+    resolved: ResolvedSchedule,
+    optimizers: Sequence[Optimizer],
+    steps_per_epoch: float,
+    total_steps: float,
+    kept_bytes: Sequence[int | None] = (),
+    group_factors: Sequence[Sequence[float]] = (),
+) -> str:
+    """Write a schedule as a table of plain text.
+
+    Args:
+        resolved: The schedule on its module.
+        optimizers: Where the learning rates stand.
+        steps_per_epoch: Optimizer steps in an epoch; may be infinite.
+        total_steps: Optimizer steps of the whole training; may be infinite.
+        kept_bytes: Per phase, the bytes of activations kept for backward; ``None`` where unknown.
+        group_factors: Per optimizer, a factor for each of its parameter groups.
+
+    Returns:
+        One line per phase below a header, aligned.
+    """
+    total = sum(parameter.numel() for group in resolved.groups.values() for parameter in group.parameters.values())
+    starts = phase_starts(resolved.phases, steps_per_epoch, total_steps)
+    rates = _learning_rates(optimizers, group_factors)
+    rows = [HEADER]
+    for index, phase in enumerate(resolved.phases):
+        names = resolved.trainable(index)
+        count = sum(parameter.numel() for parameter in resolved.parameters(names).values())
+        scaled = {
+            name: sorted(
+                {
+                    phase.lr_multiplier * rates[id(p)]
+                    for p in resolved.groups[name].parameters.values()
+                    if id(p) in rates
+                }
+            )
+            for name in names
+        }
+        shape = "" if phase.lr_schedule == "constant" else f" ({phase.lr_schedule.replace('_', ' ')})"
+        kept = kept_bytes[index] if kept_bytes else None
+        rows.append(
+            (
+                str(index + 1),
+                _begins(resolved, index, starts[index], steps_per_epoch, total_steps),
+                str(phase.until) if phase.until else "end of training",
+                ", ".join(names),
+                f"{count:,}",
+                f"{100 * count / total:.1f} %",
+                ", ".join(f"{name} {'/'.join(f'{rate:.3g}' for rate in found)}" for name, found in scaled.items())
+                + shape,
+                "unknown" if kept is None else f"{kept / 2**20:.1f} MiB",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _begins(resolved: ResolvedSchedule, index: int, start: float, steps_per_epoch: float, total_steps: float) -> str:
+    waits = [phase.until.plateau for phase in resolved.phases[:index] if phase.until and phase.until.plateau]
+    if math.isinf(start):
+        until = resolved.phases[index - 1].until
+        return f"after {until}" if until else ""
+    if start >= total_steps:
+        return "not reached" if not waits else "perhaps"
+    epoch = "" if math.isinf(steps_per_epoch) else f", epoch {start / steps_per_epoch:.4g}"
+    return f"{'by ' if waits else ''}step {start:.0f}{epoch}"
+
+
+def _learning_rates(optimizers: Sequence[Optimizer], group_factors: Sequence[Sequence[float]]) -> dict[int, float]:
+    """Return the learning rate that each parameter, by its identity, was configured with."""
+    rates: dict[int, float] = {}
+    for number, optimizer in enumerate(optimizers):
+        for position, group in enumerate(optimizer.param_groups):
+            factor = group_factors[number][position] if group_factors else 1.0
+            rate = factor * float(group.get("max_lr", group.get("initial_lr", group["lr"])))
+            rates |= {id(parameter): rate for parameter in group["params"]}
+    return rates
+
+
+def training_length(trainer: pl.Trainer) -> tuple[float, float]:
+    """Return the optimizer steps of the whole training and of an epoch, infinite where the data has no length."""
+    total_steps = float(trainer.estimated_stepping_batches)
+    batches = trainer.num_training_batches
+    steps_per_epoch = math.inf if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
+    return total_steps if total_steps >= 0 else math.inf, steps_per_epoch
+
+
+def kept_for_backward(module: nn.Module, forward: Callable[[], Any]) -> int:
+    """Count the bytes that autograd keeps between forward and backward, parameters and buffers not included.
+
+    Args:
+        module: Its own parameters and buffers are not counted.
+        forward: Runs the module; whatever it returns is kept alive while counting.
+
+    Returns:
+        Bytes, each storage counted once.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()
+    del output
+    return sum(kept.values())
+
+
+def activation_memory(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, resolve: Callable[[nn.Module], ResolvedSchedule], batch: Any
+) -> list[int | None]:
+    """Run the training step of each phase once, forward only, and count the bytes kept for backward.
+
+    It runs on a copy of the module and the batch and leaves the state of the random generators as it was. All ranks
+    must call it together, for the training step may communicate.
+
+    Args:
+        trainer: Its precision is used.
+        pl_module: The module; copied.
+        resolve: Resolves the schedule on the copy.
+        batch: One training batch on the module's device.
+
+    Returns:
+        Bytes per phase; ``None`` where the training step cannot run on its own.
+    """
+    if not pl_module.automatic_optimization:
+        return []  # the training step would step the optimizers
+    kept: list[int | None] = []
+    with isolate_rng():
+        try:
+            twin, batch = copy.deepcopy(pl_module), copy.deepcopy(batch)
+            twin.trainer = trainer
+            twin.log = twin.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+            resolved = resolve(twin)
+            module = FreezableModule(resolved.groups, eval_norm_layers=True)
+            takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
+            arguments = (batch, 0) if takes_index else (batch,)
+            with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.train_step_context():
+                for index in range(len(resolved.phases)):
+                    module.set_trainable(resolved.trainable(index))
+                    module.hold_norm_layers()
+                    kept.append(kept_for_backward(twin, lambda: twin.training_step(*arguments)))
+        except Exception:  # an estimate for a table must never stop a training that would run
+            return []
+    return kept
+
+
+def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> str:
+    """Return the plan that ``trainer.fit`` would print, without training and without writing anything.
+
+    Args:
+        trainer: Holds a ``ProgressiveUnfreezing`` callback.
+        pl_module: The module to be trained.
+        datamodule: Its data, if the module does not bring its own.
+
+    Returns:
+        The table of phases.
+
+    Raises:
+        UserError: If the trainer has no such callback, or the schedule does not fit the module.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    callback = next((found for found in callbacks if hasattr(found, "plan_table")), None)
+    if callback is None:
+        raise UserError("there is nothing to plan: trainer.callbacks has no ProgressiveUnfreezing")
+    trainer.state.fn, trainer.training = TrainerFn.FITTING, True
+    trainer.strategy.connect(pl_module)
+    trainer._data_connector.attach_data(pl_module, datamodule=datamodule)
+    trainer._data_connector.prepare_data()
+    if datamodule is not None:
+        datamodule.setup("fit")
+    pl_module.setup("fit")
+    pl_module.configure_model()
+    trainer.strategy.setup_optimizers(trainer)
+    _ = trainer.estimated_stepping_batches  # loads the training data as fit does
+    batch = next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
+    table: str = callback.plan_table(trainer, pl_module, batch)
+    return table

@@ -1,0 +1,109 @@
+"""Watches the metric whose plateau ends a phase."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import some_of
+from lightning_transfer.transfer.schedule import Phase, Plateau
+
+
+class PlateauWatch:
+    """Counts the checks of one phase's metric that brought no improvement. Every rank counts rank 0's values."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._best: float | None = None
+        self._checks_without_improvement = 0
+        self._best_weights: dict[str, Tensor] = {}
+        self._is_validation_metric = False
+        self._before_validation: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint has to hold."""
+        return {
+            "is_over": self.is_over,
+            "best": self._best,
+            "checks_without_improvement": self._checks_without_improvement,
+            "best_weights": self._best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.is_over = state["is_over"]
+        self._best = state["best"]
+        self._checks_without_improvement = state["checks_without_improvement"]
+        self._best_weights = state["best_weights"]
+
+    def begin_validation(self, trainer: pl.Trainer, plateau: Plateau) -> None:
+        """Remember the metric as it stands, to tell a training metric from one that this validation logs."""
+        self._before_validation = trainer.callback_metrics.get(plateau.monitor)
+
+    def end_validation(self, trainer: pl.Trainer, plateau: Plateau) -> None:
+        """Check the metric if the validation that just ended has logged it."""
+        value = trainer.callback_metrics.get(plateau.monitor)
+        is_new = value is not None and value is not self._before_validation
+        self._is_validation_metric |= self._check(trainer, plateau, value if is_new else None)
+
+    def end_train_epoch(self, trainer: pl.Trainer, plateau: Plateau) -> None:
+        """Check the metric if the training step logs it."""
+        if not self._is_validation_metric:
+            self._check(trainer, plateau, trainer.callback_metrics.get(plateau.monitor))
+
+    def restore_best(self, trainer: pl.Trainer) -> None:
+        """Load the weights of the best check, if they were kept."""
+        if self._best_weights:
+            trainer.lightning_module.load_state_dict(self._best_weights, strict=False)
+
+    def _check(self, trainer: pl.Trainer, plateau: Plateau, value: Tensor | None) -> bool:
+        # Ranks may hold different values, or none: all must decide the same, or they wait for each other forever.
+        number = trainer.strategy.broadcast(None if value is None else float(value))
+        if number is None:
+            return False
+        if plateau.is_improvement(number, self._best):
+            self._best, self._checks_without_improvement = number, 0
+            if plateau.restore_best:
+                self._best_weights = _unfrozen_state(trainer.lightning_module)
+        else:
+            self._checks_without_improvement += 1
+            self.is_over |= self._checks_without_improvement >= plateau.patience
+        return True
+
+
+def _unfrozen_state(module: torch.nn.Module) -> dict[str, Tensor]:
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: value.clone() for name, value in module.state_dict().items() if name not in frozen}
+
+
+def check_is_logged(
+    trainer: pl.Trainer, phases: Sequence[Phase], validation_metrics: set[str], is_epoch_end: bool
+) -> None:
+    """Raise if a phase waits for a metric that is logged neither in validation nor in training.
+
+    Args:
+        trainer: In mid-fit, after a training step.
+        phases: The schedule.
+        validation_metrics: What the sanity check of the validation has logged.
+        is_epoch_end: Whether the training has had an epoch's time to log. Earlier, a training step that has logged
+            nothing yet is not judged: it may log at an interval.
+
+    Raises:
+        UserError: It names the phase, counted from 1, and lists what is logged.
+    """
+    plateaus = {n: phase.until.plateau for n, phase in enumerate(phases, 1) if phase.until and phase.until.plateau}
+    if not plateaus:
+        return
+    # callback_metrics holds a training metric of the epoch only at its end; the collection knows it from its first log.
+    in_training = {result.meta.name for result in (trainer._results or {}).values()}
+    validation_metrics, in_training = trainer.strategy.broadcast((validation_metrics, in_training))
+    logged = sorted(validation_metrics | in_training)
+    for number, plateau in plateaus.items():
+        if plateau.monitor not in logged and (in_training or is_epoch_end):
+            raise UserError(
+                f"phase {number} ends by a plateau of {plateau.monitor!r}, which neither validation nor training logs; "
+                f"logged are {some_of(logged, limit=20) or 'no metrics'}"
+            )
