@@ -1,17 +1,34 @@
 """Embedded 32x32 colour images: a source and a small target task that need neither network nor download.
 
 Each image shows one object on a background; the label is the object's shape. Everything else varies from image to
-image and says nothing about the label: two colours of the task's palette (either may be the object), position, size,
-any rotation, the textures (plain, striped, checked, dotted) of object and background, lighting and noise. Half of
-the shapes' pixels are as often light as dark, so a linear model on pixels is close to chance, while a small
-convolutional network learns the task in seconds.
+image and says nothing about the label: the two colours (either may be the lighter), position, size, any rotation, the
+textures of object and background (plain, striped, checked or dotted), lighting and noise. No pixel by itself tells
+the shape, so a linear model stays near chance, while edges and corners, learned once, serve both tasks.
 
-======== ============================================= =================================================
-task     images                                        look
-======== ============================================= =================================================
-source   10 shapes, 800 for training, 200 for testing  filled shapes in vivid colours
-target   6 unseen shapes, 50 for training, 300 to test outlines in muted colours, larger, less noise
-======== ============================================= =================================================
+====== ======== ================================= ===========================================
+task   shapes   images per class                  look
+====== ======== ================================= ===========================================
+source 10       800 for training, 200 for testing filled, vivid colours
+target 6 others 50 for training, 300 for testing  outlined, muted colours, larger, less noise
+====== ======== ================================= ===========================================
+
+Measured test accuracy in percent, mean ± standard deviation over n=5 seeds, each with its own pretrained network;
+2 cores CPU, one thread. The network has two 5x5 convolutions (6 and 16 channels) with ReLU and pooling, then 120, 84
+and one unit per class; AdamW without decay, one-cycle learning rate with the peak in brackets, batch 64 (source) or
+32 (target). The tasks were designed, and peaks tried, by looking at these very figures: they demonstrate that transfer
+can pay, and are no evidence for one strategy over another.
+
+============================================================== ==========
+logistic regression on source pixels (n=1, chance 10)          13.3
+source, 12 epochs [3e-3], 14 s CPU time                        93.4 ± 0.6
+logistic regression on target pixels (n=1, chance 16.7)        20.7
+target from scratch, 60 epochs [3e-3]                          48.2 ± 3.7
+target fine-tuned, all layers at once, 60 epochs [3e-3]        66.0 ± 3.4
+target, linear probe, 60 epochs [1e-2]                         70.8 ± 2.9
+target, head 30 epochs [1e-2], linear layers 15, all 15 [1e-3] 74.2 ± 2.5
+============================================================== ==========
+
+``pytest tests/test_demo_images.py`` holds that linear models fail and that the transfer pays.
 """
 
 import math
@@ -99,7 +116,10 @@ _SHAPES: dict[Task, dict[str, Shape]] = {
             _length(x, y + 0.35) - 0.6, _convex(x, y, (0.0, -0.9), (0.54, -0.08), (0.0, 1.0), (-0.54, -0.08))
         ),
         "flower": lambda x, y: np.stack([_length(x - 0.58 * c, y - 0.58 * s) for c, s in _directions(5)]).min(0) - 0.36,
-        "house": lambda x, y: _convex(x, y, (-0.65, -0.8), (0.65, -0.8), (0.65, 0.1), (0.0, 0.95), (-0.65, 0.1)),
+        # Walls and roof overlap by less than two lines' widths, so the line between them stays.
+        "house": lambda x, y: np.minimum(
+            _box(x, y + 0.35, 0.6, 0.5), _convex(x, y, (-0.9, 0.0), (0.9, 0.0), (0.0, 0.9))
+        ),
         "leaf": lambda x, y: _length(abs(x) + 0.6, y) - 1.1,
     },
 }
