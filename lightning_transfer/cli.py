@@ -9,6 +9,7 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 import json
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ from lightning_transfer.progress import progress_bar
 # Imported so that the command line knows them by their short names: --data CIFAR10.
 EXPERIMENT_CLASSES = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__]
 
+DESCRIPTION = """Transfer learning experiments on PyTorch Lightning.
+
+An experiment is a YAML file, composed with another for the hardware, and changed by flags:
+  lightning-transfer fit --config configs/quickstart.yaml --config configs/hardware/cpu.yaml --trainer.max_epochs 3
+Every argument of a class: lightning-transfer fit --data.help CIFAR10, --model.help Classifier.
+"""
+
 
 def main(args: ArgsType = None) -> None:
     """Runs a command.
@@ -38,6 +46,7 @@ def main(args: ArgsType = None) -> None:
     Raises:
         SystemExit: With status 2 after one line on standard error, where the input is at fault.
     """
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's use of torch, at every run
     try:
         CommandLine(args)
     except Exception as error:
@@ -64,9 +73,15 @@ class CommandLine(LightningCLI):
             auto_configure_optimizers=False,  # it would take all parameters as one group
             load_from_checkpoint_support=False,  # it would store class paths in checkpoints, and trips over links
             parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False, "description": DESCRIPTION},
             seed_everything_default=0,
-            trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                # Not save_last of the best checkpoint's callback: that saves only where there is a new best. It comes
+                # after that callback, whose state it holds.
+                "callbacks": ModelCheckpoint(filename="last", enable_version_counter=False),
+            },
             save_config_kwargs={"overwrite": True},
             args=args,
         )
@@ -85,7 +100,6 @@ class CommandLine(LightningCLI):
                 "model": {"class_path": "lightning_transfer.Classifier"},
                 "checkpoint.monitor": "val/accuracy",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.filename": "best",
                 "checkpoint.enable_version_counter": False,
             }
@@ -127,7 +141,7 @@ class CommandLine(LightningCLI):
 
     def after_fit(self) -> None:
         """Tests the best checkpoint if asked to, writes the record and prints the table."""
-        if self.trainer.fast_dev_run or not self.trainer.state.finished:
+        if self._get(self.config, "trainer")["fast_dev_run"] or not self.trainer.state.finished:
             return
         test = None
         if self._get(self.config, "test_after_fit"):
@@ -144,7 +158,8 @@ class CommandLine(LightningCLI):
         """Writes a line of JSON for each example: its name, the class and the probabilities of all classes."""
         if self.trainer.world_size > 1:
             raise UserError(f"predict runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
-        probabilities = torch.cat(self.trainer.predict(**kwargs)).tolist()
+        batches: list[torch.Tensor] = self.trainer.predict(**kwargs)  # type: ignore[assignment]
+        probabilities = torch.cat(batches).tolist()
         classes = self.datamodule.class_names
         names = self.datamodule.predict_names or range(len(probabilities))
         with Path(self._get(self.config, "output")).open("w") as output:

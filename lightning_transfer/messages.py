@@ -5,7 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -66,7 +66,7 @@ def _nearest(name: str, known: set[str]) -> str:
 
 
 def _init_arguments() -> Iterator[str]:
-    for name in lightning_transfer.__all__:
-        for base in inspect.getmro(getattr(lightning_transfer, name)):
+    for exported in (getattr(lightning_transfer, name) for name in lightning_transfer.__all__):
+        for base in inspect.getmro(exported) if inspect.isclass(exported) else ():
             if base.__module__.startswith("lightning_transfer"):
                 yield from inspect.signature(base).parameters

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import platform
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class ResultsRecorder(L.Callback):
         """Goes on from a saved record."""
         vars(self).update(state_dict)
 
-    def record(self, trainer: L.Trainer, test: dict[str, float] | None, seed: int | None) -> dict[str, Any]:
+    def record(self, trainer: L.Trainer, test: Mapping[str, float] | None, seed: int | None) -> dict[str, Any]:
         """Puts the record together.
 
         Args:
@@ -131,7 +131,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
     """Writes ``results.json`` into the folder, whole or not at all."""
     with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".json", delete=False) as stream:
         json.dump(record, stream, indent=1)
-    os.replace(stream.name, folder / "results.json")
+    Path(stream.name).replace(folder / "results.json")
 
 
 def table(record: dict[str, Any], folder: Path) -> str:

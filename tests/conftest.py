@@ -86,5 +86,3 @@ def fit_arguments(folder: Path, *more: str) -> list[str]:
 def run_folder(experiment: str = "default") -> Path:
     """The folder of the newest run of an experiment."""
     return max((Path("logs") / experiment).glob("version_*"), key=lambda folder: folder.stat().st_mtime)
-
-

@@ -72,7 +72,7 @@ def test_evaluation_metrics_are_those_of_the_whole_split() -> None:
         ({"num_classes": None}, "num_classes is None"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"warmup_fraction": -0.1}, "warmup_fraction is -0.1"),
-        ({"schedule": "cosine", "lr_scheduler": lambda optimizer: None}, "not both"),
+        ({"lr_schedule": "cosine", "lr_scheduler": lambda optimizer: None}, "not both"),
     ],
 )
 def test_arguments_out_of_range_are_refused_by_name(arguments: dict, message: str) -> None:
@@ -87,12 +87,13 @@ def test_network_with_another_number_of_outputs_is_refused() -> None:
 
 def test_optimizer_that_refuses_its_arguments_is_a_user_error() -> None:
     model = Classifier(SeedCNN(10), 10, optimizer=lambda params: torch.optim.SGD(params, lr=-1.0))
-    with pytest.raises(UserError, match="optimizer: Invalid learning rate: -1.0"):
+    with pytest.raises(UserError, match=r"optimizer: Invalid learning rate: -1.0"):
         model.configure_optimizers()
 
 
 def test_layer_groups_cover_every_parameter_from_input_to_head() -> None:
     model = Classifier(SeedCNN(10), 10)
     assert list(model.layer_groups) == ["convolution1", "convolution2", "hidden1", "hidden2", "head"]
-    covered = [p for paths in model.layer_groups.values() for path in paths for p in model.get_submodule(path).parameters()]
+    modules = [model.get_submodule(path) for paths in model.layer_groups.values() for path in paths]
+    covered = [parameter for module in modules for parameter in module.parameters()]
     assert [id(p) for p in covered] == [id(p) for p in model.parameters()]

@@ -21,7 +21,7 @@ def training_loader(seed: int = 0, **ranks: int) -> BatchLoader:
 def test_epoch_has_whole_batches_of_different_rows() -> None:
     batches = epoch_of(training_loader(), 0)
     assert [len(batch) for batch in batches] == [8] * 5
-    rows = sum(batches, [])
+    rows = [row for batch in batches for row in batch]
     assert len(set(rows)) == 40
     assert set(rows) < set(ROWS.tolist())
 
@@ -42,7 +42,7 @@ def test_ranks_share_the_batches_of_one_process() -> None:
     shares = [epoch_of(training_loader(rank=rank, world_size=2), 3) for rank in (0, 1)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [len(part) for part in parts] == [4, 4]
-        assert sorted(sum(parts, [])) == sorted(batch)
+        assert sorted(parts[0] + parts[1]) == sorted(batch)
 
 
 def test_unequal_shares_are_refused() -> None:

@@ -1,6 +1,5 @@
 """Training through Lightning: equal to the plain loop, reproducible, exactly resumable."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
@@ -87,15 +86,15 @@ class _Snapshots(ModelCheckpoint):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Tensor]]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tensor]]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    yield folder, run_to_the_end(folder / "root", callbacks=[_Snapshots(folder)])
+    return folder, run_to_the_end(folder / "root", callbacks=[_Snapshots(folder)])
 
 
 def run_to_the_end(folder: Path, checkpoint: Path | None = None, **arguments: object) -> list[Tensor]:
     L.seed_everything(0)
     # 9 batches an epoch, augmented, with a schedule by steps: all of it has to go on where it stopped.
-    model = classifier(schedule="cosine", warmup_fraction=0.2)
+    model = classifier(lr_schedule="cosine", warmup_fraction=0.2)
     module = data(examples_per_class=27, augmentation=Augmentation(crop_padding=2, horizontal_flip=True))
     runner = trainer(folder, max_epochs=3, **{"enable_checkpointing": "callbacks" in arguments, **arguments})
     runner.fit(model, datamodule=module, ckpt_path=checkpoint)
@@ -112,7 +111,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
 
 
 def test_learning_rate_follows_the_schedule_and_never_exceeds_the_configured_one(tmp_path: Path) -> None:
-    model = classifier(schedule="cosine", warmup_fraction=0.25)
+    model = classifier(lr_schedule="cosine", warmup_fraction=0.25)
     rates = []
 
     class Watch(L.Callback):

@@ -38,8 +38,9 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
     def build(folder: Path) -> None:
         shape = (len(dataset), 3, image_size, image_size)
         images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        rows = tqdm(_decoded_rows(dataset, column), total=len(dataset), desc="Decoding images once", unit=" images")
-        for row, image in enumerate(rows):
+        rows = _decoded_rows(dataset, column)
+        # disable=None: no bar where standard error is not a terminal.
+        for row, image in enumerate(tqdm(rows, "Decoding images once", len(dataset), unit=" images", disable=None)):
             images[row] = to_array(image, image_size)
         images.flush()
 

@@ -1,7 +1,7 @@
 """Image classification data: decoded once into an array of bytes, served in whole batches."""
 
 import os
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import datasets
 import lightning as L
@@ -131,7 +131,7 @@ class ImageDataModule(L.LightningDataModule):
         return {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
 
     def read_class_names(self) -> list[str]:
-        """Reads the class names from the training split: those of its class labels, or the numbers up to the largest."""
+        """Reads the names of the training split's class labels; integers are named by themselves, up to the largest."""
         dataset = self._open(self.train_split)
         feature = dataset.features[self.label_column]
         if isinstance(feature, datasets.ClassLabel):
@@ -292,7 +292,7 @@ class DemoImages(ImageDataModule):
 
     def read_split(self, split: str) -> ImageSplit:
         """Generates a split."""
-        images, labels = demo_images.generate(self.task, split)
+        images, labels = demo_images.generate(self.task, cast(Literal["train", "test"], split))
         return ImageSplit(torch.from_numpy(images), torch.from_numpy(labels), f"embedded/{self.task}/{split}")
 
 

@@ -42,10 +42,11 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Any]:
         # Lightning calls iter() before set_epoch(): as a generator this runs at the first next(), after both.
-        epoch, start = self._resume_at
-        batches = self.batches(self._epoch)
-        for self._position in range(start + 1 if epoch == self._epoch else 1, len(batches) + 1):
-            yield self.fetch(batches[self._position - 1])
+        epoch, position = self._resume_at
+        self._position = position if epoch == self._epoch else 0
+        for batch in self.batches(self._epoch)[self._position :]:
+            self._position += 1
+            yield self.fetch(batch)
 
     def state_dict(self) -> dict[str, int]:
         """The place in the training set: the epoch and the number of its batches handed out."""

@@ -1,19 +1,20 @@
 """Classification with any network: loss, metrics and an injected optimizer."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, predicted_classes
+from lightning_transfer.modules.metrics import EvaluationMetrics
+from lightning_transfer.transfer.param_groups import build_optimizer
 
 
 class Batch(Protocol):
@@ -40,16 +41,22 @@ class Classifier(L.LightningModule):
         loss: cross_entropy, binary_cross_entropy (one class against the rest; one logit will do for two classes) or
             mean_squared_error (to the one-hot label).
         label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1.
-        optimizer: Takes the parameters.
-        schedule: Shape of the learning rate over the whole training, by optimizer steps: constant, linear (down to
+        optimizer: Takes the parameters, one named group for each layer group of the network.
+        lr_decay: The learning rate of each layer group is that of the next one towards the head divided by this
+            number; the head has the optimizer's own.
+        decay_norm_and_bias: Whether weight decay reaches biases and the weights of norm layers too.
+        lr_schedule: Shape of the learning rate over the whole training, by optimizer steps: constant, linear (down to
             0) or cosine (down to 0).
         warmup_fraction: Share of the training over which the learning rate first rises linearly from 0.
-        lr_scheduler: Any torch scheduler in place of ``schedule``: takes the optimizer.
+        lr_scheduler: Any torch scheduler in place of ``lr_schedule``: takes the optimizer.
         lr_scheduler_interval: Whether that scheduler advances every epoch or every step.
 
     Raises:
         UserError: For values out of range, and a network whose outputs do not match the number of classes.
     """
+
+    _loss_sum: Tensor
+    _correct: Tensor
 
     def __init__(
         self,
@@ -58,7 +65,9 @@ class Classifier(L.LightningModule):
         loss: Loss = "cross_entropy",
         label_smoothing: float = 0.0,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9),
-        schedule: Literal["constant", "linear", "cosine"] = "constant",
+        lr_decay: float = 1.0,
+        decay_norm_and_bias: bool = True,
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
         warmup_fraction: float = 0.0,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -70,19 +79,22 @@ class Classifier(L.LightningModule):
             raise UserError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
         if not 0 <= warmup_fraction < 1:
             raise UserError(f"model.warmup_fraction is {warmup_fraction}: expected at least 0 and below 1")
-        if lr_scheduler is not None and (schedule != "constant" or warmup_fraction):
-            raise UserError("give model.lr_scheduler, or model.schedule and model.warmup_fraction, not both")
+        if lr_scheduler is not None and (lr_schedule != "constant" or warmup_fraction):
+            raise UserError("give model.lr_scheduler, or model.lr_schedule and model.warmup_fraction, not both")
         self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
         self.network = network
         self.num_classes = num_classes
         self.loss: Loss = loss
         self.label_smoothing = label_smoothing
         self.optimizer = optimizer
-        self.schedule = schedule
+        self.lr_decay = lr_decay
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
-        self.metrics = nn.ModuleDict({stage: _evaluation_metrics(num_classes) for stage in ("val", "test")})
+        self.validation_metrics = EvaluationMetrics(num_classes)
+        self.test_metrics = EvaluationMetrics(num_classes)
         # Sums since the last log, kept as tensors: reading them at every step would wait for the device.
         self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
         self.register_buffer("_correct", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -124,19 +136,21 @@ class Classifier(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation metrics."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, self.validation_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
-        self._log_evaluation("val")
+        metrics = self.validation_metrics.compute_and_reset()
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the test metrics."""
-        self._evaluate(batch, "test")
+        self._evaluate(batch, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics."""
-        self._log_evaluation("test")
+        metrics = self.test_metrics.compute_and_reset()
+        self.log_dict({f"test/{name}": value for name, value in metrics.items()})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the class probabilities of a batch, float32 [batch, classes]."""
@@ -144,20 +158,30 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimizer and the scheduler, if any."""
+        optimizer = self._build_optimizer()
+        if self.lr_scheduler is None and self.lr_schedule == "constant" and not self.warmup_fraction:
+            return optimizer
+        if self.lr_scheduler is None:
+            scheduler: LRScheduler = LambdaLR(optimizer, self._learning_rate_factor)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = self.lr_scheduler(optimizer)
+        config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            config["monitor"] = scheduler.monitor if isinstance(scheduler, ReduceLROnPlateau) else "val/loss"
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        if not hasattr(self.network, "layer_groups") and self.lr_decay == 1 and self.decay_norm_and_bias:
+            return self._make_optimizer(self.parameters())
+        return build_optimizer(
+            self, self._make_optimizer, lr_decay=self.lr_decay, decay_norm_and_bias=self.decay_norm_and_bias
+        )
+
+    def _make_optimizer(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         try:
-            optimizer = self.optimizer(self.parameters())
+            return self.optimizer(params)
         except (TypeError, ValueError) as error:
             raise UserError(f"model.optimizer: {error}") from error
-        if self.lr_scheduler is not None:
-            scheduler = self.lr_scheduler(optimizer)
-            config: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
-            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                config["monitor"] = scheduler.monitor if isinstance(scheduler, ReduceLROnPlateau) else "val/loss"
-            return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[typeddict-item]
-        if self.schedule == "constant" and not self.warmup_fraction:
-            return optimizer
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _learning_rate_factor(self, step: int) -> float:
         total_steps = int(self.trainer.estimated_stepping_batches)
@@ -165,31 +189,13 @@ class Classifier(L.LightningModule):
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-        if self.schedule == "linear":
+        if self.lr_schedule == "linear":
             return 1 - progress
-        return 0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0
+        return 0.5 * (1 + math.cos(math.pi * progress)) if self.lr_schedule == "cosine" else 1.0
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return classification_loss(logits, labels, self.loss, self.num_classes, self.label_smoothing)
 
-    def _evaluate(self, batch: Batch, stage: str) -> None:
+    def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> None:
         logits = self(*batch.inputs)
-        metrics = self.metrics[stage]
-        metrics["loss"].update(self._loss(logits, batch.labels), weight=len(batch.labels))  # type: ignore[index]
-        metrics["scores"].update(class_probabilities(logits, self.loss), batch.labels)  # type: ignore[index]
-
-    def _log_evaluation(self, stage: str) -> None:
-        for metric in self.metrics[stage].values():  # type: ignore[operator]
-            values = metric.compute()
-            values = values if isinstance(values, dict) else {"loss": values}
-            self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=stage == "val")
-            metric.reset()
-
-
-def _evaluation_metrics(num_classes: int) -> nn.ModuleDict:
-    scores = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-        "macro_f1": MulticlassF1Score(num_classes, average="macro"),
-        "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15, norm="l1"),
-    }
-    return nn.ModuleDict({"loss": MeanMetric(), "scores": MetricCollection(scores)})  # type: ignore[dict-item]
+        metrics.update(self._loss(logits, batch.labels), class_probabilities(logits, self.loss), batch.labels)

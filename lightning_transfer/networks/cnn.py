@@ -38,4 +38,5 @@ class SeedCNN(nn.Module):
         features = F.max_pool2d(F.relu(self.convolution1(images)), 2)
         features = F.max_pool2d(F.relu(self.convolution2(features)), 2)
         features = F.relu(self.hidden1(features.flatten(1)))
-        return self.head(F.relu(self.hidden2(features)))
+        logits: Tensor = self.head(F.relu(self.hidden2(features)))
+        return logits

@@ -1,0 +1,274 @@
+"""The command line: what it documents, what it writes, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import yaml
+from conftest import fit_arguments, image_dataset, run_folder, write_parquet
+
+from lightning_transfer.cli import main
+
+
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs a command that must fail with exit status 2 and one line, and returns the line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_status:
+        main(list(arguments))
+    assert exit_status.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lightning-transfer: error: ")]
+    return line.removeprefix("lightning-transfer: error: ")
+
+
+@pytest.fixture(scope="module")
+def finished_run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one epoch with a test at the end."""
+    folder = tmp_path_factory.mktemp("finished")
+    before = Path.cwd()
+    os.chdir(folder)
+    main(fit_arguments(image_folder, "--experiment", "small", "--test_after_fit", "true", "--seed_everything", "7"))
+    os.chdir(before)
+    return folder / "logs" / "small" / "version_0"
+
+
+def test_run_leaves_config_checkpoints_events_and_results(finished_run: Path) -> None:
+    names = {str(file.relative_to(finished_run)) for file in finished_run.rglob("*") if file.is_file()}
+    assert {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+
+
+def test_results_say_what_was_reached_and_how(finished_run: Path) -> None:
+    results = json.loads((finished_run / "results.json").read_text())
+    assert set(results["test"]) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
+    assert results["validation"]["val/accuracy"] == results["validations"][0]["val/accuracy"]
+    assert results["seed"] == 7
+    assert results["epochs"] == 1
+    assert results["steps"] == 9
+    assert results["data"]["train_examples"] == 81
+    assert results["data"]["validation_examples"] == 9
+    assert len(results["data"]["fingerprints"]) == 2
+    assert results["fit_seconds"] >= results["train_seconds"] > 0
+    assert results["train_examples_per_second"] > 0
+    assert results["versions"]["torch"] == torch.__version__.split("+")[0] or results["versions"]["torch"]
+    assert results["device"].startswith("cpu")
+
+
+def test_run_ends_with_a_table_and_the_tensorboard_command(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(fit_arguments(image_folder))
+    output = capsys.readouterr().out
+    accuracy = json.loads((run_folder() / "results.json").read_text())["validation"]["val/accuracy"]
+    assert f"{accuracy:.4f}" in next(line for line in output.splitlines() if line.startswith("accuracy"))
+    assert "tensorboard --logdir logs" in output
+
+
+def test_best_checkpoint_tests_the_same_from_the_saved_config(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = finished_run / "checkpoints" / "best.ckpt"
+    main(["test", "--config", str(finished_run / "config.yaml"), "--ckpt_path", str(checkpoint)])
+    expected = json.loads((finished_run / "results.json").read_text())["test"]["test/accuracy"]
+    assert str(expected)[:8] in capsys.readouterr().out
+    assert not Path("logs").exists()
+
+
+def test_predict_writes_a_line_for_each_image_of_a_folder(finished_run: Path) -> None:
+    Path("pictures/below").mkdir(parents=True)
+    for index, image in enumerate(image_dataset(4)["img"]):
+        image.resize((50, 40)).save(f"pictures/{'below/' if index else ''}{index}.png")
+    checkpoint = str(finished_run / "checkpoints" / "best.ckpt")
+    command = ["predict", "--config", str(finished_run / "config.yaml"), "--ckpt_path", checkpoint]
+    main([*command, "--data.predict_path", "pictures", "--output", "out.jsonl"])
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["0.png", "below/1.png", "below/2.png", "below/3.png"]
+    for line in lines:
+        assert sum(line["probabilities"].values()) == pytest.approx(1)
+        assert line["class"] == max(line["probabilities"], key=line["probabilities"].get)
+
+
+def test_printed_config_reproduces_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = ["--config", "configs/quickstart.yaml", "--config", "configs/hardware/cpu.yaml"]
+    with pytest.raises(SystemExit):
+        main(["fit", *configs, "--data.batch_size", "7", "--print_config"])
+    first = capsys.readouterr().out
+    assert yaml.safe_load(first)["data"]["init_args"]["batch_size"] == 7
+    Path("printed.yaml").write_text(first)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "printed.yaml", "--print_config"])
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "DemoImages", "ImageDataModule"])
+def test_help_documents_every_argument_of_the_data(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", f"--data.help={name}"])
+    text = capsys.readouterr().out
+    for argument in ("batch_size", "validation_fraction", "examples_per_class", "split_seed"):
+        description = text.split(f"  --data.{argument} ")[1].split("(type:")[0]
+        assert len(description.split()) > 6, argument
+
+
+def test_help_documents_every_argument_of_the_classifier(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help=Classifier"])
+    text = capsys.readouterr().out
+    for argument in ("loss", "label_smoothing", "optimizer", "lr_decay", "lr_schedule", "warmup_fraction"):
+        description = text.split(f"  --model.{argument} ")[1].split("(type:")[0]
+        assert len(description.split()) > 3, argument
+
+
+def test_resumed_fit_goes_on_where_the_checkpoint_stopped(image_folder: Path) -> None:
+    main(fit_arguments(image_folder, "--trainer.max_epochs", "3"))
+    whole = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
+    main(fit_arguments(image_folder, "--experiment", "parts"))
+    last = str(run_folder("parts") / "checkpoints" / "last.ckpt")
+    main(fit_arguments(image_folder, "--experiment", "parts", "--trainer.max_epochs", "3", "--ckpt_path", last))
+    parts = torch.load(run_folder("parts") / "checkpoints" / "last.ckpt", weights_only=True)
+    assert parts["global_step"] == whole["global_step"] == 27
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, parts["state_dict"][name]), name
+    results = json.loads((run_folder("parts") / "results.json").read_text())
+    assert [entry["epoch"] for entry in results["validations"]] == [0, 1, 2]
+
+
+def test_command_runs_as_a_module_and_fails_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "lightning_transfer", "fit", "--config", "nowhere.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        f"lightning-transfer: error: Parser key \"config\": File does not exist: '{Path.cwd()}/nowhere.yaml'"
+    ]
+
+
+def test_abbreviated_flag_is_refused_with_the_whole_one(capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, "fit", "--config", "configs/quickstart.yaml", "--trainer.max_epoch", "1")
+    assert line == "unknown option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"trainer": {"max_epoch": 3}}, "unknown option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
+        ({"data": {"init_args": {"batchsize": 3}}}, "unknown option 'batchsize': did you mean 'batch_size'?"),
+        ({"model": {"init_args": {"los": "x"}}}, "unknown option 'los': did you mean 'loss'?"),
+        ({"data": {"class_path": "CIFAR11"}}, "data: 'CIFAR11' is not a class that can be imported: did you mean"),
+        ({"data": {"init_args": {"batch_size": "many"}}}, "Expected a <class 'int'>. Got value: many"),
+    ],
+)
+def test_unknown_key_is_named_with_the_nearest_valid_one(
+    config: dict, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("wrong.yaml").write_text(yaml.safe_dump(config))
+    assert expected in error_line(capsys, "fit", "--config", "configs/quickstart.yaml", "--config", "wrong.yaml")
+
+
+@pytest.mark.usefixtures("no_mirror")
+def test_missing_data_is_named_with_the_ways_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    line = error_line(capsys, *fit_arguments(Path("uoft-cs/cifar10")))
+    for way in ("LIGHTNING_TRANSFER_MIRROR", "data.path", "embedded"):
+        assert way in line
+    line = error_line(capsys, *fit_arguments(Path("/nowhere/at/all")))
+    assert line.startswith("data path '/nowhere/at/all' does not exist")
+
+
+def test_mirror_that_does_not_exist_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGHTNING_TRANSFER_MIRROR", "/nowhere")
+    assert "LIGHTNING_TRANSFER_MIRROR=/nowhere is not a folder" in error_line(
+        capsys, *fit_arguments(Path("uoft-cs/cifar10"))
+    )
+
+
+@pytest.mark.parametrize("column", ["img", "label"])
+def test_folder_without_a_column_is_refused_with_those_it_has(
+    column: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    dataset = image_dataset(30).rename_column(column, "other")
+    folder = write_parquet(tmp_path / "set", train=dataset, test=dataset)
+    line = error_line(capsys, *fit_arguments(folder))
+    assert f"has no column '{column}'" in line
+    assert "other" in line
+
+
+def test_labels_out_of_range_are_refused_with_their_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    dataset = image_dataset(30)
+    labels = [*dataset["label"]]
+    labels[4] = -1
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
+    dataset = datasets.Dataset.from_dict({"img": [*dataset["img"]], "label": labels}, features=features)
+    folder = write_parquet(tmp_path / "set", train=dataset, test=dataset)
+    assert "label -1 in row 4 of split 'train' is out of range: expected 0 to 2" in error_line(
+        capsys, *fit_arguments(folder)
+    )
+
+
+def test_image_that_cannot_be_decoded_is_named_by_its_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    dataset = image_dataset(30).cast_column("img", datasets.Image(decode=False))
+    broken = [*dataset["img"]]
+    broken[2] = {"bytes": b"not an image", "path": None}
+    dataset = datasets.Dataset.from_dict(
+        {"img": broken, "label": [*dataset["label"]]},
+        features=datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])}),
+    )
+    folder = write_parquet(tmp_path / "set", train=dataset, test=dataset)
+    assert "the image in row 2 of column 'img' cannot be decoded" in error_line(capsys, *fit_arguments(folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data.batch_size", "0"], "data.batch_size is 0: expected 1 or more"),
+        (["--data.std", "[1.0, 0.0, 1.0]"], "data.std is [1.0, 0.0, 1.0]: expected numbers above 0"),
+        (["--data.test_split", "exam", "--test_after_fit", "true"], "split 'exam'"),
+        (["--data.examples_per_class", "1000"], "1000 are too many"),
+        (["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
+        (["--ckpt_path", "nowhere.ckpt"], "checkpoint 'nowhere.ckpt' does not exist"),
+        (["--trainer.max_epochs", "-5"], "max_epochs"),
+    ],
+)
+def test_value_out_of_range_is_refused_by_name(
+    arguments: list[str], expected: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in error_line(capsys, *fit_arguments(image_folder, *arguments))
+
+
+def test_nothing_is_written_where_the_batch_size_is_wrong(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error_line(capsys, *fit_arguments(image_folder, "--data.batch_size", "0"))
+    assert not list(Path().rglob("config.yaml"))
+
+
+def test_logs_that_cannot_be_written_are_refused_before_training(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("occupied").write_text("a file where the folder should be")
+    line = error_line(capsys, *fit_arguments(image_folder, "--logs", "occupied"))
+    assert line.startswith("cannot write to occupied/default: ")
+    assert "--logs" in line
+    read_only = error_line(capsys, *fit_arguments(image_folder, "--logs", "/proc/logs"))
+    assert read_only.startswith("cannot write to /proc/logs/default: ")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_evaluation_without_trained_weights_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, command, "--config", "configs/quickstart.yaml")
+    assert f"{command} needs trained weights: give --ckpt_path" in line
+
+
+def test_diverged_training_stops_with_the_step_and_the_way_out(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1e30"]
+    line = error_line(capsys, *fit_arguments(image_folder, *arguments))
+    assert "val/loss is nan after step 9: the training diverged" in line
