@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_transfer import ProgressiveUnfreezing
 
 GROUPS = ["body.0", "body.2", "head"]
+NORM_GROUPS = {"body.0": ["body.0"], "body.2": ["body.2", "body.3"], "head": ["head"]}
 
 
 class StatefulLoader:
@@ -26,14 +27,18 @@ class StatefulLoader:
 
     def __init__(self, batches: int = 6, batch_size: int = 8, rank: int = 0, world_size: int = 1) -> None:
         self.batches, self.batch_size, self.rank, self.world_size = batches, batch_size, rank, world_size
-        self.epoch, self.position, self.is_resumed = -1, 0, False
+        self.epoch, self.position, self.is_resumed = 0, 0, False
+        self.sampler = self  # where Lightning looks for set_epoch
 
     def __len__(self) -> int:
         return self.batches
 
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if not self.is_resumed or self.position == self.batches:
-            self.epoch, self.position = self.epoch + 1, 0
+            self.position = 0
         self.is_resumed = False
         generator = torch.Generator().manual_seed(self.epoch)
         inputs = torch.randn(self.batches, self.batch_size, 4, generator=generator)
@@ -43,10 +48,10 @@ class StatefulLoader:
             yield batch, (batch.sum(dim=1) > 0).long()
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "position": self.position}
+        return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.position, self.is_resumed = state["epoch"], state["position"], True
+        self.position, self.is_resumed = state["position"], True
 
 
 class ToyModule(L.LightningModule):
@@ -122,4 +127,4 @@ def fit(unfreezing: ProgressiveUnfreezing | None, module: L.LightningModule | No
 
 def group_of(name: str) -> str:
     """Name the toy's layer group of a parameter."""
-    return next(group for group in GROUPS if name.startswith(group + "."))
+    return next(group for group, paths in NORM_GROUPS.items() if any(name.startswith(path + ".") for path in paths))
