@@ -59,7 +59,7 @@ def test_evaluation_metrics_are_those_of_the_whole_split() -> None:
     data = DemoImages("source")
     split = data.read_split("test")
     with torch.no_grad():
-        logits = model((split.images.float() / 255 - 0.5) / 0.5)
+        logits = model((split.inputs.float() / 255 - 0.5) / 0.5)
     assert metrics["test/accuracy"] == pytest.approx((logits.argmax(1) == split.labels).float().mean().item())
     assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-5)
     assert set(metrics) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}

@@ -13,6 +13,7 @@ import numpy as np
 from lightning_transfer.errors import UserError
 
 Batches = Sequence[np.ndarray]
+EpochBatches = Callable[[int], Batches]  # the batches of an epoch, counted from 0, as row numbers
 
 
 class BatchLoader:
@@ -23,7 +24,7 @@ class BatchLoader:
         batches: Gives the batches of an epoch, counted from 0, as row numbers. Every epoch has the same count.
     """
 
-    def __init__(self, fetch: Callable[[np.ndarray], Any], batches: Callable[[int], Batches]) -> None:
+    def __init__(self, fetch: Callable[[np.ndarray], Any], batches: EpochBatches) -> None:
         self.fetch = fetch
         self.batches = batches
         # Attributes of a DataLoader that Lightning looks for: it calls sampler.set_epoch at the start of an epoch.
@@ -59,7 +60,7 @@ class BatchLoader:
 
 def shuffled_batches(
     rows: np.ndarray, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-) -> Callable[[int], Batches]:
+) -> EpochBatches:
     """Whole training batches in a new random order each epoch, the same on any number of ranks.
 
     A ragged remainder is left for another epoch; a training set smaller than ``batch_size`` is one batch.
@@ -86,9 +87,7 @@ def shuffled_batches(
     return batches
 
 
-def ordered_batches(
-    rows: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1
-) -> Callable[[int], Batches]:
+def ordered_batches(rows: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1) -> EpochBatches:
     """Every row once, in order, over all ranks together: for evaluation. Nothing is padded or repeated.
 
     Args:

@@ -1,0 +1,234 @@
+"""What every classification data set shares: splits, cuts of the training set, batches, and the place in them."""
+
+import os
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
+
+import datasets
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_transfer.data import hub
+from lightning_transfer.data.loader import BatchLoader, EpochBatches, ordered_batches, shuffled_batches
+from lightning_transfer.data.splits import split_train_validation
+from lightning_transfer.errors import UserError
+
+Inputs = TypeVar("Inputs")
+
+
+class Split(Generic[Inputs]):
+    """All of a split, in memory or memory-mapped.
+
+    Args:
+        inputs: The inputs of all rows.
+        labels: int64 [rows], -1 where unknown.
+        fingerprint: Changes with the data.
+    """
+
+    def __init__(self, inputs: Inputs, labels: Tensor, fingerprint: str) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
+    """Classification data from the Hub, a mirror or a folder.
+
+    Validation is a stratified hold-out of the training split; the test split is only read by ``test`` and ``predict``.
+
+    Args:
+        path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
+        label_column: The column of the labels: class labels, or integers from 0.
+        train_split: The split to train and validate on.
+        test_split: The split to test on.
+        batch_size: Training examples in a batch, over all devices together.
+        eval_batch_size: Examples in a batch on each device in validation, test and prediction.
+        validation_fraction: Share of each class of the training split that is held out for validation.
+        train_fraction: Share of the rest of each class to train on. A smaller one is a subset of a larger one.
+        examples_per_class: Training examples of each class, in place of train_fraction; nested likewise.
+        split_seed: Seed of the hold-out and of the cut of the training set.
+
+    Raises:
+        UserError: For values out of range, and data that is missing or not as described.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        label_column: str = "label",
+        train_split: str = "train",
+        test_split: str = "test",
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        validation_fraction: float = 0.1,
+        train_fraction: float = 1.0,
+        examples_per_class: int | None = None,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require_positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
+        self.path = path
+        self.label_column = label_column
+        self.train_split = train_split
+        self.test_split = test_split
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.validation_fraction = validation_fraction
+        self.train_fraction = train_fraction
+        self.examples_per_class = examples_per_class
+        self.split_seed = split_seed
+        self.predict_names: list[str] | None = None
+        self._class_names: list[str] | None = None
+        self._splits: dict[str, Split[Inputs]] = {}
+        self._train_rows = self._validation_rows = np.empty(0, np.int64)
+        self._train_loader: BatchLoader | None = None
+        self._resume_at: dict[str, int] = {}
+
+    @abstractmethod
+    def read_split(self, split: str) -> Split[Inputs]:
+        """Reads a split whole, from the cache where it can."""
+
+    @abstractmethod
+    def make_batch(self, split: Split[Inputs], rows: np.ndarray) -> Any:
+        """Makes a batch of rows, int64 [batch]: a named tuple with ``labels`` and ``inputs``."""
+
+    def read_class_names(self) -> list[str]:
+        """Reads the names of the training split's class labels; integers are named by themselves, up to the largest."""
+        dataset = self.open_split(self.train_split)
+        feature = dataset.features[self.label_column]
+        if isinstance(feature, datasets.ClassLabel):
+            return list(feature.names)
+        return [str(label) for label in range(int(self._integer_labels(dataset).max()) + 1)]
+
+    def open_split(self, split: str, *columns: str) -> datasets.Dataset:
+        """Opens a split and checks that it has the label column and the columns named."""
+        return hub.load_split(self.path, split, (*columns, self.label_column))
+
+    def read_labels(self, dataset: datasets.Dataset, split: str) -> Tensor:
+        """Reads the labels of a split, int64 [rows], and checks that each names a class."""
+        labels = self._integer_labels(dataset)
+        wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if len(wrong):
+            raise UserError(
+                f"label {labels[wrong[0]]} in row {wrong[0]} of split {split!r} is out of range:"
+                f" expected 0 to {self.num_classes - 1}"
+            )
+        return torch.from_numpy(labels)
+
+    def train_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
+        """Divides the training rows into the batches of an epoch; ``share`` is this rank's part of each."""
+        return shuffled_batches(rows, batch_size=self.batch_size, seed=run_seed(), **share)
+
+    def eval_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
+        """Divides rows into batches in their order; ``share`` is this rank's part of the rows."""
+        return ordered_batches(rows, batch_size=self.eval_batch_size, **share)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each class, in the order of the labels."""
+        if self._class_names is None:
+            self._class_names = self.read_class_names()
+        return self._class_names
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record of a run says of its data: fingerprints of the splits read and numbers of examples."""
+        fingerprints = {name: split.fingerprint for name, split in self._splits.items()}
+        train, validation = len(self._train_rows), len(self._validation_rows)
+        return {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
+
+    def prepare_data(self) -> None:
+        """Fills the cache with the training split where it is not there yet, in one process of each node."""
+        self.read_split(self.train_split)
+
+    def setup(self, stage: str) -> None:
+        """Reads the training split and divides it, for stages that need it."""
+        if stage in ("fit", "validate"):
+            self._train_rows, self._validation_rows = split_train_validation(
+                self._split(self.train_split).labels.numpy(),
+                validation_fraction=self.validation_fraction,
+                train_fraction=self.train_fraction,
+                examples_per_class=self.examples_per_class,
+                seed=self.split_seed,
+            )
+
+    def train_dataloader(self) -> BatchLoader:
+        """Batches of the training set in random order."""
+        split = self._split(self.train_split)
+        batches = self.train_batches(split, self._train_rows, **self._share())
+        self._train_loader = BatchLoader(lambda rows: self.make_batch(split, rows), batches)
+        self._train_loader.load_state_dict(self._resume_at)
+        self._resume_at = {}
+        return self._train_loader
+
+    def val_dataloader(self) -> BatchLoader:
+        """Batches of the hold-out."""
+        return self.eval_loader(self._split(self.train_split), self._validation_rows)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Batches of the test split."""
+        split = self._split(self.test_split)
+        return self.eval_loader(split, np.arange(len(split)))
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Batches of the test split."""
+        return self.test_dataloader()
+
+    def eval_loader(self, split: Split[Inputs], rows: np.ndarray) -> BatchLoader:
+        """Batches of some rows of a split, each row once."""
+        return BatchLoader(lambda rows: self.make_batch(split, rows), self.eval_batches(split, rows, **self._share()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training set."""
+        return self._train_loader.state_dict() if self._train_loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes training go on from a saved place.
+
+        Lightning restores loaders as well, but not where anything asked for ``estimated_stepping_batches`` before.
+        """
+        self._resume_at = state_dict
+
+    def _split(self, name: str) -> Split[Inputs]:
+        if name not in self._splits:
+            self._splits[name] = self.read_split(name)
+        return self._splits[name]
+
+    def _share(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _integer_labels(self, dataset: datasets.Dataset) -> np.ndarray:
+        labels = np.asarray(dataset.with_format("numpy")[self.label_column][:])
+        if labels.dtype.kind not in "iu":
+            raise UserError(
+                f"label column {self.label_column!r} holds {labels.dtype}, not integers: name another label_column"
+            )
+        return labels.astype(np.int64)
+
+
+def require_positive(**values: int) -> None:
+    """Refuses sizes below 1, by the name of the argument.
+
+    Raises:
+        UserError: For the first such value.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise UserError(f"data.{name} is {value}: expected 1 or more")
+
+
+def run_seed() -> int:
+    """The seed of the run: what ``seed_everything`` leaves behind for all its processes, 0 without it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
