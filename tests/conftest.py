@@ -11,6 +11,8 @@ from lightning_transfer.data.cache import CACHE_VARIABLE
 from lightning_transfer.data.hub import MIRROR_VARIABLE
 
 REPOSITORY = Path(__file__).parents[1]
+if os.environ.get(MIRROR_VARIABLE):  # tests leave the folder that a relative path starts from
+    os.environ[MIRROR_VARIABLE] = str(Path(os.environ[MIRROR_VARIABLE]).resolve())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,53 @@
+"""Every shipped config: parsed, documented in its head, and run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from lightning_transfer.cli import main
+
+CONFIGS = REPOSITORY / "configs"
+EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
+
+
+def is_embedded(config: Path) -> bool:
+    """Whether the experiment's data is generated."""
+    return yaml.safe_load(config.read_text())["data"]["class_path"].split(".")[-1].startswith("Demo")
+
+
+@pytest.mark.parametrize("hardware", HARDWARE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_composes_with_hardware(
+    experiment: Path, hardware: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main(["fit", "--config", str(experiment), "--config", str(hardware), "--print_config"])
+    assert exit_status.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for key, value in yaml.safe_load(hardware.read_text())["trainer"].items():
+        assert printed["trainer"][key] == value
+    assert printed["experiment"] == experiment.stem
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_head_says_question_command_and_result(experiment: Path) -> None:
+    head = experiment.read_text().split("\nexperiment:")[0]
+    for word in ("Question", "Command", "Result"):
+        assert re.search(rf"^# {word}: +\S", head, re.MULTILINE), word
+    assert f"configs/{experiment.name}" in head
+
+
+@pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if is_embedded(e)], ids=lambda path: path.stem)
+def test_experiment_on_embedded_data_runs(experiment: Path) -> None:
+    main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "2"])
+
+
+@pytest.mark.mirror
+@pytest.mark.usefixtures("mirror")
+@pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if not is_embedded(e)], ids=lambda path: path.stem)
+def test_experiment_on_real_data_runs(experiment: Path) -> None:
+    main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "2"])

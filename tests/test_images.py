@@ -1,0 +1,128 @@
+"""Image data: any data set by its columns, real CIFAR, pictures of any kind."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import image_dataset, write_parquet
+from PIL import Image
+
+from lightning_transfer import CIFAR10, CIFAR100, ImageDataModule
+from lightning_transfer.data.decoding import decode_folder, to_array
+from lightning_transfer.errors import UserError
+
+
+def fitted(data: ImageDataModule) -> ImageDataModule:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_pixels_and_labels_are_those_of_the_data_set(image_folder: Path) -> None:
+    split = CIFAR10(path=str(image_folder)).read_split("train")
+    expected = image_dataset(90)
+    assert split.inputs.shape == (90, 3, 32, 32)
+    assert split.labels.tolist() == expected["label"][:]
+    for row in (0, 17, 89):
+        assert np.array_equal(split.inputs[row].permute(1, 2, 0).numpy(), np.asarray(expected[row]["img"]))
+
+
+def test_training_and_validation_batches_share_no_row(image_folder: Path) -> None:
+    data = fitted(CIFAR10(path=str(image_folder), batch_size=9))
+    train = torch.cat([batch.indices for batch in data.train_dataloader()]).tolist()
+    validation = torch.cat([batch.indices for batch in data.val_dataloader()]).tolist()
+    assert len(train) == 81
+    assert len(validation) == 9
+    assert not set(train) & set(validation)
+
+
+def test_integer_labels_name_their_classes(tmp_path: Path) -> None:
+    dataset = image_dataset(30).cast_column("label", datasets.Value("int64"))
+    folder = write_parquet(tmp_path / "set", train=dataset, test=dataset)
+    assert CIFAR10(path=str(folder)).class_names == ["0", "1", "2"]
+
+
+def test_class_folders_are_a_data_set(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for row, (image, label) in enumerate(zip(*(image_dataset(12)[c] for c in ("img", "label")), strict=True)):
+            file = tmp_path / "set" / split / f"kind{label}" / f"{row}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image.save(file)
+    data = fitted(ImageDataModule(str(tmp_path / "set"), batch_size=3, validation_fraction=0.25))
+    assert data.class_names == ["kind0", "kind1", "kind2"]
+    assert len(data.train_dataloader()) == 3
+
+
+def test_column_that_is_not_an_image_is_refused(image_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"column 'label' holds .*, not images"):
+        CIFAR10(path=str(image_folder), image_column="label").read_split("train")
+
+
+def test_column_that_is_not_a_label_is_refused(tmp_path: Path) -> None:
+    dataset = image_dataset(6).remove_columns("label").add_column("label", [f"text{i}" for i in range(6)])
+    folder = write_parquet(tmp_path / "set", train=dataset)
+    with pytest.raises(UserError, match=r"label column 'label' holds .*, not integers"):
+        _ = CIFAR10(path=str(folder)).class_names
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_picture_of_any_mode_becomes_three_channels(mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.full((20, 30), 0x8000, np.uint16))
+    else:
+        image = Image.new("RGB", (30, 20), (128, 128, 128)).convert(mode)
+    array = to_array(image, 16)
+    assert array.shape == (3, 16, 16)
+    assert array.dtype == np.uint8
+    if mode != "1":
+        assert abs(int(array.mean()) - 128) < 5
+
+
+def test_picture_is_cropped_in_the_middle_and_turned_as_the_camera_says() -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, 8:32] = 255  # the middle square and what bicubic resizing sees around it
+    assert to_array(Image.fromarray(pixels), 10).min() == 255
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0] = 255
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = 6  # the camera was held upright: turn by 90 degrees
+    turned = to_array(image, 8)
+    assert (turned[:, :, 7] == 255).all()
+    assert (turned[:, :, :7] == 0).all()
+
+
+def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        decode_folder(str(tmp_path / "nowhere"), 32)
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(UserError, match="has no images"):
+        decode_folder(str(tmp_path), 32)
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"broken\.png cannot be decoded"):
+        decode_folder(str(tmp_path), 32)
+
+
+@pytest.mark.mirror
+@pytest.mark.usefixtures("mirror")
+def test_real_cifar10_has_its_sizes_and_a_balanced_hold_out() -> None:
+    data = fitted(CIFAR10())
+    assert data.class_names[:3] == ["airplane", "automobile", "bird"]
+    assert data.facts["train_examples"] == 45_000
+    labels = torch.cat([batch.labels for batch in data.val_dataloader()])
+    assert torch.bincount(labels).tolist() == [500] * 10
+    images = data.read_split("train").inputs
+    channel_means = images.float().mean((0, 2, 3)) / 255
+    torch.testing.assert_close(channel_means, torch.tensor([0.4914, 0.4822, 0.4465]), rtol=0, atol=1e-3)
+
+
+@pytest.mark.mirror
+@pytest.mark.usefixtures("mirror")
+@pytest.mark.parametrize(("labels", "classes"), [("fine", 100), ("coarse", 20)])
+def test_real_cifar100_has_fine_and_coarse_labels(labels: str, classes: int) -> None:
+    data = fitted(CIFAR100(labels=labels, examples_per_class=10))
+    assert data.num_classes == classes
+    assert data.facts["train_examples"] == 10 * classes
+    rows = torch.cat([batch.labels for batch in data.train_dataloader()])
+    assert rows.max() < classes
