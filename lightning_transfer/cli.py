@@ -1,4 +1,4 @@
-"""The commands ``fit``, ``validate``, ``test`` and ``predict``, on LightningCLI.
+"""The commands ``fit``, ``validate``, ``test``, ``predict`` and ``plan``, on LightningCLI.
 
 The path of an experiment: configs/*.yaml and flags name a DataModule, a LightningModule and a Trainer, which this
 module builds. The DataModule makes batches (named tuples); the LightningModule feeds their ``inputs`` to its network,
@@ -25,6 +25,7 @@ from lightning_transfer import results
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
 from lightning_transfer.progress import progress_bar
+from lightning_transfer.transfer.plan import plan
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
 EXPERIMENT_CLASSES = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__]
@@ -57,6 +58,21 @@ def main(args: ArgsType = None) -> None:
         raise SystemExit(2) from None
 
 
+class Trainer(L.Trainer):
+    """Lightning's trainer, and one command more."""
+
+    def plan(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
+        """Prints the phases of ProgressiveUnfreezing: when each begins, what it trains, at which cost.
+
+        Nothing is trained and nothing is written.
+
+        Args:
+            model: The module to be trained.
+            datamodule: Its data.
+        """
+        print(plan(self, model, datamodule))
+
+
 class CommandLine(LightningCLI):
     """LightningCLI with our defaults: an experiment's folder, its checkpoints, its record.
 
@@ -68,6 +84,7 @@ class CommandLine(LightningCLI):
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
+            trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would take all parameters as one group
@@ -85,6 +102,11 @@ class CommandLine(LightningCLI):
             save_config_kwargs={"overwrite": True},
             args=args,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of their methods that the command line supplies."""
+        return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what an experiment has beyond a model, data and a trainer."""
@@ -106,6 +128,9 @@ class CommandLine(LightningCLI):
         )
         for target in ("model.init_args.num_classes", "model.init_args.network.init_args.num_classes"):
             parser.link_arguments("data.num_classes", target, apply_on="instantiate")
+        # Of texts only: ignored by networks that have no such argument.
+        target = "model.init_args.network.init_args.vocabulary_size"
+        parser.link_arguments("data.vocabulary_size", target, apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
@@ -117,7 +142,7 @@ class CommandLine(LightningCLI):
             _check_writable(Path(self._get(self.config, "logs"), self._get(self.config, "experiment")))
         else:
             self.save_config_callback = None
-            if checkpoint is None:
+            if checkpoint is None and self.subcommand != "plan":
                 raise UserError(
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"

@@ -50,6 +50,8 @@ class Classifier(L.LightningModule):
         warmup_fraction: Share of the training over which the learning rate first rises linearly from 0.
         lr_scheduler: Any torch scheduler in place of ``lr_schedule``: takes the optimizer.
         lr_scheduler_interval: Whether that scheduler advances every epoch or every step.
+        channels_last: Whether to lay out convolutions with the channels last in memory: the same network, faster on
+            most hardware.
 
     Raises:
         UserError: For values out of range, and a network whose outputs do not match the number of classes.
@@ -71,6 +73,7 @@ class Classifier(L.LightningModule):
         warmup_fraction: float = 0.0,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         if num_classes is None or num_classes < 2:
@@ -82,7 +85,7 @@ class Classifier(L.LightningModule):
         if lr_scheduler is not None and (lr_schedule != "constant" or warmup_fraction):
             raise UserError("give model.lr_scheduler, or model.lr_schedule and model.warmup_fraction, not both")
         self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
-        self.network = network
+        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
         self.num_classes = num_classes
         self.loss: Loss = loss
         self.label_smoothing = label_smoothing

@@ -1,0 +1,67 @@
+"""The README keeps its word: every command and every program in it runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from lightning_transfer.cli import main
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
+
+
+@pytest.mark.slow
+def test_commands_run_in_their_order(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = [command[1:] for command in COMMANDS if command[0] == "lightning-transfer"]
+    assert len(ours) >= 6
+    for arguments in ours:
+        arguments = [str(image_folder) if argument.startswith("/data/") else argument for argument in arguments]
+        # The same commands on less: the first epoch of each fit.
+        main([*arguments, *(["--trainer.max_epochs", "1"] if arguments[0] == "fit" else [])])
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_scripts_are_there_and_executable() -> None:
+    scripts = [command[0] for command in COMMANDS if command[0].startswith("./scripts/")]
+    assert scripts == ["./scripts/quickstart", "./scripts/test"]
+    for script in scripts:
+        assert os.access(REPOSITORY / script, os.X_OK), script
+
+
+def test_program_runs_as_written() -> None:
+    [program] = blocks("python")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "backbone.2, head" in done.stdout + done.stderr
+
+
+def test_phases_in_yaml_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    [phases] = blocks("yaml")
+    Path("phases.yaml").write_text(phases)
+    main(["plan", "--config", "configs/quickstart.yaml", "--config", "phases.yaml"])
+    table = capsys.readouterr().out
+    for cell in ("step 0, epoch 0", "plateau of val/loss", "convolution1, convolution2, hidden1, hidden2, head"):
+        assert cell in table
+    assert not Path("logs").exists()
+
+
+def test_experiments_of_the_table_are_those_of_the_folder() -> None:
+    listed = set(re.findall(r"^\| `(configs/\w+\.yaml)`", README, re.MULTILINE))
+    assert listed == {f"configs/{file.name}" for file in (REPOSITORY / "configs").glob("*.yaml")}
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (REPOSITORY / target).exists(), target
