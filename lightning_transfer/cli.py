@@ -127,13 +127,27 @@ class CommandLine(LightningCLI):
             }
         )
         for target in ("model.init_args.num_classes", "model.init_args.network.init_args.num_classes"):
-            parser.link_arguments("data.num_classes", target, apply_on="instantiate")
-        # Of texts only: ignored by networks that have no such argument.
+            parser.link_arguments("data", target, lambda data: self._restored(data).num_classes, "instantiate")
+        # Ignored where the network has no such argument; None where the data is no text.
         target = "model.init_args.network.init_args.vocabulary_size"
-        parser.link_arguments("data.vocabulary_size", target, apply_on="instantiate")
+        parser.link_arguments(
+            "data", target, lambda data: getattr(self._restored(data), "vocabulary_size", None), "instantiate"
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
+
+    def _restored(self, data: L.LightningDataModule) -> L.LightningDataModule:
+        """Gives the data, for evaluation with its checkpoint's state: classes and vocabulary, without the data set.
+
+        Lightning restores it too, but only once the model, which depends on both, has been built.
+        """
+        checkpoint = self._get(self.config, "ckpt_path") if self.subcommand in ("validate", "test", "predict") else None
+        if checkpoint is not None and Path(checkpoint).is_file():
+            state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+            if type(data).__qualname__ in state:
+                data.load_state_dict(state[type(data).__qualname__])
+        return data
 
     def before_instantiate_classes(self) -> None:
         """Checks what would otherwise fail late."""
