@@ -23,26 +23,21 @@ _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchme
 
 
 class ResultsRecorder(L.Callback):
-    """Keeps what a run achieved and what it took, and refuses to go on once the validation loss is not a number.
+    """Keeps what a run achieved and what it took, and stops it once the validation loss is not a number.
 
-    Time spent in validation and in saving checkpoints counts as time of the run; only training counts towards
-    examples per second. All of it continues over a resume.
+    What it keeps continues over a resume.
     """
 
     def __init__(self) -> None:
         self.validations: list[dict[str, float]] = []
         self.fit_seconds = 0.0
-        self.train_seconds = 0.0
+        self.validation_seconds = 0.0
         self.train_examples = 0
-        self._fit_start = self._train_start = 0.0
+        self._fit_start = self._validation_start = 0.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self._fit_start = time.perf_counter()
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock of training."""
-        self._train_start = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -51,14 +46,18 @@ class ResultsRecorder(L.Callback):
         self.train_examples += len(batch.labels) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops the clock of training."""
-        self.train_seconds += time.perf_counter() - self._train_start
+        """Starts the clock of validation."""
+        self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keeps the validation metrics."""
-        self._train_start = time.perf_counter()
+        """Keeps the validation metrics.
+
+        Raises:
+            UserError: Where the loss is infinite or not a number.
+        """
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        self.validation_seconds += time.perf_counter() - self._validation_start
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.validations.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
         if not math.isfinite(metrics.get("val/loss", 0.0)):
@@ -73,11 +72,10 @@ class ResultsRecorder(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What the record has so far."""
-        elapsed = time.perf_counter() - self._fit_start
         return {
             "validations": self.validations,
-            "fit_seconds": self.fit_seconds + elapsed,
-            "train_seconds": self.train_seconds,
+            "fit_seconds": self.fit_seconds + time.perf_counter() - self._fit_start,
+            "validation_seconds": self.validation_seconds,
             "train_examples": self.train_examples,
         }
 
@@ -93,6 +91,7 @@ class ResultsRecorder(L.Callback):
             test: The metrics of the best checkpoint on the test split, if it was tested.
             seed: What the run was seeded with.
         """
+        train_seconds = self.fit_seconds - self.validation_seconds
         checkpoint = trainer.checkpoint_callback
         best = checkpoint if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path else None
         return {
@@ -104,8 +103,8 @@ class ResultsRecorder(L.Callback):
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "fit_seconds": round(self.fit_seconds, 3),
-            "train_seconds": round(self.train_seconds, 3),
-            "train_examples_per_second": round(self.train_examples / max(self.train_seconds, 1e-9), 1),
+            "train_seconds": round(train_seconds, 3),
+            "train_examples_per_second": round(self.train_examples / train_seconds, 1),
             "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
             "data": getattr(getattr(trainer, "datamodule", None), "facts", None),
             "device": _device(trainer),

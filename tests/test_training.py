@@ -1,5 +1,6 @@
 """Training through Lightning: equal to the plain loop, reproducible, exactly resumable."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -110,16 +111,21 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert equal(run_to_the_end(tmp_path, checkpoint=folder / f"step={step}.ckpt"), expected)
 
 
-def test_learning_rate_follows_the_schedule_and_never_exceeds_the_configured_one(tmp_path: Path) -> None:
-    model = classifier(lr_schedule="cosine", warmup_fraction=0.25)
-    rates = []
+def learning_rates(folder: Path, **arguments: object) -> list[float]:
+    """The learning rate at each of 20 steps in two epochs."""
+    rates: list[float] = []
 
     class Watch(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    trainer(tmp_path, max_epochs=2, callbacks=[Watch()]).fit(model, datamodule=data())
+    trainer(folder, max_epochs=2, callbacks=[Watch()]).fit(classifier(**arguments), datamodule=data())
     assert len(rates) == 20
+    return rates
+
+
+def test_learning_rate_follows_the_schedule_and_never_exceeds_the_configured_one(tmp_path: Path) -> None:
+    rates = learning_rates(tmp_path, lr_schedule="cosine", warmup_fraction=0.25)
     assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert max(rates) == pytest.approx(0.01)
@@ -132,3 +138,46 @@ def test_network_learns_the_generated_task_better_than_chance(tmp_path: Path) ->
     runner = trainer(tmp_path, max_epochs=2)
     runner.fit(model, datamodule=DemoImages("source", batch_size=64))
     assert runner.callback_metrics["val/accuracy"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("make", "interval", "expected"),
+    [
+        (
+            lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
+            "epoch",
+            [0.01] * 10 + [0.005] * 10,
+        ),
+        (
+            lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10, gamma=0.5),
+            "step",
+            [0.01] * 10 + [0.005] * 10,
+        ),
+        (lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max"), "epoch", [0.01] * 20),
+    ],
+)
+def test_any_torch_scheduler_can_be_injected(
+    make: Callable[..., object], interval: str, expected: list[float], tmp_path: Path
+) -> None:
+    assert learning_rates(tmp_path, lr_scheduler=make, lr_scheduler_interval=interval) == pytest.approx(expected)
+
+
+def test_lower_layers_learn_at_the_decayed_rate(tmp_path: Path) -> None:
+    model = classifier(lr_decay=2.0)
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(model, datamodule=data())
+    rates = {group["name"]: group["lr"] for group in model.trainer.optimizers[0].param_groups}
+    assert rates == pytest.approx(
+        {"convolution1": 0.01 / 16, "convolution2": 0.01 / 8, "hidden1": 0.01 / 4, "hidden2": 0.01 / 2, "head": 0.01}
+    )
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_squared_error"])
+def test_channels_last_and_other_losses_train_the_same_network(loss: str, tmp_path: Path) -> None:
+    weights_of = []
+    for channels_last in (False, True):
+        L.seed_everything(0)
+        model = classifier(loss=loss, channels_last=channels_last)
+        trainer(tmp_path, max_steps=3, limit_val_batches=0).fit(model, datamodule=data())
+        weights_of.append(weights(model))
+    for first, second in zip(*weights_of, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-5)

@@ -143,8 +143,8 @@ class Classifier(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
-        metrics = self.validation_metrics.compute_and_reset()
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True)
+        for name, value in self.validation_metrics.compute_and_reset().items():
+            self.log(f"val/{name}", value, prog_bar=name in ("loss", "accuracy"))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the test metrics."""
