@@ -141,7 +141,7 @@ def table(record: dict[str, Any], folder: Path) -> str:
     lines = ["".join([f"{'':<20}", *(f"{split:>12}" for split in splits)])] if splits else []
     lines += ["".join([f"{name:<20}", *(f"{values[split][name]:>12.4f}" for split in splits)]) for name in names]
     took = (
-        f"{record['epochs']} epochs in {record['fit_seconds']:.1f} s"
+        f"{record['epochs']} epoch{'s' if record['epochs'] != 1 else ''} in {record['fit_seconds']:.1f} s"
         f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['device']}"
     )
     return "\n".join([*lines, took, f"results: {folder}/results.json", f"tensorboard --logdir {folder.parents[1]}"])
