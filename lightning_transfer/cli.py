@@ -7,6 +7,7 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 """
 
 import json
+import logging
 import sys
 import tempfile
 import warnings
@@ -47,7 +48,9 @@ def main(args: ArgsType = None) -> None:
     Raises:
         SystemExit: With status 2 after one line on standard error, where the input is at fault.
     """
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's use of torch, at every run
+    # At every run, Lightning's own use of torch and its advertisements.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     try:
         CommandLine(args)
     except Exception as error:
