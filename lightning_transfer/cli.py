@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -190,8 +191,9 @@ class CommandLine(LightningCLI):
             # By its path: for "best" Lightning prefers a checkpoint that a preempted job has left over.
             checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or None
             [test] = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
-        if self.trainer.is_global_zero and self.trainer.log_dir:
-            folder = Path(self.trainer.log_dir)
+        log_dir = self.trainer.log_dir  # on all ranks: it is broadcast
+        if self.trainer.is_global_zero and log_dir:
+            folder = Path(log_dir)
             record = self.recorder.record(self.trainer, test, self._get(self.config, "seed_everything"))
             results.write(folder, record)
             print(results.table(record, folder))
@@ -201,7 +203,8 @@ class CommandLine(LightningCLI):
         if self.trainer.world_size > 1:
             raise UserError(f"predict runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
         batches: list[torch.Tensor] = self.trainer.predict(**kwargs)  # type: ignore[assignment]
-        probabilities = torch.cat(batches).tolist()
+        rows = np.concatenate(self.trainer.predict_dataloaders.batches(0))  # texts come by length
+        probabilities = torch.cat(batches)[np.argsort(rows)].tolist()
         classes = self.datamodule.class_names
         names = self.datamodule.predict_names or range(len(probabilities))
         with Path(self._get(self.config, "output")).open("w") as output:

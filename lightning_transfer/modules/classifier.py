@@ -143,8 +143,7 @@ class Classifier(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
-        for name, value in self.validation_metrics.compute_and_reset().items():
-            self.log(f"val/{name}", value, prog_bar=name in ("loss", "accuracy"))
+        self._log_metrics("val", self.validation_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the test metrics."""
@@ -152,8 +151,7 @@ class Classifier(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics."""
-        metrics = self.test_metrics.compute_and_reset()
-        self.log_dict({f"test/{name}": value for name, value in metrics.items()})
+        self._log_metrics("test", self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the class probabilities of a batch, float32 [batch, classes]."""
@@ -202,3 +200,8 @@ class Classifier(L.LightningModule):
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> None:
         logits = self(*batch.inputs)
         metrics.update(self._loss(logits, batch.labels), class_probabilities(logits, self.loss), batch.labels)
+
+    def _log_metrics(self, stage: str, metrics: EvaluationMetrics) -> None:
+        for name, value in metrics.compute_and_reset().items():
+            # Equal on all processes already; sync_dist keeps Lightning from warning that they might not be.
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "accuracy"), sync_dist=True)
