@@ -11,9 +11,13 @@ _EXPORTS = {
     "CIFAR100": "lightning_transfer.data.images",
     "Classifier": "lightning_transfer.modules.classifier",
     "DemoImages": "lightning_transfer.data.images",
+    "DemoTexts": "lightning_transfer.data.texts",
+    "IMDB": "lightning_transfer.data.texts",
     "ImageDataModule": "lightning_transfer.data.images",
+    "LSTMClassifier": "lightning_transfer.networks.lstm",
     "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
     "SeedCNN": "lightning_transfer.networks.cnn",
+    "TextDataModule": "lightning_transfer.data.texts",
     "parameter_groups": "lightning_transfer.transfer.param_groups",
 }
 

@@ -141,7 +141,7 @@ class CommandLine(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
 
-    def _restored(self, data: L.LightningDataModule) -> L.LightningDataModule:
+    def _restored(self, data: L.LightningDataModule) -> Any:
         """Gives the data, for evaluation with its checkpoint's state: classes and vocabulary, without the data set.
 
         Lightning restores it too, but only once the model, which depends on both, has been built.
@@ -203,7 +203,8 @@ class CommandLine(LightningCLI):
         if self.trainer.world_size > 1:
             raise UserError(f"predict runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
         batches: list[torch.Tensor] = self.trainer.predict(**kwargs)  # type: ignore[assignment]
-        rows = np.concatenate(self.trainer.predict_dataloaders.batches(0))  # texts come by length
+        loader: Any = self.trainer.predict_dataloaders
+        rows = np.concatenate(loader.batches(0))  # texts come by length
         probabilities = torch.cat(batches)[np.argsort(rows)].tolist()
         classes = self.datamodule.class_names
         names = self.datamodule.predict_names or range(len(probabilities))

@@ -22,3 +22,22 @@ class ImageBatch(NamedTuple):
     def inputs(self) -> tuple[Tensor, ...]:
         """The arguments of the network's ``forward``."""
         return (self.images,)
+
+
+class TextBatch(NamedTuple):
+    """A batch of labelled documents.
+
+    Attributes:
+        token_ids: int64 [batch, time], right-padded with 0.
+        lengths: int64 [batch], the tokens of each document, at least 1.
+        labels: int64 [batch], -1 where there is no label (prediction).
+    """
+
+    token_ids: Tensor
+    lengths: Tensor
+    labels: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The arguments of the network's ``forward``."""
+        return self.token_ids, self.lengths

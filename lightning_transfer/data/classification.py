@@ -103,7 +103,10 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         feature = dataset.features[self.label_column]
         if isinstance(feature, datasets.ClassLabel):
             return list(feature.names)
-        return [str(label) for label in range(int(self._integer_labels(dataset).max()) + 1)]
+        largest = int(self._integer_labels(dataset).max())
+        if largest < 0:
+            raise UserError(f"split {self.train_split!r} has no labels to train on: all are {largest} or less")
+        return [str(label) for label in range(largest + 1)]
 
     def open_split(self, split: str, *columns: str) -> datasets.Dataset:
         """Opens a split and checks that it has the label column and the columns named."""

@@ -1,0 +1,242 @@
+"""Text classification data: tokenised once into one array of token ids, served in batches of similar length."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import datasets
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from lightning_transfer.data import demo_texts
+from lightning_transfer.data.batches import TextBatch
+from lightning_transfer.data.buckets import bucketed_batches, token_batches
+from lightning_transfer.data.classification import ClassificationDataModule, Split, require_positive, run_seed
+from lightning_transfer.data.loader import BatchLoader, EpochBatches
+from lightning_transfer.data.tokenizer import (
+    PADDING_ID,
+    Documents,
+    TokenizerKind,
+    cached_documents,
+    cached_tokenizer,
+    tokenize,
+)
+from lightning_transfer.errors import UserError
+
+
+class TextDataModule(ClassificationDataModule[Documents]):
+    """Text classification from any data set with a text column and a label column.
+
+    The vocabulary is learned from the training split alone. It travels in every checkpoint, with the names of the
+    classes, and lies beside the run as ``tokenizer.json``. Texts are tokenised once into a memory-mapped cache.
+
+    Args:
+        text_column: The column of the texts.
+        tokenizer: What a token is: ``words`` (lower-cased words and punctuation marks) or ``byte_level_bpe``.
+        max_vocabulary_size: Entries of the vocabulary at most, padding and the unknown word included.
+        vocabulary_path: The ``tokenizer.json`` of another run, whose vocabulary to use in place of one's own: what a
+            network brought along from that run needs.
+        max_tokens: Tokens of a document at most. Of a longer one the first quarter of that and the last three are
+            kept, as texts say what they are about at the start and what they conclude at the end (after Sun et al.,
+            2019, "How to fine-tune BERT for text classification?").
+        eval_batch_tokens: Tokens, padding included, in a batch on each device in validation, test and prediction.
+        predict_path: A text file (UTF-8, one document a line) or a JSON Lines file (``.jsonl``, objects with the text
+            column) for ``predict``; the test split if not given.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        text_column: str = "text",
+        tokenizer: TokenizerKind = "words",
+        max_vocabulary_size: int = 25_000,
+        vocabulary_path: str | None = None,
+        max_tokens: int = 400,
+        batch_size: int = 64,
+        eval_batch_tokens: int = 32_768,
+        predict_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(path=path, batch_size=batch_size, **kwargs)
+        require_positive(max_tokens=max_tokens, eval_batch_tokens=eval_batch_tokens)
+        smallest = {"words": 3, "byte_level_bpe": 258}[tokenizer]  # the special tokens, and one word or all bytes
+        if max_vocabulary_size < smallest:
+            raise UserError(f"data.max_vocabulary_size is {max_vocabulary_size}: expected {smallest} or more")
+        self.text_column = text_column
+        self.tokenizer_kind = tokenizer
+        self.max_vocabulary_size = max_vocabulary_size
+        self.vocabulary_path = vocabulary_path
+        self.max_tokens = max_tokens
+        self.eval_batch_tokens = eval_batch_tokens
+        self.predict_path = predict_path
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer: a checkpoint's, that of ``vocabulary_path``, or one learned from the training split."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.from_str(self._read_or_learn_tokenizer())
+        return self._tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of token ids."""
+        size: int = self.tokenizer.get_vocab_size()
+        return size
+
+    def read_split(self, split: str) -> Split[Documents]:
+        """Reads a split: its token ids from the cache once it has been tokenised."""
+        dataset = self.open_split(split, self.text_column)
+        labels = self.read_labels(dataset, split)
+        documents = cached_documents(self.tokenizer, self._texts(dataset), dataset._fingerprint, len(dataset))
+        return Split(documents, labels, dataset._fingerprint)
+
+    def make_batch(self, split: Split[Documents], rows: np.ndarray) -> TextBatch:
+        """Cuts, pads and stacks the documents of the rows."""
+        token_ids, offsets = split.inputs
+        starts, whole = offsets[rows][:, None], (offsets[rows + 1] - offsets[rows])[:, None]
+        lengths = np.minimum(whole, self.max_tokens)
+        step = np.arange(lengths.max())
+        # Steps past the first quarter of a cut document skip what was left out.
+        source = starts + step + np.where(step >= self.max_tokens // 4, whole - lengths, 0)
+        padded = np.where(step < lengths, token_ids[np.minimum(source, len(token_ids) - 1)], PADDING_ID)
+        return TextBatch(
+            torch.from_numpy(padded.astype(np.int64)),
+            torch.from_numpy(lengths[:, 0]),
+            split.labels[torch.from_numpy(rows)],
+        )
+
+    def train_batches(self, split: Split[Documents], rows: np.ndarray, **share: int) -> EpochBatches:
+        """Divides the training rows into batches of similar length."""
+        lengths = self._cut_lengths(split)
+        return bucketed_batches(rows, lengths, batch_size=self.batch_size, seed=run_seed(), **share)
+
+    def eval_batches(self, split: Split[Documents], rows: np.ndarray, **share: int) -> EpochBatches:
+        """Divides rows into batches of similar length with a limited number of tokens."""
+        limits = {"batch_size": self.eval_batch_size, "batch_tokens": self.eval_batch_tokens}
+        return token_batches(rows, self._cut_lengths(split), **limits, **share)
+
+    def prepare_data(self) -> None:
+        """Fills the cache with the training split; predicting a file needs only what is in the checkpoint."""
+        if self._predicts_file():
+            return
+        super().prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Divides the training split, and writes the tokenizer beside the run."""
+        super().setup(stage)
+        if stage == "fit" and self.trainer is not None and self.trainer.loggers:
+            folder = self.trainer.log_dir  # agreed on by all ranks
+            if folder and self.trainer.is_global_zero:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                Path(folder, "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Batches of the documents in ``predict_path``, else of the test split."""
+        if self.predict_path is None:
+            return self.test_dataloader()
+        documents = tokenize(self.tokenizer, read_documents(self.predict_path, self.text_column))
+        labels = torch.full((len(documents.lengths),), -1)
+        return self.eval_loader(Split(documents, labels, ""), np.arange(len(labels)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training set, the tokenizer and the names of the classes, as plain types."""
+        return {**super().state_dict(), "tokenizer": self.tokenizer.to_str(), "class_names": self.class_names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` gave: from then on texts are read in the checkpoint's vocabulary."""
+        place = dict(state_dict)
+        tokenizer, self._class_names = place.pop("tokenizer"), place.pop("class_names")
+        if self._tokenizer is None or self._tokenizer.to_str() != tokenizer:
+            self._tokenizer = Tokenizer.from_str(tokenizer)
+            self._splits.clear()
+        super().load_state_dict(place)
+
+    def _read_or_learn_tokenizer(self) -> str:
+        if self.vocabulary_path is None:
+            dataset = self.open_split(self.train_split, self.text_column)
+            texts, fingerprint = self._texts(dataset), dataset._fingerprint
+            return cached_tokenizer(texts, fingerprint, self.tokenizer_kind, self.max_vocabulary_size)
+        try:
+            text = Path(self.vocabulary_path).read_text(encoding="utf-8")
+            Tokenizer.from_str(text)
+        except Exception as error:  # the Rust library raises Exception itself
+            raise UserError(
+                f"data.vocabulary_path {self.vocabulary_path!r} is not the tokenizer.json of a run: {error}"
+            ) from error
+        return text
+
+    def _texts(self, dataset: datasets.Dataset) -> Any:
+        feature = dataset.features[self.text_column]
+        if getattr(feature, "dtype", None) not in ("string", "large_string"):
+            raise UserError(f"column {self.text_column!r} holds {feature}, not texts: name another text_column")
+        return dataset[self.text_column]
+
+    def _cut_lengths(self, split: Split[Documents]) -> np.ndarray:
+        lengths: np.ndarray = np.minimum(split.inputs.lengths, self.max_tokens)
+        return lengths
+
+    def _predicts_file(self) -> bool:
+        return self.predict_path is not None and self.trainer is not None and self.trainer.predicting
+
+
+class IMDB(TextDataModule):
+    """IMDB: 50,000 film reviews, positive or negative, half of them for training. Source: Maas et al., 2011."""
+
+    def __init__(self, path: str = "stanfordnlp/imdb", **kwargs: Any) -> None:
+        super().__init__(path=path, **kwargs)
+
+
+class DemoTexts(TextDataModule):
+    """Generated reviews that need no download: a source domain and a smaller, related target domain.
+
+    Args:
+        task: Which of the two domains.
+    """
+
+    def __init__(self, task: Literal["source", "target"] = "source", **kwargs: Any) -> None:
+        super().__init__(path="embedded", **kwargs)
+        self.task = task
+
+    def open_split(self, split: str, *columns: str) -> datasets.Dataset:
+        """Generates a split."""
+        return demo_texts.generate(self.task, cast(Literal["train", "test"], split))
+
+
+def read_documents(path: str, text_column: str) -> list[str]:
+    """Reads the documents of a text file (one a line) or a JSON Lines file, in order.
+
+    Bytes that are not UTF-8 are replaced, an empty line is an empty document.
+
+    Args:
+        path: A JSON Lines file if it ends in ``.jsonl``, else a text file.
+        text_column: The key of the text in each line of JSON.
+
+    Raises:
+        UserError: For a file that is missing or empty, and a line that is not a JSON object with the text.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"data.predict_path {path!r} cannot be read: {error.strerror}") from error
+    if not content.strip():
+        raise UserError(f"data.predict_path {path!r} is empty: expected one document a line")
+    # Not splitlines(), which also splits at characters that occur within a document.
+    lines = content.decode("utf-8-sig", "replace").removesuffix("\n").split("\n")
+    if not path.endswith(".jsonl"):
+        return [line.removesuffix("\r") for line in lines]
+    return [_text_of(line, text_column, f"line {number} of {path!r}") for number, line in enumerate(lines, start=1)]
+
+
+def _text_of(line: str, text_column: str, place: str) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON: {error}") from error
+    text = value.get(text_column) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise UserError(
+            f"{place} has no text under {text_column!r}: expected an object with it, or another text_column"
+        )
+    return text

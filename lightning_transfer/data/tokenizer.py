@@ -1,0 +1,150 @@
+"""Text to token ids: words or byte-level BPE, learned from training texts, with the Rust ``tokenizers`` library.
+
+A tokenizer is one JSON string. It is cached by what it was learned from, travels inside checkpoints, and lies beside
+each run as ``tokenizer.json``.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tqdm import tqdm
+
+from lightning_transfer.data import cache
+
+TokenizerKind = Literal["words", "byte_level_bpe"]
+
+PADDING, UNKNOWN = "<pad>", "<unk>"
+PADDING_ID, UNKNOWN_ID = 0, 1
+
+_LAYOUT = 1  # of the cached arrays and of the rules below: another number builds them again
+_CHUNK = 1000  # documents tokenised at a time: enough for all cores, little enough for a moving progress bar
+# A word with its apostrophe ("don't" keeps its negation), else one sign by itself.
+_WORD = r"[\p{L}\p{M}\p{N}]+(?:'\p{L}+)?|[^\s\p{L}\p{M}\p{N}]"
+
+
+class Documents(NamedTuple):
+    """Token ids of many documents, one after the other.
+
+    Attributes:
+        token_ids: int32 [tokens].
+        offsets: int64 [documents + 1]: document i is ``token_ids[offsets[i]:offsets[i + 1]]``, never empty.
+    """
+
+    token_ids: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The tokens of each document, int64 [documents]."""
+        return np.diff(self.offsets)
+
+
+def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, max_vocabulary_size: int) -> Tokenizer:
+    """Learns a vocabulary.
+
+    Args:
+        texts: The training texts and nothing else.
+        kind: ``words``: lower-cased words and single punctuation marks, the most frequent ones, the rest unknown.
+            ``byte_level_bpe``: merges of bytes (Sennrich et al., 2016; Radford et al., 2019), nothing is unknown.
+        max_vocabulary_size: Entries at most, padding and the unknown word included.
+    """
+    line_breaks = normalizers.Replace(Regex(r"<br\s*/?>"), " ")  # of texts from the web
+    clean = [normalizers.NFC(), line_breaks, normalizers.Strip()]
+    special = [PADDING, UNKNOWN]
+    trainer: trainers.Trainer
+    if kind == "words":
+        tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token=UNKNOWN))
+        tokenizer.normalizer = normalizers.Sequence([*clean, normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+        trainer = trainers.WordLevelTrainer(vocab_size=max_vocabulary_size, special_tokens=special, show_progress=False)
+    else:
+        tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+        tokenizer.normalizer = normalizers.Sequence(clean)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        trainer = trainers.BpeTrainer(
+            vocab_size=max_vocabulary_size,
+            special_tokens=special,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+    tokenizer.train_from_iterator(map(printable, texts), trainer)
+    return tokenizer
+
+
+def cached_tokenizer(texts: Iterable[str], fingerprint: str, kind: TokenizerKind, max_vocabulary_size: int) -> str:
+    """Learns a vocabulary once; see :func:`train_tokenizer`.
+
+    Args:
+        texts: The training texts.
+        fingerprint: Changes with the texts.
+        kind: What a token is.
+        max_vocabulary_size: Entries at most.
+
+    Returns:
+        The tokenizer as JSON.
+    """
+    key = {"fingerprint": fingerprint, "kind": kind, "max_vocabulary_size": max_vocabulary_size, "layout": _LAYOUT}
+
+    def build(folder: Path) -> None:
+        text = train_tokenizer(texts, kind, max_vocabulary_size).to_str()
+        np.save(folder / "json.npy", np.frombuffer(text.encode(), np.uint8))
+
+    return cache.load_or_build("tokenizers", key, build)["json"].tobytes().decode()
+
+
+def tokenize(tokenizer: Tokenizer, texts: Iterable[str], total: int | None = None) -> Documents:
+    """Turns texts into token ids, on all cores.
+
+    A text without any token, an empty one for instance, becomes one unknown token.
+
+    Args:
+        tokenizer: What :func:`train_tokenizer` gave.
+        texts: Any strings; lone surrogates (what is left of bytes that were not UTF-8) are replaced.
+        total: The number of texts, for the progress bar; no bar where it is not given.
+    """
+    ids, lengths = [np.empty(0, np.int32)], [0]
+    # disable=None: no bar where standard error is not a terminal.
+    with tqdm(desc="Tokenising once", total=total, unit=" texts", disable=True if total is None else None) as bar:
+        for chunk in _chunks(texts):
+            encoded = [e.ids or [UNKNOWN_ID] for e in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
+            ids.append(np.fromiter((token for document in encoded for token in document), np.int32))
+            lengths += map(len, encoded)
+            bar.update(len(chunk))
+    return Documents(np.concatenate(ids), np.cumsum(lengths))
+
+
+def cached_documents(tokenizer: Tokenizer, texts: Iterable[str], fingerprint: str, total: int) -> Documents:
+    """Turns texts into token ids, once: the next call maps the cached arrays into memory.
+
+    Args:
+        tokenizer: What :func:`train_tokenizer` gave.
+        texts: The texts.
+        fingerprint: Changes with the texts.
+        total: The number of texts.
+    """
+    key = {"fingerprint": fingerprint, "tokenizer": tokenizer.to_str(), "layout": _LAYOUT}
+
+    def build(folder: Path) -> None:
+        for name, array in tokenize(tokenizer, texts, total)._asdict().items():
+            np.save(folder / f"{name}.npy", array)
+
+    return Documents(**cache.load_or_build("texts", key, build))
+
+
+def printable(text: str | None) -> str:
+    """Replaces what is not valid Unicode, which the tokenizer would refuse; a missing text is empty."""
+    return (text or "").encode("utf-8", "replace").decode()
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(printable(text))
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

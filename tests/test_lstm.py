@@ -1,0 +1,128 @@
+"""The LSTM classifier: padding is invisible, and both directions equal the packed reference."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import resolve_layer_groups
+from lightning_transfer.networks.lstm import LSTMClassifier, LSTMLayer, Pooling, reversed_within_length
+
+LENGTHS = torch.tensor([7, 1, 4, 7, 2])
+
+
+def token_ids(lengths: Tensor = LENGTHS, padding: int = 0) -> Tensor:
+    ids = torch.randint(1, 50, (len(lengths), int(lengths.max())), generator=torch.Generator().manual_seed(0))
+    return ids.masked_fill(torch.arange(ids.shape[1]) >= lengths.unsqueeze(1), padding)
+
+
+def network(**arguments: object) -> LSTMClassifier:
+    torch.manual_seed(0)
+    return LSTMClassifier(50, embedding_size=6, hidden_size=5, **arguments).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", ["last", "max", "mean", "all"])
+def test_padding_never_changes_a_logit(pooling: Pooling, bidirectional: bool) -> None:
+    net = network(num_layers=2, bidirectional=bidirectional, pooling=pooling)
+    logits = net(token_ids(), LENGTHS)
+    more_padding = torch.cat([token_ids(padding=9), torch.full((5, 20), 13)], 1)
+    torch.testing.assert_close(net(more_padding, LENGTHS), logits, rtol=0, atol=1e-6)
+    alone = torch.cat([net(token_ids()[[row], :length], LENGTHS[[row]]) for row, length in enumerate(LENGTHS)])
+    torch.testing.assert_close(alone, logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["last", "max", "mean", "all"])
+def test_padding_gets_no_gradient(pooling: Pooling) -> None:
+    net = network(bidirectional=True, pooling=pooling)
+    net(token_ids(padding=49), LENGTHS).sum().backward()
+    used = torch.zeros(50, dtype=torch.bool)
+    for row, length in enumerate(LENGTHS):
+        used[token_ids(padding=49)[row, :length]] = True
+    assert (net.embedding.weight.grad.abs().sum(1) > 0).equal(used)
+
+
+def packed_reference(layer: LSTMLayer, inputs: Tensor) -> Tensor:
+    """The same weights in torch's own bidirectional LSTM over a packed sequence."""
+    assert layer.backward_direction is not None
+    reference = nn.LSTM(layer.forward_direction.input_size, layer.forward_direction.hidden_size, bidirectional=True)
+    weights = dict(layer.forward_direction.named_parameters())
+    weights |= {f"{name}_reverse": weight for name, weight in layer.backward_direction.named_parameters()}
+    reference.load_state_dict(weights)
+    packed = pack_padded_sequence(inputs, LENGTHS, enforce_sorted=False)
+    return pad_packed_sequence(reference(packed)[0])[0]
+
+
+def test_both_directions_equal_the_packed_bidirectional_lstm() -> None:
+    torch.manual_seed(0)
+    layer, inputs = LSTMLayer(6, 5, bidirectional=True), torch.randn(7, 5, 6)
+    is_token = (torch.arange(7).unsqueeze(1) < LENGTHS).unsqueeze(2)
+    ours = layer(inputs, reversed_within_length(LENGTHS, 7)) * is_token
+    torch.testing.assert_close(ours, packed_reference(layer, inputs), rtol=0, atol=1e-6)
+
+
+def test_gradients_of_both_directions_equal_the_packed_ones() -> None:
+    torch.manual_seed(0)
+    layer, inputs = LSTMLayer(6, 5, bidirectional=True), torch.randn(7, 5, 6, requires_grad=True)
+    is_token = (torch.arange(7).unsqueeze(1) < LENGTHS).unsqueeze(2)
+    weighting = torch.randn(7, 5, 10)
+    ours = layer(inputs, reversed_within_length(LENGTHS, 7)) * is_token
+    [ours_gradient] = torch.autograd.grad((ours * weighting).sum(), inputs)
+    [packed_gradient] = torch.autograd.grad((packed_reference(layer, inputs) * weighting).sum(), inputs)
+    torch.testing.assert_close(ours_gradient, packed_gradient, rtol=0, atol=1e-6)
+
+
+def test_last_pooling_takes_the_end_of_each_direction() -> None:
+    net = network(bidirectional=True, pooling="last")
+    states = torch.arange(7 * 5 * 10.0).view(7, 5, 10)
+    pooled = net._pool(states, LENGTHS)
+    assert torch.equal(pooled[2, :5], states[3, 2, :5])
+    assert torch.equal(pooled[2, 5:], states[0, 2, 5:])
+
+
+def test_layer_groups_run_from_input_to_head_and_hold_every_parameter() -> None:
+    net = network(num_layers=2, bidirectional=True)
+    assert list(net.layer_groups) == ["embedding", "lstm.0", "lstm.1", "head"]
+    groups = resolve_layer_groups(net, net.layer_groups)
+    assert sum(len(group.parameters) for group in groups.values()) == len(list(net.parameters()))
+
+
+def test_single_logit_and_one_logit_for_each_class() -> None:
+    assert network(single_logit=True)(token_ids(), LENGTHS).shape == (5, 1)
+    assert network(num_classes=3)(token_ids(), LENGTHS).shape == (5, 3)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    net = network(num_layers=2, token_dropout=0.5, embedding_dropout=0.5, dropout=0.5)
+    assert torch.equal(net(token_ids(), LENGTHS), net(token_ids(), LENGTHS))
+    net.train()
+    assert not torch.equal(net(token_ids(), LENGTHS), net(token_ids(), LENGTHS))
+
+
+def test_token_dropout_drops_whole_tokens_and_keeps_the_mean() -> None:
+    net = network(token_dropout=0.25).train()
+    dropped = net._drop_tokens(torch.ones(400, 100, 6))
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert torch.equal(dropped.amin(2), dropped.amax(2))
+    assert dropped.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_document_of_50000_tokens_has_finite_logits() -> None:
+    ids = token_ids(torch.tensor([50_000]))
+    assert network(bidirectional=True, pooling="all")(ids, torch.tensor([50_000])).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden_size": 0}, "network.hidden_size is 0: expected 1 or more"),
+        ({"dropout": 1.0}, "network.dropout is 1.0: expected at least 0 and below 1"),
+        ({"vocabulary_size": None}, "network.vocabulary_size is None: give a text data set, or a number"),
+        ({"num_classes": 3, "single_logit": True}, "network.single_logit needs 2 classes, and there are 3"),
+    ],
+)
+def test_value_out_of_range_is_refused_by_name(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        LSTMClassifier(**{"vocabulary_size": 50, **arguments})
+    assert str(error.value) == message

@@ -1,0 +1,275 @@
+"""Text data from raw files to predictions: vocabulary, cuts, batches, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import run_folder, write_parquet
+from test_cli import error_line
+from tokenizers import Tokenizer
+
+from lightning_transfer import IMDB, DemoTexts, TextDataModule
+from lightning_transfer.cli import main
+from lightning_transfer.data.texts import read_documents
+from lightning_transfer.errors import UserError
+
+WORDS = {0: "bad dull awful", 1: "good fine great"}
+
+
+def text_dataset(rows: int, more: str = "", labels: list[int] | None = None) -> datasets.Dataset:
+    """Reviews whose words tell the label, of 4 to 40 words."""
+    labels = labels or [row % 2 for row in range(rows)]
+    texts = [f"the film is {(WORDS[label % 2] + ' ') * (1 + row % 12)}{more}" for row, label in enumerate(labels)]
+    names = datasets.ClassLabel(names=["neg", "pos"]) if min(labels) >= 0 else datasets.Value("int64")
+    features = datasets.Features({"text": datasets.Value("string"), "label": names})
+    return datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small text data set: 80 training and 30 test reviews."""
+    root = tmp_path_factory.mktemp("texts") / "set"
+    return write_parquet(root, train=text_dataset(80), test=text_dataset(30, more="surprisingly"))
+
+
+def fit_arguments(folder: Path, *more: str) -> list[str]:
+    """A run of one epoch on the small text data set."""
+    return [
+        "fit",
+        *("--data", "IMDB", "--data.path", str(folder), "--data.batch_size", "8"),
+        *("--model.network", "LSTMClassifier", "--model.network.embedding_size", "8"),
+        *("--model.network.hidden_size", "8", "--model.network.pooling", "max"),
+        *("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "0.03"),
+        *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_model_summary", "false"),
+        *more,
+    ]
+
+
+def loaded(folder: Path, **arguments: Any) -> TextDataModule:
+    data = IMDB(path=str(folder), **arguments)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_vocabulary_is_learned_from_the_training_split_alone(text_folder: Path) -> None:
+    vocabulary = loaded(text_folder).tokenizer.get_vocab()
+    assert "awful" in vocabulary
+    assert "surprisingly" not in vocabulary
+    batch = next(iter(loaded(text_folder).test_dataloader()))
+    assert (batch.token_ids[0] == vocabulary["<unk>"]).sum() == 1
+
+
+def test_batch_is_right_padded_with_lengths_and_labels(text_folder: Path) -> None:
+    data = loaded(text_folder)
+    for batch in [*data.train_dataloader(), *data.val_dataloader()]:
+        assert batch.token_ids.dtype == batch.lengths.dtype == batch.labels.dtype == torch.int64
+        assert batch.token_ids.shape == (len(batch.labels), batch.lengths.max())
+        is_token = torch.arange(batch.token_ids.shape[1]) < batch.lengths.unsqueeze(1)
+        assert torch.equal(batch.token_ids != 0, is_token)
+        good = data.tokenizer.token_to_id("good")
+        assert torch.equal((batch.token_ids == good).any(1), batch.labels == 1)
+
+
+def test_long_document_keeps_its_first_quarter_and_its_end() -> None:
+    data = DemoTexts(max_tokens=8)
+    split = data.read_split("test")
+    row = int(split.inputs.lengths.argmax())
+    batch = data.make_batch(split, np.array([row]))
+    whole = split.inputs.token_ids[split.inputs.offsets[row] : split.inputs.offsets[row + 1]]
+    assert batch.lengths.tolist() == [8]
+    assert batch.token_ids[0].tolist() == [*whole[:2], *whole[-6:]]
+
+
+def test_document_of_50000_tokens_trains_and_predicts(tmp_path: Path) -> None:
+    dataset = text_dataset(40)
+    long = datasets.Dataset.from_dict({"text": ["good " * 50_000], "label": [1]}, features=dataset.features)
+    folder = write_parquet(tmp_path / "set", train=datasets.concatenate_datasets([dataset, long]), test=dataset)
+    main(fit_arguments(folder))
+    assert (run_folder() / "results.json").exists()
+
+
+def test_embedded_reviews_have_the_properties_of_any_text_data() -> None:
+    data = DemoTexts(task="target")
+    assert data.class_names == ["negative", "positive"]
+    assert data.vocabulary_size == len(data.tokenizer.get_vocab())
+    data.setup("fit")
+    assert data.facts["train_examples"] == 180
+
+
+def test_target_reads_in_the_vocabulary_of_the_source(tmp_path: Path) -> None:
+    source = DemoTexts(task="source")
+    (tmp_path / "tokenizer.json").write_text(source.tokenizer.to_str())
+    target = DemoTexts(task="target", vocabulary_path=str(tmp_path / "tokenizer.json"))
+    assert target.tokenizer.get_vocab() == source.tokenizer.get_vocab()
+
+
+def test_state_brings_vocabulary_classes_and_place_into_another_instance(text_folder: Path) -> None:
+    data = loaded(text_folder, max_vocabulary_size=7)
+    loader = data.train_dataloader()
+    iterator = iter(loader)
+    next(iterator)
+    state = json.loads(json.dumps(data.state_dict()))  # plain types only
+    other = IMDB(path="nowhere/at-all")
+    other.load_state_dict(state)
+    assert other.vocabulary_size == 7
+    assert other.class_names == ["neg", "pos"]
+    resumed = loaded(text_folder)
+    resumed.load_state_dict(state)
+    assert len(list(resumed.train_dataloader())) == len(loader) - 1
+    assert resumed.vocabulary_size == 7
+
+
+@pytest.fixture(scope="module")
+def finished_run(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(fit_arguments(text_folder, "--trainer.max_epochs", "5", "--test_after_fit", "true"))
+        return folder / run_folder()
+
+
+def predict(run: Path, *arguments: str) -> list[dict[str, Any]]:
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    main(["predict", "--config", str(run / "config.yaml"), "--ckpt_path", checkpoint, *arguments])
+    return [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+
+
+def test_run_leaves_its_tokenizer_and_learns(finished_run: Path) -> None:
+    assert Tokenizer.from_str((finished_run / "tokenizer.json").read_text()).token_to_id("awful") is not None
+    assert json.loads((finished_run / "results.json").read_text())["test"]["test/accuracy"] == 1
+
+
+def test_predict_needs_nothing_but_the_checkpoint_and_the_text(finished_run: Path) -> None:
+    documents = ["a good film " * 30, "bad", "", "so dull, so \N{GRINNING FACE} awful", "great"]
+    Path("new.txt").write_bytes("\n".join(documents).encode() + b" \xff\xfe film\r\n")
+    lines = predict(finished_run, "--data.predict_path", "new.txt", "--data.path", "nowhere/at-all")
+    assert [line["name"] for line in lines] == [0, 1, 2, 3, 4]
+    assert [lines[index]["class"] for index in (0, 1, 3, 4)] == ["pos", "neg", "neg", "pos"]
+    for line in lines:
+        assert sum(line["probabilities"].values()) == pytest.approx(1)
+
+
+def test_predict_on_json_lines_equals_predict_on_lines(finished_run: Path) -> None:
+    documents = ["good film", "an awful film, dull", "fine"]
+    Path("new.txt").write_text("\n".join(documents))
+    Path("new.jsonl").write_text("".join(json.dumps({"text": text, "id": 3}) + "\n" for text in documents))
+    assert predict(finished_run, "--data.predict_path", "new.txt") == predict(
+        finished_run, "--data.predict_path", "new.jsonl"
+    )
+
+
+def test_predict_without_a_file_takes_the_test_split_in_its_order(finished_run: Path) -> None:
+    lines = predict(finished_run)
+    assert [line["class"] for line in lines] == ["neg", "pos"] * 15
+
+
+def test_single_logit_with_binary_cross_entropy_learns(text_folder: Path) -> None:
+    more = ["--model.loss", "binary_cross_entropy", "--model.network.single_logit", "true"]
+    main(fit_arguments(text_folder, "--trainer.max_epochs", "5", *more))
+    assert json.loads((run_folder() / "results.json").read_text())["validation"]["val/accuracy"] == 1
+    assert predict(run_folder())[1]["class"] == "pos"
+
+
+def test_resumed_fit_equals_the_uninterrupted_one(text_folder: Path) -> None:
+    main(fit_arguments(text_folder, "--trainer.max_epochs", "2"))
+    whole = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
+    main(fit_arguments(text_folder, "--experiment", "parts"))
+    last = str(run_folder("parts") / "checkpoints" / "last.ckpt")
+    main(fit_arguments(text_folder, "--experiment", "parts", "--trainer.max_epochs", "2", "--ckpt_path", last))
+    parts = torch.load(run_folder("parts") / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, parts["state_dict"][name]), name
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_data_without_a_column_is_refused_with_those_it_has(
+    column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = text_dataset(30).rename_column(column, "other")
+    line = error_line(capsys, *fit_arguments(write_parquet(tmp_path / "set", train=dataset, test=dataset)))
+    assert f"has no column '{column}'" in line
+    assert "other" in line
+
+
+def test_missing_labels_are_refused_with_their_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = text_dataset(30, labels=[0, 1, -1] * 10)
+    line = error_line(capsys, *fit_arguments(write_parquet(tmp_path / "set", train=dataset, test=dataset)))
+    assert "label -1 in row 2 of split 'train' is out of range: expected 0 to 1" in line
+
+
+def test_split_that_is_unlabelled_throughout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = text_dataset(30, labels=[-1] * 30)
+    line = error_line(capsys, *fit_arguments(write_parquet(tmp_path / "set", train=dataset, test=dataset)))
+    assert "split 'train'" in line
+    assert "-1" in line
+
+
+def test_column_of_numbers_is_refused_as_text(text_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, *fit_arguments(text_folder, "--data.text_column", "label"))
+    assert "column 'label' holds" in line
+    assert "name another text_column" in line
+
+
+def test_image_network_on_text_and_text_network_on_images_are_refused(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fit", "--data", "CIFAR10", "--data.path", str(image_folder), "--model.network", "LSTMClassifier"]
+    assert "network.vocabulary_size is None: give a text data set" in error_line(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data.max_tokens", "0"], "data.max_tokens is 0: expected 1 or more"),
+        (["--data.max_vocabulary_size", "2"], "data.max_vocabulary_size is 2: expected 3 or more"),
+        (["--data.vocabulary_path", "no.json"], "data.vocabulary_path 'no.json' is not the tokenizer.json of a run"),
+    ],
+)
+def test_value_out_of_range_is_refused_by_name(
+    arguments: list[str], expected: str, text_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in error_line(capsys, *fit_arguments(text_folder, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", "data.predict_path 'a.txt' is empty: expected one document a line"),
+        ("a.txt", b" \n\n", "data.predict_path 'a.txt' is empty: expected one document a line"),
+        ("a.jsonl", b'{"text": "x"}\nx', "line 2 of 'a.jsonl' is not JSON: Expecting value"),
+        ("a.jsonl", b'{"body": "x"}', "line 1 of 'a.jsonl' has no text under 'text'"),
+        ("a.jsonl", b'["x"]', "line 1 of 'a.jsonl' has no text under 'text'"),
+    ],
+)
+def test_file_that_cannot_be_predicted_is_refused(name: str, content: bytes, message: str) -> None:
+    Path(name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_documents(name, "text")
+    assert str(error.value).startswith(message)
+
+
+def test_missing_file_to_predict_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data.predict_path 'no.txt' cannot be read: No such file"):
+        read_documents("no.txt", "text")
+
+
+def test_lines_are_split_at_line_feeds_alone() -> None:
+    Path("a.txt").write_bytes(b"\xef\xbb\xbfone\x0b\xe2\x80\xa8still one\r\n\ntwo \xe9\n")
+    assert read_documents("a.txt", "text") == ["one\x0b\u2028still one", "", "two \ufffd"]
+
+
+@pytest.mark.mirror
+@pytest.mark.slow
+def test_reviews_of_imdb_are_read_with_little_padding(mirror: Path) -> None:
+    data = loaded(mirror / "stanfordnlp" / "imdb")
+    assert data.vocabulary_size == 25_000
+    assert data.class_names == ["neg", "pos"]
+    tokens = cells = 0
+    for batch in data.train_dataloader():
+        tokens, cells = tokens + int(batch.lengths.sum()), cells + batch.token_ids.numel()
+    assert 1 - tokens / cells < 0.05
