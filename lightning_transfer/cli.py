@@ -28,6 +28,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.transfer.plan import plan
+from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
 EXPERIMENT_CLASSES = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__]
@@ -119,6 +120,18 @@ class CommandLine(LightningCLI):
         parser.add_argument(
             "--test_after_fit", type=bool, default=False, help="Whether fit ends by testing the best checkpoint."
         )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            help="Starting weights of fit: a checkpoint or state dict (.ckpt, .pt, .safetensors), torchvision weights"
+            " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file).",
+        )
+        parser.add_argument(
+            "--init_allow",
+            type=list[str],
+            default=[],
+            help="Glob patterns of tensors that may differ from the starting weights; those of the head always may.",
+        )
         parser.add_argument("--output", type=str, default="predictions.jsonl", help="File that predict writes.")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -182,6 +195,14 @@ class CommandLine(LightningCLI):
             callbacks.append(progress_bar())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
+    def before_fit(self) -> None:
+        """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""
+        source = self._get(self.config, "init_from")
+        if source is not None and self._get(self.config, "ckpt_path") is None:
+            report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"))
+            if self.trainer.is_global_zero:
+                print(report)
+
     def after_fit(self) -> None:
         """Tests the best checkpoint if asked to, writes the record and prints the table."""
         if self._get(self.config, "trainer")["fast_dev_run"] or not self.trainer.state.finished:
@@ -194,7 +215,9 @@ class CommandLine(LightningCLI):
         log_dir = self.trainer.log_dir  # on all ranks: it is broadcast
         if self.trainer.is_global_zero and log_dir:
             folder = Path(log_dir)
-            record = self.recorder.record(self.trainer, test, self._get(self.config, "seed_everything"))
+            settings = {"experiment": "experiment", "init_from": "init_from", "seed": "seed_everything"}
+            record = {name: self._get(self.config, key) for name, key in settings.items()}
+            record |= self.recorder.record(self.trainer, test)
             results.write(folder, record)
             print(results.table(record, folder))
 

@@ -83,13 +83,12 @@ class ResultsRecorder(L.Callback):
         """Goes on from a saved record."""
         vars(self).update(state_dict)
 
-    def record(self, trainer: L.Trainer, test: Mapping[str, float] | None, seed: int | None) -> dict[str, Any]:
+    def record(self, trainer: L.Trainer, test: Mapping[str, float] | None) -> dict[str, Any]:
         """Puts the record together.
 
         Args:
             trainer: After ``fit``.
             test: The metrics of the best checkpoint on the test split, if it was tested.
-            seed: What the run was seeded with.
         """
         train_seconds = self.fit_seconds - self.validation_seconds
         checkpoint = trainer.checkpoint_callback
@@ -99,7 +98,6 @@ class ResultsRecorder(L.Callback):
             "test": test,
             "selected_by": best.monitor if best else None,
             "best_checkpoint": best.best_model_path if best else None,
-            "seed": seed,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "fit_seconds": round(self.fit_seconds, 3),

@@ -47,6 +47,8 @@ def test_results_say_what_was_reached_and_how(finished_run: Path) -> None:
     assert set(results["test"]) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
     assert results["validation"]["val/accuracy"] == results["validations"][0]["val/accuracy"]
     assert results["seed"] == 7
+    assert results["experiment"] == "small"
+    assert results["init_from"] is None
     assert results["epochs"] == 1
     assert results["steps"] == 9
     assert results["data"]["train_examples"] == 81

@@ -1,0 +1,202 @@
+"""Starting weights: from a file, torchvision or the Hub into a network, with every tensor accounted for.
+
+Weights only: nothing in a file is ever executed, and neither optimizer nor progress comes along.
+"""
+
+import difflib
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import resolve_layer_groups, some_of
+
+HUB_PREFIX = "hf://"
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What became of each tensor.
+
+    Attributes:
+        source: Where the weights came from.
+        loaded: Tensors of the module that were loaded.
+        made_anew: Tensors of the module that keep their fresh values, each with the reason.
+        left_over: Tensors of the source that the module has no place for.
+    """
+
+    source: str
+    loaded: list[str]
+    made_anew: dict[str, str]
+    left_over: list[str]
+
+    def __str__(self) -> str:
+        """Say it in a few lines."""
+        lines = [f"starting weights: {len(self.loaded)} tensors loaded from {self.source}"]
+        lines += [f"  made anew   {name} ({reason})" for name, reason in self.made_anew.items()]
+        lines += [f"  left over   {name}" for name in self.left_over]
+        return "\n".join(lines)
+
+
+def load_starting_weights(module: nn.Module, source: str, allow: Sequence[str] = ()) -> WeightsReport:
+    """Load weights into a module by name, wherever the same network sits on either side.
+
+    The source's names and the module's are aligned by the prefixes that match most of them, so a bare network's
+    weights fit into a LightningModule that holds the network, and the other way round. Tensors of the head, the last
+    layer group, are made anew where their shapes differ or the source lacks them: another number of classes or
+    another kind of head. Any other difference is an error, unless a pattern allows it.
+
+    Args:
+        module: What to load into, in place.
+        source: A file (a Lightning checkpoint, a state dict of torch, or ``.safetensors``), the name of torchvision
+            weights (``ResNet18_Weights.IMAGENET1K_V1``), or a file on the Hub (``hf://owner/repository/file``).
+        allow: Glob patterns of tensor names that may be made anew or left over.
+
+    Returns:
+        What became of each tensor.
+
+    Raises:
+        UserError: For a source that is missing, damaged, unsafe or of another architecture. The module is unchanged.
+    """
+    own = module.state_dict()
+    found, outside = _align(read_weights(source), own)
+    head = _head(module)
+    loaded, made_anew, problems = [], {}, []
+    for name, tensor in own.items():
+        if name in found and found[name].shape == tensor.shape:
+            loaded.append(name)
+            continue
+        reason = f"{_shape(tensor)}, {_shape(found[name]) if name in found else 'missing'} in the source"
+        made_anew[name] = reason
+        if name not in head and not _is_allowed(name, allow):
+            problems.append(f"{name} is {reason}")
+    left_over = sorted([*(name for name in found if name not in own), *outside])
+    # A head of another kind leaves tensors over beside those that the module's own head lacks.
+    head_modules = {name.rpartition(".")[0] for name in head}
+    for name in left_over:
+        of_head = any(name.startswith(f"{path}.") for path in head_modules)
+        if name not in outside and not of_head and not _is_allowed(name, allow):
+            problems.append(f"{name} is in the source only")
+    if not loaded or problems:
+        raise UserError(
+            f"the weights of {source} do not fit {type(module).__name__}: {some_of(problems, limit=4)};"
+            " choose the same architecture, or name what may differ in init_allow"
+        )
+    module.load_state_dict({name: found[name] for name in loaded}, strict=False)
+    return WeightsReport(source, loaded, made_anew, left_over)
+
+
+def read_weights(source: str) -> Weights:
+    """Read the tensors of a source by name; see :func:`load_starting_weights`.
+
+    Raises:
+        UserError: For a source that is missing, damaged or unsafe.
+    """
+    if source.startswith(HUB_PREFIX):
+        return _read_file(_download(source))
+    if "_Weights." in source and not Path(source).exists():
+        return _read_torchvision(source)
+    file = Path(source)
+    if not file.is_file():
+        raise UserError(
+            f"starting weights {source!r} are not a file: give a checkpoint, a name of torchvision weights such as"
+            f" ResNet18_Weights.IMAGENET1K_V1, or {HUB_PREFIX}owner/repository/file"
+        )
+    return _read_file(file)
+
+
+def _read_file(file: Path) -> Weights:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{file} holds more than weights and was not opened: save a state_dict of tensors alone"
+        ) from error
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+        raise UserError(f"{file} is damaged or no file of weights: {str(error).splitlines()[0]}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} if content else {}
+    if not weights:
+        raise UserError(f"{file} holds no tensors by name: expected a checkpoint or a state_dict")
+    # What torch.compile and DistributedDataParallel put before every name.
+    return {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in weights.items()}
+
+
+def _read_torchvision(name: str) -> Weights:
+    from torchvision import models
+
+    try:
+        weights = models.get_weight(name)
+    except ValueError as error:
+        known = [str(entry) for model in models.list_models() for entry in models.get_model_weights(model)]
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision.models"
+        raise UserError(f"torchvision has no weights {name!r}: {hint}") from error
+    try:
+        state: Weights = weights.get_state_dict(check_hash=True)
+    except OSError as error:
+        raise UserError(
+            f"{name} cannot be downloaded ({error}): fetch {weights.url} elsewhere and give the file instead"
+        ) from error
+    return state
+
+
+def _download(source: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    owner, _, rest = source.removeprefix(HUB_PREFIX).partition("/")
+    repository, _, file = rest.partition("/")
+    if not file:
+        raise UserError(f"{source!r} names no file: expected {HUB_PREFIX}owner/repository/file")
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source} cannot be downloaded: {str(error).splitlines()[0]}") from error
+
+
+def _align(weights: Weights, own: Mapping[str, Tensor]) -> tuple[Weights, list[str]]:
+    """Rename the source's tensors to the module's names; also return those outside the prefix that matched."""
+    pairs = [(theirs, ours) for theirs in _prefixes(weights) for ours in _prefixes(own)]
+
+    def matches(pair: tuple[str, str]) -> int:
+        theirs, ours = pair
+        return sum(ours + name.removeprefix(theirs) in own for name in weights if name.startswith(theirs))
+
+    theirs, ours = max(pairs, key=matches)  # the first, with the shortest prefixes, among equals
+    found = {ours + name.removeprefix(theirs): value for name, value in weights.items() if name.startswith(theirs)}
+    return found, [name for name in weights if not name.startswith(theirs)]
+
+
+def _prefixes(names: Mapping[str, Tensor]) -> list[str]:
+    """List the beginnings of the names, up to two components, the shortest first."""
+    parts = [name.split(".") for name in names]
+    found = {".".join(path[:depth]) + "." for path in parts for depth in (1, 2) if len(path) > depth}
+    return ["", *sorted(found, key=lambda prefix: (prefix.count("."), prefix))]
+
+
+def _head(module: nn.Module) -> set[str]:
+    """Return the names of the last layer group's tensors; none where the module names no groups."""
+    layer_groups = getattr(module, "layer_groups", None)
+    if not layer_groups:
+        return set()
+    group = list(resolve_layer_groups(module, layer_groups, rest="frozen").values())[-2]
+    return set(group.parameters)
+
+
+def _is_allowed(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "a scalar"
