@@ -6,8 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn import functional as F
 
+from lightning_transfer import LSTMClassifier
 from lightning_transfer.data.demo_texts import CLASS_NAMES, Split, Task, generate
+from lightning_transfer.data.tokenizer import tokenize, train_tokenizer
 from lightning_transfer.errors import UserError
 
 TASKS: tuple[Task, ...] = ("source", "target")
@@ -95,3 +101,50 @@ def test_bad_argument_is_a_user_error_that_names_the_way_out(arguments: tuple[An
     with pytest.raises(UserError) as error:
         generate(*arguments)
     assert str(error.value) == message
+
+
+def _accuracy_after_training(
+    network: LSTMClassifier, tokenizer: Tokenizer, demo: Demo, task: Task, epochs: int, learning_rate: float
+) -> float:
+    def batch(split: Split, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        texts, labels = demo[task, split]
+        ids = [torch.from_numpy(tokenize(tokenizer, [texts[row]]).token_ids) for row in rows]
+        lengths = torch.tensor([len(document) for document in ids])
+        return nn.utils.rnn.pad_sequence(ids, batch_first=True), lengths, torch.from_numpy(labels[rows])
+
+    count = len(demo[task, "train"][1])
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    total_steps = epochs * -(-count // 32)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=total_steps)
+    train_batches = [batch("train", rows.numpy()) for rows in torch.randperm(count).split(32)]
+    network.train()
+    for _ in range(epochs):
+        for index in torch.randperm(len(train_batches)).tolist():
+            token_ids, lengths, labels = train_batches[index]
+            optimizer.zero_grad()
+            F.cross_entropy(network(token_ids, lengths), labels).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+    network.eval()
+    token_ids, lengths, labels = batch("test", np.arange(2000))
+    with torch.no_grad():
+        return (network(token_ids, lengths).argmax(1) == labels).double().mean().item()
+
+
+@pytest.mark.slow
+def test_lstm_learns_the_source_and_transfers_to_the_target(demo: Demo) -> None:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(demo["source", "train"][0], "words", 1000)
+
+    def network() -> LSTMClassifier:
+        return LSTMClassifier(
+            tokenizer.get_vocab_size(), 2, embedding_size=32, hidden_size=32, bidirectional=True, pooling="all"
+        )
+
+    pretrained, scratch = network(), network()
+    source = _accuracy_after_training(pretrained, tokenizer, demo, "source", 8, 0.01)
+    transferred = _accuracy_after_training(pretrained, tokenizer, demo, "target", 20, 0.003)
+    from_scratch = _accuracy_after_training(scratch, tokenizer, demo, "target", 20, 0.01)
+    assert source > 0.9
+    assert transferred > from_scratch + 0.1
