@@ -169,5 +169,5 @@ def test_a_checkpoint_taken_inside_a_step_holds_the_schedulers_learning_rates() 
 
 def test_a_shape_over_a_phase_of_unknown_length_is_refused() -> None:
     until = {"plateau": {"monitor": "val/loss"}}
-    with pytest.raises(UserError, match="phase 1: lr_schedule one_cycle needs the phase's length"):
+    with pytest.raises(UserError, match="phase 1: one_cycle needs the phase's length"):
         train(ProgressiveUnfreezing(GROUPS, until=until, lr_schedule="one_cycle"))

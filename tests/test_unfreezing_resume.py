@@ -31,7 +31,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 
 
 STEPS = {
-    "every step": list(range(1, 25)),
+    "mid-epoch and last batch": [3, 6, 9, 12, 15, 18, 21, 24],
     "validation end": [3, 6, 9, 12, 15, 18, 21, 24],
     "epoch end": [6, 12, 18, 24],
 }
@@ -70,8 +70,14 @@ def by_step(path: Path) -> int:
     return int(re.findall(r"step=(\d+)", path.name)[0])
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("schedule", "kind"),
+    [
+        *((schedule, "mid-epoch and last batch") for schedule in SCHEDULES),
+        *((schedule, kind) for schedule in ("steps", "plateau") for kind in ("validation end", "epoch end")),
+    ],
+)
 def test_resume_from_every_checkpoint_equals_the_uninterrupted_run(schedule: str, kind: str, tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", **CHECKPOINTS[kind])
     # Twice an epoch, in mid-epoch and at its end.
@@ -135,7 +141,9 @@ def test_a_checkpoint_of_another_callbacks_run_starts_at_the_first_phase(tmp_pat
 def test_a_checkpoint_of_another_schedule_is_refused(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=8)
     run_all(ProgressiveUnfreezing(NORM_GROUPS), checkpoint)
-    with pytest.raises(UserError, match=r"the checkpoint is in phase 2, which trains body.2, head; the schedule has 4"):
+    with pytest.raises(
+        UserError, match=r"the checkpoint is in phase 2, training body.2, head; here, phase 2 trains body.0:"
+    ):
         run_all(ProgressiveUnfreezing(NORM_GROUPS, "chain"), ckpt_path=tmp_path / "step=8.ckpt")
-    with pytest.raises(UserError, match="the schedule has 1 phases and phase 1 trains head"):
+    with pytest.raises(UserError, match="here, phase 2 does not exist: resume with"):
         run_all(ProgressiveUnfreezing(NORM_GROUPS, "linear_probe"), ckpt_path=tmp_path / "step=8.ckpt")

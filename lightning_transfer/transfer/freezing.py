@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import LayerGroup
 
 
@@ -63,6 +64,19 @@ class FreezableModule:
 def _is_norm_layer(module: nn.Module) -> bool:
     # Layer and group norm have no statistics and do not care about the mode.
     return hasattr(module, "running_mean")
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Raise if the strategy wraps the module in something that requires_grad must not change under.
+
+    Raises:
+        UserError: If the module is wrapped, and not by DistributedDataParallel.
+    """
+    if not isinstance(trainer.strategy.model, pl.LightningModule | DistributedDataParallel):
+        raise UserError(
+            f"ProgressiveUnfreezing works on one device and with DDP, not with {type(trainer.strategy).__name__}; "
+            "choose strategy 'ddp'"
+        )
 
 
 def rebuild_replicas(trainer: pl.Trainer) -> None:

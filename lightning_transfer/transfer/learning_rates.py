@@ -5,6 +5,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import REST
+from lightning_transfer.transfer.resolution import ResolvedSchedule
+
 
 class LearningRateScaler:
     """Multiplies the learning rates of an optimizer while it steps, and puts them back.
@@ -47,3 +51,34 @@ class LearningRateScaler:
         for group, lr in zip(self._optimizer.param_groups, self._unscaled, strict=False):
             group["lr"] = lr
         self._unscaled = []
+
+
+def decay_factors(resolved: ResolvedSchedule, optimizer: Optimizer, lr_decay: float | None) -> list[float]:
+    """Return the factor of each parameter group for a learning rate that decays with depth; 1 without a decay.
+
+    Raises:
+        UserError: If a parameter group spans several layer groups, or the learning rates differ already.
+    """
+    if lr_decay is None:
+        return [1.0] * len(optimizer.param_groups)
+    names = [name for name in resolved.groups if name != REST]
+    depths = {
+        id(parameter): depth
+        for depth, name in enumerate(reversed(names))
+        for parameter in resolved.groups[name].parameters.values()
+    }
+    factors = []
+    for group in optimizer.param_groups:
+        found = {depths.get(id(parameter), 0) for parameter in group["params"]}
+        if len(found) != 1:
+            raise UserError(
+                f"lr_decay={lr_decay:g} needs one optimizer parameter group per layer group; build the optimizer "
+                "from parameter_groups(self, ...) in configure_optimizers"
+            )
+        factors.append(lr_decay ** -found.pop())
+    if len({group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}) > 1:
+        raise UserError(
+            f"lr_decay={lr_decay:g} on the callback, but the optimizer's groups have learning rates of their own "
+            "already; drop one of the two (parameter_groups has its own lr_decay)"
+        )
+    return factors

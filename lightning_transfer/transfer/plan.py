@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.resolution import ResolvedSchedule
-from lightning_transfer.transfer.schedule import phase_starts
+from lightning_transfer.transfer.schedule import TrainingLength
 
 HEADER = ("phase", "begins", "until", "trains", "parameters", "share", "learning rates", "kept for backward")
 
@@ -24,9 +24,8 @@ HEADER = ("phase", "begins", "until", "trains", "parameters", "share", "learning
 def format_plan(
     resolved: ResolvedSchedule,
     optimizers: Sequence[Optimizer],
-    steps_per_epoch: float,
-    total_steps: float,
-    kept_bytes: Sequence[int | None] = (),
+    length: TrainingLength,
+    kept_bytes: Sequence[int] = (),
     group_factors: Sequence[Sequence[float]] = (),
 ) -> str:
     """Write a schedule as a table of plain text.
@@ -34,16 +33,15 @@ def format_plan(
     Args:
         resolved: The schedule on its module.
         optimizers: Where the learning rates stand.
-        steps_per_epoch: Optimizer steps in an epoch; may be infinite.
-        total_steps: Optimizer steps of the whole training; may be infinite.
-        kept_bytes: Per phase, the bytes of activations kept for backward; ``None`` where unknown.
+        length: Of the training.
+        kept_bytes: Per phase, the bytes of activations kept for backward, if known.
         group_factors: Per optimizer, a factor for each of its parameter groups.
 
     Returns:
         One line per phase below a header, aligned.
     """
     total = sum(parameter.numel() for group in resolved.groups.values() for parameter in group.parameters.values())
-    starts = phase_starts(resolved.phases, steps_per_epoch, total_steps)
+    starts = length.phase_starts(resolved.phases)
     rates = _learning_rates(optimizers, group_factors)
     rows = [HEADER]
     for index, phase in enumerate(resolved.phases):
@@ -60,18 +58,17 @@ def format_plan(
             for name in names
         }
         shape = "" if phase.lr_schedule == "constant" else f" ({phase.lr_schedule.replace('_', ' ')})"
-        kept = kept_bytes[index] if kept_bytes else None
         rows.append(
             (
                 str(index + 1),
-                _begins(resolved, index, starts[index], steps_per_epoch, total_steps),
+                _begins(resolved, index, starts[index], length),
                 str(phase.until) if phase.until else "end of training",
                 ", ".join(names),
                 f"{count:,}",
                 f"{100 * count / total:.1f} %",
                 ", ".join(f"{name} {'/'.join(f'{rate:.3g}' for rate in found)}" for name, found in scaled.items())
                 + shape,
-                "unknown" if kept is None else f"{kept / 2**20:.1f} MiB",
+                f"{kept_bytes[index] / 2**20:.1f} MiB" if kept_bytes else "unknown",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
@@ -80,14 +77,14 @@ def format_plan(
     )
 
 
-def _begins(resolved: ResolvedSchedule, index: int, start: float, steps_per_epoch: float, total_steps: float) -> str:
+def _begins(resolved: ResolvedSchedule, index: int, start: float, length: TrainingLength) -> str:
     waits = [phase.until.plateau for phase in resolved.phases[:index] if phase.until and phase.until.plateau]
     if math.isinf(start):
         until = resolved.phases[index - 1].until
         return f"after {until}" if until else ""
-    if start >= total_steps:
+    if start >= length.total_steps:
         return "not reached" if not waits else "perhaps"
-    epoch = "" if math.isinf(steps_per_epoch) else f", epoch {start / steps_per_epoch:.4g}"
+    epoch = "" if math.isinf(length.steps_per_epoch) else f", epoch {start / length.steps_per_epoch:.4g}"
     return f"{'by ' if waits else ''}step {start:.0f}{epoch}"
 
 
@@ -102,12 +99,13 @@ def _learning_rates(optimizers: Sequence[Optimizer], group_factors: Sequence[Seq
     return rates
 
 
-def training_length(trainer: pl.Trainer) -> tuple[float, float]:
-    """Return the optimizer steps of the whole training and of an epoch, infinite where the data has no length."""
-    total_steps = float(trainer.estimated_stepping_batches)
-    batches = trainer.num_training_batches
-    steps_per_epoch = math.inf if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
-    return total_steps if total_steps >= 0 else math.inf, steps_per_epoch
+def training_length(trainer: pl.Trainer) -> TrainingLength:
+    """Return how long a trainer will train the data it has."""
+    total_steps, batches = float(trainer.estimated_stepping_batches), trainer.num_training_batches
+    return TrainingLength(
+        total_steps=total_steps if total_steps >= 0 else math.inf,
+        steps_per_epoch=math.inf if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches),
+    )
 
 
 def kept_for_backward(module: nn.Module, forward: Callable[[], Any]) -> int:
@@ -136,8 +134,12 @@ def kept_for_backward(module: nn.Module, forward: Callable[[], Any]) -> int:
 
 
 def activation_memory(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, resolve: Callable[[nn.Module], ResolvedSchedule], batch: Any
-) -> list[int | None]:
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    resolve: Callable[[nn.Module], ResolvedSchedule],
+    batch: Any,
+    eval_norm_layers: bool,
+) -> list[int]:
     """Run the training step of each phase once, forward only, and count the bytes kept for backward.
 
     It runs on a copy of the module and the batch and leaves the state of the random generators as it was. All ranks
@@ -148,20 +150,21 @@ def activation_memory(
         pl_module: The module; copied.
         resolve: Resolves the schedule on the copy.
         batch: One training batch on the module's device.
+        eval_norm_layers: Whether norm layers of frozen groups stand in eval mode.
 
     Returns:
-        Bytes per phase; ``None`` where the training step cannot run on its own.
+        Bytes per phase; nothing if the training step cannot run on its own.
     """
     if not pl_module.automatic_optimization:
         return []  # the training step would step the optimizers
-    kept: list[int | None] = []
+    kept: list[int] = []
     with isolate_rng():
         try:
             twin, batch = copy.deepcopy(pl_module), copy.deepcopy(batch)
             twin.trainer = trainer
             twin.log = twin.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
             resolved = resolve(twin)
-            module = FreezableModule(resolved.groups, eval_norm_layers=True)
+            module = FreezableModule(resolved.groups, eval_norm_layers)
             takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
             arguments = (batch, 0) if takes_index else (batch,)
             with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.train_step_context():

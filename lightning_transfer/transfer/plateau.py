@@ -107,3 +107,19 @@ def check_is_logged(
                 f"phase {number} ends by a plateau of {plateau.monitor!r}, which neither validation nor training logs; "
                 f"logged are {some_of(logged, limit=20) or 'no metrics'}"
             )
+
+
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Tell at the end of a training batch whether Lightning validates before the next one."""
+    fit_loop = trainer.fit_loop
+    assert fit_loop._data_fetcher is not None
+    return fit_loop.epoch_loop._should_check_val_fx(fit_loop._data_fetcher)
+
+
+def validate(trainer: pl.Trainer) -> None:
+    """Run the validation that Lightning skips on resuming from a checkpoint written just before it."""
+    validation = trainer.fit_loop.epoch_loop.val_loop
+    validation.restarting = False
+    trainer.validating = True
+    validation.run()
+    trainer.training = True

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import (
-    REST,
     LayerGroup,
     LayerGroups,
     group_patterns,
@@ -21,9 +21,6 @@ from lightning_transfer.transfer.schedule import (
     LearningRateSchedule,
     Phase,
     Until,
-    preset_phases,
-    resolve_phases,
-    trainable_groups,
 )
 
 
@@ -50,6 +47,20 @@ class ResolvedSchedule:
         """Return the parameters of some layer groups by their full names."""
         return {key: parameter for name in names for key, parameter in self.groups[name].parameters.items()}
 
+    def check_resumed(self, index: int, groups: Sequence[str]) -> None:
+        """Raise if a checkpoint's phase ``index``, from 0, did not train what this schedule's does.
+
+        Raises:
+            UserError: It says what each of the two trains.
+        """
+        here = self.trainable(index) if index < len(self.phases) else None
+        if here != list(groups):
+            raise UserError(
+                f"the checkpoint is in phase {index + 1}, training {', '.join(groups)}; here, phase {index + 1} "
+                f"{'trains ' + ', '.join(here) if here else 'does not exist'}: resume with the schedule that the run "
+                "began with, or start a new run from its weights"
+            )
+
     def check_optimizers(self, optimizers: Sequence[Optimizer]) -> None:
         """Raise if the optimizers do not hold every parameter that some phase trains, once.
 
@@ -73,33 +84,62 @@ class ResolvedSchedule:
         if twice:
             raise UserError(f"the optimizers hold {some_of(twice)} more than once; list each parameter once")
 
-    def decay_factors(self, optimizer: Optimizer, lr_decay: float) -> list[float]:
-        """Return the factor of each of the optimizer's parameter groups for a learning rate that decays with depth.
 
-        Raises:
-            UserError: If a parameter group spans several layer groups, or the learning rates differ already.
-        """
-        names = [name for name in self.groups if name != REST]
-        depths = {
-            id(parameter): depth
-            for depth, name in enumerate(reversed(names))
-            for parameter in self.groups[name].parameters.values()
-        }
-        factors = []
-        for group in optimizer.param_groups:
-            found = {depths.get(id(parameter), 0) for parameter in group["params"]}
-            if len(found) != 1:
-                raise UserError(
-                    f"lr_decay={lr_decay:g} needs one optimizer parameter group per layer group; build the optimizer "
-                    "from parameter_groups(self, ...) in configure_optimizers"
-                )
-            factors.append(lr_decay ** -found.pop())
-        if len({group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}) > 1:
-            raise UserError(
-                f"lr_decay={lr_decay:g} on the callback, but the optimizer's groups have learning rates of their own "
-                "already; drop one of the two (parameter_groups has its own lr_decay)"
-            )
-        return factors
+def preset_phases(
+    schedule: str, names: Sequence[str], until: Until, lr_schedule: LearningRateSchedule = "constant"
+) -> list[Phase]:
+    """Write a named schedule out as phases.
+
+    Args:
+        schedule: ``linear_probe`` trains the last group, the head. ``full`` trains everything. ``gradual`` thaws from
+            the head down, one group a phase. ``chain`` trains one group at a time, the head first, then from the
+            input up, and everything at last.
+        names: The layer groups from input to head.
+        until: When each phase but the last ends.
+        lr_schedule: The shape of the learning rates over each phase.
+
+    Source:
+        Gradual unfreezing: Howard and Ruder, 2018. Chain-thaw: Felbo et al., Using millions of emoji occurrences to
+        learn any-domain representations, 2017.
+    """
+    *body, head = names
+    one_at_a_time = [Phase([name], only=True) for name in (head, *body)]
+    phases = {
+        "linear_probe": [Phase([head])],
+        "full": [Phase(names)],
+        "gradual": [Phase([name]) for name in reversed(names)],
+        "chain": [*one_at_a_time, Phase(names)] if body else one_at_a_time,
+    }[schedule]
+    phases = [replace(phase, lr_schedule=lr_schedule) for phase in phases]
+    return [replace(phase, until=until) for phase in phases[:-1]] + phases[-1:]
+
+
+def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]:
+    """Replace patterns of layer groups in explicit phases by the groups that they name.
+
+    Raises:
+        UserError: If a group is unknown or a phase adds nothing; it names the phase, counted from 1.
+    """
+    resolved: list[Phase] = []
+    for number, phase in enumerate(phases, start=1):
+        groups: dict[str, None] = {}
+        for pattern in phase.groups:
+            found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+            if not found:
+                raise UserError(f"phase {number}: layer group {pattern!r} is not one of {some_of(names, limit=20)}")
+            groups.update(dict.fromkeys(found))
+        resolved.append(replace(phase, groups=list(groups)))
+        if number > 1 and trainable_groups(resolved, number - 1) == trainable_groups(resolved, number - 2):
+            raise UserError(f"phase {number} trains what the phase before it trains; add a group to it")
+    return resolved
+
+
+def trainable_groups(phases: Sequence[Phase], index: int) -> set[str]:
+    """Return the layer groups that phase ``index``, counted from 0, trains."""
+    groups: set[str] = set()
+    for phase in phases[: index + 1]:
+        groups = set(phase.groups) | (set() if phase.only else groups)
+    return groups
 
 
 def resolve_schedule(

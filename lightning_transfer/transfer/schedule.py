@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.layer_groups import some_of
 
 Schedule = Literal["linear_probe", "full", "gradual", "chain"]
 LearningRateSchedule = Literal["constant", "slanted_triangular", "one_cycle"]
@@ -86,13 +84,10 @@ class Until:
     def is_reached(self, start: Position, now: Position, total_steps: float) -> bool:
         """Tell whether a phase is over by epochs, steps or fraction; a plateau is not known here."""
         epoch_reached = self.epochs is not None and now[:2] >= (start.epoch + self.epochs, start.batch)
-        return epoch_reached or now.step - start.step >= self._steps(total_steps)
+        return epoch_reached or now.step - start.step >= self.max_steps(total_steps)
 
-    def max_steps(self, steps_per_epoch: float, total_steps: float) -> float:
-        """Return the most optimizer steps that a phase can take; infinite where only a plateau ends it."""
-        return min(math.inf if self.epochs is None else self.epochs * steps_per_epoch, self._steps(total_steps))
-
-    def _steps(self, total_steps: float) -> float:
+    def max_steps(self, total_steps: float) -> float:
+        """Return the most optimizer steps that a phase can take by steps or fraction; infinite without them."""
         by_fraction = math.inf if self.fraction is None else max(1.0, float(round(self.fraction * total_steps)))
         return min(math.inf if self.steps is None else self.steps, by_fraction)
 
@@ -157,6 +152,43 @@ class Phase:
         return self.lr_multiplier
 
 
+class TrainingLength(NamedTuple):
+    """Optimizer steps of the whole training and of one epoch; infinite where the data has no length."""
+
+    total_steps: float
+    steps_per_epoch: float
+
+    def of_phase(self, phase: Phase, start: float) -> float:
+        """Return the most optimizer steps of a phase that begins at a step; infinite where only a plateau ends it."""
+        if phase.until is None:
+            return self.total_steps - start
+        epochs = math.inf if phase.until.epochs is None else phase.until.epochs * self.steps_per_epoch
+        return min(epochs, phase.until.max_steps(self.total_steps))
+
+    def phase_starts(self, phases: Sequence[Phase]) -> list[float]:
+        """Return the latest optimizer step at which each phase begins; infinite after one that only a plateau ends."""
+        starts = [0.0]
+        for phase in phases[:-1]:
+            starts.append(starts[-1] + self.of_phase(phase, starts[-1]))
+        return starts
+
+    def check(self, phases: Sequence[Phase]) -> None:
+        """Raise if a phase needs a length that is not known.
+
+        Raises:
+            UserError: It names the phase, counted from 1.
+        """
+        for number, phase in enumerate(phases, start=1):
+            if phase.until and phase.until.fraction and math.isinf(self.total_steps):
+                raise UserError(
+                    f"phase {number} ends by a fraction of the training, whose length is not known; use steps"
+                )
+            if phase.lr_schedule != "constant" and math.isinf(self.of_phase(phase, 0)):
+                raise UserError(
+                    f"phase {number}: {phase.lr_schedule} needs the phase's length; add epochs or steps to until"
+                )
+
+
 def parse(cls: type[T], value: T | Mapping[str, Any], where: str) -> T:
     """Turn a mapping, as it comes from Python or YAML, into its data class; leave an instance as it is.
 
@@ -179,35 +211,6 @@ def parse(cls: type[T], value: T | Mapping[str, Any], where: str) -> T:
         raise UserError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from None
 
 
-def preset_phases(
-    schedule: str, names: Sequence[str], until: Until, lr_schedule: LearningRateSchedule = "constant"
-) -> list[Phase]:
-    """Write a named schedule out as phases.
-
-    Args:
-        schedule: ``linear_probe`` trains the last group, the head. ``full`` trains everything. ``gradual`` thaws from
-            the head down, one group a phase. ``chain`` trains one group at a time, the head first, then from the
-            input up, and everything at last.
-        names: The layer groups from input to head.
-        until: When each phase but the last ends.
-        lr_schedule: The shape of the learning rates over each phase.
-
-    Source:
-        Gradual unfreezing: Howard and Ruder, 2018. Chain-thaw: Felbo et al., Using millions of emoji occurrences to
-        learn any-domain representations, 2017.
-    """
-    *body, head = names
-    one_at_a_time = [Phase([name], only=True) for name in (head, *body)]
-    phases = {
-        "linear_probe": [Phase([head])],
-        "full": [Phase(names)],
-        "gradual": [Phase([name]) for name in reversed(names)],
-        "chain": [*one_at_a_time, Phase(names)] if body else one_at_a_time,
-    }[schedule]
-    phases = [replace(phase, lr_schedule=lr_schedule) for phase in phases]
-    return [replace(phase, until=until) for phase in phases[:-1]] + phases[-1:]
-
-
 def parse_phases(phases: Sequence[Phase | Mapping[str, Any]]) -> list[Phase]:
     """Bring explicit phases into their data class.
 
@@ -223,43 +226,6 @@ def parse_phases(phases: Sequence[Phase | Mapping[str, Any]]) -> list[Phase]:
         if number == len(parsed) and phase.until is not None:
             raise UserError(f"phase {number} is the last and runs until training ends; drop its until, or add a phase")
     return parsed
-
-
-def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]:
-    """Replace patterns of layer groups in explicit phases by the groups that they name.
-
-    Raises:
-        UserError: If a group is unknown or a phase adds nothing; it names the phase, counted from 1.
-    """
-    resolved: list[Phase] = []
-    for number, phase in enumerate(phases, start=1):
-        groups: dict[str, None] = {}
-        for pattern in phase.groups:
-            found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
-            if not found:
-                raise UserError(f"phase {number}: layer group {pattern!r} is not one of {some_of(names, limit=20)}")
-            groups.update(dict.fromkeys(found))
-        resolved.append(replace(phase, groups=list(groups)))
-        if number > 1 and trainable_groups(resolved, number - 1) == trainable_groups(resolved, number - 2):
-            raise UserError(f"phase {number} trains what the phase before it trains; add a group to it")
-    return resolved
-
-
-def trainable_groups(phases: Sequence[Phase], index: int) -> set[str]:
-    """Return the layer groups that phase ``index``, counted from 0, trains."""
-    groups: set[str] = set()
-    for phase in phases[: index + 1]:
-        groups = set(phase.groups) | (set() if phase.only else groups)
-    return groups
-
-
-def phase_starts(phases: Sequence[Phase], steps_per_epoch: float, total_steps: float) -> list[float]:
-    """Return the latest optimizer step at which each phase begins; infinite after a phase that only a plateau ends."""
-    starts = [0.0]
-    for phase in phases[:-1]:
-        assert phase.until is not None
-        starts.append(starts[-1] + phase.until.max_steps(steps_per_epoch, total_steps))
-    return starts
 
 
 def _check_count(name: str, value: int | None) -> None:

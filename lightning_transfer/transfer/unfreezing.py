@@ -7,14 +7,13 @@ from typing import Any, Literal, get_args
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.transfer.freezing import FreezableModule, rebuild_replicas
-from lightning_transfer.transfer.learning_rates import LearningRateScaler
+from lightning_transfer.transfer.freezing import FreezableModule, check_strategy, rebuild_replicas
+from lightning_transfer.transfer.learning_rates import LearningRateScaler, decay_factors
 from lightning_transfer.transfer.plan import activation_memory, format_plan, training_length
-from lightning_transfer.transfer.plateau import PlateauWatch, check_is_logged
+from lightning_transfer.transfer.plateau import PlateauWatch, check_is_logged, validate, validation_follows
 from lightning_transfer.transfer.resolution import ResolvedSchedule, resolve_schedule
 from lightning_transfer.transfer.schedule import (
     LearningRateSchedule,
@@ -22,6 +21,7 @@ from lightning_transfer.transfer.schedule import (
     Plateau,
     Position,
     Schedule,
+    TrainingLength,
     Until,
     parse,
     parse_phases,
@@ -114,7 +114,7 @@ class ProgressiveUnfreezing(pl.Callback):
         self._module: FreezableModule | None = None
         self._scalers: list[LearningRateScaler] = []
         self._metrics_to_check: set[str] | None = None
-        self._total_steps = self._steps_per_epoch = math.inf
+        self._length = TrainingLength(math.inf, math.inf)
         self._has_begun = False
 
     @property
@@ -167,12 +167,7 @@ class ProgressiveUnfreezing(pl.Callback):
 
         The optimizer exists by now, so that ``configure_optimizers`` may well leave out what does not require grad.
         """
-        strategy = trainer.strategy
-        if strategy.model is not pl_module and not isinstance(strategy.model, DistributedDataParallel):
-            raise UserError(
-                f"ProgressiveUnfreezing works on one device and with DDP, not with {type(strategy).__name__}, "
-                "which shards parameters that must not change"
-            )
+        check_strategy(trainer)
         self._schedule = self._resolve(pl_module)
         self._schedule.check_optimizers(trainer.optimizers)
         self._module = FreezableModule(self._schedule.groups, self._eval_norm_layers)
@@ -184,20 +179,15 @@ class ProgressiveUnfreezing(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze by the state that was loaded meanwhile, on whatever way it came, and note where phase 0 starts."""
         self._freeze(trainer)
-        self._total_steps, self._steps_per_epoch = training_length(trainer)
-        self._check_lengths()
+        self._length = training_length(trainer)
+        self._length.check(self._resolved.phases)
         self._scale_learning_rates(trainer)
         if self._start is None:
             self._start = Position(trainer.current_epoch, 0, trainer.global_step)
             if not trainer.enable_validation:
                 self._metrics_to_check = set()
         if self._owes_validation and self._plateau and trainer.enable_validation:
-            # Lightning skips the validation that a checkpoint on an epoch's last batch was written before.
-            validation = trainer.fit_loop.epoch_loop.val_loop
-            validation.restarting = False
-            trainer.validating = True
-            validation.run()
-            trainer.training = True
+            validate(trainer)
 
     # ---- the way through --------------------------------------------------------------------------------------------
 
@@ -214,7 +204,7 @@ class ProgressiveUnfreezing(pl.Callback):
         until = self.phase.until
         if until is not None and batch_idx % trainer.accumulate_grad_batches == 0:
             now = Position(trainer.current_epoch, batch_idx, trainer.global_step)
-            if self._watch.is_over or until.is_reached(self._start, now, self._total_steps):
+            if self._watch.is_over or until.is_reached(self._start, now, self._length.total_steps):
                 self._begin_next_phase(trainer, now)
         self._module.hold_norm_layers()
 
@@ -230,9 +220,7 @@ class ProgressiveUnfreezing(pl.Callback):
     ) -> None:
         """Note whether a validation follows, for a checkpoint that is written before it."""
         if self._plateau is not None:
-            fit_loop = trainer.fit_loop
-            assert fit_loop._data_fetcher is not None
-            self._owes_validation = fit_loop.epoch_loop._should_check_val_fx(fit_loop._data_fetcher)
+            self._owes_validation = validation_follows(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell what the validation logs from what was logged before."""
@@ -270,51 +258,22 @@ class ProgressiveUnfreezing(pl.Callback):
 
     def _freeze(self, trainer: pl.Trainer) -> None:
         assert self._module is not None
-        count = len(self._resolved.phases)
-        if self.phase_index >= count or self._saved_groups not in (None, self.trainable_groups):
-            raise UserError(
-                f"the checkpoint is in phase {self.phase_index + 1}, which trains {', '.join(self._saved_groups or [])}; "
-                f"the schedule has {count} phases and phase {min(self.phase_index, count - 1) + 1} trains "
-                f"{', '.join(self._resolved.trainable(min(self.phase_index, count - 1)))}: resume with the schedule the "
-                "run began with, or start a new run from its weights"
-            )
+        if self._saved_groups is not None:
+            self._resolved.check_resumed(self.phase_index, self._saved_groups)
         if self._module.set_trainable(self.trainable_groups):
             rebuild_replicas(trainer)
-
-    def _check_lengths(self) -> None:
-        for number, phase in enumerate(self._resolved.phases, start=1):
-            if phase.until and phase.until.fraction and math.isinf(self._total_steps):
-                raise UserError(
-                    f"phase {number} ends by a fraction of the training, whose length is not known; use steps"
-                )
-            if phase.lr_schedule != "constant" and math.isinf(self._length(phase)):
-                raise UserError(
-                    f"phase {number}: lr_schedule {phase.lr_schedule} needs the phase's length; add epochs or steps to "
-                    "its until"
-                )
-
-    # ---- learning rates ---------------------------------------------------------------------------------------------
-
-    def _length(self, phase: Phase) -> float:
-        if phase.until is not None:
-            return phase.until.max_steps(self._steps_per_epoch, self._total_steps)
-        return self._total_steps - (self._start.step if self._start and phase is self._resolved.phases[-1] else 0)
 
     def _scale_learning_rates(self, trainer: pl.Trainer) -> None:
         scaled = any(phase.lr_multiplier != 1 or phase.lr_schedule != "constant" for phase in self._resolved.phases)
         if scaled or self._lr_decay is not None:
-            for optimizer, factors in zip(trainer.optimizers, self._group_factors(trainer), strict=True):
-                factor = partial(self._learning_rate_factor, trainer)
-                self._scalers.append(LearningRateScaler(optimizer, factors, factor))
+            for optimizer in trainer.optimizers:
+                factors = decay_factors(self._resolved, optimizer, self._lr_decay)
+                self._scalers.append(LearningRateScaler(optimizer, factors, partial(self._lr_factor, trainer)))
 
-    def _learning_rate_factor(self, trainer: pl.Trainer) -> float:
+    def _lr_factor(self, trainer: pl.Trainer) -> float:
         assert self._start is not None
-        return self.phase.learning_rate_factor(trainer.global_step - self._start.step, self._length(self.phase))
-
-    def _group_factors(self, trainer: pl.Trainer) -> list[list[float]]:
-        if self._lr_decay is None:
-            return [[1.0] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
-        return [self._resolved.decay_factors(optimizer, self._lr_decay) for optimizer in trainer.optimizers]
+        length = self._length.of_phase(self.phase, self._start.step)
+        return self.phase.learning_rate_factor(trainer.global_step - self._start.step, length)
 
     # ---- the plan and the way out -----------------------------------------------------------------------------------
 
@@ -328,10 +287,9 @@ class ProgressiveUnfreezing(pl.Callback):
         """
         if self._schedule is None:
             self._schedule = self._resolve(pl_module)
-        total_steps, steps_per_epoch = training_length(trainer)
-        kept = activation_memory(trainer, pl_module, self._resolve, batch)
-        factors = self._group_factors(trainer)
-        return format_plan(self._resolved, trainer.optimizers, steps_per_epoch, total_steps, kept, factors)
+        kept = activation_memory(trainer, pl_module, self._resolve, batch, self._eval_norm_layers)
+        factors = [decay_factors(self._resolved, optimizer, self._lr_decay) for optimizer in trainer.optimizers]
+        return format_plan(self._resolved, trainer.optimizers, training_length(trainer), kept, factors)
 
     def _log(self, trainer: pl.Trainer) -> None:
         parameters = self._resolved.parameters(self.trainable_groups).values()
