@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -47,17 +47,11 @@ def format_plan(
     for index, phase in enumerate(resolved.phases):
         names = resolved.trainable(index)
         count = sum(parameter.numel() for parameter in resolved.parameters(names).values())
-        scaled = {
-            name: sorted(
-                {
-                    phase.lr_multiplier * rates[id(p)]
-                    for p in resolved.groups[name].parameters.values()
-                    if id(p) in rates
-                }
-            )
-            for name in names
-        }
         shape = "" if phase.lr_schedule == "constant" else f" ({phase.lr_schedule.replace('_', ' ')})"
+        scaled = [
+            f"{name} {'/'.join(f'{phase.lr_multiplier * rate:.3g}' for rate in _rates_of(resolved, name, rates))}"
+            for name in names
+        ]
         rows.append(
             (
                 str(index + 1),
@@ -66,15 +60,13 @@ def format_plan(
                 ", ".join(names),
                 f"{count:,}",
                 f"{100 * count / total:.1f} %",
-                ", ".join(f"{name} {'/'.join(f'{rate:.3g}' for rate in found)}" for name, found in scaled.items())
-                + shape,
+                ", ".join(scaled) + shape,
                 f"{kept_bytes[index] / 2**20:.1f} MiB" if kept_bytes else "unknown",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _begins(resolved: ResolvedSchedule, index: int, start: float, length: TrainingLength) -> str:
@@ -97,6 +89,11 @@ def _learning_rates(optimizers: Sequence[Optimizer], group_factors: Sequence[Seq
             rate = factor * float(group.get("max_lr", group.get("initial_lr", group["lr"])))
             rates |= {id(parameter): rate for parameter in group["params"]}
     return rates
+
+
+def _rates_of(resolved: ResolvedSchedule, name: str, rates: Mapping[int, float]) -> list[float]:
+    parameters = resolved.groups[name].parameters.values()
+    return sorted({rates[id(parameter)] for parameter in parameters if id(parameter) in rates})
 
 
 def training_length(trainer: pl.Trainer) -> TrainingLength:

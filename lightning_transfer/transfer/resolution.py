@@ -77,8 +77,8 @@ class ResolvedSchedule:
         missing = [name for name, parameter in self.parameters(trained).items() if not held[id(parameter)]]
         if missing:
             raise UserError(
-                f"the optimizer does not hold {some_of(missing)}, which a phase trains; give it all parameters from the "
-                "start (a frozen one costs nothing): self.parameters() or parameter_groups(self, ...)"
+                f"the optimizer does not hold {some_of(missing)}, which a phase trains; give it all parameters from "
+                "the start (a frozen one costs nothing): self.parameters() or parameter_groups(self, ...)"
             )
         twice = [name for name, parameter in self.parameters(trained).items() if held[id(parameter)] > 1]
         if twice:
