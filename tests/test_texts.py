@@ -75,6 +75,15 @@ def test_batch_is_right_padded_with_lengths_and_labels(text_folder: Path) -> Non
         assert torch.equal((batch.token_ids == good).any(1), batch.labels == 1)
 
 
+def test_another_text_column_of_the_same_data_is_another_text(tmp_path: Path) -> None:
+    dataset = text_dataset(30).add_column("title", ["one title"] * 30)
+    folder = write_parquet(tmp_path / "set", train=dataset, test=dataset)
+    texts, titles = loaded(folder), loaded(folder, text_column="title")
+    assert titles.read_split("train").inputs.lengths.tolist() == [2] * 30
+    assert texts.read_split("train").inputs.lengths.min() > 2
+    assert titles.tokenizer.token_to_id("title") is not None
+
+
 def test_long_document_keeps_its_first_quarter_and_its_end() -> None:
     data = DemoTexts(max_tokens=8)
     split = data.read_split("test")

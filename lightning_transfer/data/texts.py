@@ -1,6 +1,7 @@
 """Text classification data: tokenised once into one array of token ids, served in batches of similar length."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -89,7 +90,7 @@ class TextDataModule(ClassificationDataModule[Documents]):
         """Reads a split: its token ids from the cache once it has been tokenised."""
         dataset = self.open_split(split, self.text_column)
         labels = self.read_labels(dataset, split)
-        documents = cached_documents(self.tokenizer, self._texts(dataset), dataset._fingerprint, len(dataset))
+        documents = cached_documents(self.tokenizer, *self._texts(dataset), len(dataset))
         return Split(documents, labels, dataset._fingerprint)
 
     def make_batch(self, split: Split[Documents], rows: np.ndarray) -> TextBatch:
@@ -156,8 +157,7 @@ class TextDataModule(ClassificationDataModule[Documents]):
     def _read_or_learn_tokenizer(self) -> str:
         if self.vocabulary_path is None:
             dataset = self.open_split(self.train_split, self.text_column)
-            texts, fingerprint = self._texts(dataset), dataset._fingerprint
-            return cached_tokenizer(texts, fingerprint, self.tokenizer_kind, self.max_vocabulary_size)
+            return cached_tokenizer(*self._texts(dataset), self.tokenizer_kind, self.max_vocabulary_size)
         try:
             text = Path(self.vocabulary_path).read_text(encoding="utf-8")
             Tokenizer.from_str(text)
@@ -167,11 +167,12 @@ class TextDataModule(ClassificationDataModule[Documents]):
             ) from error
         return text
 
-    def _texts(self, dataset: datasets.Dataset) -> Any:
+    def _texts(self, dataset: datasets.Dataset) -> tuple[Iterable[str], str]:
+        """The text column, and a fingerprint of it."""
         feature = dataset.features[self.text_column]
         if getattr(feature, "dtype", None) not in ("string", "large_string"):
             raise UserError(f"column {self.text_column!r} holds {feature}, not texts: name another text_column")
-        return dataset[self.text_column]
+        return dataset[self.text_column], f"{dataset._fingerprint}/{self.text_column}"
 
     def _cut_lengths(self, split: Split[Documents]) -> np.ndarray:
         lengths: np.ndarray = np.minimum(split.inputs.lengths, self.max_tokens)
