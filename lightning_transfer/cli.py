@@ -116,6 +116,9 @@ class CommandLine(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what an experiment has beyond a model, data and a trainer."""
         parser.add_argument("--experiment", type=str, default="default", help="Name of the folder under logs.")
+        parser.add_argument(
+            "--version", type=str | None, help="Name of the run's folder; version_0, version_1, ... if not given."
+        )
         parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
         parser.add_argument(
             "--test_after_fit", type=bool, default=False, help="Whether fit ends by testing the best checkpoint."
@@ -186,9 +189,9 @@ class CommandLine(LightningCLI):
         """Builds the trainer, with the logger, the record and the progress bar where the config names none."""
         config = self._get(self.config_init, "trainer")
         if config["logger"] is None:
-            logs, experiment = self._get(self.config_init, "logs"), self._get(self.config_init, "experiment")
+            logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
             fitting = self.subcommand == "fit"
-            kwargs["logger"] = fitting and TensorBoardLogger(logs, name=experiment, default_hp_metric=False)
+            kwargs["logger"] = fitting and TensorBoardLogger(logs, experiment, version, default_hp_metric=False)
         self.recorder = results.ResultsRecorder()
         callbacks = [*(config["callbacks"] or []), self.recorder]
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):

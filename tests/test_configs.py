@@ -11,6 +11,7 @@ from lightning_transfer.cli import main
 
 CONFIGS = REPOSITORY / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+STRATEGIES = sorted((CONFIGS / "strategies").glob("*.yaml"))
 HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
 
 
@@ -51,3 +52,18 @@ def test_experiment_on_embedded_data_runs(experiment: Path) -> None:
 @pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if not is_embedded(e)], ids=lambda path: path.stem)
 def test_experiment_on_real_data_runs(experiment: Path) -> None:
     main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "2"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("experiment", sorted(CONFIGS.glob("*_transfer.yaml")), ids=lambda path: path.stem)
+def test_strategy_composes_with_transfer(experiment: Path, strategy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = ["--init_from", "source.ckpt"]
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(experiment), *weights, "--config", str(strategy), "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    scratch = strategy.stem == "scratch"
+    assert (printed["init_from"] is None) == scratch
+    assert printed["model"]["init_args"]["lr_decay"] == (2.6 if "discriminative" in strategy.stem else 1.0)
+    callbacks = printed["trainer"]["callbacks"] or []
+    schedules = [callback["init_args"]["schedule"] for callback in callbacks]
+    assert schedules == ([] if scratch else [strategy.stem.removesuffix("_discriminative")])

@@ -1,0 +1,57 @@
+"""From pretraining to a table of strategies in one command, interrupted or not."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+
+def transfer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "scripts" / "transfer"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def small() -> list[str]:
+    """Arguments that name shortened experiments."""
+    for name in ("quickstart", "quickstart_transfer"):
+        config = yaml.safe_load(Path("configs", f"{name}.yaml").read_text())
+        config["trainer"]["max_epochs"] = 2
+        config["data"]["init_args"]["examples_per_class"] = 10
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return ["--source", "quickstart.yaml", "--target", "quickstart_transfer.yaml"]
+
+
+@pytest.mark.slow
+def test_finished_runs_are_kept_and_unfinished_ones_resume(small: list[str]) -> None:
+    first = transfer(*small, "--strategies", "scratch", "gradual", "--", "--trainer.log_every_n_steps", "1")
+    assert first.returncode == 0, first.stderr
+    table = first.stdout.split("seconds\n")[1]
+    assert [line.split()[0] for line in table.splitlines()[:3]] == ["source", "scratch", "gradual"]
+
+    [gradual] = Path("logs/quickstart_transfer").glob("gradual*")
+    [scratch] = Path("logs/quickstart_transfer").glob("scratch*")
+    assert json.loads((gradual / "results.json").read_text())["init_from"].startswith("logs/quickstart/pretrained")
+    assert json.loads((scratch / "results.json").read_text())["init_from"] is None
+    (gradual / "results.json").unlink()  # as if it had been stopped before its end
+    shutil.rmtree(scratch)
+    second = transfer(*small, "--strategies", "scratch", "gradual", "--", "--trainer.log_every_n_steps", "1")
+    assert f"{gradual}: resuming" in second.stdout
+    assert f"{scratch}: starting" in second.stdout
+    assert second.stdout.count("finished before") == 1
+
+    def accuracies(output: str) -> list[list[str]]:
+        return [line.split()[:-1] for line in output.split("seconds\n")[1].splitlines()[:3]]
+
+    assert accuracies(second.stdout) == accuracies(first.stdout)
+
+
+def test_unknown_strategy_is_refused_with_those_there_are() -> None:
+    done = transfer("--strategies", "gradually")
+    assert done.returncode == 2
+    assert "strategy 'gradually' is not one of full, full_discriminative, gradual" in done.stderr
