@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY
 
+from lightning_transfer import SeedCNN
 from lightning_transfer.cli import main
 
 README = (REPOSITORY / "README.md").read_text()
@@ -34,17 +36,27 @@ def test_commands_run_in_their_order(image_folder: Path, capsys: pytest.CaptureF
 
 
 def test_scripts_are_there_and_executable() -> None:
-    scripts = [command[0] for command in COMMANDS if command[0].startswith("./scripts/")]
-    assert scripts == ["./scripts/quickstart", "./scripts/test"]
+    scripts = [command[0] for command in COMMANDS if "scripts/" in command[0]]
+    assert scripts == ["./scripts/quickstart", "scripts/transfer", "./scripts/test"]
     for script in scripts:
         assert os.access(REPOSITORY / script, os.X_OK), script
 
 
 def test_program_runs_as_written() -> None:
-    [program] = blocks("python")
+    [program] = [block for block in blocks("python") if "L.Trainer" in block]
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "backbone.2, head" in done.stdout + done.stderr
+
+
+def test_checkpoint_opens_as_written() -> None:
+    main(["fit", "--config", "configs/quickstart.yaml", "--trainer.max_epochs", "1"])
+    Path("logs/quickstart/version_0/checkpoints/best.ckpt").rename("best.ckpt")
+    [program] = [block for block in blocks("python") if "best.ckpt" in block]
+    network = SeedCNN(10)
+    exec(program, {"torch": torch, "network": network})
+    saved = torch.load("best.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(network.head.weight, saved["network.head.weight"])
 
 
 def test_phases_in_yaml_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
