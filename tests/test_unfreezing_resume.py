@@ -119,7 +119,7 @@ def test_resume_with_gradient_accumulation_and_max_steps_equals_the_uninterrupte
 
 
 def test_the_first_resumed_batch_has_the_right_trainable_set(tmp_path: Path) -> None:
-    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=1)
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=3)
     run_all(ProgressiveUnfreezing(NORM_GROUPS), checkpoint)
     for path in tmp_path.glob("*.ckpt"):
         if by_step(path) == 24:
