@@ -64,8 +64,10 @@ def test_phases_in_yaml_can_be_planned(capsys: pytest.CaptureFixture[str]) -> No
     Path("phases.yaml").write_text(phases)
     main(["plan", "--config", "configs/quickstart.yaml", "--config", "phases.yaml"])
     table = capsys.readouterr().out
-    for cell in ("step 0, epoch 0", "plateau of val/loss", "convolution1, convolution2, hidden1, hidden2, head"):
+    for cell in ("step 0, epoch 0", "plateau of val/loss", "hidden1 0.003, hidden2 0.003, head 0.003"):
         assert cell in table
+    assert "MiB" in table
+    assert "unknown" not in table  # the batch of bytes went through the data module's hooks, as in fit
     assert not Path("logs").exists()
 
 

@@ -18,7 +18,7 @@ from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.resolution import ResolvedSchedule
 from lightning_transfer.transfer.schedule import TrainingLength
 
-HEADER = ("phase", "begins", "until", "trains", "parameters", "share", "learning rates", "kept for backward")
+HEADER = ("phase", "begins", "until", "trains at learning rate", "parameters", "share", "kept for backward")
 
 
 def format_plan(
@@ -57,10 +57,9 @@ def format_plan(
                 str(index + 1),
                 _begins(resolved, index, starts[index], length),
                 str(phase.until) if phase.until else "end of training",
-                ", ".join(names),
+                ", ".join(scaled) + shape,
                 f"{count:,}",
                 f"{100 * count / total:.1f} %",
-                ", ".join(scaled) + shape,
                 f"{kept_bytes[index] / 2**20:.1f} MiB" if kept_bytes else "unknown",
             )
         )
@@ -193,6 +192,7 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     if callback is None:
         raise UserError("there is nothing to plan: trainer.callbacks has no ProgressiveUnfreezing")
     trainer.state.fn, trainer.training = TrainerFn.FITTING, True
+    pl_module.trainer = trainer
     trainer.strategy.connect(pl_module)
     trainer._data_connector.attach_data(pl_module, datamodule=datamodule)
     trainer._data_connector.prepare_data()
@@ -202,6 +202,8 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     pl_module.configure_model()
     trainer.strategy.setup_optimizers(trainer)
     _ = trainer.estimated_stepping_batches  # loads the training data as fit does
-    batch = next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
+    batch = trainer.precision_plugin.convert_input(next(iter(trainer.train_dataloader)))  # type: ignore[arg-type]
+    batch = pl_module._on_before_batch_transfer(batch)
+    batch = pl_module._apply_batch_transfer_handler(batch, device=pl_module.device)
     table: str = callback.plan_table(trainer, pl_module, batch)
     return table
