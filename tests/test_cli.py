@@ -125,16 +125,26 @@ def test_help_documents_every_argument_of_the_classifier(capsys: pytest.CaptureF
         assert len(description.split()) > 3, argument
 
 
-def test_resumed_fit_goes_on_where_the_checkpoint_stopped(image_folder: Path) -> None:
-    main(fit_arguments(image_folder, "--trainer.max_epochs", "3"))
+@pytest.mark.parametrize("schedule", [None, "gradual"])
+def test_resumed_fit_goes_on_where_the_checkpoint_stopped(schedule: str | None, image_folder: Path) -> None:
+    callbacks = []
+    if schedule is not None:
+        init_args = {"schedule": schedule, "until": {"steps": 7}}  # transitions in mid-epoch, one after the resume
+        callbacks = [{"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": init_args}]
+    common = ["--trainer.callbacks", json.dumps(callbacks), "--model.optimizer", "torch.optim.AdamW"]
+    main(fit_arguments(image_folder, *common, "--trainer.max_epochs", "3"))
     whole = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
-    main(fit_arguments(image_folder, "--experiment", "parts"))
+    main(fit_arguments(image_folder, *common, "--experiment", "parts"))
     last = str(run_folder("parts") / "checkpoints" / "last.ckpt")
-    main(fit_arguments(image_folder, "--experiment", "parts", "--trainer.max_epochs", "3", "--ckpt_path", last))
+    rest = ["--experiment", "parts", "--trainer.max_epochs", "3", "--ckpt_path", last]
+    main(fit_arguments(image_folder, *common, *rest))
     parts = torch.load(run_folder("parts") / "checkpoints" / "last.ckpt", weights_only=True)
     assert parts["global_step"] == whole["global_step"] == 27
     for name, weight in whole["state_dict"].items():
         assert torch.equal(weight, parts["state_dict"][name]), name
+    for number, state in whole["optimizer_states"][0]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, parts["optimizer_states"][0]["state"][number][name]), name
     results = json.loads((run_folder("parts") / "results.json").read_text())
     assert [entry["epoch"] for entry in results["validations"]] == [0, 1, 2]
 
