@@ -6,7 +6,6 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 ``results.json`` and a short table say what came out.
 """
 
-import json
 import logging
 import sys
 import tempfile
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -26,6 +24,7 @@ import lightning_transfer
 from lightning_transfer import results
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
+from lightning_transfer.predictions import write_predictions
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.transfer.plan import plan
 from lightning_transfer.transfer.weights import load_starting_weights
@@ -229,17 +228,10 @@ class CommandLine(LightningCLI):
         if self.trainer.world_size > 1:
             raise UserError(f"predict runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
         batches: list[torch.Tensor] = self.trainer.predict(**kwargs)  # type: ignore[assignment]
+        output = Path(self._get(self.config, "output"))
         loader: Any = self.trainer.predict_dataloaders
-        rows = np.concatenate(loader.batches(0))  # texts come by length
-        probabilities = torch.cat(batches)[np.argsort(rows)].tolist()
-        classes = self.datamodule.class_names
-        names = self.datamodule.predict_names or range(len(probabilities))
-        with Path(self._get(self.config, "output")).open("w") as output:
-            for name, row in zip(names, probabilities, strict=True):
-                line = {"name": name, "class": classes[row.index(max(row))]}
-                line["probabilities"] = dict(zip(classes, row, strict=True))
-                output.write(json.dumps(line) + "\n")
-        print(f"{len(probabilities)} predictions in {output.name}")
+        count = write_predictions(output, batches, loader, self.datamodule)
+        print(f"{count} predictions in {output}")
 
 
 def _check_writable(folder: Path) -> None:
