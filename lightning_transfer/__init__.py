@@ -18,6 +18,7 @@ _EXPORTS = {
     "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
     "SeedCNN": "lightning_transfer.networks.cnn",
     "TextDataModule": "lightning_transfer.data.texts",
+    "TorchvisionNetwork": "lightning_transfer.networks.torchvision",
     "parameter_groups": "lightning_transfer.transfer.param_groups",
 }
 

@@ -1,10 +1,12 @@
 """Image classification data: decoded once into an array of bytes, served in whole batches."""
 
+import difflib
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import models
 
 from lightning_transfer.data import demo_images
 from lightning_transfer.data.augment import Augmentation
@@ -26,6 +28,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         image_size: Height and width of the images in pixels.
         mean: Mean of each channel, for pixels from 0 to 1, subtracted from every image.
         std: Standard deviation of each channel, by which every image is then divided.
+        normalise_as: Name of torchvision weights, for example ResNet18_Weights.IMAGENET1K_V1: takes the mean and std
+            that they were trained with in place of ``mean`` and ``std``.
         augmentation: Random changes to training images.
         predict_path: A folder of images for ``predict``; the test split if not given.
     """
@@ -37,12 +41,15 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         image_size: int = 32,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        normalise_as: str | None = None,
         augmentation: Augmentation | None = None,
         predict_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, **kwargs)
         require_positive(image_size=image_size)
+        if normalise_as is not None:
+            mean, std = normalisation_of_weights(normalise_as)
         if min(std) <= 0:
             raise UserError(f"data.std is {list(std)}: expected numbers above 0")
         self.image_column = image_column
@@ -78,6 +85,28 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             images = self.augmentation(images, batch.indices, seed=run_seed(), epoch=self.trainer.current_epoch)
         scale, shift = self._scale.to(images.device), self._shift.to(images.device)
         return batch._replace(images=images.float().mul_(scale).add_(shift))
+
+
+def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Looks up what the images were normalised by that torchvision's weights were trained on.
+
+    Args:
+        name: Name of weights of a classification network, for example ResNet18_Weights.IMAGENET1K_V1.
+
+    Returns:
+        Mean and standard deviation of each channel, for pixels from 0 to 1.
+
+    Raises:
+        UserError: If there are no such weights.
+    """
+    enums = [models.get_model_weights(network) for network in models.list_models(module=models)]
+    known = {f"{enum.__name__}.{key}": weights for enum in enums for key, weights in enum.__members__.items()}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "expected one like ResNet18_Weights.IMAGENET1K_V1"
+        raise UserError(f"data.normalise_as: torchvision has no weights {name!r}: {hint}")
+    transforms = known[name].transforms()
+    return tuple(transforms.mean), tuple(transforms.std)
 
 
 class CIFAR10(ImageDataModule):
