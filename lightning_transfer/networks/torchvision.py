@@ -64,10 +64,8 @@ _SMALLEST_IMAGE = {
     "VGG": 32,
 }
 
-# As torchvision builds them for its weights, but without the heads that only their own loss has a use for.
-_ARGUMENTS: dict[str, dict[str, Any]] = dict.fromkeys(
-    ("googlenet", "inception_v3"), {"aux_logits": False, "transform_input": True, "init_weights": True}
-)
+# GoogLeNet and Inception v3 as torchvision builds them for its weights, without the heads that only their own loss uses.
+_INCEPTION_ARGUMENTS = {"aux_logits": False, "transform_input": True, "init_weights": True}
 
 
 class TorchvisionNetwork(nn.Module):
@@ -227,8 +225,9 @@ def _build(name: str, num_classes: int, model_arguments: dict[str, Any]) -> nn.M
         raise UserError(
             f"model_arguments has {reserved[0]!r}: the weights come from init_from, the classes from the data"
         )
+    defaults = _INCEPTION_ARGUMENTS if name in ("googlenet", "inception_v3") else {}
     try:
-        model: nn.Module = models.get_model(name, num_classes=num_classes, **_ARGUMENTS.get(name, {}) | model_arguments)
+        model: nn.Module = models.get_model(name, num_classes=num_classes, **defaults | model_arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"{name} does not take model_arguments {model_arguments}: {error}") from error
     return model
