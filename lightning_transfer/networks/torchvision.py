@@ -64,7 +64,7 @@ _SMALLEST_IMAGE = {
     "VGG": 32,
 }
 
-# GoogLeNet and Inception v3 as torchvision builds them for its weights, without the heads that only their own loss uses.
+# GoogLeNet and Inception v3 as torchvision builds them for its weights, less the heads that only their own loss uses.
 _INCEPTION_ARGUMENTS = {"aux_logits": False, "transform_input": True, "init_weights": True}
 
 
