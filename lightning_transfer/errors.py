@@ -1,4 +1,7 @@
-"""The one exception that a user's mistake raises."""
+"""The one exception that a user's mistake raises, and the hint for a mistyped name."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -6,3 +9,15 @@ class UserError(ValueError):
 
     The command line prints the line and exits with status 2; library users see an ordinary ``ValueError``.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Asks whether one of the nearest known names was meant.
+
+    Args:
+        name: What was given.
+        known: What exists.
+        otherwise: What to say where nothing is near.
+    """
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

@@ -1,6 +1,5 @@
 """A user's mistake in one line: what was wrong, and the nearest name that would have been right."""
 
-import difflib
 import inspect
 import re
 import sys
@@ -10,6 +9,7 @@ from typing import NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 import lightning_transfer
+from lightning_transfer.errors import did_you_mean
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
 _UNKNOWN_CLASS = re.compile(r'key "(?P<key>[\w.]+)".*dot import path string: (?P<name>\S+)')
@@ -59,10 +59,8 @@ def find_user_error(error: BaseException | None, *kinds: type[Exception]) -> Exc
 
 def _nearest(name: str, known: set[str]) -> str:
     # By full name, then by last part: trainer.max_epoch, but also data.batchsize of a class's own argument.
-    candidates = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(
-        name.rsplit(".", 1)[-1], known, n=1
-    )
-    return f": did you mean '{candidates[0]}'?" if candidates else ""
+    hint = did_you_mean(name, known) or did_you_mean(name.rpartition(".")[2], known)
+    return f": {hint}" if hint else ""
 
 
 def _init_arguments() -> Iterator[str]:

@@ -160,15 +160,15 @@ def test_command_runs_as_a_module_and_fails_without_a_traceback() -> None:
 
 def test_abbreviated_flag_is_refused_with_the_whole_one(capsys: pytest.CaptureFixture[str]) -> None:
     line = error_line(capsys, "fit", "--config", "configs/quickstart.yaml", "--trainer.max_epoch", "1")
-    assert line == "unknown option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"
+    assert line.startswith("unknown option 'trainer.max_epoch': did you mean trainer.max_epochs or ")
 
 
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"trainer": {"max_epoch": 3}}, "unknown option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
-        ({"data": {"init_args": {"batchsize": 3}}}, "unknown option 'batchsize': did you mean 'batch_size'?"),
-        ({"model": {"init_args": {"los": "x"}}}, "unknown option 'los': did you mean 'loss'?"),
+        ({"trainer": {"max_epoch": 3}}, "unknown option 'trainer.max_epoch': did you mean trainer.max_epochs or"),
+        ({"data": {"init_args": {"batchsize": 3}}}, "unknown option 'batchsize': did you mean batch_size or"),
+        ({"model": {"init_args": {"los": "x"}}}, "unknown option 'los': did you mean loss"),
         ({"data": {"class_path": "CIFAR11"}}, "data: 'CIFAR11' is not a class that can be imported: did you mean"),
         ({"data": {"init_args": {"batch_size": "many"}}}, "Expected a <class 'int'>. Got value: many"),
     ],

@@ -152,3 +152,8 @@ def test_the_memory_column_holds_what_training_keeps() -> None:
     run.fit(Measured())
     planned, trained = kept[:3], kept[3:]
     assert planned == [trained[0], trained[6], trained[12]]
+
+
+def test_a_training_without_a_given_end_is_planned_for_the_epochs_that_fit_assumes() -> None:
+    run = L.Trainer(callbacks=[ProgressiveUnfreezing(GROUPS)], logger=False, accelerator="cpu")
+    assert cells(plan(run, ToyModule()))[-1][1] == "step 12, epoch 2"

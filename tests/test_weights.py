@@ -128,8 +128,9 @@ def test_truncated_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 def test_missing_file_and_unknown_name_are_refused_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"'nowhere\.ckpt' are not a file: give a checkpoint"):
         load_starting_weights(SeedCNN(3), "nowhere.ckpt")
-    with pytest.raises(UserError, match=r"did you mean ResNet18_Weights\.IMAGENET1K_V1"):
-        load_starting_weights(SeedCNN(3), "Resnet18_Weights.IMAGENET1K_V1")
+    for name in ("Resnet18_Weights.IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V7"):
+        with pytest.raises(UserError, match=r"did you mean ResNet18_Weights\.IMAGENET1K_V1"):
+            load_starting_weights(SeedCNN(3), name)
 
 
 def test_another_architecture_is_refused_with_both_sides(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Image classification data: decoded once into an array of bytes, served in whole batches."""
 
-import difflib
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -14,7 +13,7 @@ from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.data.classification import ClassificationDataModule, Split, require_positive, run_seed
 from lightning_transfer.data.decoding import decode_column, decode_folder
 from lightning_transfer.data.loader import BatchLoader
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, did_you_mean
 
 
 class ImageDataModule(ClassificationDataModule[Tensor]):
@@ -102,8 +101,7 @@ def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tup
     enums = [models.get_model_weights(network) for network in models.list_models(module=models)]
     known = {f"{enum.__name__}.{key}": weights for enum in enums for key, weights in enum.__members__.items()}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "expected one like ResNet18_Weights.IMAGENET1K_V1"
+        hint = did_you_mean(name, known, "expected one like ResNet18_Weights.IMAGENET1K_V1")
         raise UserError(f"data.normalise_as: torchvision has no weights {name!r}: {hint}")
     transforms = known[name].transforms()
     return tuple(transforms.mean), tuple(transforms.std)

@@ -1,6 +1,5 @@
 """Any classification network of torchvision by its name, with layer groups from stem to head."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models
 
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, did_you_mean
 
 _STAGES_BEHIND_STEM = {
     r"features\.1": "stage1",
@@ -218,8 +217,7 @@ def _hidden_and_head(classifier: nn.Sequential) -> Iterable[str]:
 def _build(name: str, num_classes: int, model_arguments: dict[str, Any]) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
+        hint = did_you_mean(name, known, f"expected one of {', '.join(known)}")
         raise UserError(f"torchvision has no classification network {name!r}: {hint}")
     if reserved := sorted({"weights", "num_classes"} & set(model_arguments)):
         raise UserError(

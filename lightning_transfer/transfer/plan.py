@@ -191,6 +191,8 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     callback = next((found for found in callbacks if hasattr(found, "plan_table")), None)
     if callback is None:
         raise UserError("there is nothing to plan: trainer.callbacks has no ProgressiveUnfreezing")
+    if trainer.max_epochs is None and trainer.max_steps == -1:
+        trainer.fit_loop.max_epochs = 1000  # what fit assumes
     trainer.state.fn, trainer.training = TrainerFn.FITTING, True
     pl_module.trainer = trainer
     trainer.strategy.connect(pl_module)

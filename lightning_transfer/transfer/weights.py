@@ -3,7 +3,6 @@
 Weights only: nothing in a file is ever executed, and neither optimizer nor progress comes along.
 """
 
-import difflib
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, did_you_mean
 from lightning_transfer.networks.layer_groups import resolve_layer_groups, some_of
 
 HUB_PREFIX = "hf://"
@@ -138,10 +137,9 @@ def _read_torchvision(name: str) -> Weights:
 
     try:
         weights = models.get_weight(name)
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         known = [str(entry) for model in models.list_models() for entry in models.get_model_weights(model)]
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision.models"
+        hint = did_you_mean(name, known, "see torchvision.models")
         raise UserError(f"torchvision has no weights {name!r}: {hint}") from error
     try:
         state: Weights = weights.get_state_dict(check_hash=True)
