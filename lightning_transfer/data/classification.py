@@ -82,6 +82,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         self.train_fraction = train_fraction
         self.examples_per_class = examples_per_class
         self.split_seed = split_seed
+        self.predict_path: str | None = None
         self.predict_names: list[str] | None = None
         self._class_names: list[str] | None = None
         self._splits: dict[str, Split[Inputs]] = {}
@@ -151,8 +152,10 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         return {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
 
     def prepare_data(self) -> None:
-        """Fills the cache with the training split where it is not there yet, in one process of each node."""
-        self.read_split(self.train_split)
+        """Fills the cache with the training split, once on each node; predicting files needs only a checkpoint."""
+        predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
+        if not predicts_files:
+            self.read_split(self.train_split)
 
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""
@@ -192,15 +195,17 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         return BatchLoader(lambda rows: self.make_batch(split, rows), self.eval_batches(split, rows, **self._share()))
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the training set."""
-        return self._train_loader.state_dict() if self._train_loader else {}
+        """The place in the training set and the names of the classes, as plain types."""
+        place = self._train_loader.state_dict() if self._train_loader else {}
+        return {"place": place, "class_names": self.class_names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes training go on from a saved place.
+        """Makes training go on from a saved place, and predictions know their classes without the data set.
 
         Lightning restores loaders as well, but not where anything asked for ``estimated_stepping_batches`` before.
         """
-        self._resume_at = state_dict
+        self._resume_at = state_dict["place"]
+        self._class_names = state_dict["class_names"]
 
     def _split(self, name: str) -> Split[Inputs]:
         if name not in self._splits:

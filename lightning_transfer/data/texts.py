@@ -118,12 +118,6 @@ class TextDataModule(ClassificationDataModule[Documents]):
         limits = {"batch_size": self.eval_batch_size, "batch_tokens": self.eval_batch_tokens}
         return token_batches(rows, self._cut_lengths(split), **limits, **share)
 
-    def prepare_data(self) -> None:
-        """Fills the cache with the training split; predicting a file needs only what is in the checkpoint."""
-        if self._predicts_file():
-            return
-        super().prepare_data()
-
     def setup(self, stage: str) -> None:
         """Divides the training split, and writes the tokenizer beside the run."""
         super().setup(stage)
@@ -142,17 +136,16 @@ class TextDataModule(ClassificationDataModule[Documents]):
         return self.eval_loader(Split(documents, labels, ""), np.arange(len(labels)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the training set, the tokenizer and the names of the classes, as plain types."""
-        return {**super().state_dict(), "tokenizer": self.tokenizer.to_str(), "class_names": self.class_names}
+        """What every data module saves, and the tokenizer as JSON."""
+        return {**super().state_dict(), "tokenizer": self.tokenizer.to_str()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave: from then on texts are read in the checkpoint's vocabulary."""
-        place = dict(state_dict)
-        tokenizer, self._class_names = place.pop("tokenizer"), place.pop("class_names")
+        super().load_state_dict(state_dict)
+        tokenizer = state_dict["tokenizer"]
         if self._tokenizer is None or self._tokenizer.to_str() != tokenizer:
             self._tokenizer = Tokenizer.from_str(tokenizer)
             self._splits.clear()
-        super().load_state_dict(place)
 
     def _read_or_learn_tokenizer(self) -> str:
         if self.vocabulary_path is None:
@@ -177,9 +170,6 @@ class TextDataModule(ClassificationDataModule[Documents]):
     def _cut_lengths(self, split: Split[Documents]) -> np.ndarray:
         lengths: np.ndarray = np.minimum(split.inputs.lengths, self.max_tokens)
         return lengths
-
-    def _predicts_file(self) -> bool:
-        return self.predict_path is not None and self.trainer is not None and self.trainer.predicting
 
 
 class IMDB(TextDataModule):
