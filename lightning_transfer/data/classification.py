@@ -155,7 +155,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         """Fills the cache with the training split, once on each node; predicting files needs only a checkpoint."""
         predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
         if not predicts_files:
-            self.read_split(self.train_split)
+            self._split(self.train_split)  # kept: setup would read it again
 
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import lightning as L
@@ -163,7 +164,8 @@ class Classifier(L.LightningModule):
         if self.lr_scheduler is None and self.lr_schedule == "constant" and not self.warmup_fraction:
             return optimizer
         if self.lr_scheduler is None:
-            scheduler: LRScheduler = LambdaLR(optimizer, self._learning_rate_factor)
+            total_steps = int(self.trainer.estimated_stepping_batches)
+            scheduler: LRScheduler = LambdaLR(optimizer, partial(self._learning_rate_factor, total_steps))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         scheduler = self.lr_scheduler(optimizer)
         config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
@@ -184,8 +186,7 @@ class Classifier(L.LightningModule):
         except (TypeError, ValueError) as error:
             raise UserError(f"model.optimizer: {error}") from error
 
-    def _learning_rate_factor(self, step: int) -> float:
-        total_steps = int(self.trainer.estimated_stepping_batches)
+    def _learning_rate_factor(self, total_steps: int, step: int) -> float:
         warmup_steps = round(self.warmup_fraction * total_steps)
         if step < warmup_steps:
             return (step + 1) / warmup_steps
