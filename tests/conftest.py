@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from slurm_cluster import slurm  # noqa: F401  # a fixture
 
 from lightning_transfer.data.cache import CACHE_VARIABLE
 from lightning_transfer.data.hub import MIRROR_VARIABLE
