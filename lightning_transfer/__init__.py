@@ -12,6 +12,7 @@ _EXPORTS = {
     "Classifier": "lightning_transfer.modules.classifier",
     "DemoImages": "lightning_transfer.data.images",
     "DemoTexts": "lightning_transfer.data.texts",
+    "ExponentialMovingAverage": "lightning_transfer.transfer.averaging",
     "IMDB": "lightning_transfer.data.texts",
     "ImageDataModule": "lightning_transfer.data.images",
     "LSTMClassifier": "lightning_transfer.networks.lstm",
