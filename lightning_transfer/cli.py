@@ -6,6 +6,7 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 ``results.json`` and a short table say what came out.
 """
 
+import importlib
 import logging
 import sys
 import tempfile
@@ -37,7 +38,12 @@ DESCRIPTION = """Transfer learning experiments on PyTorch Lightning.
 An experiment is a YAML file, composed with another for the hardware, and changed by flags:
   lightning-transfer fit --config configs/quickstart.yaml --config configs/hardware/cpu.yaml --trainer.max_epochs 3
 Every argument of a class: lightning-transfer fit --data.help CIFAR10, --model.help Classifier.
+Other commands, each with a --help of its own:
+  lightning-transfer study --config configs/studies/demo.yaml   compares strategies over training-set sizes and seeds
 """
+
+# Commands that train nothing themselves, by the module whose ``main`` takes their arguments.
+COMMANDS = {"study": "lightning_transfer.study.command"}
 
 
 def main(args: ArgsType = None) -> None:
@@ -52,8 +58,12 @@ def main(args: ArgsType = None) -> None:
     # At every run, Lightning's own use of torch and its advertisements.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    given = sys.argv[1:] if args is None else args
     try:
-        CommandLine(args)
+        if isinstance(given, list) and given and given[0] in COMMANDS:
+            importlib.import_module(COMMANDS[given[0]]).main(given[1:])
+        else:
+            CommandLine(args)
     except Exception as error:
         user_error = find_user_error(error, UserError, MisconfigurationException)
         if user_error is None:
