@@ -10,7 +10,8 @@ class ImageBatch(NamedTuple):
 
     Attributes:
         images: uint8 [batch, channels, height, width] as stored; float32, normalised, once on the device.
-        labels: int64 [batch], -1 where there is no label (prediction).
+        labels: int64 [batch], -1 where there is no label (prediction); the share of each class, float32 [batch,
+            classes], once training images are mixed.
         indices: int64 [batch], the row of each image in its split.
     """
 

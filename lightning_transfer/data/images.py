@@ -13,6 +13,7 @@ from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.data.classification import ClassificationDataModule, Split, require_positive, run_seed
 from lightning_transfer.data.decoding import decode_column, decode_folder
 from lightning_transfer.data.loader import BatchLoader
+from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.errors import UserError, did_you_mean
 
 
@@ -30,6 +31,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         normalise_as: Name of torchvision weights, for example ResNet18_Weights.IMAGENET1K_V1: takes the mean and std
             that they were trained with in place of ``mean`` and ``std``.
         augmentation: Random changes to training images.
+        mixing: Mixup or CutMix of training images, once augmented and normalised.
         predict_path: A folder of images for ``predict``; the test split if not given.
     """
 
@@ -42,6 +44,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
         normalise_as: str | None = None,
         augmentation: Augmentation | None = None,
+        mixing: Mixing | None = None,
         predict_path: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -57,6 +60,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         self._scale = 1 / (255 * torch.tensor(std)).view(3, 1, 1)
         self._shift = (-torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1)
         self.augmentation = augmentation
+        self.mixing = mixing
         self.predict_path = predict_path
 
     def read_split(self, split: str) -> Split[Tensor]:
@@ -78,12 +82,17 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         return self.eval_loader(Split(images, torch.full((len(images),), -1), ""), np.arange(len(images)))
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """Augments training images and normalises all, on the device: only bytes were transferred."""
-        images = batch.images
-        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
-            images = self.augmentation(images, batch.indices, seed=run_seed(), epoch=self.trainer.current_epoch)
+        """Augments and mixes training images and normalises all, on the device: only bytes were transferred."""
+        images, labels, indices = batch
+        trainer = self.trainer if self.trainer is not None and self.trainer.training else None
+        if trainer is not None and self.augmentation is not None:
+            images = self.augmentation(images, indices, seed=run_seed(), epoch=trainer.current_epoch)
         scale, shift = self._scale.to(images.device), self._shift.to(images.device)
-        return batch._replace(images=images.float().mul_(scale).add_(shift))
+        images = images.float().mul_(scale).add_(shift)
+        if trainer is not None and self.mixing is not None:
+            draws = {"num_classes": self.num_classes, "seed": run_seed(), "epoch": trainer.current_epoch}
+            images, labels = self.mixing(images, labels, indices, **draws)
+        return ImageBatch(images, labels, indices)
 
 
 def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

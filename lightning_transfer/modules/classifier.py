@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, predicted_classes
+from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, count_correct
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.transfer.param_groups import build_optimizer
 
@@ -27,7 +27,7 @@ class Batch(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """int64 [batch]."""
+        """int64 [batch]; in training also the share of each class, float [batch, classes]."""
 
 
 class Classifier(L.LightningModule):
@@ -101,7 +101,7 @@ class Classifier(L.LightningModule):
         self.test_metrics = EvaluationMetrics(num_classes)
         # Sums since the last log, kept as tensors: reading them at every step would wait for the device.
         self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
-        self.register_buffer("_correct", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("_correct", torch.zeros(()), persistent=False)
         self._examples = self._batches = 0
 
     @property
@@ -124,7 +124,7 @@ class Classifier(L.LightningModule):
         loss = self._loss(logits, batch.labels)
         with torch.no_grad():
             self._loss_sum += loss.detach()
-            self._correct += (predicted_classes(logits) == batch.labels).sum()
+            self._correct += count_correct(logits, batch.labels)
         self._examples += len(batch.labels)
         self._batches += 1
         if self.trainer._logger_connector.should_update_logs:

@@ -14,7 +14,7 @@ def classification_loss(logits: Tensor, labels: Tensor, loss: Loss, num_classes:
 
     Args:
         logits: float [batch, num_classes], or [batch, 1] for binary cross-entropy of two classes.
-        labels: int64 [batch], from 0.
+        labels: int64 [batch], from 0; or the share of each class, float [batch, num_classes].
         loss: Cross-entropy over the classes, binary cross-entropy of each class against the rest, or the squared
             distance to the one-hot label (Hui & Belkin, 2021: unscaled here).
         num_classes: The number of classes, 2 where there is one logit.
@@ -25,7 +25,8 @@ def classification_loss(logits: Tensor, labels: Tensor, loss: Loss, num_classes:
     """
     if loss == "cross_entropy":
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    targets = F.one_hot(labels, num_classes).to(logits.dtype) * (1 - label_smoothing) + label_smoothing / num_classes
+    shares = labels if labels.is_floating_point() else F.one_hot(labels, num_classes)
+    targets = shares.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / num_classes
     if loss == "mean_squared_error":
         return F.mse_loss(logits, targets)
     return F.binary_cross_entropy_with_logits(logits, targets[:, -logits.shape[1] :])
@@ -64,3 +65,19 @@ def predicted_classes(logits: Tensor) -> Tensor:
         int64 [batch].
     """
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Counts the examples that are predicted correctly; of a mixed one, the share of it that is.
+
+    Args:
+        logits: float [batch, num_classes], or [batch, 1] for binary cross-entropy of two classes.
+        labels: int64 [batch], or the share of each class, float [batch, num_classes].
+
+    Returns:
+        float32, a scalar.
+    """
+    predicted = predicted_classes(logits)
+    if labels.is_floating_point():
+        return labels.gather(1, predicted.unsqueeze(1)).sum(dtype=torch.float32)
+    return (predicted == labels).sum(dtype=torch.float32)
