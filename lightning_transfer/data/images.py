@@ -74,6 +74,18 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         indices = torch.from_numpy(rows)
         return ImageBatch(split.inputs[indices], split.labels[indices], indices)
 
+    def training_sample(self, count: int) -> Tensor:
+        """Takes training images from all over the training set, normalised as in evaluation, after ``setup``.
+
+        Args:
+            count: How many, or all where there are fewer.
+
+        Returns:
+            float32 [count, 3, image_size, image_size].
+        """
+        places = np.linspace(0, len(self._train_rows) - 1, min(count, len(self._train_rows))).astype(np.int64)
+        return self._normalise(self._split(self.train_split).inputs[torch.from_numpy(self._train_rows[places])])
+
     def predict_dataloader(self) -> BatchLoader:
         """Batches of the images in ``predict_path`` in the order of their names, else of the test split."""
         if self.predict_path is None:
@@ -87,12 +99,14 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         trainer = self.trainer if self.trainer is not None and self.trainer.training else None
         if trainer is not None and self.augmentation is not None:
             images = self.augmentation(images, indices, seed=run_seed(), epoch=trainer.current_epoch)
-        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
-        images = images.float().mul_(scale).add_(shift)
+        images = self._normalise(images)
         if trainer is not None and self.mixing is not None:
             draws = {"num_classes": self.num_classes, "seed": run_seed(), "epoch": trainer.current_epoch}
             images, labels = self.mixing(images, labels, indices, **draws)
         return ImageBatch(images, labels, indices)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return images.float().mul_(self._scale.to(images.device)).add_(self._shift.to(images.device))
 
 
 def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -17,6 +17,8 @@ from lightning_transfer.modules.losses import Loss, class_probabilities, classif
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.transfer.param_groups import build_optimizer
 
+WHITENING_IMAGES = 2000  # two million patches for a covariance of 12 x 12
+
 
 class Batch(Protocol):
     """What the classifier needs of a batch."""
@@ -109,6 +111,19 @@ class Classifier(L.LightningModule):
         """The layer groups of the network, as paths of modules from here."""
         groups: dict[str, list[str]] = self.network.layer_groups  # type: ignore[assignment]
         return {name: [f"network.{path}" for path in paths] for name, paths in groups.items()}
+
+    def on_fit_start(self) -> None:
+        """Lets a network with a whitening compute it from training images, unless it has been computed or loaded."""
+        fit_whitening: Any = getattr(self.network, "fit_whitening", None)
+        if fit_whitening is None:
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(data, "training_sample"):
+            raise UserError(
+                f"{type(self.network).__name__} computes its whitening from training images, which"
+                f" {type(data).__name__} does not give: call network.fit_whitening(images) before the fit"
+            )
+        fit_whitening(data.training_sample(WHITENING_IMAGES).to(self.device))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Computes the logits, float [batch, classes]."""

@@ -1,0 +1,127 @@
+"""The optimizer Muon for the filters of convolutions, with SGD for everything else, in one."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_transfer.errors import UserError
+
+
+class Muon(Optimizer):
+    """Orthogonalised momentum for filters, SGD with Nesterov momentum for all other parameters.
+
+    A filter (a parameter of 3 dimensions or more) is taken as a matrix with a row for each output channel. Its update
+    is the nearest orthogonal matrix to its momentum, so that all directions learn alike; before each step it is scaled
+    to the Frobenius norm of an orthogonal one, the root of its number of rows, which a norm layer behind it makes up
+    for. Use it for convolutions that are followed by norm layers.
+
+    All parameters are in the same groups, so schedulers, checkpoints and layer groups need to know nothing of this.
+    torch.optim.Muon has neither filters nor the rest.
+
+    Args:
+        params: Parameters or groups, as for any optimizer.
+        lr: Learning rate of the filters. Schedulers scale that of the rest along with it.
+        momentum: Of the filters.
+        sgd_lr: Learning rate of the rest.
+        sgd_momentum: Of the rest.
+        weight_decay: L2 penalty on the rest.
+
+    Raises:
+        UserError: For values out of range.
+
+    Source:
+        Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; as applied to filters in Jordan's
+        airbench94_muon.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.24,
+        momentum: float = 0.6,
+        sgd_lr: float = 0.1,
+        sgd_momentum: float = 0.85,
+        weight_decay: float = 0.0,
+    ) -> None:
+        for name, value in {"lr": lr, "sgd_lr": sgd_lr}.items():
+            if value <= 0:
+                raise UserError(f"{name} is {value}: expected a number above 0")
+        for name, value in {"momentum": momentum, "sgd_momentum": sgd_momentum}.items():
+            if not 0 < value < 1:
+                raise UserError(f"{name} is {value}: expected a number between 0 and 1")
+        if weight_decay < 0:
+            raise UserError(f"weight_decay is {weight_decay}: expected 0 or more")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "sgd_lr_factor": sgd_lr / lr,
+            "sgd_momentum": sgd_momentum,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Takes a step; parameters without a grad stay as they are.
+
+        Args:
+            closure: Computes the loss and the grads anew.
+
+        Returns:
+            What the closure returns.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            filters = [parameter for parameter in trained if parameter.ndim > 2]
+            rest = [parameter for parameter in trained if parameter.ndim <= 2]
+            if filters:
+                for parameter, update in zip(filters, self._nesterov(filters, group["momentum"]), strict=True):
+                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+                    parameter.sub_(group["lr"] * orthogonalise(update.flatten(1)).view_as(update))
+            if rest:
+                updates = self._nesterov(rest, group["sgd_momentum"], group["weight_decay"])
+                torch._foreach_add_(rest, updates, alpha=-group["lr"] * group["sgd_lr_factor"])
+        return loss
+
+    def _nesterov(self, parameters: list[Tensor], momentum: float, weight_decay: float = 0.0) -> tuple[Tensor, ...]:
+        """Adds the grads to the momenta, and looks one step ahead."""
+        gradients: Any = [parameter.grad for parameter in parameters]
+        if weight_decay:
+            gradients = torch._foreach_add(gradients, parameters, alpha=weight_decay)
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, gradients)
+        return torch._foreach_add(gradients, momenta, alpha=momentum)
+
+
+def orthogonalise(matrix: Tensor, iterations: int = 3) -> Tensor:
+    """Brings all singular values of a matrix near 1, to between 0.7 and 1.2 where they were not tiny.
+
+    Args:
+        matrix: float [rows, columns].
+        iterations: Steps of the Newton-Schulz iteration.
+
+    Returns:
+        A matrix of the same shape and dtype; on a GPU computed in bfloat16.
+
+    Source:
+        The quintic iteration of Jordan et al., 2024, with its coefficients.
+    """
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = wide.bfloat16() if matrix.is_cuda else wide
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    result: Tensor = x.T if matrix.shape[0] > matrix.shape[1] else x
+    return result.to(matrix.dtype)
