@@ -38,6 +38,41 @@ def test_half_of_the_images_are_flipped() -> None:
     assert 0.47 < flipped.float().mean() < 0.53
 
 
+def test_alternating_flip_shows_each_image_in_both_ways_in_two_epochs() -> None:
+    augmentation = Augmentation(horizontal_flip="alternating")
+    epochs = [augmentation(IMAGES, INDICES, seed=0, epoch=epoch) for epoch in range(4)]
+    assert torch.equal(epochs[1], epochs[0].flip(-1))
+    assert torch.equal(epochs[2], epochs[0])
+    assert torch.equal(epochs[3], epochs[1])
+    flipped = (epochs[0] != IMAGES).flatten(1).any(1)
+    assert 16 < flipped.sum() < 48
+
+
+def test_reflection_pads_with_the_image_itself() -> None:
+    augmented = Augmentation(crop_padding=3, padding="reflection")(IMAGES, INDICES, seed=0, epoch=0)
+    for image, result in zip(IMAGES, augmented, strict=True):
+        padded = torch.nn.functional.pad(image.float(), (3, 3, 3, 3), mode="reflect").to(torch.uint8)
+        assert any(torch.equal(result, padded[:, y : y + 8, x : x + 8]) for y in range(7) for x in range(7))
+
+
+def test_cutout_fills_one_square_with_the_mean_colour() -> None:
+    images = IMAGES.float()
+    changed = Augmentation(cutout=3)(images, INDICES, seed=0, epoch=0) != images
+    assert torch.equal(changed.sum((2, 3)), torch.full((64, 3), 9))
+    rows, columns = changed.any(1).any(2), changed.any(1).any(1)
+    assert torch.equal(rows.sum(1), torch.full((64,), 3))
+    assert torch.equal(columns.sum(1), torch.full((64,), 3))
+    assert len(torch.unique(rows.float().argmax(1))) == 6  # every place where it fits
+    cut = Augmentation(cutout=8)(images, INDICES, seed=0, epoch=0)
+    torch.testing.assert_close(cut, images.mean((2, 3), keepdim=True).expand_as(images))
+
+
+@pytest.mark.parametrize("arguments", [{"crop_padding": 8, "padding": "reflection"}, {"cutout": 9}])
+def test_more_than_the_image_is_refused(arguments: dict) -> None:
+    with pytest.raises(UserError, match="too much for images of 8 pixels"):
+        Augmentation(**arguments)(IMAGES, INDICES, seed=0, epoch=0)
+
+
 def test_nothing_asked_for_changes_nothing() -> None:
     assert torch.equal(Augmentation()(IMAGES, INDICES, seed=0, epoch=0), IMAGES)
 

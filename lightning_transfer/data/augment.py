@@ -5,6 +5,7 @@ ranks, and after a resume. There is no generator whose state could be lost.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,19 +16,34 @@ from lightning_transfer.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random translations and reflections of training images.
+    """Random translations, reflections and holes in training images.
 
     Args:
-        crop_padding: Pixels of zeros added on each side before a random crop of the original size.
-        horizontal_flip: Whether to mirror each image with probability one half.
+        crop_padding: Pixels added on each side before a random crop of the original size.
+        padding: What is added: ``zeros``, or the image's ``reflection`` in its edge.
+        horizontal_flip: Whether to mirror each image with probability one half. ``alternating``: each image is
+            mirrored in every other epoch, a random half of them in the first, so that two epochs together show each
+            image in both ways.
+        cutout: Side in pixels of a square at a random place that is filled with the image's mean colour; 0 for none.
+
+    Raises:
+        UserError: For negative sizes.
+
+    Source:
+        Alternating flip: Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024. Cutout: DeVries and Taylor,
+        Improved Regularization of Convolutional Neural Networks with Cutout, 2017, there with the data set's mean
+        and squares that may reach over the edge.
     """
 
     crop_padding: int = 0
-    horizontal_flip: bool = False
+    padding: Literal["zeros", "reflection"] = "zeros"
+    horizontal_flip: bool | Literal["alternating"] = False
+    cutout: int = 0
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise UserError(f"augmentation.crop_padding is {self.crop_padding}: expected 0 or more pixels")
+        for name, value in {"crop_padding": self.crop_padding, "cutout": self.cutout}.items():
+            if value < 0:
+                raise UserError(f"augmentation.{name} is {value}: expected 0 or more pixels")
 
     def __call__(self, images: Tensor, indices: Tensor, *, seed: int, epoch: int) -> Tensor:
         """Augments a batch.
@@ -40,23 +56,56 @@ class Augmentation:
 
         Returns:
             A tensor like ``images``.
+
+        Raises:
+            UserError: For a reflection or a hole larger than the images.
         """
-        if not (self.crop_padding or self.horizontal_flip):
-            return images
+        largest = min(images.shape[2:])
+        if self.cutout > largest or (self.crop_padding >= largest and self.padding == "reflection"):
+            name, value = ("cutout", self.cutout) if self.cutout > largest else ("crop_padding", self.crop_padding)
+            raise UserError(f"augmentation.{name} is {value}: too much for images of {largest} pixels")
+        if self.crop_padding or self.horizontal_flip:
+            images = self._crop_and_flip(images, indices, seed, epoch)
+        return self._cut_out(images, indices, seed, epoch) if self.cutout else images
+
+    def _crop_and_flip(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
         batch, channels, height, width = images.shape
         rows = torch.arange(height, device=images.device).expand(batch, -1)
         columns = torch.arange(width, device=images.device).expand(batch, -1)
         if self.horizontal_flip:
-            flip = uniform(indices, seed, epoch, 0) < 0.5
+            alternating = self.horizontal_flip == "alternating"
+            flip = uniform(indices, seed, 0 if alternating else epoch, 0) < 0.5
+            if alternating and epoch % 2:
+                flip = ~flip
             columns = torch.where(flip[:, None], width - 1 - columns, columns)
         if self.crop_padding:
             shifts = 2 * self.crop_padding + 1
             rows = rows + (uniform(indices, seed, epoch, 1) * shifts).long()[:, None]
             columns = columns + (uniform(indices, seed, epoch, 2) * shifts).long()[:, None]
-            images = F.pad(images, (self.crop_padding,) * 4)
+            if self.padding == "zeros":
+                images = F.pad(images, (self.crop_padding,) * 4)
+            else:
+                rows, columns = (
+                    _reflect(places - self.crop_padding, size) for places, size in ((rows, height), (columns, width))
+                )
         # Crop and flip as one gather over flattened pixels: 1.5 times as fast as windows, 4 times as 4-d indexing.
         pixels = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).reshape(batch, 1, -1)
         return images.flatten(2).gather(2, pixels.expand(-1, channels, -1)).view(batch, channels, height, width)
+
+    def _cut_out(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
+        inside = []
+        for draw, size in ((3, images.shape[2]), (4, images.shape[3])):
+            start = (uniform(indices, seed, epoch, draw) * (size - self.cutout + 1)).long()[:, None]
+            places = torch.arange(size, device=images.device)
+            inside.append((places >= start) & (places < start + self.cutout))
+        hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+        colour = images.mean((2, 3), keepdim=True, dtype=torch.float32).to(images.dtype)
+        return torch.where(hole, colour, images)
+
+
+def _reflect(places: Tensor, size: int) -> Tensor:
+    """Brings places up to ``size - 1`` beyond either edge back inside."""
+    return size - 1 - (size - 1 - places.abs()).abs()
 
 
 def uniform(indices: Tensor, *salts: int) -> Tensor:
