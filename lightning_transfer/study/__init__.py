@@ -1,0 +1,1 @@
+"""Compares strategies over starting weights, training-set sizes and seeds, on equal terms."""

@@ -1,0 +1,199 @@
+"""A cell: one ``fit`` with a folder of its own, which says what it was asked, whether it finished, and why not."""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+import traceback
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.study.grid import Variant, flatten
+
+CELL, FAILURE, LOG, RESULTS = "cell.json", "failed.json", "log.txt", "results.json"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a study compares.
+
+    Args:
+        strategy: Name of the strategy.
+        weights: Name of the starting weights; None where the strategy takes none.
+        variant: Values of the grid's leaves.
+    """
+
+    strategy: str
+    weights: str | None = None
+    variant: Variant = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Args:
+        name: Name of its folder.
+        logs: Folder of the study.
+        kind: What it is for.
+        arguments: The command line of its ``fit``.
+        settings: All that its result depends on, in JSON types: by them a changed cell is noticed.
+        files: The config files, in the order of those in the settings.
+        arm: What it is a run of; None for a pretraining.
+        size: Size of the training set.
+        seed: Its seed.
+        value: The tuned value.
+    """
+
+    name: str
+    logs: Path
+    kind: Literal["pretraining", "tuning", "final"]
+    arguments: tuple[str, ...]
+    settings: dict[str, Any] = field(hash=False)
+    files: tuple[str, ...]
+    arm: Arm | None = None
+    size: float | None = None
+    seed: int = 0
+    value: Any = field(default=None, hash=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.logs / self.name
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The record of the finished run; None before."""
+        file = self.folder / RESULTS
+        return json.loads(file.read_text()) if file.exists() else None
+
+    @property
+    def failure(self) -> str | None:
+        """The line that says why the run failed; None where it did not."""
+        file = self.folder / FAILURE
+        return json.loads(file.read_text())["error"] if file.exists() else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its record."""
+        return (self.folder / RESULTS).exists()
+
+    def check_unchanged(self) -> None:
+        """Compares what the cell is asked with what its folder was made for, if there is one.
+
+        Raises:
+            UserError: Where they differ: their results must not be mixed.
+        """
+        file = self.folder / CELL
+        if not file.exists():
+            return
+        before, now = flatten(json.loads(file.read_text())["settings"]), flatten(self.settings)
+        changes = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changes:
+            was, is_now = (json.dumps(found.get(changes[0])) for found in (before, now))
+            more = f" and {len(changes) - 1} more" if changes[1:] else ""
+            raise UserError(
+                f"{self.folder} was made with {self._readable(changes[0])} {was}, and now it is {is_now}{more}: "
+                f"undo the change, give the study another name, or delete what it changes in {self.logs}"
+            )
+
+    def _readable(self, name: str) -> str:
+        kind, _, rest = name.partition(".")
+        number, _, key = rest.partition(".")
+        return f"{key} of {self.files[int(number)]}" if kind == "configs" and int(number) < len(self.files) else rest
+
+    def run(self) -> float:
+        """Runs the cell in this process, from wherever it stopped; what it prints goes to its log.
+
+        A failure leaves its line in the folder.
+
+        Returns:
+            How long its ``fit`` took, in seconds.
+        """
+        from lightning_transfer.cli import main  # late: it loads torch
+
+        start = time.perf_counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_json(self.folder / CELL, self._facts())
+        arguments, error = [*self.arguments, *self._resume()], None
+        with _output_to(self.folder / LOG), _command_line(arguments):
+            try:
+                main()
+            except SystemExit as stop:
+                if isinstance(stop.__context__, KeyboardInterrupt):
+                    raise stop.__context__ from None
+                error = f"exit status {stop.code}" if stop.code else None
+            except Exception as exception:
+                traceback.print_exc()
+                error = " ".join(f"{type(exception).__name__}: {exception}".split())
+        if error:
+            self.fail(_last_error_line(self.folder / LOG) or error)
+        return time.perf_counter() - start
+
+    def fail(self, error: str) -> None:
+        """Records that the run failed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_json(self.folder / FAILURE, {"error": error})
+
+    def forget(self) -> None:
+        """Deletes what the run left, so that it starts anew."""
+        shutil.rmtree(self.folder)
+
+    def _facts(self) -> dict[str, Any]:
+        arm = vars(self.arm) if self.arm else {}
+        facts = {"name": self.name, "kind": self.kind, **arm, "size": self.size, "seed": self.seed}
+        command = shlex.join(["lightning-transfer", *self.arguments])
+        return {**facts, "value": self.value, "command": command, "settings": self.settings}
+
+    def _resume(self) -> list[str]:
+        last = self.folder / "checkpoints" / "last.ckpt"
+        # A zip file ends with its directory: one that was cut short is none.
+        return [f"--ckpt_path={last}"] if last.exists() and zipfile.is_zipfile(last) else []
+
+
+@contextlib.contextmanager
+def _output_to(file: Path) -> Iterator[None]:
+    """Sends what Python and what libraries print to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with file.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            for number, original in enumerate(saved, start=1):
+                os.dup2(original, number)
+                os.close(original)
+
+
+@contextlib.contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """Makes the arguments those of the process: the run's record says how to repeat it."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _last_error_line(log: Path) -> str | None:
+    marker = "lightning-transfer: error: "
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(marker)]
+    return lines[-1].removeprefix(marker) if lines else None
+
+
+def _write_json(file: Path, content: Any) -> None:
+    """Writes the file whole or not at all."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(file)

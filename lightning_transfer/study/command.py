@@ -1,0 +1,53 @@
+"""The command ``study``: runs what is not finished of a study, then writes its report."""
+
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.messages import Parser
+from lightning_transfer.study.config import Study, check
+from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.runner import run_study
+from lightning_transfer.study.workers import run_here, run_in_processes
+
+DESCRIPTION = """Compares strategies over training-set sizes and seeds, on equal terms, and writes a report.
+
+Every cell is an ordinary fit with its own folder under logs/<study>. Started again, a study goes on where it stopped:
+finished cells are never run again, an interrupted one resumes from its last checkpoint.
+  lightning-transfer study --config configs/studies/demo.yaml --workers 2
+"""
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: What follows its name.
+
+    Raises:
+        UserError: Where the study, or a folder made for another one, is at fault.
+    """
+    parser = Parser(prog="lightning-transfer study", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="File of the study, as in configs/studies.")
+    parser.add_class_arguments(Study, as_group=True)
+    parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
+    parser.add_argument("--workers", type=int, default=1, help="Processes that run cells; 0 runs them in this one.")
+    parser.add_argument("--retry_failed", action="store_true", help="Run failed cells again, from their start.")
+    given = parser.parse_args(arguments)
+    study: Study = parser.instantiate_classes(given)
+    check(study)
+    if given.workers < 0:
+        raise UserError(f"--workers is {given.workers}: expected 0 or more")
+    plan = Plan(study, Path(given.logs))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(plan.folder / ".lock", blocking=False):
+            if given.workers:
+                execute = partial(run_in_processes, workers=given.workers, threads=study.threads)
+            else:
+                execute = partial(run_here, threads=study.threads)
+            run_study(plan, execute, max(1, given.workers), given.retry_failed)
+    except Timeout:
+        raise UserError(f"another study is running in {plan.folder}: wait for its end, or stop it first") from None

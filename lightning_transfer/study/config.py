@@ -1,0 +1,117 @@
+"""What a study asks: the fields of its YAML file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_transfer.errors import UserError
+
+STRATEGIES = ("scratch", "linear_probe", "full", "full_discriminative", "gradual", "gradual_discriminative")
+
+
+@dataclass
+class Pretraining:
+    """An experiment that makes starting weights: run by the study before anything else, once for each seed it needs.
+
+    Args:
+        configs: Files of the experiment, composed in this order.
+        overrides: What to change in it, nested or by dotted names.
+        per_seed: Whether every seed of the study starts from a pretraining of its own, at the same seed. The intervals
+            then include the luck of pretraining.
+        seed: The seed of the one pretraining otherwise.
+    """
+
+    configs: list[str]
+    overrides: dict[str, Any] = field(default_factory=dict)
+    per_seed: bool = False
+    seed: int = 0
+
+
+@dataclass
+class Tuning:
+    """The choice of one value, by default the learning rate, for each strategy and size: by validation, never by test.
+
+    Args:
+        values: The candidates, the same list for everyone.
+        key: What is chosen.
+        seeds: Seeds of the tuning runs; with several, the mean over them decides.
+        sizes: Sizes at which to tune, all if not given. Any other size takes the choice of the nearest in the list.
+    """
+
+    values: list[Any]
+    key: str = "model.init_args.optimizer.init_args.lr"
+    seeds: list[int] = field(default_factory=lambda: [1000])
+    sizes: list[int | float | None] | None = None
+
+
+@dataclass
+class Study:
+    """Every strategy at every size with every seed, from each of the starting weights.
+
+    Args:
+        name: Name of the study, and of its folder under logs.
+        configs: Files of the base experiment, composed in this order.
+        weights: Starting weights by name: a file or anything else that ``--init_from`` takes, ``{seed}`` in it standing
+            for the seed; or a pretraining to be run first.
+        strategies: Config file of each strategy by its name. One that sets ``init_from: null`` is run once, not once
+            for each of the starting weights.
+        sizes: Sizes of the training set, null for all there is. At one seed, a smaller set is part of a larger one.
+        size_key: What the sizes set: data.examples_per_class, data.train_fraction, or any other argument.
+        seeds: Seeds, shared by all strategies: their results are compared pair by pair.
+        seed_keys: What a seed sets: the run's seed, and by default the draw of the training set and the hold-out too.
+        baseline: The strategy that the others are compared with.
+        tuning: How the learning rate is chosen; without it the base experiment's is used by all.
+        overrides: What to change in the base experiment, nested or by dotted names. A leaf ``{grid: [a, b]}`` runs the
+            study with each of its values.
+        metric: What is compared and tuned for: the name after ``test/`` and ``val/``, higher being better.
+        threads: CPU threads of each cell; by default the cores divided by the workers. A fixed number gives the same
+            figures with any number of workers.
+        slurm: Parameters of the jobs with ``--slurm``, as submitit names them: slurm_partition, timeout_min,
+            cpus_per_task, gpus_per_node, slurm_array_parallelism, ...
+    """
+
+    name: str
+    configs: list[str]
+    weights: dict[str, str | Pretraining | None] = field(default_factory=lambda: {"none": None})
+    strategies: dict[str, str] = field(
+        default_factory=lambda: {name: f"configs/strategies/{name}.yaml" for name in STRATEGIES}
+    )
+    sizes: list[int | float | None] = field(default_factory=lambda: [None])
+    size_key: str = "data.examples_per_class"
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    seed_keys: list[str] = field(default_factory=lambda: ["seed_everything", "data.split_seed"])
+    baseline: str = "scratch"
+    tuning: Tuning | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    metric: str = "accuracy"
+    threads: int | None = None
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+
+def check(study: Study) -> None:
+    """Checks what would otherwise fail late.
+
+    Raises:
+        UserError: For empty or repeated values, unknown names, and files that do not exist.
+    """
+    axes: dict[str, list[Any]] = {"sizes": study.sizes, "seeds": study.seeds}
+    axes |= {"strategies": list(study.strategies), "configs": study.configs, "weights": list(study.weights)}
+    if study.tuning:
+        axes |= {"tuning.values": study.tuning.values, "tuning.seeds": study.tuning.seeds}
+    for name, values in axes.items():
+        if not values:
+            raise UserError(f"{name} of the study is empty: give at least one")
+        if any(value in values[:place] for place, value in enumerate(values)):
+            raise UserError(f"{name} of the study has a value twice: {values}")
+    if study.baseline not in study.strategies:
+        raise UserError(f"baseline {study.baseline!r} is not one of the strategies {', '.join(study.strategies)}")
+    for size in (study.tuning.sizes or []) if study.tuning else []:
+        if size not in study.sizes:
+            raise UserError(f"tuning.sizes has {size}, which is not one of the study's sizes {study.sizes}")
+    if study.threads is not None and study.threads < 1:
+        raise UserError(f"threads is {study.threads}: expected 1 or more")
+    pretrainings = [source for source in study.weights.values() if isinstance(source, Pretraining)]
+    files = [*study.configs, *study.strategies.values(), *(file for source in pretrainings for file in source.configs)]
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"config {file!r} of the study does not exist: give its path from {Path.cwd()}")

@@ -1,0 +1,78 @@
+"""Nested settings as command-line flags, and the variants that ``{grid: [...]}`` leaves make of them."""
+
+import copy
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning_transfer.errors import UserError
+
+Path = tuple[str, ...]
+Variant = tuple[tuple[str, Any], ...]  # the dotted name and the value of each leaf of the grid
+
+
+def expand(settings: Mapping[str, Any]) -> dict[Variant, dict[str, Any]]:
+    """Gives every combination of the values of the ``{grid: [...]}`` leaves.
+
+    Args:
+        settings: Nested settings; those without such a leaf are the one variant ``()``.
+
+    Returns:
+        The settings of each variant.
+
+    Raises:
+        UserError: For a leaf that is no list, or empty.
+    """
+    leaves = list(_grid_leaves(settings, ()))
+    variants = {}
+    for values in itertools.product(*(values for _, values in leaves)):
+        changed = copy.deepcopy(dict(settings))
+        for (path, _), value in zip(leaves, values, strict=True):
+            *parents, last = path
+            parent = changed
+            for key in parents:
+                parent = parent[key]
+            parent[last] = value
+        names = (".".join(path) for path, _ in leaves)
+        variants[tuple(zip(names, map(_hashable, values), strict=True))] = changed
+    return variants
+
+
+def flags(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Flattens nested settings: dotted names, and values as the command line reads them.
+
+    A class with its arguments stays whole, and so does what is appended to a list (``callbacks+``).
+    """
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in _flatten(settings, "")}
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Flattens nested mappings and lists to their leaves, by dotted names."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if not items:
+        return {prefix: value}
+    return {name: leaf for key, inner in items for name, leaf in flatten(inner, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        whole = not isinstance(value, Mapping) or "class_path" in value or key.endswith("+")
+        yield from [(f"{prefix}{key}", value)] if whole else _flatten(value, f"{prefix}{key}.")
+
+
+def _grid_leaves(value: Any, path: Path) -> Iterator[tuple[Path, list[Any]]]:
+    if not isinstance(value, Mapping):
+        return
+    if set(value) == {"grid"}:
+        values = value["grid"]
+        if not isinstance(values, list) or not values:
+            raise UserError(f"the grid of {'.'.join(path)} is {values!r}: expected a list of values")
+        yield path, values
+        return
+    for key, inner in value.items():
+        yield from _grid_leaves(inner, (*path, key))
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (dict, list)) else value

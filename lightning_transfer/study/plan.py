@@ -1,0 +1,187 @@
+"""Which cells a study has: pretraining, then tuning, then every strategy at every size with every seed."""
+
+import hashlib
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.study.cells import Arm, Cell
+from lightning_transfer.study.config import Pretraining, Study, Tuning
+from lightning_transfer.study.grid import expand, flags
+
+Choices = dict[tuple[Arm, float | None], Any]  # the tuned value of each arm at each size
+
+
+class Plan:
+    """The cells of a study.
+
+    Args:
+        study: The study.
+        logs: Folder of all experiments.
+    """
+
+    def __init__(self, study: Study, logs: Path) -> None:
+        self.study = study
+        self.logs = logs
+        self.folder = logs / study.name
+        self.variants = expand(study.overrides)
+        self.arms = [
+            Arm(strategy, weights, variant)
+            for variant in self.variants
+            for strategy, file in study.strategies.items()
+            for weights in ([None] if _takes_no_weights(file) else study.weights)
+        ]
+
+    def pretraining(self) -> list[Cell]:
+        """The cells that make starting weights."""
+        seeds = [*self.study.seeds, *(self.study.tuning.seeds if self.study.tuning else [])]
+        return [
+            self._pretraining_cell(name, seed)
+            for name, source in self.study.weights.items()
+            if isinstance(source, Pretraining) and any(arm.weights == name for arm in self.arms)
+            for seed in (sorted(set(seeds)) if source.per_seed else [source.seed])
+        ]
+
+    def tuning(self) -> list[Cell]:
+        """The cells by which values are chosen."""
+        tuning = self.study.tuning
+        if tuning is None:
+            return []
+        return [
+            self._cell(arm, size, seed, tuning, value)
+            for size in (tuning.sizes or self.study.sizes)
+            for arm in self.arms
+            for value in tuning.values
+            for seed in tuning.seeds
+        ]
+
+    def final(self, choices: Choices | None = None) -> list[Cell]:
+        """The cells that are compared, a whole table for one seed after another.
+
+        Args:
+            choices: The tuned values; an arm that has none at a size is left out there. Without them the cells are
+                good for their folders and results, not to be run.
+        """
+        untuned = self.study.tuning is None or choices is None
+        choices = choices or {}
+        return [
+            self._cell(arm, size, seed, None, choices.get((arm, size)))
+            for seed in self.study.seeds
+            for size in self.study.sizes
+            for arm in self.arms
+            if untuned or (arm, size) in choices
+        ]
+
+    def label(self, arm: Arm) -> str:
+        """Names an arm as briefly as the study allows."""
+        from_weights = [f"from {arm.weights}"] if arm.weights and len(self.study.weights) > 1 else []
+        return " ".join([arm.strategy, *from_weights, *(f"{_short(name)}={value}" for name, value in arm.variant)])
+
+    def baseline(self, arm: Arm) -> Arm | None:
+        """The arm that another is compared with: the baseline from the same weights, if it takes any, and variant."""
+        found = [
+            other
+            for other in self.arms
+            if other.strategy == self.study.baseline
+            and other.variant == arm.variant
+            and other.weights in (None, arm.weights)
+        ]
+        return found[0] if found and found[0] != arm else None
+
+    def _cell(self, arm: Arm, size: float | None, seed: int, tuning: Tuning | None, value: Any) -> Cell:
+        study = self.study
+        name = [self.label(arm), f"size_{'all' if size is None else size}", f"seed_{seed}"]
+        settings = {**flags(self.variants[arm.variant]), study.size_key: json.dumps(size)}
+        settings |= {key: str(seed) for key in study.seed_keys}
+        if study.tuning and value is not None:
+            settings |= flags({study.tuning.key: value})
+        if tuning is not None:
+            name = ["tune", *name, f"{_short(tuning.key)}_{value}"]
+        arguments, content = self._source(arm, seed)
+        strategy = study.strategies[arm.strategy]
+        return self._fit_cell(
+            "-".join(name),
+            configs=[*study.configs, strategy],
+            # The strategy comes last: scratch takes the starting weights away again.
+            arguments=[*_configs(study.configs), *arguments, *_configs([strategy])],
+            flags={**settings, "test_after_fit": json.dumps(tuning is None)},
+            weights=content,
+            kind="final" if tuning is None else "tuning",
+            arm=arm,
+            size=size,
+            seed=seed,
+            value=value,
+        )
+
+    def _pretraining_cell(self, name: str, seed: int) -> Cell:
+        source = self.study.weights[name]
+        assert isinstance(source, Pretraining)
+        return self._fit_cell(
+            f"pretrain-{name}-seed_{seed}",
+            configs=source.configs,
+            arguments=_configs(source.configs),
+            flags={**flags(source.overrides), "seed_everything": str(seed)},
+            weights=None,
+            kind="pretraining",
+            seed=seed,
+        )
+
+    def _fit_cell(
+        self, name: str, configs: list[str], arguments: list[str], flags: dict[str, str], weights: Any, **facts: Any
+    ) -> Cell:
+        name = re.sub(r"[^\w.=-]+", "_", name)
+        place = {"logs": str(self.logs), "experiment": self.study.name, "version": name}
+        given = [f"--{key}={value}" for key, value in {**flags, **place}.items()]
+        settings = {"configs": [_content(file) for file in configs], "arguments": flags, "weights": weights}
+        return Cell(name, self.folder, arguments=("fit", *arguments, *given), settings=settings, files=tuple(configs),
+                    **facts)  # fmt: skip
+
+    def _source(self, arm: Arm, seed: int) -> tuple[list[str], Any]:
+        """The argument for the starting weights, and what they are."""
+        source = self.study.weights[arm.weights] if arm.weights else None
+        if source is None:
+            return [], None
+        if isinstance(source, Pretraining):
+            assert arm.weights is not None
+            cell = self._pretraining_cell(arm.weights, seed if source.per_seed else source.seed)
+            return [f"--init_from={cell.folder / 'checkpoints' / 'best.ckpt'}"], cell.settings
+        source = source.replace("{seed}", str(seed))
+        if Path(source).suffix in (".ckpt", ".pt", ".pth", ".safetensors") and "://" not in source:
+            return [f"--init_from={source}"], _fingerprint(source)
+        return [f"--init_from={source}"], source
+
+
+def _configs(files: list[str]) -> list[str]:
+    return [f"--config={file}" for file in files]
+
+
+def _takes_no_weights(strategy: str) -> bool:
+    content = _content(strategy)
+    return "init_from" in content and content["init_from"] is None
+
+
+def _short(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+@cache
+def _content(file: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"config {file} is not YAML: {' '.join(str(error).split())}") from error
+    return content if isinstance(content, dict) else {}
+
+
+@cache
+def _fingerprint(file: str) -> str:
+    try:
+        with Path(file).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"starting weights {file!r} of the study: {error.strerror}") from error

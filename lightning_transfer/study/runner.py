@@ -1,0 +1,98 @@
+"""Runs what of a study is not finished yet, stage by stage, and says how far it is."""
+
+import time
+from collections.abc import Callable, Iterator
+from statistics import fmean
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.tuning import choose
+
+Execute = Callable[
+    [list[Cell]], Iterator[tuple[Cell, float]]
+]  # runs cells: gives each once it is over, and its seconds
+
+
+def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -> None:
+    """Runs the cells of a study that are not finished: finished ones never again, failed ones only by request.
+
+    Args:
+        plan: The plan of the study.
+        execute: Runs cells.
+        parallel: How many cells it runs at a time, for the estimate of the time left.
+        retry_failed: Whether failed cells are run again, from their start.
+
+    Raises:
+        UserError: Where a cell's settings have changed, and where a pretraining failed.
+    """
+    pretraining, tuning = plan.pretraining(), plan.tuning()
+    progress = _Progress([*pretraining, *tuning, *plan.final()], parallel, retry_failed)
+    _run_stage(pretraining, execute, retry_failed, progress)
+    for cell in pretraining:
+        if not cell.is_finished:
+            raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
+    _run_stage(tuning, execute, retry_failed, progress)
+    _run_stage(plan.final(choose(plan.study, tuning)), execute, retry_failed, progress)
+    progress.finish()
+
+
+def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress: "_Progress") -> None:
+    for cell in cells:
+        cell.check_unchanged()
+    for cell in cells:
+        if retry_failed and cell.failure:
+            cell.forget()
+    for cell, seconds in execute([cell for cell in cells if not cell.is_finished and not cell.failure]):
+        progress.report(cell, seconds)
+
+
+class _Progress:
+    """One line for each cell that ends, with an estimate of the time left.
+
+    Args:
+        cells: All cells of the study.
+        parallel: How many run at a time.
+        retry_failed: Whether failed ones are still to be run.
+    """
+
+    def __init__(self, cells: list[Cell], parallel: int, retry_failed: bool) -> None:
+        self.total = len(cells)
+        self.left = [cell.size for cell in cells if not cell.is_finished and (retry_failed or not cell.failure)]
+        self.parallel = parallel
+        self.seconds: dict[float | None, list[float]] = {}  # of the cells run, by size
+        self.start = time.perf_counter()
+
+    def report(self, cell: Cell, seconds: float) -> None:
+        """Prints the line of a cell."""
+        self.left.remove(cell.size)
+        result = cell.result
+        if result is None:
+            outcome = f"FAILED: {cell.failure}" if cell.failure else "stopped before its end"
+        else:
+            self.seconds.setdefault(cell.size, []).append(seconds)
+            metrics = {**(result["validation"] or {}), **(result["test"] or {})}
+            outcome = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith("/accuracy"))
+        done = f"{self.total - len(self.left)}/{self.total}"
+        print(f"{done}  {cell.name}  {outcome}  {seconds:.1f} s{self._time_left()}", flush=True)
+
+    def finish(self) -> None:
+        """Prints what the study took beside its fits."""
+        fits = sum(sum(seconds) for seconds in self.seconds.values())
+        if fits:
+            took = time.perf_counter() - self.start
+            around = 1 - fits / (took * self.parallel)
+            print(f"{_duration(took)}, of which {around:.1%} around the fits (start of workers, waiting, last cells)")
+
+    def _time_left(self) -> str:
+        if not self.left or not self.seconds:
+            return ""
+        every = fmean(second for seconds in self.seconds.values() for second in seconds)
+        left = sum(fmean(self.seconds[size]) if size in self.seconds else every for size in self.left)
+        return f"  about {_duration(left / self.parallel)} left"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,69 @@
+"""The choice of the learning rate, or of another value, from the validation of the tuning runs."""
+
+import math
+from collections.abc import Iterable
+from statistics import fmean
+from typing import Any
+
+from lightning_transfer.study.cells import Arm, Cell
+from lightning_transfer.study.config import Study
+from lightning_transfer.study.plan import Choices
+
+Scores = dict[tuple[Arm, float | None], dict[str, tuple[float, float, Any]]]
+
+
+def choose(study: Study, cells: Iterable[Cell]) -> Choices:
+    """Chooses a value for each arm at each size: the best mean validation metric, ties broken by the validation loss.
+
+    A candidate one of whose runs failed, because it diverged for instance, is out.
+
+    Args:
+        study: The study.
+        cells: Its tuning cells, finished or not.
+
+    Returns:
+        The choices; nothing for an arm and size where no candidate has all its runs.
+    """
+    best = {key: max(scores.values(), key=lambda score: score[:2])[2] for key, scores in _scores(study, cells).items()}
+    choices = {}
+    for arm in {arm for arm, _ in best}:
+        tuned = [size for size in study.sizes if (arm, size) in best]
+        for size in study.sizes:
+            # Of a size that was not tuned the nearest in the list decides, but a tuned one only for itself.
+            is_tuned = study.tuning is not None and size in (study.tuning.sizes or study.sizes)
+            near = [size] if is_tuned else sorted(tuned, key=lambda other: _distance(study, size, other))
+            if near and near[0] in tuned:
+                choices[arm, size] = best[arm, near[0]]
+    return choices
+
+
+def at_the_edge(study: Study, choices: Choices) -> dict[tuple[Arm, float | None], str]:
+    """Finds choices that are the lowest or highest candidate: a better one may lie beyond."""
+    numbers = [value for value in (study.tuning.values if study.tuning else []) if isinstance(value, (int, float))]
+    if len(numbers) < 2:
+        return {}
+    edges = {min(numbers): "lowest", max(numbers): "highest"}
+    return {key: edges[value] for key, value in choices.items() if value in edges}
+
+
+def _scores(study: Study, cells: Iterable[Cell]) -> Scores:
+    """The mean validation metric and the negative mean loss of each candidate that has all its runs."""
+    runs: dict[tuple[Arm, float | None], dict[str, list[Cell]]] = {}
+    for cell in cells:
+        assert cell.arm is not None
+        runs.setdefault((cell.arm, cell.size), {}).setdefault(repr(cell.value), []).append(cell)
+    scores: Scores = {}
+    for key, candidates in runs.items():
+        for name, candidate in candidates.items():
+            results = [result["validation"] for cell in candidate if (result := cell.result) is not None]
+            if len(results) < len(candidate):
+                continue
+            metric = fmean(result[f"val/{study.metric}"] for result in results)
+            loss = fmean(result.get("val/loss", 0.0) for result in results)
+            if math.isfinite(metric):
+                scores.setdefault(key, {})[name] = (metric, -loss, candidate[0].value)
+    return scores
+
+
+def _distance(study: Study, size: float | None, other: float | None) -> int:
+    return abs(study.sizes.index(size) - study.sizes.index(other))
