@@ -56,6 +56,7 @@ class Study:
         strategies: Config file of each strategy by its name. One that sets ``init_from: null`` is run once, not once
             for each of the starting weights.
         sizes: Sizes of the training set, null for all there is. At one seed, a smaller set is part of a larger one.
+        at_size: What else to change at a size, nested or by dotted names: fewer epochs on a larger training set, say.
         size_key: What the sizes set: data.examples_per_class, data.train_fraction, or any other argument.
         seeds: Seeds, shared by all strategies: their results are compared pair by pair.
         seed_keys: What a seed sets: the run's seed, and by default the draw of the training set and the hold-out too.
@@ -77,6 +78,7 @@ class Study:
         default_factory=lambda: {name: f"configs/strategies/{name}.yaml" for name in STRATEGIES}
     )
     sizes: list[int | float | None] = field(default_factory=lambda: [None])
+    at_size: dict[int | float, dict[str, Any]] = field(default_factory=dict)
     size_key: str = "data.examples_per_class"
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     seed_keys: list[str] = field(default_factory=lambda: ["seed_everything", "data.split_seed"])
@@ -108,6 +110,9 @@ def check(study: Study) -> None:
     for size in (study.tuning.sizes or []) if study.tuning else []:
         if size not in study.sizes:
             raise UserError(f"tuning.sizes has {size}, which is not one of the study's sizes {study.sizes}")
+    for size in study.at_size:
+        if size not in study.sizes:
+            raise UserError(f"at_size has {size}, which is not one of the study's sizes {study.sizes}")
     if study.threads is not None and study.threads < 1:
         raise UserError(f"threads is {study.threads}: expected 1 or more")
     pretrainings = [source for source in study.weights.values() if isinstance(source, Pretraining)]

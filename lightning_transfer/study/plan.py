@@ -96,7 +96,8 @@ class Plan:
     def _cell(self, arm: Arm, size: float | None, seed: int, tuning: Tuning | None, value: Any) -> Cell:
         study = self.study
         name = [self.label(arm), f"size_{'all' if size is None else size}", f"seed_{seed}"]
-        settings = {**flags(self.variants[arm.variant]), study.size_key: json.dumps(size)}
+        at_size = {} if size is None else flags(study.at_size.get(size, {}))
+        settings = {**flags(self.variants[arm.variant]), **at_size, study.size_key: json.dumps(size)}
         settings |= {key: str(seed) for key in study.seed_keys}
         if study.tuning and value is not None:
             settings |= flags({study.tuning.key: value})
