@@ -12,6 +12,7 @@ _EXPORTS = {
     "Classifier": "lightning_transfer.modules.classifier",
     "DemoImages": "lightning_transfer.data.images",
     "DemoTexts": "lightning_transfer.data.texts",
+    "EarlyStopping": "lightning_transfer.transfer.early_stopping",
     "ExponentialMovingAverage": "lightning_transfer.transfer.averaging",
     "FastCNN": "lightning_transfer.networks.fast_cnn",
     "IMDB": "lightning_transfer.data.texts",

@@ -1,0 +1,31 @@
+"""Early stopping that a resumed run takes over as it was."""
+
+from typing import Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's ``EarlyStopping``, with two differences in what a run resumed from a checkpoint does.
+
+    It is checked at the end of each validation, so that a checkpoint written by that validation knows of it; and a
+    training that it had stopped is not resumed for another epoch.
+
+    Args:
+        monitor: The metric.
+        mode: Whether it is to fall (``min``) or to rise (``max``).
+        patience: Validations in a row without an improvement after which training stops.
+        min_delta: The least change that counts as an improvement.
+    """
+
+    def __init__(
+        self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", patience: int = 10, min_delta: float = 0.0
+    ) -> None:
+        super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode, check_on_train_epoch_end=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop before the first step where the checkpoint is that of a training that was stopped."""
+        if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+            trainer.should_stop = True

@@ -1,0 +1,82 @@
+"""The config lines of configs/options: each with every strategy, all at once, and over a resume."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import REPOSITORY
+
+from lightning_transfer.cli import main
+
+OPTIONS = sorted((REPOSITORY / "configs" / "options").glob("*.yaml"))
+STRATEGIES = sorted((REPOSITORY / "configs" / "strategies").glob("*.yaml"))
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+def arguments(strategy: Path, *options: Path) -> list[str]:
+    """A short run on the embedded target task: twelve images a class, two batches an epoch."""
+    configs = [Path("configs/quickstart_transfer.yaml"), strategy, *options]
+    small = ["--data.examples_per_class", "12", "--trainer.log_every_n_steps", "1", *QUIET]
+    return ["fit", *(word for config in configs for word in ("--config", str(config))), *small]
+
+
+def checkpoint(version: str, name: str) -> dict[str, Any]:
+    return torch.load(Path("logs/quickstart_transfer", version, "checkpoints", f"{name}.ckpt"), weights_only=True)
+
+
+def callbacks_of(state: dict[str, Any]) -> list[str]:
+    return [name.partition("{")[0] for name in state["callbacks"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda path: path.stem)
+def test_all_options_together_run_with_strategy(strategy: Path) -> None:
+    main([*arguments(strategy, *OPTIONS), "--trainer.max_epochs", "2", "--version", "run"])
+    last = checkpoint("run", "last")
+    assert {"ExponentialMovingAverage", "EarlyStopping", "ModelCheckpoint"} <= set(callbacks_of(last))
+    assert ("ProgressiveUnfreezing" in callbacks_of(last)) == (strategy.stem != "scratch")
+    assert "current_model_state" in last  # the average is in its place
+    config = yaml.safe_load(Path("logs/quickstart_transfer/run/config.yaml").read_text())
+    assert config["data"]["init_args"]["mixing"] == {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
+    assert config["trainer"]["gradient_clip_val"] == 1.0
+    results = json.loads(Path("logs/quickstart_transfer/run/results.json").read_text())
+    assert 0 <= results["test"]["test/accuracy"] <= 1
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda path: path.stem)
+def test_option_says_what_it_does_and_runs_alone(option: Path) -> None:
+    assert option.read_text().startswith("# Option: ")
+    main([*arguments(Path("configs/strategies/gradual.yaml"), option), "--trainer.fast_dev_run", "2"])
+
+
+@pytest.mark.slow
+def test_resumed_run_with_all_options_stops_where_the_uninterrupted_one_stops() -> None:
+    impatient = Path("early_stopping.yaml")  # the option, but too impatient for a learning rate that is too high
+    impatient.write_text(Path("configs/options/early_stopping.yaml").read_text().replace("patience: 10", "patience: 2"))
+    Path("snapshots.yaml").write_text(
+        """
+trainer:
+  callbacks+:
+    class_path: lightning.pytorch.callbacks.ModelCheckpoint
+    init_args: {filename: "snapshot-{epoch}", every_n_epochs: 1, save_top_k: -1}
+"""
+    )
+    options = [impatient if option.name == impatient.name else option for option in OPTIONS]
+    run = arguments(Path("configs/strategies/gradual_discriminative.yaml"), *options, Path("snapshots.yaml"))
+    run += ["--model.optimizer.lr", "0.1", "--trainer.max_epochs", "60", "--test_after_fit", "false"]
+    main([*run, "--version", "whole"])
+    expected = checkpoint("whole", "last")
+    assert 2 <= expected["epoch"] < 59
+    for epoch in (0, expected["epoch"] - 1, expected["epoch"]):
+        snapshot = f"logs/quickstart_transfer/whole/checkpoints/snapshot-epoch={epoch}.ckpt"
+        main([*run, "--version", f"from{epoch}", "--ckpt_path", snapshot])
+        results = json.loads(Path(f"logs/quickstart_transfer/from{epoch}/results.json").read_text())
+        assert results["steps"] == expected["global_step"]
+        if epoch == expected["epoch"]:
+            continue  # that run was over: nothing is trained, nothing is saved
+        resumed = checkpoint(f"from{epoch}", "last")
+        for key in ("state_dict", "current_model_state"):
+            assert all(torch.equal(value, resumed[key][name]) for name, value in expected[key].items())
