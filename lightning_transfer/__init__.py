@@ -23,6 +23,7 @@ _EXPORTS = {
     "SeedCNN": "lightning_transfer.networks.cnn",
     "TextDataModule": "lightning_transfer.data.texts",
     "TorchvisionNetwork": "lightning_transfer.networks.torchvision",
+    "load_starting_weights": "lightning_transfer.transfer.weights",
     "parameter_groups": "lightning_transfer.transfer.param_groups",
 }
 

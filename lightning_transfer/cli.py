@@ -211,7 +211,8 @@ class CommandLine(LightningCLI):
         """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""
         source = self._get(self.config, "init_from")
         if source is not None and self._get(self.config, "ckpt_path") is None:
-            report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"))
+            vocabulary = getattr(self.datamodule, "vocabulary", None)
+            report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"), vocabulary)
             if self.trainer.is_global_zero:
                 print(report)
 

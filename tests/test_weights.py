@@ -55,9 +55,18 @@ class _TwoLayerHead(SeedCNN):
 
 
 def test_head_of_another_kind_is_made_anew_and_the_old_one_left_over(checkpoint: Path) -> None:
-    report = load_starting_weights(_TwoLayerHead(3), str(checkpoint), allow=["head.weight", "head.bias"])
-    assert set(report.made_anew) == {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}
-    assert report.left_over == ["head.bias", "head.weight"]
+    linear, two_layers = SeedCNN(3), _TwoLayerHead(3)
+    of_linear, of_two_layers = (
+        {"head.weight", "head.bias"},
+        {f"head.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")},
+    )
+    report = load_starting_weights(two_layers, str(checkpoint))
+    assert (set(report.made_anew), set(report.left_over)) == (of_two_layers, of_linear)
+    assert torch.equal(two_layers.hidden2.weight, tensors(checkpoint)["network.hidden2.weight"])
+    torch.save(two_layers.state_dict(), "two_layers.pt")
+    report = load_starting_weights(linear, "two_layers.pt")
+    assert (set(report.made_anew), set(report.left_over)) == (of_linear, of_two_layers)
+    assert torch.equal(linear.hidden2.weight, two_layers.hidden2.weight)
 
 
 def test_wider_input_stem_is_an_error_that_changes_nothing(checkpoint: Path) -> None:

@@ -81,6 +81,12 @@ class TextDataModule(ClassificationDataModule[Documents]):
         return self._tokenizer
 
     @property
+    def vocabulary(self) -> list[str]:
+        """The tokens in the order of their ids."""
+        ids = self.tokenizer.get_vocab()
+        return sorted(ids, key=ids.__getitem__)
+
+    @property
     def vocabulary_size(self) -> int:
         """The number of token ids."""
         size: int = self.tokenizer.get_vocab_size()

@@ -8,15 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError, did_you_mean
-from lightning_transfer.networks.layer_groups import resolve_layer_groups, some_of
+from lightning_transfer.networks.layer_groups import group_patterns, resolve_layer_groups, some_of
+from lightning_transfer.transfer.vocabularies import move_rows, token_tensors
 
 HUB_PREFIX = "hf://"
 Weights = dict[str, Tensor]
+
+
+class Source(NamedTuple):
+    """What a source of weights holds.
+
+    Attributes:
+        weights: Its tensors by name.
+        vocabulary: The tokens of its data in the order of their ids, where it says so.
+    """
+
+    weights: Weights
+    vocabulary: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -28,34 +42,41 @@ class WeightsReport:
         loaded: Tensors of the module that were loaded.
         made_anew: Tensors of the module that keep their fresh values, each with the reason.
         left_over: Tensors of the source that the module has no place for.
+        by_token: Loaded tensors whose rows were moved from one vocabulary to another, each with how many.
     """
 
     source: str
     loaded: list[str]
     made_anew: dict[str, str]
     left_over: list[str]
+    by_token: dict[str, str]
 
     def __str__(self) -> str:
         """Say it in a few lines."""
         lines = [f"starting weights: {len(self.loaded)} tensors loaded from {self.source}"]
+        lines += [f"  by token    {name} ({reason})" for name, reason in self.by_token.items()]
         lines += [f"  made anew   {name} ({reason})" for name, reason in self.made_anew.items()]
         lines += [f"  left over   {name}" for name in self.left_over]
         return "\n".join(lines)
 
 
-def load_starting_weights(module: nn.Module, source: str, allow: Sequence[str] = ()) -> WeightsReport:
+def load_starting_weights(
+    module: nn.Module, source: str, allow: Sequence[str] = (), vocabulary: Sequence[str] | None = None
+) -> WeightsReport:
     """Load weights into a module by name, wherever the same network sits on either side.
 
     The source's names and the module's are aligned by the prefixes that match most of them, so a bare network's
     weights fit into a LightningModule that holds the network, and the other way round. Tensors of the head, the last
     layer group, are made anew where their shapes differ or the source lacks them: another number of classes or
-    another kind of head. Any other difference is an error, unless a pattern allows it.
+    another kind of head. Any other difference is an error, unless a pattern allows it. Where the vocabularies of source
+    and module are known and differ, the rows of embeddings are moved by token.
 
     Args:
         module: What to load into, in place.
         source: A file (a Lightning checkpoint, a state dict of torch, or ``.safetensors``), the name of torchvision
             weights (``ResNet18_Weights.IMAGENET1K_V1``), or a file on the Hub (``hf://owner/repository/file``).
         allow: Glob patterns of tensor names that may be made anew or left over.
+        vocabulary: The tokens of the module's data in the order of their ids, if it reads text.
 
     Returns:
         What became of each tensor.
@@ -64,8 +85,12 @@ def load_starting_weights(module: nn.Module, source: str, allow: Sequence[str] =
         UserError: For a source that is missing, damaged, unsafe or of another architecture. The module is unchanged.
     """
     own = module.state_dict()
-    found, outside = _align(read_weights(source), own)
-    head = _head(module)
+    weights, source_vocabulary = read_source(source)
+    found, outside = _align(weights, own)
+    by_token = {}
+    if vocabulary is not None and source_vocabulary is not None and list(vocabulary) != source_vocabulary:
+        by_token = _move_tokens(found, module, source_vocabulary, vocabulary)
+    head, head_paths = _head(module)
     loaded, made_anew, problems = [], {}, []
     for name, tensor in own.items():
         if name in found and found[name].shape == tensor.shape:
@@ -76,10 +101,9 @@ def load_starting_weights(module: nn.Module, source: str, allow: Sequence[str] =
         if name not in head and not _is_allowed(name, allow):
             problems.append(f"{name} is {reason}")
     left_over = sorted([*(name for name in found if name not in own), *outside])
-    # A head of another kind leaves tensors over beside those that the module's own head lacks.
-    head_modules = {name.rpartition(".")[0] for name in head}
     for name in left_over:
-        of_head = any(name.startswith(f"{path}.") for path in head_modules)
+        # A head of another kind leaves tensors over under the same path.
+        of_head = any(fnmatchcase(name, f"{path}.*") for path in head_paths)
         if name not in outside and not of_head and not _is_allowed(name, allow):
             problems.append(f"{name} is in the source only")
     if not loaded or problems:
@@ -88,11 +112,11 @@ def load_starting_weights(module: nn.Module, source: str, allow: Sequence[str] =
             " choose the same architecture, or name what may differ in init_allow"
         )
     module.load_state_dict({name: found[name] for name in loaded}, strict=False)
-    return WeightsReport(source, loaded, made_anew, left_over)
+    return WeightsReport(source, loaded, made_anew, left_over, by_token)
 
 
-def read_weights(source: str) -> Weights:
-    """Read the tensors of a source by name; see :func:`load_starting_weights`.
+def read_source(source: str) -> Source:
+    """Read the tensors of a source by name, and its vocabulary; see :func:`load_starting_weights`.
 
     Raises:
         UserError: For a source that is missing, damaged or unsafe.
@@ -100,7 +124,7 @@ def read_weights(source: str) -> Weights:
     if source.startswith(HUB_PREFIX):
         return _read_file(_download(source))
     if "_Weights." in source and not Path(source).exists():
-        return _read_torchvision(source)
+        return Source(_read_torchvision(source))
     file = Path(source)
     if not file.is_file():
         raise UserError(
@@ -110,12 +134,12 @@ def read_weights(source: str) -> Weights:
     return _read_file(file)
 
 
-def _read_file(file: Path) -> Weights:
+def _read_file(file: Path) -> Source:
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(file)
+            return Source(load_file(file))
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -123,13 +147,36 @@ def _read_file(file: Path) -> Weights:
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds for a damaged file
         raise UserError(f"{file} is damaged or no file of weights: {str(error).splitlines()[0]}") from error
+    vocabulary = None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+        vocabulary, content = _vocabulary(content), content["state_dict"]
     weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} if content else {}
     if not weights:
         raise UserError(f"{file} holds no tensors by name: expected a checkpoint or a state_dict")
     # What torch.compile and DistributedDataParallel put before every name.
-    return {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in weights.items()}
+    names = {name: name.replace("_orig_mod.", "").removeprefix("module.") for name in weights}
+    return Source({names[name]: value for name, value in weights.items()}, vocabulary)
+
+
+def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
+    """Find the vocabulary in a checkpoint of this project: its data module saves its tokenizer."""
+    for state in checkpoint.values():
+        if isinstance(state, Mapping) and isinstance(state.get("tokenizer"), str):
+            from tokenizers import Tokenizer
+
+            ids: dict[str, int] = Tokenizer.from_str(state["tokenizer"]).get_vocab()
+            return sorted(ids, key=ids.__getitem__)
+    return None
+
+
+def _move_tokens(found: Weights, module: nn.Module, source: list[str], target: Sequence[str]) -> dict[str, str]:
+    """Move the rows of embeddings, in place; say of each how many were found."""
+    shared = len(set(source) & set(target))
+    counts = f"{shared:,} of {len(target):,} tokens; {len(target) - shared:,} new ones start from the mean"
+    names = [name for name in token_tensors(module, len(target)) & found.keys() if len(found[name]) == len(source)]
+    for name in names:
+        found[name] = move_rows(found[name], source, target)
+    return dict.fromkeys(names, counts)
 
 
 def _read_torchvision(name: str) -> Weights:
@@ -183,13 +230,13 @@ def _prefixes(names: Mapping[str, Tensor]) -> list[str]:
     return ["", *sorted(found, key=lambda prefix: (prefix.count("."), prefix))]
 
 
-def _head(module: nn.Module) -> set[str]:
-    """Return the names of the last layer group's tensors; none where the module names no groups."""
+def _head(module: nn.Module) -> tuple[set[str], list[str]]:
+    """Return the last layer group's tensors and paths by name; none where the module names no groups."""
     layer_groups = getattr(module, "layer_groups", None)
     if not layer_groups:
-        return set()
+        return set(), []
     group = list(resolve_layer_groups(module, layer_groups, rest="frozen").values())[-2]
-    return set(group.parameters)
+    return set(group.parameters), group_patterns(layer_groups)[group.name]
 
 
 def _is_allowed(name: str, patterns: Sequence[str]) -> bool:

@@ -1,0 +1,52 @@
+"""Rows that stand for tokens, moved from one vocabulary to another."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def move_rows(rows: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
+    """Gives each token of a vocabulary the row that it has in another, and new tokens the mean of all rows.
+
+    Args:
+        rows: [len(source), ...], one for each token of the source.
+        source: The tokens in the order of the rows.
+        target: The tokens to give rows to.
+
+    Returns:
+        [len(target), ...]
+
+    Source:
+        Howard and Ruder, Universal Language Model Fine-tuning for Text Classification, 2018.
+    """
+    places = {token: row for row, token in enumerate(source)}
+    moved = rows.mean(0, keepdim=True).repeat(len(target), *[1] * (rows.ndim - 1))
+    shared = [(row, places[token]) for row, token in enumerate(target) if token in places]
+    if shared:
+        new, old = zip(*shared, strict=True)
+        moved[list(new)] = rows[list(old)]
+    return moved
+
+
+def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
+    """Finds the tensors with one row for each token: embeddings, and output layers tied to one, with their biases.
+
+    Args:
+        module: Any module.
+        vocabulary_size: The number of tokens.
+
+    Returns:
+        Names as in the module's state dict.
+    """
+    embeddings = {
+        id(part.weight)
+        for part in module.modules()
+        if isinstance(part, nn.Embedding) and part.num_embeddings == vocabulary_size
+    }
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, part in module.named_modules(remove_duplicate=False)
+        if id(getattr(part, "weight", None)) in embeddings
+        for name, parameter in part.named_parameters(recurse=False)
+        if len(parameter) == vocabulary_size
+    }
