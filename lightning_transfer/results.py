@@ -109,8 +109,8 @@ class ResultsRecorder(L.Callback):
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "command": shlex.join(["lightning-transfer", *sys.argv[1:]]),
-            "commit": _commit(),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+            "commit": source_commit(),
+            "versions": versions(),
             "validations": self.validations,
         }
 
@@ -150,7 +150,12 @@ def _device(trainer: L.Trainer) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
 
 
-def _commit() -> str | None:
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def source_commit() -> str | None:
     """The commit of the source that ran, marked where files were changed; None outside a checkout."""
     package = Path(__file__).parent
     command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
