@@ -1,8 +1,12 @@
 """The command line: ``lightning-transfer`` or ``python -m lightning_transfer``."""
 
+import signal
+
 
 def main() -> None:
     """Runs a command; a user's mistake ends in one line and exit status 2."""
+    # It asks a training to stop. Where none runs yet, or any more, its default would kill the process.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     from lightning_transfer.cli import main
 
     main()

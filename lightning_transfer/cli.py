@@ -9,13 +9,13 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 import importlib
 import logging
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -23,10 +23,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import lightning_transfer
 from lightning_transfer import results
+from lightning_transfer.cluster.launchers import end_with_parent
+from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
+from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
 from lightning_transfer.predictions import write_predictions
 from lightning_transfer.progress import progress_bar
+from lightning_transfer.runs import check_writable, start_of_fit
 from lightning_transfer.transfer.plan import plan
 from lightning_transfer.transfer.weights import load_starting_weights
 
@@ -63,7 +68,9 @@ def main(args: ArgsType = None) -> None:
         if isinstance(given, list) and given and given[0] in COMMANDS:
             importlib.import_module(COMMANDS[given[0]]).main(given[1:])
         else:
-            CommandLine(args)
+            end_with_parent()
+            with StopSignals() as signals:
+                CommandLine(args, signals)
     except Exception as error:
         user_error = find_user_error(error, UserError, MisconfigurationException)
         if user_error is None:
@@ -92,9 +99,10 @@ class CommandLine(LightningCLI):
 
     Args:
         args: The arguments as a list of strings; those of the process if None.
+        signals: Notes the signals that ask the run to stop.
     """
 
-    def __init__(self, args: ArgsType = None) -> None:
+    def __init__(self, args: ArgsType, signals: StopSignals) -> None:
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -109,9 +117,7 @@ class CommandLine(LightningCLI):
             trainer_defaults={
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
-                # Not save_last of the best checkpoint's callback: that saves only where there is a new best. It comes
-                # after that callback, whose state it holds.
-                "callbacks": ModelCheckpoint(filename="last", enable_version_counter=False),
+                "callbacks": LastCheckpoint(signals),  # after the best checkpoint's callback, whose state it holds
             },
             save_config_kwargs={"overwrite": True},
             args=args,
@@ -145,6 +151,7 @@ class CommandLine(LightningCLI):
             help="Glob patterns of tensors that may differ from the starting weights; those of the head always may.",
         )
         parser.add_argument("--output", type=str, default="predictions.jsonl", help="File that predict writes.")
+        parser.add_argument("--dashboards", type=Dashboards | None, default=Dashboards(), help="What TensorBoard shows.")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -182,7 +189,9 @@ class CommandLine(LightningCLI):
         """Checks what would otherwise fail late."""
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand == "fit":
-            _check_writable(Path(self._get(self.config, "logs"), self._get(self.config, "experiment")))
+            experiment = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"))
+            check_writable(experiment)
+            checkpoint = start_of_fit(checkpoint, experiment, self._get(self.config, "version"))
         else:
             self.save_config_callback = None
             if checkpoint is None and self.subcommand != "plan":
@@ -190,9 +199,9 @@ class CommandLine(LightningCLI):
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"
                 )
-        named = ("best", "last", "hpc")
-        if checkpoint is not None and checkpoint not in named and not Path(checkpoint).exists():
-            raise UserError(f"checkpoint {checkpoint!r} does not exist: expected a file, or one of {', '.join(named)}")
+        if checkpoint is not None and not Path(checkpoint).exists():
+            raise UserError(f"checkpoint {checkpoint!r} does not exist: expected a file, or for fit also last")
+        self.checkpoint = checkpoint
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer, with the logger, the record and the progress bar where the config names none."""
@@ -200,21 +209,30 @@ class CommandLine(LightningCLI):
         if config["logger"] is None:
             logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
             fitting = self.subcommand == "fit"
-            kwargs["logger"] = fitting and TensorBoardLogger(logs, experiment, version, default_hp_metric=False)
+            options = {"default_hp_metric": False, "flush_secs": 10}  # what a killed run leaves behind is that old
+            kwargs["logger"] = fitting and TensorBoardLogger(logs, experiment, version, **options)
         self.recorder = results.ResultsRecorder()
         callbacks = [*(config["callbacks"] or []), self.recorder]
+        dashboards = self._get(self.config_init, "dashboards")
+        if self.subcommand == "fit" and dashboards is not None:
+            text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+            callbacks += dashboards.callbacks(yaml.safe_load(text), text)
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress_bar())
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        return make_preemptible(super().instantiate_trainer(callbacks=callbacks, **kwargs))
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""
         source = self._get(self.config, "init_from")
-        if source is not None and self._get(self.config, "ckpt_path") is None:
+        if source is not None and self.checkpoint is None:
             vocabulary = getattr(self.datamodule, "vocabulary", None)
             report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"), vocabulary)
             if self.trainer.is_global_zero:
                 print(report)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains, from a checkpoint where there is one to go on from."""
+        self.trainer.fit(**{**kwargs, "ckpt_path": self.checkpoint})
 
     def after_fit(self) -> None:
         """Tests the best checkpoint if asked to, writes the record and prints the table."""
@@ -243,12 +261,3 @@ class CommandLine(LightningCLI):
         loader: Any = self.trainer.predict_dataloaders
         count = write_predictions(output, batches, loader, self.datamodule)
         print(f"{count} predictions in {output}")
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --logs") from error

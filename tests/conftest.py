@@ -11,6 +11,7 @@ from slurm_cluster import slurm  # noqa: F401  # a fixture
 from lightning_transfer.data.cache import CACHE_VARIABLE
 from lightning_transfer.data.hub import MIRROR_VARIABLE
 
+pytest.register_assert_rewrite("interruptions")
 REPOSITORY = Path(__file__).parents[1]
 if os.environ.get(MIRROR_VARIABLE):  # tests leave the folder that a relative path starts from
     os.environ[MIRROR_VARIABLE] = str(Path(os.environ[MIRROR_VARIABLE]).resolve())

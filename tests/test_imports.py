@@ -11,6 +11,7 @@ MAY_IMPORT = {
     "networks": (),
     "data": (),
     "transfer": ("networks.layer_groups",),
+    "cluster": ("transfer.plateau",),  # whether a validation follows
     "modules": ("transfer.param_groups", "networks", "data.batches"),
 }
 

@@ -153,6 +153,18 @@ class Classifier(L.LightningModule):
         self._correct.zero_()
         self._examples = self._batches = 0
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the sums since the last log, as means over the processes: the next log is that of a run not stopped."""
+        sums = torch.stack([self._loss_sum, self._correct])
+        loss_sum, correct = self.trainer.strategy.reduce(sums, reduce_op="mean").tolist()
+        checkpoint["train_log"] = (loss_sum, correct, self._batches, self._examples)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the saved sums."""
+        loss_sum, correct, self._batches, self._examples = checkpoint.get("train_log", (0.0, 0.0, 0, 0))
+        self._loss_sum.fill_(loss_sum)
+        self._correct.fill_(correct)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation metrics."""
         self._evaluate(batch, self.validation_metrics)

@@ -200,7 +200,8 @@ class ProgressiveUnfreezing(pl.Callback):
         if not self._has_begun:
             self._has_begun = True
             rank_zero_info("Unfreezing plan\n" + self.plan_table(trainer, pl_module, batch))
-            self._log(trainer)
+            if trainer.global_step == self._start.step:  # else a resumed run, which has logged its phase before
+                self._log(trainer)
         until = self.phase.until
         if until is not None and batch_idx % trainer.accumulate_grad_batches == 0:
             now = Position(trainer.current_epoch, batch_idx, trainer.global_step)

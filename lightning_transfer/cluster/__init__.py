@@ -1,0 +1,1 @@
+"""What long runs on shared machines need: safe checkpoints, preemption, restarts."""

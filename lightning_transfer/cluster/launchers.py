@@ -1,0 +1,48 @@
+"""Who started this process, and what follows from it: whether it is a restart, and when it must end."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+
+_PARENT_VARIABLE = "LIGHTNING_TRANSFER_PARENT"
+_PR_SET_PDEATHSIG = 1  # of Linux: prctl(2)
+
+
+def is_restart() -> bool:
+    """Whether SLURM or torchrun has started this job before."""
+    return any(int(os.environ.get(name, 0)) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+
+
+def requeue() -> None:
+    """Puts the SLURM job of this process back into the queue; says so where that fails. Nothing outside SLURM."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        problem = done.stderr.strip() if done.returncode else None
+    except OSError as error:
+        problem = str(error)
+    if problem is not None:
+        print(f"job {job} cannot be requeued, submit it again: {problem}", file=sys.stderr, flush=True)
+
+
+def end_with_parent() -> None:
+    """Has this process killed when the process that launched it ends, so that no rank is left behind.
+
+    Only where Lightning has launched it from the first rank; torchrun and srun see to their processes themselves. The
+    first rank names itself as the parent of those that it will launch.
+    """
+    if is_launched_child() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if not is_launched_child():  # it ended just before
+            raise SystemExit(1)
+    else:
+        os.environ[_PARENT_VARIABLE] = str(os.getpid())
+
+
+def is_launched_child() -> bool:
+    """Whether this is one of the ranks that Lightning has started from the first, on the same machine."""
+    return os.environ.get(_PARENT_VARIABLE) == str(os.getppid()) and os.environ.get("LOCAL_RANK", "0") != "0"

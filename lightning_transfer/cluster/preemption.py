@@ -1,0 +1,108 @@
+"""The last checkpoint of a run, and the end of a run that is asked to stop."""
+
+import signal
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_transfer.cluster.checkpoint_io import DurableCheckpointIO
+from lightning_transfer.cluster.launchers import is_launched_child, requeue
+from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.transfer.plateau import validation_follows
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``: after every epoch, and where the run is asked to stop.
+
+    After SIGTERM or SIGUSR1 to any of its processes, all of them stop at the next step boundary: the optimizer has
+    stepped, a validation that was due is done, and the checkpoint goes on from there. The exit status is 128 plus the
+    signal's number, 143 for SIGTERM. On SIGUSR1 a SLURM job also puts itself back into the queue.
+
+    Args:
+        signals: Where the signals are noted.
+    """
+
+    def __init__(self, signals: StopSignals) -> None:
+        # Not save_last of the best checkpoint's callback: that saves only where there is a new best.
+        super().__init__(filename="last", enable_version_counter=False)
+        self._signals = signals
+        self._stopping = 0  # the signal that a checkpoint has been written for
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lets signals wait for a step boundary from now on."""
+        super().on_train_start(trainer, pl_module)
+        self._signals.training = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lets SIGTERM end the process at once again."""
+        super().on_train_end(trainer, pl_module)
+        self._signals.training = False
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Lets SIGTERM end the process at once again."""
+        super().on_exception(trainer, pl_module, exception)
+        self._signals.training = False
+
+    # Three places from which Lightning resumes exactly. Right before a validation is none: it would be skipped.
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if asked to stop, unless a validation or the end of the epoch follows."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not (trainer.is_last_batch or trainer.fit_loop._should_accumulate() or validation_follows(trainer)):
+            self._save_if_asked_to_stop(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves if asked to stop, unless the end of the epoch follows."""
+        super().on_validation_end(trainer, pl_module)
+        if not (trainer.sanity_checking or trainer.is_last_batch):
+            self._save_if_asked_to_stop(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves if asked to stop."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._save_if_asked_to_stop(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops if asked to: only here, since Lightning writes a step's metrics after the hooks above."""
+        if self._stopping:
+            self._stop(trainer)
+
+    def _save_if_asked_to_stop(self, trainer: L.Trainer) -> None:
+        signum = self._signals.received
+        if trainer.world_size > 1:
+            # Wherever the signal arrived, all stop at the same step, or they would wait for each other forever.
+            received = torch.tensor(signum, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(received, reduce_op="max"))
+        if signum:
+            self._stopping = signum
+            trainer.save_checkpoint(self._path, weights_only=False)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        self._signals.stopping = True
+        if trainer.is_global_zero:
+            name = signal.Signals(self._stopping).name
+            print(f"{name}: stopped after step {trainer.global_step}, in {self._path}", flush=True)
+            if self._stopping == signal.SIGUSR1:
+                requeue()
+        # Lightning's launcher kills the main process where a child fails, before it can give its own status.
+        raise SystemExit(0 if is_launched_child() else 128 + self._stopping)
+
+    @property
+    def _path(self) -> str:
+        return self.format_checkpoint_name({})
+
+
+def make_preemptible(trainer: L.Trainer) -> L.Trainer:
+    """Gives a trainer durable checkpoints, unless it has a plugin for them, and takes its own signal handlers away."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = DurableCheckpointIO()
+    # Lightning's wait for the other ranks in the middle of whatever the signal interrupts, and exit with status 0.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer

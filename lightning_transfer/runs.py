@@ -1,0 +1,44 @@
+"""Where a run is written, and where it starts."""
+
+import tempfile
+from pathlib import Path
+
+from lightning_transfer.cluster.launchers import is_restart
+from lightning_transfer.errors import UserError
+
+
+def start_of_fit(ckpt_path: str | None, experiment: Path, version: str | None) -> str | None:
+    """Decides where a fit starts: ``last`` is its own last checkpoint, if there is one yet.
+
+    A job that SLURM or torchrun has started again goes on from there unasked, where its run has a name.
+
+    Args:
+        ckpt_path: As given: ``last``, a file, or None.
+        experiment: The folder of the experiment's runs.
+        version: The run's name, if it was given.
+
+    Raises:
+        UserError: For ``last`` without a name of the run.
+    """
+    if ckpt_path is None and version is not None and is_restart():
+        ckpt_path = "last"
+    if ckpt_path != "last":
+        return ckpt_path
+    if version is None:
+        raise UserError("--ckpt_path last goes on with a run: name it by --version")
+    last = experiment / version / "checkpoints" / "last.ckpt"
+    return str(last) if last.exists() else None
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder and tries to write in it.
+
+    Raises:
+        UserError: Where that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --logs") from error

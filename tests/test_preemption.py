@@ -1,0 +1,98 @@
+"""A run that is asked to stop stops at a step boundary, and goes on as if nothing had happened."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import fit_arguments
+from interruptions import assert_equal_runs, curves, last_checkpoint
+from test_cli import error_line
+
+from lightning_transfer.cli import main
+from lightning_transfer.cluster.signals import StopSignals
+
+UNFREEZING = {
+    "class_path": "lightning_transfer.ProgressiveUnfreezing",
+    "init_args": {"schedule": "gradual", "until": {"steps": 4}},
+}
+# Nine batches an epoch, two epochs; each case, and the steps after which to stop.
+CASES = {
+    "plain": ([], [1, 8, 9]),
+    "unfreezing, validation in mid-epoch": (["--trainer.val_check_interval", "4"], [3, 4, 9, 12]),
+    "gradient accumulation": (["--trainer.accumulate_grad_batches", "2"], [4, 5]),
+    "epochs of one batch": (["--data.batch_size", "81"], [1]),
+    "validation every other epoch": (["--trainer.check_val_every_n_epoch", "2"], [9, 14]),
+    "a number of steps": (["--trainer.max_epochs", "-1", "--trainer.max_steps", "14"], [13]),
+}
+
+
+def arguments(folder: Path, case: str, version: str, *steps: int, kind: str = "SIGTERM") -> list[str]:
+    callbacks = [{"class_path": "interruptions.Interruption", "init_args": {"steps": [*steps], "kind": kind}}]
+    callbacks += [UNFREEZING] if case.startswith("unfreezing") else []
+    common = ["--trainer.callbacks", json.dumps(callbacks), "--model.optimizer", "torch.optim.AdamW"]
+    common += ["--trainer.log_every_n_steps", "2", "--trainer.max_epochs", "2", "--data.augmentation.crop_padding", "2"]
+    return fit_arguments(folder, *common, "--version", version, *CASES[case][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_run_goes_on_as_the_uninterrupted_one(case: str, image_folder: Path) -> None:
+    main(arguments(image_folder, case, "whole"))
+    for step in CASES[case][1]:
+        for mark in Path().glob("interrupted_after_*"):
+            mark.unlink()
+        command = arguments(image_folder, case, f"after_{step}", step)
+        with pytest.raises(SystemExit) as status:
+            main(command)
+        assert status.value.code == 143, step
+        main([*command, "--ckpt_path", "last"])
+        whole, stopped = Path("logs/default/whole"), Path(f"logs/default/after_{step}")
+        assert_equal_runs(stopped, whole)
+        assert curves(stopped) == curves(whole)
+
+
+def test_user_signal_stops_with_its_own_status_right_after_the_step(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(arguments(image_folder, "plain", "stopped", 5, kind="SIGUSR1"))
+    assert status.value.code == 128 + signal.SIGUSR1
+    assert last_checkpoint(Path("logs/default/stopped"))["global_step"] == 5
+    assert "SIGUSR1: stopped after step 5, in logs/default/stopped/checkpoints/last.ckpt" in capsys.readouterr().out
+
+
+def test_run_asked_to_stop_in_its_last_step_finishes(image_folder: Path) -> None:
+    main(arguments(image_folder, "plain", "finished", 18))
+    assert Path("logs/default/finished/results.json").exists()
+
+
+def test_outside_training_a_signal_to_stop_ends_the_process_and_one_to_requeue_waits() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGUSR1)
+        assert signals.received == signal.SIGUSR1
+        with pytest.raises(SystemExit) as status:
+            signal.raise_signal(signal.SIGTERM)
+    assert status.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_last_checkpoint_of_a_run_without_a_name_is_refused(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_line(capsys, *fit_arguments(image_folder, "--ckpt_path", "last"))
+    assert line == "--ckpt_path last goes on with a run: name it by --version"
+
+
+@pytest.mark.parametrize("variable", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_restarted_job_goes_on_unasked(variable: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = fit_arguments(image_folder, "--version", "job")
+    monkeypatch.setenv(variable, "0")
+    main(command)
+    main(command)
+    assert last_checkpoint(Path("logs/default/job"))["global_step"] == 9
+    monkeypatch.setenv(variable, "1")
+    main([*command, "--trainer.max_epochs", "2"])
+    [first, second] = json.loads(Path("logs/default/job/results.json").read_text())["validations"]
+    assert (first["step"], second["step"]) == (9, 18)
