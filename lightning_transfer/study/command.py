@@ -1,13 +1,15 @@
 """The command ``study``: runs what is not finished of a study, then writes its report."""
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser
-from lightning_transfer.study.config import Study, check
+from lightning_transfer.study.config import Pretraining, Study, Tuning, check
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import run_study
 from lightning_transfer.study.workers import run_here, run_in_processes
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=1, help="Processes that run cells; 0 runs them in this one.")
     parser.add_argument("--retry_failed", action="store_true", help="Run failed cells again, from their start.")
     given = parser.parse_args(arguments)
-    study: Study = parser.instantiate_classes(given)
+    study = _study(given.as_dict())
     check(study)
     if given.workers < 0:
         raise UserError(f"--workers is {given.workers}: expected 0 or more")
@@ -51,3 +53,14 @@ def main(arguments: list[str]) -> None:
             run_study(plan, execute, max(1, given.workers), given.retry_failed)
     except Timeout:
         raise UserError(f"another study is running in {plan.folder}: wait for its end, or stop it first") from None
+
+
+def _study(given: dict[str, Any]) -> Study:
+    """Builds the study. The parser itself would build the classes that its overrides name, too."""
+    values = {field.name: given[field.name] for field in fields(Study)}
+    values["weights"] = {
+        name: Pretraining(**source) if isinstance(source, dict) else source
+        for name, source in values["weights"].items()
+    }
+    values["tuning"] = values["tuning"] and Tuning(**values["tuning"])
+    return Study(**values)

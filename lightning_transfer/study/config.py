@@ -2,9 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_transfer.errors import UserError
+
+if TYPE_CHECKING:
+    Settings = dict[str, Any]
+else:  # without types of its values: in a dict[str, Any] the parser would check the classes that the values name
+    Settings = dict
 
 STRATEGIES = ("scratch", "linear_probe", "full", "full_discriminative", "gradual", "gradual_discriminative")
 
@@ -22,7 +27,7 @@ class Pretraining:
     """
 
     configs: list[str]
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: Settings = field(default_factory=dict)
     per_seed: bool = False
     seed: int = 0
 
@@ -78,13 +83,13 @@ class Study:
         default_factory=lambda: {name: f"configs/strategies/{name}.yaml" for name in STRATEGIES}
     )
     sizes: list[int | float | None] = field(default_factory=lambda: [None])
-    at_size: dict[int | float, dict[str, Any]] = field(default_factory=dict)
+    at_size: dict[int | float, Settings] = field(default_factory=dict)
     size_key: str = "data.examples_per_class"
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     seed_keys: list[str] = field(default_factory=lambda: ["seed_everything", "data.split_seed"])
     baseline: str = "scratch"
     tuning: Tuning | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: Settings = field(default_factory=dict)
     metric: str = "accuracy"
     threads: int | None = None
     slurm: dict[str, Any] = field(default_factory=dict)
