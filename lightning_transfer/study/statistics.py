@@ -1,0 +1,154 @@
+"""Means with their uncertainty, paired comparisons, and when a study may name a winner."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
+
+Scores = Mapping[int, float]  # by seed
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean and its t interval.
+
+    Args:
+        n: Number of values.
+        mean: Their mean.
+        low: Lower end of the 95 % interval; minus infinity for a single value.
+        high: Upper end.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One set of runs against another, by the differences of their pairs.
+
+    Args:
+        difference: The mean difference, with its t interval.
+        p: Of the paired t test, two-sided; 1 where the differences do not vary or there is only one.
+        wilcoxon_p: Of Wilcoxon's signed-rank test on the same pairs, exact, two-sided.
+    """
+
+    difference: Summary
+    p: float
+    wilcoxon_p: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The best at a size, and whether it may be called the winner.
+
+    Args:
+        best: Name of the one with the highest mean.
+        rival: Name of the one that it is least surely better than; None without any other.
+        comparison: The best against that rival.
+        p: The rival's, corrected for the number of verdicts.
+        undecided: Names of those that it is not shown to be better than.
+    """
+
+    best: str
+    rival: str | None
+    comparison: Comparison | None
+    p: float
+    undecided: tuple[str, ...]
+
+    @property
+    def is_winner(self) -> bool:
+        """Whether the best is shown to be better than every other."""
+        return self.rival is not None and not self.undecided
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """Computes the mean and its 95 % interval by Student's t."""
+    values = np.asarray(list(values), float)
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Summary(n, mean, -np.inf, np.inf)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stats.sem(values))
+    return Summary(n, mean, mean - half, mean + half)
+
+
+def compare(scores: Scores, others: Scores) -> Comparison | None:
+    """Compares two sets of runs by the seeds that they share.
+
+    Args:
+        scores: By seed.
+        others: By seed.
+
+    Returns:
+        The comparison, positive where ``scores`` are higher; None where they share no seed.
+    """
+    seeds = sorted(set(scores) & set(others))
+    if not seeds:
+        return None
+    differences = np.array([scores[seed] - others[seed] for seed in seeds])
+    if np.ptp(differences) < 1e-12:  # one pair, or all the same: nothing to estimate their spread by
+        is_shown = differences.any() and len(seeds) > 1
+        return Comparison(summarise(differences), 1.0, smallest_wilcoxon_p(len(seeds)) if is_shown else 1.0)
+    p = float(stats.ttest_1samp(differences, 0).pvalue)
+    return Comparison(summarise(differences), p, float(stats.wilcoxon(differences).pvalue))
+
+
+def smallest_wilcoxon_p(n: int) -> float:
+    """The smallest p that Wilcoxon's exact two-sided test can give on n pairs: all differences of one sign."""
+    return float(2.0 ** (1 - n))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects p values for their number, in the order given. Source: Holm, 1979."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def judge(tables: Sequence[Mapping[str, Scores]]) -> list[Verdict]:
+    """Says of each table who is best, and whether it wins.
+
+    The winner has to beat each of the others by a paired t test: with all of them equal, or with some of them tied at
+    the top, that happens by chance in at most one table of twenty. The tables share that chance (Bonferroni), so that
+    it holds for naming any wrong winner at all.
+
+    Args:
+        tables: For each size the scores by name and seed; none is empty.
+    """
+    return [_judge(table, len(tables)) for table in tables]
+
+
+def _judge(table: Mapping[str, Scores], tables: int) -> Verdict:
+    best = max(table, key=lambda name: float(np.mean(list(table[name].values()))))
+    found = {name: compare(table[best], scores) for name, scores in table.items() if name != best}
+    p = {name: comparison.p if comparison else 1.0 for name, comparison in found.items()}
+    if not p:
+        return Verdict(best, None, None, 1.0, ())
+    rival = max(p, key=lambda name: p[name])
+    undecided = tuple(name for name in p if p[name] * tables >= SIGNIFICANCE)
+    return Verdict(best, rival, found[rival], min(1.0, p[rival] * tables), undecided)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Finds the points that no other beats in both: neither cheaper and as good, nor better and as cheap.
+
+    Args:
+        points: The cost and the score of each.
+
+    Returns:
+        Their places, from the cheapest to the best.
+    """
+    front: list[int] = []
+    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
+        if not front or points[place][1] > points[front[-1]][1]:
+            front.append(place)
+    return front
