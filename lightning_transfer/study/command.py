@@ -1,5 +1,6 @@
 """The command ``study``: runs what is not finished of a study, then writes its report."""
 
+import shlex
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,10 @@ from filelock import FileLock, Timeout
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser
 from lightning_transfer.study.config import Pretraining, Study, Tuning, check
+from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
-from lightning_transfer.study.runner import run_study
+from lightning_transfer.study.report import headline, write_report
+from lightning_transfer.study.runner import Execute, run_study
 from lightning_transfer.study.workers import run_here, run_in_processes
 
 DESCRIPTION = """Compares strategies over training-set sizes and seeds, on equal terms, and writes a report.
@@ -37,20 +40,36 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
     parser.add_argument("--workers", type=int, default=1, help="Processes that run cells; 0 runs them in this one.")
     parser.add_argument("--retry_failed", action="store_true", help="Run failed cells again, from their start.")
+    parser.add_argument("--report_only", action="store_true", help="Run nothing: report what is finished so far.")
+    parser.add_argument(
+        "--report_folder", type=str | None, help="Folder of the report; logs/<study>/report by default."
+    )
     given = parser.parse_args(arguments)
     study = _study(given.as_dict())
     check(study)
     if given.workers < 0:
         raise UserError(f"--workers is {given.workers}: expected 0 or more")
     plan = Plan(study, Path(given.logs))
+    if not given.report_only:
+        _run(plan, given.workers, given.retry_failed)
+    outcomes = Outcomes(plan)
+    if not outcomes.results:
+        raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
+    command = shlex.join(["lightning-transfer", "study", *arguments])
+    page = write_report(outcomes, Path(given.report_folder or plan.folder / "report"), command)
+    print(f"{headline(outcomes).replace('**', '')}\nreport: {page}")
+
+
+def _run(plan: Plan, workers: int, retry_failed: bool) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
+    threads = plan.study.threads
+    if workers:
+        execute: Execute = partial(run_in_processes, workers=workers, threads=threads)
+    else:
+        execute = partial(run_here, threads=threads)
     try:
         with FileLock(plan.folder / ".lock", blocking=False):
-            if given.workers:
-                execute = partial(run_in_processes, workers=given.workers, threads=study.threads)
-            else:
-                execute = partial(run_here, threads=study.threads)
-            run_study(plan, execute, max(1, given.workers), given.retry_failed)
+            run_study(plan, execute, max(1, workers), retry_failed)
     except Timeout:
         raise UserError(f"another study is running in {plan.folder}: wait for its end, or stop it first") from None
 

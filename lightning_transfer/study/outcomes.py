@@ -1,0 +1,143 @@
+"""What the runs of a study came to, in numbers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from lightning_transfer.study.cells import Arm, Cell
+from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.statistics import (
+    Comparison,
+    Scores,
+    Summary,
+    Verdict,
+    compare,
+    holm,
+    judge,
+    pareto_front,
+    summarise,
+)
+from lightning_transfer.study.tuning import at_the_edge, choose
+
+Key = tuple[Arm, float | None]  # an arm at a size
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm came to at a size.
+
+    Args:
+        label: The arm's name in the study.
+        size: The size, as the study names it.
+        cells: Its runs, one for each seed.
+        scores: The metric on the test split in percent, of the runs that finished.
+        train_seconds: Their training time by seed, without validation.
+        value: The tuned value.
+        edge: ``lowest`` or ``highest`` where that is an end of the list of candidates.
+        difference: From the baseline, by pairs; None for the baseline itself and where no pair is finished.
+        corrected_p: The p of that comparison, corrected for the number of comparisons in the study.
+    """
+
+    label: str
+    size: float | None
+    cells: tuple[Cell, ...]
+    scores: Scores
+    train_seconds: Scores
+    value: Any
+    edge: str | None
+    difference: Comparison | None
+    corrected_p: float | None
+
+    @property
+    def summary(self) -> Summary:
+        """The mean score and its interval."""
+        return summarise(self.scores.values())
+
+    @property
+    def seconds(self) -> float:
+        """The mean training time."""
+        return fmean(self.train_seconds.values())
+
+
+class Outcomes:
+    """What all arms came to at all sizes, as far as their runs are finished.
+
+    Args:
+        plan: The plan of the study.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.tuning = plan.tuning()
+        self.cells = plan.final()
+        self.results = {cell: result for cell in self.cells if (result := cell.result) is not None}
+        self.table = self._build()
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self.table.values())
+
+    def at(self, size: float | None) -> list[Outcome]:
+        """The outcomes at a size that have a finished run."""
+        return [outcome for outcome in self if outcome.size == size and outcome.scores]
+
+    @property
+    def sizes(self) -> list[float | None]:
+        """The sizes that have a finished run."""
+        return [size for size in self.plan.study.sizes if self.at(size)]
+
+    def train_examples(self, size: float | None) -> int | None:
+        """The number of training examples at a size, where its runs recorded it."""
+        facts = (result["data"] or {} for cell, result in self.results.items() if cell.size == size)
+        return next((data["train_examples"] for data in facts if "train_examples" in data), None)
+
+    def verdicts(self) -> dict[float | None, Verdict]:
+        """Who is best at each size."""
+        tables = [{outcome.label: outcome.scores for outcome in self.at(size)} for size in self.sizes]
+        return dict(zip(self.sizes, judge(tables), strict=True))
+
+    def pareto_front(self, size: float | None) -> list[str]:
+        """The labels of the arms at a size that no other beats in both training time and score."""
+        found = self.at(size)
+        return [found[place].label for place in pareto_front([(o.seconds, o.summary.mean) for o in found])]
+
+    def _build(self) -> dict[Key, Outcome]:
+        study, plan = self.plan.study, self.plan
+        keys: list[Key] = [(arm, size) for size in study.sizes for arm in plan.arms]
+        cells: dict[Key, list[Cell]] = {key: [] for key in keys}
+        for cell in self.cells:
+            assert cell.arm is not None
+            cells[cell.arm, cell.size].append(cell)
+        scores = {
+            key: self._read(cells[key], lambda result: 100 * result["test"][f"test/{study.metric}"]) for key in keys
+        }
+        differences = self._differences(keys, scores)
+        corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
+        choices = choose(study, self.tuning)
+        edges = at_the_edge(study, choices)
+        return {
+            (arm, size): Outcome(
+                plan.label(arm),
+                size,
+                tuple(cells[arm, size]),
+                scores[arm, size],
+                self._read(cells[arm, size], lambda result: result["train_seconds"]),
+                choices.get((arm, size)),
+                edges.get((arm, size)),
+                differences.get((arm, size)),
+                corrected.get((arm, size)),
+            )
+            for arm, size in keys
+        }
+
+    def _read(self, cells: list[Cell], value: Callable[[dict[str, Any]], float]) -> dict[int, float]:
+        return {cell.seed: value(self.results[cell]) for cell in cells if cell in self.results}
+
+    def _differences(self, keys: list[Key], scores: dict[Key, dict[int, float]]) -> dict[Key, Comparison]:
+        baselines = {arm: self.plan.baseline(arm) for arm, _ in keys}
+        found = {
+            (arm, size): compare(scores[arm, size], scores[baseline, size])
+            for arm, size in keys
+            if (baseline := baselines[arm]) is not None
+        }
+        return {key: comparison for key, comparison in found.items() if comparison is not None}

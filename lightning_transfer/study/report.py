@@ -1,0 +1,216 @@
+"""The report of a study: what was found, how surely, and how it was asked."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_transfer.study import plots
+from lightning_transfer.study.document import Block, Bullets, Figure, Heading, Paragraph, Table, to_html, to_markdown
+from lightning_transfer.study.outcomes import Outcome, Outcomes
+from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row, write_csv
+from lightning_transfer.study.statistics import Comparison, Verdict, smallest_wilcoxon_p
+
+
+def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
+    """Writes the report as Markdown, as one HTML page and as two tables in CSV.
+
+    Args:
+        outcomes: What the study came to so far; at least one run is finished.
+        folder: Where to write; the files begin with the study's name.
+        command: The command line that repeats the study.
+
+    Returns:
+        The HTML page.
+    """
+    name = outcomes.plan.study.name
+    figures = [
+        Figure(f"{name}_labels.svg", plots.learning_curve(outcomes), "Means over labels, with 95 % intervals."),
+        Figure(
+            f"{name}_seconds.svg",
+            plots.accuracy_over_seconds(outcomes),
+            "Means over the seconds of training; the steps are the Pareto front.",
+        ),
+    ]
+    blocks = [*_findings(outcomes), *figures, *_tables(outcomes), *_protocol(outcomes, command)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        (folder / figure.file).write_text(figure.svg)
+    (folder / f"{name}.md").write_text(to_markdown(blocks))
+    write_csv(folder / f"{name}_cells.csv", [cell_row(cell) for cell in [*outcomes.tuning, *outcomes.cells]])
+    write_csv(folder / f"{name}_summary.csv", [summary_row(outcomes, outcome) for outcome in outcomes])
+    html = folder / f"{name}.html"
+    html.write_text(to_html(f"Study {name}", blocks))
+    return html
+
+
+def headline(outcomes: Outcomes) -> str:
+    """Says in one sentence who wins where, and by how much."""
+    verdicts = outcomes.verdicts()
+    parts = [
+        f"size {_size(size)} **{verdict.best}** wins, {_lead(verdict)}"
+        for size, verdict in verdicts.items()
+        if verdict.is_winner
+    ]
+    undecided = [_size(size) for size, verdict in verdicts.items() if not verdict.is_winner]
+    if undecided:
+        parts.append(
+            f"size{'s' if undecided[1:] else ''} {_listed(undecided)} **no difference shown** between the best"
+        )
+    return f"At {'; at '.join(parts)}."
+
+
+def _findings(outcomes: Outcomes) -> Iterator[Block]:
+    study = outcomes.plan.study
+    yield Heading(f"Study `{study.name}`", 1)
+    yield Paragraph(headline(outcomes))
+    yield Bullets([_verdict(size, verdict) for size, verdict in outcomes.verdicts().items()])
+    finished, failed, planned = counts(outcomes.cells)
+    if finished < planned:
+        missing = f"{failed} failed, {planned - finished - failed} not run"
+        yield Paragraph(f"**{planned - finished} of {planned} runs are missing: {missing}.** None is replaced.")
+    yield Paragraph(
+        f"Test {study.metric} in %: means with 95 % t intervals over {len(study.seeds)} seeds. "
+        f"Columns: `{study.size_key}` (training labels). The best mean of each column is bold."
+    )
+    header = ["", *(f"{_size(size)} ({outcomes.train_examples(size) or '?':,})" for size in outcomes.sizes)]
+    by_label: dict[str, list[str]] = {outcome.label: [] for outcome in outcomes}
+    verdicts = outcomes.verdicts()
+    for outcome in outcomes:
+        if outcome.size in verdicts:
+            by_label[outcome.label].append(_mean(outcome, best=verdicts[outcome.size].best == outcome.label))
+    yield Table(header, [[label, *cells] for label, cells in by_label.items()])
+
+
+def _tables(outcomes: Outcomes) -> Iterator[Block]:
+    study = outcomes.plan.study
+    yield Heading(f"Against {study.baseline}")
+    n = len(study.seeds)
+    yield Paragraph(
+        "Differences in points by pairs of the same seed. The t test assumes that they are roughly normal, and is "
+        f"corrected for all {sum(o.difference is not None for o in outcomes)} comparisons (Holm). Wilcoxon's exact "
+        "test "
+        f"assumes less, and on {n} pairs can never give a p below {smallest_wilcoxon_p(n):.4f}; it is not corrected."
+    )
+    yield Table(
+        ["", "size", "difference", "95 % interval", "p, t test", "p, corrected", "p, Wilcoxon"],
+        [_difference_row(o, o.difference, o.corrected_p or 0) for o in outcomes if o.difference is not None],
+    )
+    yield Heading("Cost and tuning")
+    note = (
+        f"`{study.tuning.key}` was chosen for each row by the validation {study.metric} of "
+        f"{len(study.tuning.values)} runs{_per_seeds(len(study.tuning.seeds))}, from "
+        f"{_listed([str(v) for v in study.tuning.values])}; an arrow marks the end of the list, beyond which a better "
+        "value may lie. "
+        if study.tuning
+        else "Nothing was tuned: all share the learning rate of the config. "
+    )
+    yield Paragraph(
+        f"{note}Seconds are of training, without validation and tuning. ● is on the Pareto front of its size."
+    )
+    yield Table(["", "size", "tuned value", "training seconds", f"test {study.metric}, %", "Pareto"],
+                list(_cost_rows(outcomes)))  # fmt: skip
+
+
+def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
+    study, results = outcomes.plan.study, list(outcomes.results.values())
+    facts = [result["data"] or {} for result in results]
+    yield Heading("How it was asked")
+    validation = sorted({data["validation_examples"] for data in facts if "validation_examples" in data})
+    held_out = f" ({_listed([f'{count:,}' for count in validation])} examples)" if validation else ""
+    items = [
+        f"Command: `{command}`",
+        f"Seeds {_listed([str(seed) for seed in study.seeds])} set {_listed([f'`{key}`' for key in study.seed_keys])}, "
+        "the same for all strategies. At one seed the smaller training sets are parts of the larger ones.",
+        f"Checkpoints and tuned values were chosen on a hold-out of the training split{held_out}, the same for "
+        "all; each run read the test split once, at its end.",
+        f"A winner has to beat every other strategy of its size in a paired t test, at 0.05 divided by the "
+        f"{len(outcomes.sizes)} sizes: a wrong winner is named, at any size, in at most one study of twenty.",
+        f"Machine: {_listed(_distinct(results, 'device'))}. Source: commit {_listed(_distinct(results, 'commit'))}. "
+        f"torch {_listed(sorted({result['versions']['torch'] for result in results}))}.",
+    ]
+    fingerprints = {str(data.get("fingerprints")) for data in facts}
+    if len(fingerprints) > 1:
+        items.append(f"**The data changed during the study**: {len(fingerprints)} different fingerprints.")
+    yield Bullets(items)
+    failures = [f"`{cell.name}`: {cell.failure}" for cell in [*outcomes.tuning, *outcomes.cells] if cell.failure]
+    if failures:
+        yield Heading("Failed runs")
+        yield Bullets(failures)
+
+
+def _verdict(size: float | None, verdict: Verdict) -> str:
+    where = f"Size {_size(size)}: "
+    if verdict.comparison is None:
+        return f"{where}{verdict.best} has no rival."
+    if verdict.is_winner:
+        return f"{where}**{verdict.best}** wins, {_lead(verdict)}."
+    return (
+        f"{where}no difference shown. {verdict.best} has the best mean, not told apart from "
+        f"{_listed(list(verdict.undecided))} (its lead over {verdict.rival}: {_interval(verdict.comparison)} points)."
+    )
+
+
+def _lead(verdict: Verdict) -> str:
+    assert verdict.comparison is not None
+    return f"{_interval(verdict.comparison)} points over {verdict.rival}, its closest rival (p {_p(verdict.p)})"
+
+
+def _interval(comparison: Comparison) -> str:
+    difference = comparison.difference
+    if difference.n < 2:
+        return f"{difference.mean:+.2f}, from one pair,"
+    return f"{difference.mean:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
+
+
+def _mean(outcome: Outcome, best: bool) -> str:
+    if not outcome.scores:
+        return "-"
+    summary, planned = outcome.summary, len(outcome.cells)
+    half = f" ± {summary.high - summary.mean:.2f}" if math.isfinite(summary.high) else ""
+    text = f"{summary.mean:.2f}{half}"
+    missing = f" (n={summary.n} of {planned})" if summary.n < planned else ""
+    return f"**{text}**{missing}" if best else f"{text}{missing}"
+
+
+def _difference_row(outcome: Outcome, comparison: Comparison, corrected_p: float) -> list[str]:
+    difference = comparison.difference
+    interval = f"{difference.low:+.2f} to {difference.high:+.2f}" if difference.n > 1 else "-"
+    p_values = [_p(comparison.p), _p(corrected_p), _p(comparison.wilcoxon_p)]
+    return [
+        outcome.label,
+        _size(outcome.size),
+        f"{difference.mean:+.2f}",
+        interval,
+        *(p.lstrip("= ") for p in p_values),
+    ]
+
+
+def _cost_rows(outcomes: Outcomes) -> Iterator[list[str]]:
+    arrows = {"lowest": " ↓", "highest": " ↑", None: ""}
+    for size in outcomes.sizes:
+        front = outcomes.pareto_front(size)
+        for outcome in outcomes.at(size):
+            value = "-" if outcome.value is None else f"{outcome.value}{arrows[outcome.edge]}"
+            row = [value, f"{outcome.seconds:.1f}", f"{outcome.summary.mean:.2f}"]
+            yield [outcome.label, _size(size), *row, "●" if outcome.label in front else ""]
+
+
+def _distinct(results: list[dict[str, Any]], key: str) -> list[str]:
+    return sorted({str(result[key] or "unknown") for result in results})
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _size(size: float | None) -> str:
+    return "all" if size is None else f"{size:,}"
+
+
+def _per_seeds(seeds: int) -> str:
+    return f" with each of {seeds} seeds" if seeds > 1 else " with a seed of their own"
+
+
+def _listed(items: list[str]) -> str:
+    return f"{', '.join(items[:-1])} and {items[-1]}" if items[1:] else "".join(items)

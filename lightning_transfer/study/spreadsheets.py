@@ -1,0 +1,62 @@
+"""The tables of a report in CSV: a row for each run, and a row for each arm at each size."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.outcomes import Outcome, Outcomes
+
+
+def cell_row(cell: Cell) -> dict[str, Any]:
+    """The row of a run."""
+    result, arm = cell.result, cell.arm
+    assert arm is not None
+    row = {"kind": cell.kind, "strategy": arm.strategy, "weights": arm.weights or "", **dict(arm.variant)}
+    row |= {
+        "size": cell.size if cell.size is not None else "all",
+        "seed": cell.seed,
+        "value": cell.value if cell.value is not None else "",
+    }
+    if result is None:
+        return {**row, "status": "failed" if cell.failure else "not run", "error": cell.failure or ""}
+    metrics = {**(result["validation"] or {}), **(result["test"] or {})}
+    seconds = {key: result[key] for key in ("fit_seconds", "train_seconds")}
+    return {**row, "status": "finished", **metrics, **seconds, "commit": result["commit"]}
+
+
+def summary_row(outcomes: Outcomes, outcome: Outcome) -> dict[str, Any]:
+    """The row of an arm at a size."""
+    finished, failed, planned = counts(outcome.cells)
+    row: dict[str, Any] = {"arm": outcome.label, "size": outcome.size if outcome.size is not None else "all"}
+    row |= {"planned": planned, "finished": finished, "failed": failed}
+    if not outcome.scores:
+        return row
+    row |= {"train_examples": outcomes.train_examples(outcome.size), "value": outcome.value, "edge": outcome.edge}
+    row |= {"mean": outcome.summary.mean, "low": outcome.summary.low, "high": outcome.summary.high}
+    row |= {"train_seconds": outcome.seconds, "pareto": outcome.label in outcomes.pareto_front(outcome.size)}
+    if outcome.difference is not None:
+        difference = outcome.difference.difference
+        row |= {"difference": difference.mean, "difference_low": difference.low, "difference_high": difference.high}
+        row |= {
+            "p": outcome.difference.p,
+            "p_corrected": outcome.corrected_p,
+            "p_wilcoxon": outcome.difference.wilcoxon_p,
+        }
+    return row
+
+
+def write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows, their columns in the order in which they first appear."""
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def counts(cells: Iterable[Cell]) -> tuple[int, int, int]:
+    """Counts the finished runs, the failed ones and all."""
+    found = Counter("finished" if cell.is_finished else "failed" if cell.failure else "not run" for cell in cells)
+    return found["finished"], found["failed"], found.total()
