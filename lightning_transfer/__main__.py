@@ -2,12 +2,15 @@
 
 import signal
 
+from lightning_transfer.cluster.launchers import end_with_parent
+
 
 def main() -> None:
     """Runs a command; a user's mistake ends in one line and exit status 2."""
     # It asks a training to stop. Where none runs yet, or any more, its default would kill the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    from lightning_transfer.cli import main
+    end_with_parent()
+    from lightning_transfer.cli import main  # only now: it takes seconds
 
     main()
 

@@ -22,7 +22,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import lightning_transfer
 from lightning_transfer import results
-from lightning_transfer.cluster.launchers import end_with_parent
 from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.errors import UserError
@@ -66,7 +65,6 @@ def main(args: ArgsType = None) -> None:
         if isinstance(given, list) and given and given[0] in COMMANDS:
             importlib.import_module(COMMANDS[given[0]]).main(given[1:])
         else:
-            end_with_parent()
             with StopSignals() as signals:
                 CommandLine(args, signals)
     except Exception as error:

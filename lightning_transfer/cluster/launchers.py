@@ -34,15 +34,20 @@ def end_with_parent() -> None:
 
     Only where Lightning has launched it from the first rank; torchrun and srun see to their processes themselves. The
     first rank names itself as the parent of those that it will launch.
+
+    Raises:
+        SystemExit: Where the first rank has ended already.
     """
-    if is_launched_child() and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if not is_launched_child():  # it ended just before
-            raise SystemExit(1)
-    else:
+    if not is_launched_child():
         os.environ[_PARENT_VARIABLE] = str(os.getpid())
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ[_PARENT_VARIABLE] != str(os.getppid()):
+        raise SystemExit("the first process of this run has ended")
 
 
 def is_launched_child() -> bool:
     """Whether this is one of the ranks that Lightning has started from the first, on the same machine."""
-    return os.environ.get(_PARENT_VARIABLE) == str(os.getppid()) and os.environ.get("LOCAL_RANK", "0") != "0"
+    ours = _PARENT_VARIABLE in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    return ours and os.environ.get("LOCAL_RANK", "0") != "0"

@@ -1,0 +1,56 @@
+"""Runs in processes of their own, which leave no process behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FIT = [sys.executable, "-m", "lightning_transfer"]
+_MARK = "TEST_RUN"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a run: quick on few cores, with the helpers of the tests importable, and a mark of its own."""
+    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+    shared = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, **shared, "GLOO_SOCKET_IFNAME": "lo", _MARK: uuid.uuid4().hex, **more}
+
+
+def run(command: list[str], folder: Path, seconds: float = 240, **variables: str) -> tuple[int, str]:
+    """Runs a command to its end and returns its status and its output.
+
+    Raises:
+        AssertionError: Where it takes longer, or leaves a process behind for more than a minute.
+    """
+    marked = environment(**variables)
+    with (folder / "output.txt").open("w+") as output:
+        process = subprocess.Popen(command, cwd=folder, env=marked, stdout=output, stderr=output)
+        try:
+            status = process.wait(seconds)
+            deadline = time.monotonic() + 60
+            while (left := _living(marked[_MARK])) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            assert not left, f"processes {left} are left"
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s:\n{(folder / 'output.txt').read_text()}") from None
+        finally:
+            for pid in _living(marked[_MARK]):
+                os.kill(pid, signal.SIGKILL)
+            process.wait()
+    return status, (folder / "output.txt").read_text()
+
+
+def _living(mark: str) -> list[int]:
+    """The processes that have inherited the mark, but for those that are dead and only not reaped."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{_MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # gone, or another user's
+            continue
+    return found
