@@ -1,21 +1,14 @@
 """Classification with any network: loss, metrics and an injected optimizer."""
 
-import math
-from collections.abc import Iterable
-from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import lightning as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, count_correct
 from lightning_transfer.modules.metrics import EvaluationMetrics
-from lightning_transfer.transfer.param_groups import build_optimizer
+from lightning_transfer.modules.optimization import OptimizedModule
 
 WHITENING_IMAGES = 2000  # two million patches for a covariance of 12 x 12
 
@@ -32,7 +25,7 @@ class Batch(Protocol):
         """int64 [batch]; in training also the share of each class, float [batch, classes]."""
 
 
-class Classifier(L.LightningModule):
+class Classifier(OptimizedModule):
     """Trains and evaluates any network on any classification data.
 
     Logs ``train/loss`` and ``train/accuracy`` as means over the logging interval, and for validation and test the
@@ -44,15 +37,6 @@ class Classifier(L.LightningModule):
         loss: cross_entropy, binary_cross_entropy (one class against the rest; one logit will do for two classes) or
             mean_squared_error (to the one-hot label).
         label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1.
-        optimizer: Takes the parameters, one named group for each layer group of the network.
-        lr_decay: The learning rate of each layer group is that of the next one towards the head divided by this
-            number; the head has the optimizer's own.
-        decay_norm_and_bias: Whether weight decay reaches biases and the weights of norm layers too.
-        lr_schedule: Shape of the learning rate over the whole training, by optimizer steps: constant, linear (down to
-            0) or cosine (down to 0).
-        warmup_fraction: Share of the training over which the learning rate first rises linearly from 0.
-        lr_scheduler: Any torch scheduler in place of ``lr_schedule``: takes the optimizer.
-        lr_scheduler_interval: Whether that scheduler advances every epoch or every step.
         channels_last: Whether to lay out convolutions with the channels last in memory: the same network, faster on
             most hardware.
 
@@ -69,48 +53,24 @@ class Classifier(L.LightningModule):
         num_classes: int,
         loss: Loss = "cross_entropy",
         label_smoothing: float = 0.0,
-        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9),
-        lr_decay: float = 1.0,
-        decay_norm_and_bias: bool = True,
-        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
-        warmup_fraction: float = 0.0,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
         channels_last: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
         if num_classes is None or num_classes < 2:
             raise UserError(f"model.num_classes is {num_classes}: expected 2 or more")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
-        if not 0 <= warmup_fraction < 1:
-            raise UserError(f"model.warmup_fraction is {warmup_fraction}: expected at least 0 and below 1")
-        if lr_scheduler is not None and (lr_schedule != "constant" or warmup_fraction):
-            raise UserError("give model.lr_scheduler, or model.lr_schedule and model.warmup_fraction, not both")
         self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
-        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
         self.num_classes = num_classes
         self.loss: Loss = loss
         self.label_smoothing = label_smoothing
-        self.optimizer = optimizer
-        self.lr_decay = lr_decay
-        self.decay_norm_and_bias = decay_norm_and_bias
-        self.lr_schedule = lr_schedule
-        self.warmup_fraction = warmup_fraction
-        self.lr_scheduler = lr_scheduler
-        self.lr_scheduler_interval = lr_scheduler_interval
         self.validation_metrics = EvaluationMetrics(num_classes)
         self.test_metrics = EvaluationMetrics(num_classes)
         # Sums since the last log, kept as tensors: reading them at every step would wait for the device.
         self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
         self.register_buffer("_correct", torch.zeros(()), persistent=False)
         self._examples = self._batches = 0
-
-    @property
-    def layer_groups(self) -> dict[str, list[str]]:
-        """The layer groups of the network, as paths of modules from here."""
-        groups: dict[str, list[str]] = self.network.layer_groups  # type: ignore[assignment]
-        return {name: [f"network.{path}" for path in paths] for name, paths in groups.items()}
 
     def on_fit_start(self) -> None:
         """Lets a network with a whitening compute it from training images, unless it has been computed or loaded."""
@@ -184,43 +144,6 @@ class Classifier(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the class probabilities of a batch, float32 [batch, classes]."""
         return class_probabilities(self(*batch.inputs), self.loss)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Builds the optimizer and the scheduler, if any."""
-        optimizer = self._build_optimizer()
-        if self.lr_scheduler is None and self.lr_schedule == "constant" and not self.warmup_fraction:
-            return optimizer
-        if self.lr_scheduler is None:
-            total_steps = int(self.trainer.estimated_stepping_batches)
-            scheduler: LRScheduler = LambdaLR(optimizer, partial(self._learning_rate_factor, total_steps))
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        scheduler = self.lr_scheduler(optimizer)
-        config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            config["monitor"] = scheduler.monitor if isinstance(scheduler, ReduceLROnPlateau) else "val/loss"
-        return {"optimizer": optimizer, "lr_scheduler": config}
-
-    def _build_optimizer(self) -> torch.optim.Optimizer:
-        if not hasattr(self.network, "layer_groups") and self.lr_decay == 1 and self.decay_norm_and_bias:
-            return self._make_optimizer(self.parameters())
-        return build_optimizer(
-            self, self._make_optimizer, lr_decay=self.lr_decay, decay_norm_and_bias=self.decay_norm_and_bias
-        )
-
-    def _make_optimizer(self, params: Iterable[Any]) -> torch.optim.Optimizer:
-        try:
-            return self.optimizer(params)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model.optimizer: {error}") from error
-
-    def _learning_rate_factor(self, total_steps: int, step: int) -> float:
-        warmup_steps = round(self.warmup_fraction * total_steps)
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-        if self.lr_schedule == "linear":
-            return 1 - progress
-        return 0.5 * (1 + math.cos(math.pi * progress)) if self.lr_schedule == "cosine" else 1.0
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return classification_loss(logits, labels, self.loss, self.num_classes, self.label_smoothing)

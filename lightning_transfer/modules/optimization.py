@@ -1,0 +1,105 @@
+"""An injected optimizer and a learning rate over the whole training, around any network with layer groups."""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.param_groups import build_optimizer
+
+
+class OptimizedModule(L.LightningModule):
+    """What modules around a network share: its layer groups, the optimizer and the learning rate.
+
+    Args:
+        network: The network.
+        optimizer: Takes the parameters, one named group for each layer group of the network.
+        lr_decay: The learning rate of each layer group is that of the next one towards the head divided by this
+            number; the head has the optimizer's own.
+        decay_norm_and_bias: Whether weight decay reaches biases and the weights of norm layers too.
+        lr_schedule: Shape of the learning rate over the whole training, by optimizer steps: constant, linear (down to
+            0) or cosine (down to 0).
+        warmup_fraction: Share of the training over which the learning rate first rises linearly from 0. With linear it
+            gives the slanted triangle of Howard and Ruder (2018), with cosine the one cycle of Smith (2018).
+        lr_scheduler: Any torch scheduler in place of ``lr_schedule``: takes the optimizer.
+        lr_scheduler_interval: Whether that scheduler advances every epoch or every step.
+
+    Raises:
+        UserError: For values out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9),
+        lr_decay: float = 1.0,
+        decay_norm_and_bias: bool = True,
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        warmup_fraction: float = 0.0,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup_fraction < 1:
+            raise UserError(f"model.warmup_fraction is {warmup_fraction}: expected at least 0 and below 1")
+        if lr_scheduler is not None and (lr_schedule != "constant" or warmup_fraction):
+            raise UserError("give model.lr_scheduler, or model.lr_schedule and model.warmup_fraction, not both")
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_decay = lr_decay
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.lr_schedule = lr_schedule
+        self.warmup_fraction = warmup_fraction
+        self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_interval = lr_scheduler_interval
+
+    @property
+    def layer_groups(self) -> dict[str, list[str]]:
+        """The layer groups of the network, as paths of modules from here."""
+        groups: dict[str, list[str]] = self.network.layer_groups  # type: ignore[assignment]
+        return {name: [f"network.{path}" for path in paths] for name, paths in groups.items()}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Builds the optimizer and the scheduler, if any."""
+        optimizer = self._build_optimizer()
+        if self.lr_scheduler is None and self.lr_schedule == "constant" and not self.warmup_fraction:
+            return optimizer
+        if self.lr_scheduler is None:
+            total_steps = int(self.trainer.estimated_stepping_batches)
+            scheduler: LRScheduler = LambdaLR(optimizer, partial(self._learning_rate_factor, total_steps))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = self.lr_scheduler(optimizer)
+        config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            config["monitor"] = scheduler.monitor if isinstance(scheduler, ReduceLROnPlateau) else "val/loss"
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        if not hasattr(self.network, "layer_groups") and self.lr_decay == 1 and self.decay_norm_and_bias:
+            return self._make_optimizer(self.parameters())
+        return build_optimizer(
+            self, self._make_optimizer, lr_decay=self.lr_decay, decay_norm_and_bias=self.decay_norm_and_bias
+        )
+
+    def _make_optimizer(self, params: Iterable[Any]) -> torch.optim.Optimizer:
+        try:
+            return self.optimizer(params)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.optimizer: {error}") from error
+
+    def _learning_rate_factor(self, total_steps: int, step: int) -> float:
+        warmup_steps = round(self.warmup_fraction * total_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        if self.lr_schedule == "linear":
+            return 1 - progress
+        return 0.5 * (1 + math.cos(math.pi * progress)) if self.lr_schedule == "cosine" else 1.0
