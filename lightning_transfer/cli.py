@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -24,6 +25,7 @@ import lightning_transfer
 from lightning_transfer import results
 from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
 from lightning_transfer.predictions import write_predictions
@@ -147,6 +149,7 @@ class CommandLine(LightningCLI):
             help="Glob patterns of tensors that may differ from the starting weights; those of the head always may.",
         )
         parser.add_argument("--output", type=str, default="predictions.jsonl", help="File that predict writes.")
+        parser.add_argument("--dashboards", type=Dashboards | None, default=Dashboards(), help="What is shown.")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -204,9 +207,16 @@ class CommandLine(LightningCLI):
         if config["logger"] is None:
             logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
             fitting = self.subcommand == "fit"
-            kwargs["logger"] = fitting and TensorBoardLogger(logs, experiment, version, default_hp_metric=False)
+            # Events are written every ten seconds: of a killed run no more than those is missing.
+            kwargs["logger"] = fitting and TensorBoardLogger(
+                logs, experiment, version, default_hp_metric=False, flush_secs=10
+            )
         self.recorder = results.ResultsRecorder()
         callbacks = [*(config["callbacks"] or []), self.recorder]
+        dashboards = self._get(self.config_init, "dashboards")
+        if self.subcommand == "fit" and dashboards is not None:
+            text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+            callbacks += dashboards.callbacks(yaml.safe_load(text), text)
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress_bar())
         return make_preemptible(super().instantiate_trainer(callbacks=callbacks, **kwargs))

@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "data": (),
     "transfer": ("networks.layer_groups",),
     "cluster": ("transfer.plateau",),  # whether a validation follows
+    "dashboards": ("networks.layer_groups", "data.batches", "results"),
     "modules": ("transfer.param_groups", "networks", "data.batches"),
 }
 

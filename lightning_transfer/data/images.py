@@ -105,6 +105,10 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             images, labels = self.mixing(images, labels, indices, **draws)
         return ImageBatch(images, labels, indices)
 
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Undoes the normalisation, for people: float [batch, 3, height, width], from 0 to 255."""
+        return (images - self._shift.to(images.device)) / self._scale.to(images.device)
+
     def _normalise(self, images: Tensor) -> Tensor:
         return images.float().mul_(self._scale.to(images.device)).add_(self._shift.to(images.device))
 

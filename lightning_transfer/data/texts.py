@@ -1,7 +1,7 @@
 """Text classification data: tokenised once into one array of token ids, served in batches of similar length."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,6 +21,7 @@ from lightning_transfer.data.tokenizer import (
     TokenizerKind,
     cached_documents,
     cached_tokenizer,
+    readable,
     tokenize,
 )
 from lightning_transfer.errors import UserError
@@ -91,6 +92,10 @@ class TextDataModule(ClassificationDataModule[Documents]):
         """The number of token ids."""
         size: int = self.tokenizer.get_vocab_size()
         return size
+
+    def read_tokens(self, token_ids: Sequence[int]) -> list[str]:
+        """Reads token ids one by one, for people: a piece of text for each."""
+        return [readable(self.tokenizer, token) for token in token_ids]
 
     def read_split(self, split: str) -> Split[Documents]:
         """Reads a split: its token ids from the cache once it has been tokenised."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from lightning_transfer.data import cache
@@ -132,6 +132,12 @@ def cached_documents(tokenizer: Tokenizer, texts: Iterable[str], fingerprint: st
             np.save(folder / f"{name}.npy", array)
 
     return Documents(**cache.load_or_build("texts", key, build))
+
+
+def readable(tokenizer: Tokenizer, token_id: int) -> str:
+    """Writes one token as text; of bytes that are no character by themselves, what stands for them."""
+    token: str = tokenizer.id_to_token(token_id) or UNKNOWN
+    return decoders.ByteLevel().decode([token]).strip() or token if isinstance(tokenizer.model, models.BPE) else token
 
 
 def printable(text: str | None) -> str:

@@ -125,9 +125,9 @@ class Classifier(OptimizedModule):
         self._loss_sum.fill_(loss_sum)
         self._correct.fill_(correct)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the validation metrics."""
-        self._evaluate(batch, self.validation_metrics)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Adds a batch to the validation metrics, and gives its class probabilities to callbacks."""
+        return self._evaluate(batch, self.validation_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
@@ -148,9 +148,11 @@ class Classifier(OptimizedModule):
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return classification_loss(logits, labels, self.loss, self.num_classes, self.label_smoothing)
 
-    def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> None:
+    def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> Tensor:
         logits = self(*batch.inputs)
-        metrics.update(self._loss(logits, batch.labels), class_probabilities(logits, self.loss), batch.labels)
+        probabilities = class_probabilities(logits, self.loss)
+        metrics.update(self._loss(logits, batch.labels), probabilities, batch.labels)
+        return probabilities
 
     def _log_metrics(self, stage: str, metrics: EvaluationMetrics) -> None:
         for name, value in metrics.compute_and_reset().items():

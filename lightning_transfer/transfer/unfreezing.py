@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.transfer.freezing import FreezableModule, check_strategy, rebuild_replicas
 from lightning_transfer.transfer.learning_rates import LearningRateScaler, decay_factors
 from lightning_transfer.transfer.plan import activation_memory, format_plan, training_length
@@ -55,6 +56,10 @@ class ProgressiveUnfreezing(pl.Callback):
             has one parameter group per layer group. By default the optimizer's learning rates are left as they are.
         lr_schedule: A shape over each phase of a named schedule, times what the scheduler says: ``constant``,
             ``slanted_triangular`` or ``one_cycle``.
+
+    Attributes:
+        phase_index: The number of the current phase, from 0.
+        plan_text: The plan as a table, once training has begun.
 
     Raises:
         UserError: If the schedule is wrong in itself; on ``fit``, before the first step, if it does not fit the
@@ -116,11 +121,22 @@ class ProgressiveUnfreezing(pl.Callback):
         self._metrics_to_check: set[str] | None = None
         self._length = TrainingLength(math.inf, math.inf)
         self._has_begun = False
+        self.plan_text = ""
 
     @property
     def phase(self) -> Phase:
         """The current phase."""
         return self._resolved.phases[self.phase_index]
+
+    @property
+    def phases(self) -> list[Phase]:
+        """All phases, with the names of layer groups in place of patterns."""
+        return self._resolved.phases
+
+    @property
+    def groups(self) -> dict[str, LayerGroup]:
+        """The layer groups as found in the module, from input to head, then ``rest``."""
+        return self._resolved.groups
 
     @property
     def trainable_groups(self) -> list[str]:
@@ -199,7 +215,8 @@ class ProgressiveUnfreezing(pl.Callback):
         assert self._start is not None
         if not self._has_begun:
             self._has_begun = True
-            rank_zero_info("Unfreezing plan\n" + self.plan_table(trainer, pl_module, batch))
+            self.plan_text = self.plan_table(trainer, pl_module, batch)
+            rank_zero_info("Unfreezing plan\n" + self.plan_text)
             if trainer.global_step == self._start.step:  # else a resumed run, which has logged its phase before
                 self._log(trainer)
         until = self.phase.until

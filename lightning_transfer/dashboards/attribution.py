@@ -1,0 +1,140 @@
+"""What a prediction rests on: Grad-CAM for images, gradient x input for texts. A few lines with hooks for each."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_transfer.networks.layer_groups import LayerGroup
+
+
+@contextmanager
+def evaluating(trainer: L.Trainer, pl_module: L.LightningModule, with_gradients: bool = False) -> Iterator[None]:
+    """Runs a module beside its training, and leaves it as it was: eval mode, no change of any grad or statistic.
+
+    Args:
+        trainer: Its precision is used.
+        pl_module: The module.
+        with_gradients: Whether activations can be differentiated, also within Lightning's validation.
+    """
+    modes = {module: module.training for module in pl_module.modules()}
+    pl_module.eval()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(with_gradients))
+            stack.enter_context(trainer.precision_plugin.forward_context())
+            # Hooks are not seen by compiled code; cuDNN has no backward through an LSTM in eval mode.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if with_gradients:
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def grad_cam(pl_module: L.LightningModule, groups: dict[str, LayerGroup], images: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes where the evidence for each predicted class lies.
+
+    The feature map is the last one of the layer groups after the first that has a height and a width above 1.
+
+    Args:
+        pl_module: In eval mode, with gradients enabled; see :func:`evaluating`.
+        groups: Its layer groups.
+        images: float [batch, channels, height, width].
+
+    Returns:
+        float [batch, height, width] from 0 to 1, all zero where nothing speaks for the class, and the logits, float
+        [batch, classes]. The first is empty for a network without such feature maps.
+
+    Source:
+        Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017.
+    """
+    candidates = [module for group in list(groups.values())[1:] for module in group.modules]
+    found = _last_feature_map(pl_module, candidates, images)
+    if found is None:
+        return images.new_empty(0), pl_module(images)
+    leaf, _, logits = _with_leaf(pl_module, found, (images,))
+    (gradient,) = torch.autograd.grad(_predicted(logits), leaf)
+    weights = gradient.float().mean((2, 3), keepdim=True)
+    maps = (weights * leaf.float()).sum(1, keepdim=True).relu()
+    maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0].detach()
+    return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12), logits.detach()
+
+
+def gradient_times_input(
+    pl_module: L.LightningModule, groups: dict[str, LayerGroup], token_ids: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Computes how much each token speaks for the predicted class, to first order.
+
+    Args:
+        pl_module: In eval mode, with gradients enabled; see :func:`evaluating`.
+        groups: Its layer groups; one of them embeds the tokens.
+        token_ids: int64 [batch, time].
+        lengths: int64 [batch].
+
+    Returns:
+        float [batch, time], negative where a token speaks against the class, and the logits, float [batch, classes].
+        The first is empty for a network without an embedding.
+
+    Source:
+        Denil et al., Extraction of Salient Sentences from Labelled Documents, 2014.
+    """
+    embedding = next((m for group in groups.values() for m in group.modules if isinstance(m, nn.Embedding)), None)
+    if embedding is None:
+        return token_ids.new_empty(0), pl_module(token_ids, lengths)
+    leaf, embedded, logits = _with_leaf(pl_module, embedding, (token_ids, lengths))
+    (gradient,) = torch.autograd.grad(_predicted(logits), leaf)
+    scores = (gradient.float() * leaf.float()).sum(-1).detach()
+    # Recurrent networks often put the time first.
+    return (scores if torch.equal(embedded, token_ids) else scores.t()), logits.detach()
+
+
+def _predicted(logits: Tensor) -> Tensor:
+    if logits.shape[1] == 1:  # one logit for two classes
+        return (logits * logits.sign()).sum()
+    return logits.amax(1).sum()
+
+
+def _last_feature_map(pl_module: L.LightningModule, candidates: Iterable[nn.Module], images: Tensor) -> Any:
+    ran: list[nn.Module] = []
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            ran.append(module)
+
+    hooks = [module.register_forward_hook(note) for module in candidates]
+    try:
+        with torch.no_grad():
+            pl_module(images[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran[-1] if ran else None
+
+
+def _with_leaf(
+    pl_module: L.LightningModule, module: nn.Module, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs the module with a submodule's output cut off from what is below, to differentiate by.
+
+    Returns:
+        That output, the submodule's input, and the logits.
+    """
+    cuts: list[tuple[Tensor, Tensor]] = []
+
+    def cut(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        cuts.append((output.detach().requires_grad_(), arguments[0]))
+        return cuts[-1][0].clone()  # what follows may work in place
+
+    hook = module.register_forward_hook(cut)
+    try:
+        logits = pl_module(*inputs)
+    finally:
+        hook.remove()
+    return *cuts[-1], logits

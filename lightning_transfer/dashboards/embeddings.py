@@ -1,0 +1,224 @@
+"""The features of a sample of the hold-out in TensorBoard's Projector, before and after the training."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from google.protobuf import text_format
+from PIL import Image
+from tensorboard.plugins.projector.projector_config_pb2 import EmbeddingInfo, ProjectorConfig
+from torch import Tensor, nn
+
+from lightning_transfer.dashboards.attribution import evaluating
+from lightning_transfer.dashboards.events import has_tensorboard, summary_writer
+from lightning_transfer.dashboards.groups import own_groups
+from lightning_transfer.dashboards.samples import class_names, is_shown, to_pixels, to_tokens
+from lightning_transfer.data.batches import ImageBatch
+from lightning_transfer.errors import UserError
+
+_COMPONENTS = 32  # principal components that the Projector gets
+_THUMBNAIL = 32  # pixels of a point's picture
+_WORDS = 20  # of a point's text
+
+
+class Embeddings(L.Callback):
+    """Writes the input of the head for a sample of the hold-out to the Projector, before and after the training.
+
+    The points are principal components, computed here, and the Projector opens with the first three, coloured by
+    label. What comes after the training is gathered in the last validation. Under several processes the sample is
+    that of the first.
+
+    Args:
+        examples: Size of the sample.
+
+    Raises:
+        UserError: For fewer than 2 examples.
+    """
+
+    def __init__(self, examples: int = 500) -> None:
+        if examples < 2:
+            raise UserError(f"dashboards.embeddings is {examples}: expected 2 examples or more, or 0 for none")
+        self._examples = examples
+        self._features: list[Tensor] = []
+        self._batches: list[Any] = []
+        self._hook: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Computes the features before the training, unless a run goes on."""
+        if not has_tensorboard(trainer) or not trainer.enable_validation or trainer.global_step > 0:
+            return
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        loaders: Any = trainer.val_dataloaders
+        batches = []
+        for batch in loaders[0] if isinstance(loaders, list | tuple) else loaders:
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            if not is_shown(batch):
+                return
+            batches.append(batch)
+            if sum(len(one.labels) for one in batches) >= self._examples:
+                break
+        with evaluating(trainer, pl_module), self._listening(pl_module):
+            for batch in batches:
+                pl_module(*batch.inputs)
+        self._batches = batches
+        self._write(trainer, pl_module, "before")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins to listen at the head."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and has_tensorboard(trainer):
+            self._features, self._batches = [], []
+            self._hook = self._listening(pl_module)
+            self._hook.__enter__()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stops listening once there are enough examples."""
+        if self._hook is None:
+            return
+        if is_shown(batch) and len(self._features) == len(self._batches) + 1:
+            self._batches.append(batch)
+        if not is_shown(batch) or sum(len(one.labels) for one in self._batches) >= self._examples:
+            self._stop()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops listening."""
+        self._stop()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the features of the last validation."""
+        self._write(trainer, pl_module, "after")
+
+    def _stop(self) -> None:
+        if self._hook is not None:
+            self._hook.__exit__(None, None, None)
+            self._hook = None
+
+    @contextmanager
+    def _listening(self, pl_module: L.LightningModule) -> Iterator[None]:
+        """Keeps what goes into the first module of the last layer group at each pass."""
+        head = list(own_groups(pl_module).values())[-1]
+        first = next(module for module in head.modules if any(True for _ in module.parameters(recurse=False)))
+
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._features.append(inputs[0].detach().flatten(1).float())
+
+        hook = first.register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
+        features, batches = self._features, self._batches
+        self._features, self._batches = [], []
+        writer = summary_writer(trainer)
+        if writer is None or not batches or len(features) != len(batches):
+            return
+        points = torch.cat(features)[: self._examples].cpu()
+        if len(points) < 2 or not points.isfinite().all():
+            return
+        labels = torch.cat([batch.labels for batch in batches])[: len(points)].tolist()
+        names = class_names(trainer, getattr(pl_module, "num_classes", max(labels) + 1))
+        pictures, texts = None, [""] * len(points)
+        if isinstance(batches[0], ImageBatch):
+            pictures = to_pixels(trainer, torch.cat([batch.images for batch in batches])[: len(points)])
+        else:
+            rows = [
+                ids[:length]
+                for batch in batches
+                for ids, length in zip(batch.token_ids.tolist(), batch.lengths.tolist(), strict=True)
+            ]
+            texts = [" ".join(to_tokens(trainer, ids[:_WORDS])) for ids in rows[: len(points)]]
+        metadata = [(names[label], text) for label, text in zip(labels, texts, strict=True)]
+        write_embedding(Path(writer.log_dir), name, principal_components(points), metadata, pictures)
+
+
+def principal_components(features: Tensor) -> np.ndarray:
+    """Turns features onto their principal components.
+
+    Args:
+        features: float [examples, features].
+
+    Returns:
+        float32 [examples, components], at least 3 and at most 32 components, the first with the largest variance.
+    """
+    centred = features - features.mean(0)
+    components = min(_COMPONENTS, *centred.shape)
+    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    points = left[:, :components] * values[:components]
+    scores: np.ndarray = torch.nn.functional.pad(points, (0, max(0, 3 - components))).numpy()
+    return scores
+
+
+def write_embedding(
+    folder: Path, name: str, points: np.ndarray, metadata: list[tuple[str, str]], pictures: np.ndarray | None
+) -> None:
+    """Writes what the Projector reads, and enters it in the run's ``projector_config.pbtxt``.
+
+    Args:
+        folder: The run's folder.
+        name: Name of the embedding; one of the same name is replaced.
+        points: float32 [examples, components].
+        metadata: Label and text of each example.
+        pictures: uint8 [examples, height, width, 3], if there are any.
+    """
+    place = folder / "projector" / name
+    place.mkdir(parents=True, exist_ok=True)
+    np.savetxt(place / "points.tsv", points, fmt="%.5g", delimiter="\t")
+    lines = ["label\ttext", *("\t".join(" ".join(value.split()) for value in entry) for entry in metadata)]
+    (place / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (place / "bookmarks.json").write_text(json.dumps([_bookmark(name, points)]))
+    info = EmbeddingInfo(
+        tensor_name=name,
+        tensor_path=f"projector/{name}/points.tsv",
+        metadata_path=f"projector/{name}/metadata.tsv",
+        bookmarks_path=f"projector/{name}/bookmarks.json",
+    )
+    if pictures is not None:
+        _sprite(pictures).save(place / "sprite.png")
+        info.sprite.image_path = f"projector/{name}/sprite.png"
+        info.sprite.single_image_dim.extend([_THUMBNAIL, _THUMBNAIL])
+    file, config = folder / "projector_config.pbtxt", ProjectorConfig()
+    if file.exists():
+        text_format.Parse(file.read_text(), config)
+    others = [entry for entry in config.embeddings if entry.tensor_name != name]
+    file.write_text(text_format.MessageToString(ProjectorConfig(embeddings=[*others, info])))
+
+
+def _sprite(pictures: np.ndarray) -> Image.Image:
+    """Lays thumbnails out in a square, as the Projector expects."""
+    side = int(np.ceil(np.sqrt(len(pictures))))
+    sprite = Image.new("RGB", (side * _THUMBNAIL,) * 2, "white")
+    for index, picture in enumerate(pictures):
+        place = (index % side * _THUMBNAIL, index // side * _THUMBNAIL)
+        sprite.paste(Image.fromarray(picture).resize((_THUMBNAIL, _THUMBNAIL)), place)
+    return sprite
+
+
+def _bookmark(name: str, points: np.ndarray) -> dict[str, Any]:
+    """A state of the Projector: the first three principal components, coloured by label."""
+    return {
+        "label": f"{name}: principal components",
+        "isSelected": True,
+        "selectedProjection": "pca",
+        "dataSetDimensions": list(points.shape),
+        "projections": [{f"pca-{axis}": float(row[axis]) for axis in range(3)} for row in points],
+        "pcaComponentDimensions": [0, 1, 2],
+        "selectedColorOptionName": "label",
+        "selectedLabelOption": "label",
+        "filteredPoints": [],
+        "selectedPoints": [],
+        "cameraDef": None,
+    }

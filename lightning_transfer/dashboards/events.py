@@ -1,0 +1,76 @@
+"""TensorBoard's event files: what the dashboards write there beyond Lightning's own metrics."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from torch.utils.tensorboard import SummaryWriter
+
+# Values of this plugin are data for the report. TensorBoard has no such plugin and shows them nowhere.
+PLUGIN = "lightning_transfer"
+
+
+class EventFile(Protocol):
+    """The part of ``torch.utils.tensorboard.FileWriter`` that is used here."""
+
+    def add_event(self, event: Event) -> None:
+        """Adds an event."""
+
+    def add_summary(self, summary: Summary, global_step: int | None = None) -> None:
+        """Adds values at a step."""
+
+
+def has_tensorboard(trainer: L.Trainer) -> bool:
+    """Whether the run writes event files; the same answer on all ranks."""
+    return any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+
+
+def summary_writer(trainer: L.Trainer) -> SummaryWriter | None:
+    """The writer of the run's event file: on rank 0 only, and only if there is a TensorBoard logger."""
+    if not trainer.is_global_zero:
+        return None
+    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+
+
+def current_step(trainer: L.Trainer) -> int:
+    """The step that Lightning's own metrics are logged at: steps before the current one, whatever the optimizers."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def event_file(writer: SummaryWriter) -> EventFile:
+    """The event file behind a writer."""
+    file: EventFile = writer._get_file_writer()  # type: ignore[no-untyped-call]
+    return file
+
+
+def add_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+    """Writes many scalars as one event, which costs a fraction of one event for each."""
+    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+    event_file(writer).add_summary(summary, step)
+
+
+def add_data(writer: SummaryWriter, tag: str, data: Any, step: int) -> None:
+    """Writes plain types for the report to read; see :data:`PLUGIN`."""
+    tensor = TensorProto(dtype=DT_STRING, string_val=[json.dumps(data).encode()])
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN))
+    event_file(writer).add_summary(Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)]), step)
+
+
+class ResumedRun(L.Callback):
+    """Takes back what an interrupted run wrote after the checkpoint that this run goes on from.
+
+    Both write to the same folder; without this, the curves of the steps in between would show twice.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tells readers of the event files to drop events at this step and later from files before."""
+        writer = summary_writer(trainer)
+        if writer is not None and current_step(trainer) > 0:
+            log = SessionLog(status=SessionLog.START)
+            event_file(writer).add_event(Event(step=current_step(trainer), session_log=log))

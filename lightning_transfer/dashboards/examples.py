@@ -1,0 +1,170 @@
+"""What the network is trained on, and what its predictions rest on as training goes on."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
+from lightning_transfer.dashboards.drawing import Color
+from lightning_transfer.dashboards.events import add_data, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.groups import own_groups
+from lightning_transfer.dashboards.predictions import escaped
+from lightning_transfer.dashboards.samples import (
+    class_names,
+    first_labels,
+    is_shown,
+    picture_grid,
+    take,
+    to_pixels,
+    to_tokens,
+)
+from lightning_transfer.data.batches import ImageBatch, TextBatch
+
+_TRAINING_PICTURES = 32
+_TRAINING_TEXTS = 8
+_TOKENS = 80  # of a training text
+_PICTURES = 8  # with Grad-CAM: a row of pictures, a row of overlays
+_TEXTS = 6
+_ATTENDED = 8  # tokens named as the most and the least attended
+_SNAPSHOTS = 10  # of a training: as many as TensorBoard keeps
+
+
+class TrainingExamples(L.Callback):
+    """Shows the first training batch as the network sees it: augmented images, or texts with their tokens."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draws once, at the first step of a run."""
+        writer = summary_writer(trainer) if current_step(trainer) == 0 and batch_idx == 0 else None
+        if writer is None or not is_shown(batch):
+            return
+        labels = first_labels(batch.labels)
+        num_classes = getattr(pl_module, "num_classes", max(labels) + 1)
+        names = class_names(trainer, num_classes)
+        if isinstance(batch, ImageBatch):
+            pictures = list(to_pixels(trainer, batch.images[:_TRAINING_PICTURES]))
+            grid = picture_grid(pictures, [[(names[label], "ink")] for label in labels[: len(pictures)]])
+            writer.add_image("training/examples", grid, 0, dataformats="HWC")
+            return
+        lines = ["| label | tokens | text, one · between tokens |", "|---|---|---|"]
+        for row in range(min(_TRAINING_TEXTS, len(labels))):
+            length = int(batch.lengths[row])
+            tokens = " · ".join(map(escaped, to_tokens(trainer, batch.token_ids[row, : min(length, _TOKENS)].tolist())))
+            lines.append(f"| {names[labels[row]]} | {length} | {tokens}{' …' if length > _TOKENS else ''} |")
+        writer.add_text("training/examples", "\n".join(lines), 0)
+
+
+class Attributions(L.Callback):
+    """Shows, ten times in a training, what the predictions for a fixed sample of the hold-out rest on.
+
+    Images have Grad-CAM overlays, if the network has feature maps; texts their most and least attended tokens by
+    gradient x input.
+    """
+
+    def __init__(self) -> None:
+        self._sample: Any = None
+        self._last_step = -1
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the first examples of the hold-out."""
+        if trainer.state.fn == "fit" and self._sample is None and has_tensorboard(trainer) and is_shown(batch):
+            count = min(len(batch.labels), _PICTURES if isinstance(batch, ImageBatch) else _TEXTS)
+            # Evenly through the batch, which may be sorted by length.
+            rows = torch.linspace(0, len(batch.labels) - 1, count, device=batch.labels.device).long()
+            self._sample = take(batch, rows)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws, if it is time to."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self._sample is None:
+            return
+        every = -(-(trainer.max_epochs or 1) // _SNAPSHOTS) if (trainer.max_epochs or -1) > 0 else 1
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        if (trainer.current_epoch % every == 0 or is_last) and current_step(trainer) != self._last_step:
+            self._last_step = current_step(trainer)
+            self._show(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lets the sample go."""
+        self._sample, self._last_step = None, -1
+
+    def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        attribute = grad_cam if isinstance(self._sample, ImageBatch) else gradient_times_input
+        with evaluating(trainer, pl_module, with_gradients=True):
+            inputs = [tensor.clone() for tensor in self._sample.inputs]  # made in inference mode
+            scores, logits = attribute(pl_module, own_groups(pl_module), *inputs)
+        writer = summary_writer(trainer)
+        if writer is None or not len(scores):
+            return
+        names = class_names(trainer, getattr(pl_module, "num_classes", logits.shape[1]))
+        predictions = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+        captions: list[list[tuple[str, Color]]] = [
+            [(names[prediction], "good" if prediction == label else "bad"), (f"is {names[label]}", "muted")]
+            for prediction, label in zip(predictions.tolist(), self._sample.labels.tolist(), strict=True)
+        ]
+        step = current_step(trainer)
+        if isinstance(self._sample, ImageBatch):
+            pictures = to_pixels(trainer, self._sample.images)
+            overlays = _overlay(torch.from_numpy(pictures.copy()), scores.float().cpu()).numpy()
+            both: list[list[tuple[str, Color]]] = [*([] for _ in pictures), *captions]
+            grid = picture_grid([*pictures, *overlays], both)
+            writer.add_image("attribution/grad_cam", grid, step, dataformats="HWC")
+        else:
+            entries = _attended(trainer, self._sample, scores.float().cpu(), [c[0][0] for c in captions], names)
+            writer.add_text("attribution/tokens", _markdown(entries), step)
+            add_data(writer, "attribution/tokens_data", entries, step)
+
+
+def _overlay(pictures: Tensor, maps: Tensor) -> Tensor:
+    """Colours pictures, uint8 [batch, height, width, 3], by maps, float [batch, height, width], from blue to red."""
+    gray = pictures.float().mean(3, keepdim=True)
+    value = maps[..., None]
+    # The colour map "jet" in three triangles: what readers of Grad-CAM know.
+    heat = torch.cat([1.5 - (4 * value - peak).abs() for peak in (3, 2, 1)], 3).clamp(0, 1) * 255
+    return (0.55 * gray + 0.45 * heat).byte()
+
+
+def _attended(
+    trainer: L.Trainer, sample: TextBatch, scores: Tensor, predictions: list[str], names: list[str]
+) -> list[dict[str, Any]]:
+    entries = []
+    for row, prediction in enumerate(predictions):
+        length = int(sample.lengths[row])
+        values = (scores[row, :length] / scores[row, :length].abs().max().clamp(min=1e-12)).tolist()
+        tokens = to_tokens(trainer, sample.token_ids[row, :length].tolist())
+        entries.append(
+            {
+                "label": names[int(sample.labels[row])],
+                "prediction": prediction,
+                "tokens": tokens,
+                "scores": [round(v, 3) for v in values],
+            }
+        )
+    return entries
+
+
+def _markdown(entries: list[dict[str, Any]]) -> str:
+    lines = [
+        "| label | prediction | most for the prediction | most against it | least attended | text |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        order = sorted(range(len(entry["tokens"])), key=lambda place: -entry["scores"][place])
+        words, values = [escaped(token) for token in entry["tokens"]], entry["scores"]
+        least = sorted(order, key=lambda place: abs(values[place]))[:_ATTENDED]
+        top, bottom = order[:_ATTENDED], [place for place in reversed(order) if values[place] < 0][:_ATTENDED]
+        marked = {place for place in (*top, *bottom) if abs(values[place]) > 0.2}
+        text = " ".join(f"**{word}**" if place in marked else word for place, word in enumerate(words[:_TOKENS]))
+        columns = [", ".join(f"{words[p]} {values[p]:+.2f}" for p in places) for places in (top, bottom, least)]
+        lines.append(f"| {entry['label']} | {entry['prediction']} | {' | '.join(columns)} | {text} |")
+    return "\n".join(lines)

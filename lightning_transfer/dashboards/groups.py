@@ -1,0 +1,43 @@
+"""The layer groups that the dashboards show, whatever the network and whoever freezes it."""
+
+from typing import Any
+
+import lightning as L
+
+from lightning_transfer.networks.layer_groups import REST, LayerGroup, resolve_layer_groups
+
+
+def unfreezing_of(trainer: L.Trainer) -> Any | None:
+    """The callback that thaws layer groups, if there is one: ``ProgressiveUnfreezing``, or one with its attributes."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if hasattr(callback, "trainable_groups")), None)
+
+
+def shown_groups(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, LayerGroup]:
+    """Finds the layer groups to show, from input to head: those with parameters.
+
+    They are the groups of the unfreezing callback, else the module's own, else its direct children.
+
+    Args:
+        trainer: After the start of ``fit``.
+        pl_module: The module that trains.
+    """
+    unfreezing = unfreezing_of(trainer)
+    groups = unfreezing.groups if unfreezing is not None else own_groups(pl_module)
+    return {name: group for name, group in groups.items() if group.parameters}
+
+
+def own_groups(pl_module: L.LightningModule) -> dict[str, LayerGroup]:
+    """Finds the layer groups that a module names itself; its direct children where it names none."""
+    patterns = getattr(pl_module, "layer_groups", None)
+    if not patterns:
+        patterns = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
+    groups = resolve_layer_groups(pl_module, patterns, rest="trainable") if patterns else {}
+    if REST in groups and not groups[REST].parameters:
+        del groups[REST]
+    return groups
+
+
+def trainable_names(groups: dict[str, LayerGroup]) -> tuple[str, ...]:
+    """Names the groups that train now. Layer groups freeze as one: the first parameter speaks for its group."""
+    return tuple(name for name, group in groups.items() if next(iter(group.parameters.values())).requires_grad)

@@ -1,0 +1,178 @@
+"""Where a classifier fails on the hold-out: confusion matrix, reliability diagram and top losses."""
+
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_transfer.dashboards.drawing import Color, PixelCanvas
+from lightning_transfer.dashboards.events import add_data, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.figures import ConfusionMatrix, Figure, Reliability
+from lightning_transfer.dashboards.samples import class_names, is_shown, join, picture_grid, take, to_pixels, to_tokens
+from lightning_transfer.data.batches import ImageBatch
+
+_BINS = 15
+_TOP = 24
+_WORDS = 60  # of a text among the top losses
+_MOST_CLASSES = 1000  # a matrix of more would take more memory than it is worth
+
+
+class ValidationPredictions(L.Callback):
+    """Gathers the predictions of each validation, and draws those of the last one when ``fit`` ends.
+
+    It needs class probabilities, float [batch, classes], from ``validation_step``, and ``labels`` in the batch; without
+    them it stays silent. Under several processes it counts the predictions of all.
+    """
+
+    def __init__(self) -> None:
+        self._tally: _Tally | None = None
+        self._step = 0
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets the validation before."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and has_tensorboard(trainer):
+            self._tally, self._step = None, current_step(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds a batch."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not has_tensorboard(trainer) or dataloader_idx:
+            return
+        labels = getattr(batch, "labels", None)
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or labels is None or outputs.shape[1] > _MOST_CLASSES:
+            return
+        if self._tally is None:
+            self._tally = _Tally(outputs.shape[1], outputs.device)
+        self._tally.update(outputs, batch)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws."""
+        tallies = _gather(trainer, self._tally)
+        self._tally = None
+        writer = summary_writer(trainer)
+        if writer is None or not tallies:
+            return
+        tally = tallies[0] if len(tallies) == 1 else _Tally.sum(tallies)
+        names = class_names(trainer, len(tally.confusion))
+        figures: dict[str, Figure] = {
+            "confusion_matrix": ConfusionMatrix(tally.confusion.tolist(), names),
+            "reliability": Reliability(*tally.bins.tolist()),
+        }
+        for name, figure in figures.items():
+            canvas = PixelCanvas(*figure.size)
+            figure.draw(canvas)
+            writer.add_image(f"validation/{name}", canvas.pixels(), self._step, dataformats="HWC")
+            add_data(writer, f"validation/{name}_data", asdict(figure), self._step)
+        if tally.examples is not None:
+            _write_top_losses(trainer, writer, tally, names, self._step)
+
+
+class _Tally:
+    """Counts of predictions, and the examples with the highest losses; all on the device."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        # Per bin of confidence: predictions, right ones, sum of confidences.
+        self.bins = torch.zeros(3, _BINS, dtype=torch.float64, device=device)
+        self.losses = torch.empty(0, device=device)
+        self.probabilities = torch.empty(0, num_classes, device=device)
+        self.examples: Any = None
+
+    def update(self, probabilities: Tensor, batch: Any) -> None:
+        labels, num_classes = batch.labels, len(self.confusion)
+        confidence, predictions = probabilities.max(1)
+        pairs = labels * num_classes + predictions
+        self.confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(self.confusion)
+        # A diverged network's are no numbers; to stop the training is not this callback's business.
+        places = (confidence.nan_to_num() * _BINS).long().clamp(max=_BINS - 1)
+        sums = torch.stack([torch.ones_like(confidence), (predictions == labels).to(confidence), confidence]).double()
+        self.bins.index_add_(1, places, sums)
+        if is_shown(batch):
+            losses = -probabilities.gather(1, labels[:, None])[:, 0].clamp(min=1e-12).log()
+            self._keep_highest(losses, probabilities, batch)
+
+    def _keep_highest(self, losses: Tensor, probabilities: Tensor, batch: Any) -> None:
+        # First within the batch: only a few inputs are copied.
+        rows = losses.topk(min(_TOP, len(losses))).indices
+        losses = torch.cat([self.losses, losses[rows]])
+        probabilities = torch.cat([self.probabilities, probabilities[rows]])
+        examples = take(batch, rows) if self.examples is None else join([self.examples, take(batch, rows)])
+        rows = losses.topk(min(_TOP, len(losses))).indices
+        self.losses, self.probabilities, self.examples = losses[rows], probabilities[rows], take(examples, rows)
+
+    @staticmethod
+    def sum(tallies: "list[_Tally]") -> "_Tally":
+        total = _Tally(len(tallies[0].confusion), torch.device("cpu"))
+        for tally in tallies:
+            total.confusion += tally.confusion
+            total.bins += tally.bins
+            if tally.examples is not None:
+                total._keep_highest(tally.losses, tally.probabilities, tally.examples)
+        return total
+
+    def cpu(self) -> "_Tally":
+        for name, value in vars(self).items():
+            setattr(self, name, value.cpu() if isinstance(value, Tensor) else value)
+        if self.examples is not None:
+            self.examples = type(self.examples)(*(field.cpu() for field in self.examples))
+        return self
+
+
+def _gather(trainer: L.Trainer, tally: _Tally | None) -> list[_Tally]:
+    tally = tally.cpu() if tally is not None else None
+    gathered: list[_Tally | None] = [tally]
+    if trainer.world_size > 1:
+        gathered = [None] * trainer.world_size
+        torch.distributed.all_gather_object(gathered, tally)
+    return [found for found in gathered if found is not None]
+
+
+def _write_top_losses(trainer: L.Trainer, writer: Any, tally: _Tally, names: list[str], step: int) -> None:
+    confidences, predictions = (values.tolist() for values in tally.probabilities.max(1))
+    entries = [
+        {"label": names[label], "prediction": names[prediction], "confidence": confidence, "loss": loss}
+        for label, prediction, confidence, loss in zip(
+            tally.examples.labels.tolist(), predictions, confidences, tally.losses.tolist(), strict=True
+        )
+    ]
+    if isinstance(tally.examples, ImageBatch):
+        captions: list[list[tuple[str, Color]]] = [
+            [
+                (f"{entry['prediction']} {100 * entry['confidence']:.0f} %", "bad"),
+                (f"is {entry['label']}", "ink"),
+                (f"loss {entry['loss']:.2f}", "muted"),
+            ]
+            for entry in entries
+        ]
+        grid = picture_grid(list(to_pixels(trainer, tally.examples.images)), captions)
+        writer.add_image("validation/top_losses", grid, step, dataformats="HWC")
+    else:
+        documents = zip(tally.examples.token_ids.tolist(), tally.examples.lengths.tolist(), strict=True)
+        for entry, (token_ids, length) in zip(entries, documents, strict=True):
+            words = to_tokens(trainer, token_ids[:length])
+            entry["text"] = " ".join(words) if length <= _WORDS else f"{' '.join(words[:_WORDS])} …"
+        writer.add_text("validation/top_losses", _markdown(entries), step)
+    add_data(writer, "validation/top_losses_data", entries, step)
+
+
+def _markdown(entries: list[dict[str, Any]]) -> str:
+    head = "| label | prediction | confidence | loss | text |\n|---|---|---|---|---|\n"
+    lines = [
+        f"| {e['label']} | {e['prediction']} | {100 * e['confidence']:.0f} % | {e['loss']:.2f} | {escaped(e['text'])} |"
+        for e in entries
+    ]
+    return head + "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """Keeps a text from being read as markdown."""
+    return "".join(f"\\{sign}" if sign in r"\`*_{}[]()#+-.!|<>~" else sign for sign in text.replace("\n", " "))

@@ -1,0 +1,160 @@
+"""What run this is: its row in the HParams tab, a card of text, and the graph of the model."""
+
+import contextlib
+import io
+import shlex
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from torch.utils.tensorboard.summary import hparams
+
+from lightning_transfer.dashboards.attribution import evaluating
+from lightning_transfer.dashboards.events import add_data, current_step, event_file, summary_writer
+from lightning_transfer.dashboards.groups import unfreezing_of
+from lightning_transfer.dashboards.samples import is_shown, take
+from lightning_transfer.results import source_commit, versions
+
+# Columns of the HParams tab: all runs have the same, as TensorBoard takes those of any one of them for all.
+METRICS = ("test/accuracy", "test/loss", "val/accuracy", "val/loss", "train/loss", "speed/examples_per_second")
+
+
+class RunCard(L.Callback):
+    """Enters a run in the HParams tab, with the metrics that it ends with, and writes a card in the Text tab.
+
+    The card holds the commands that repeat the run, versions, the plan of the unfreezing phases and the configuration.
+
+    Args:
+        hyperparameters: What sets this run apart from others; see :func:`hyperparameters_of`.
+        configuration: The whole configuration as YAML.
+    """
+
+    def __init__(
+        self, hyperparameters: Mapping[str, str | float | None] | None = None, configuration: str = ""
+    ) -> None:
+        self.hyperparameters = dict(hyperparameters or {})
+        self.configuration = configuration
+        self._is_written = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Enters the run in the HParams tab: also one that is killed later is there."""
+        self._is_written = False
+        writer = summary_writer(trainer)
+        if writer is None:
+            return
+        facts: Mapping[str, Any] = getattr(getattr(trainer, "datamodule", None), "facts", {})
+        values = {
+            **self.hyperparameters,
+            "training examples": facts.get("train_examples"),
+            "model": _network(pl_module),
+        }
+        values["parameters"] = sum(parameter.numel() for parameter in pl_module.parameters())
+        shown = {name: "" if value is None else value for name, value in values.items()}
+        experiment, start, self._end = hparams(shown, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
+        event_file(writer).add_summary(experiment)
+        event_file(writer).add_summary(start)
+        add_data(writer, "run/hyperparameters", shown, current_step(trainer))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes the card after the first step, when the plan of the phases is known."""
+        if self._is_written:
+            return
+        self._is_written = True
+        writer = summary_writer(trainer)
+        if writer is not None:
+            plan = getattr(unfreezing_of(trainer), "plan_text", "")
+            card = {"commands": self._commands(trainer), "versions": versions(), "commit": source_commit()}
+            card |= {"plan": plan, "configuration": self.configuration}
+            writer.add_text("run/card", _markdown(card), current_step(trainer))
+            add_data(writer, "run/card_data", card, current_step(trainer))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Enters that the run has ended."""
+        writer = summary_writer(trainer)
+        if writer is not None:
+            event_file(writer).add_summary(self._end)
+
+    def _commands(self, trainer: L.Trainer) -> list[str]:
+        given = shlex.join(["lightning-transfer", *sys.argv[1:]])
+        return [given, f"lightning-transfer fit --config {trainer.loggers[0].log_dir}/config.yaml"]
+
+
+class ModelGraph(L.Callback):
+    """Writes the graph of the model, traced with one example; a model that cannot be traced has none."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Traces once, before the first step."""
+        writer = summary_writer(trainer) if current_step(trainer) == 0 and batch_idx == 0 else None
+        if writer is None or not is_shown(batch):
+            return
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), evaluating(trainer, pl_module):
+            warnings.simplefilter("ignore")  # of tracing: that branches are not followed, that it is deprecated
+            with contextlib.suppress(Exception):  # a picture must never stop a training that would run
+                writer.add_graph(pl_module, take(batch, slice(0, 1)).inputs)
+
+
+def hyperparameters_of(config: Mapping[str, Any]) -> dict[str, str | float | None]:
+    """Picks out of a configuration what sets runs of one experiment apart.
+
+    Args:
+        config: The configuration of ``fit`` as plain types.
+
+    Returns:
+        Plain types by name: strategy of fine-tuning, seed, data, network, optimizer and the like.
+    """
+    data, model, trainer = (config.get(name) or {} for name in ("data", "model", "trainer"))
+    data_settings, model_settings = data.get("init_args") or {}, model.get("init_args") or {}
+    optimizer = model_settings.get("optimizer") or {}
+    return {
+        "experiment": config.get("experiment"),
+        "strategy": strategy_of(config),
+        "seed": config.get("seed_everything"),
+        "data": _last_part(data.get("class_path")),
+        "network": _last_part((model_settings.get("network") or {}).get("class_path")),
+        "optimizer": _last_part(optimizer.get("class_path")),
+        "learning rate": (optimizer.get("init_args") or {}).get("lr"),
+        "batch size": data_settings.get("batch_size"),
+        "epochs": trainer.get("max_epochs"),
+    }
+
+
+def strategy_of(config: Mapping[str, Any]) -> str:
+    """Names the strategy of fine-tuning as the files in ``configs/strategies`` do; see :func:`hyperparameters_of`."""
+    callbacks = (config.get("trainer") or {}).get("callbacks") or []
+    settings = [
+        callback.get("init_args") or {}
+        for callback in (callbacks if isinstance(callbacks, list) else [callbacks])
+        if str(callback.get("class_path")).endswith("ProgressiveUnfreezing")
+    ]
+    if not config.get("init_from") and not settings:
+        return "scratch"
+    schedule = "full"
+    if settings:
+        schedule = "phases" if settings[0].get("phases") else settings[0].get("schedule") or "gradual"
+    model_settings = (config.get("model") or {}).get("init_args") or {}
+    decays = (model_settings.get("lr_decay") or 1) != 1 or any(one.get("lr_decay") for one in settings)
+    return f"{schedule}_discriminative" if decays else schedule
+
+
+def _network(pl_module: L.LightningModule) -> str:
+    return type(getattr(pl_module, "network", pl_module)).__name__
+
+
+def _last_part(class_path: Any) -> str | None:
+    return str(class_path).rpartition(".")[2] if class_path else None
+
+
+def _markdown(card: Mapping[str, Any]) -> str:
+    parts = ["### To repeat", *(f"    {command}" for command in card["commands"])]
+    used = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    parts += ["", f"commit {card['commit'] or 'unknown'}; {used}", ""]
+    for title in ("plan", "configuration"):
+        if card[title]:
+            parts += [f"### {title.capitalize()}", *(f"    {line}" for line in card[title].splitlines()), ""]
+    return "\n".join(parts)

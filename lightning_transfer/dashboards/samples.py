@@ -1,0 +1,104 @@
+"""Batches as pictures and words: what is needed to show the examples of any data to a person."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_transfer.dashboards.drawing import Color, PixelCanvas, shortened
+from lightning_transfer.data.batches import ImageBatch, TextBatch
+
+_PICTURE = 96  # units of a picture's side in a grid
+_CAPTION = 16
+
+
+def is_shown(batch: Any) -> bool:
+    """Whether examples of this kind of batch can be shown: images and texts can."""
+    return isinstance(batch, ImageBatch | TextBatch)
+
+
+def class_names(trainer: L.Trainer, num_classes: int) -> list[str]:
+    """The names of the classes, numbers where the data has none."""
+    names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+    return list(names) if names and len(names) == num_classes else [str(label) for label in range(num_classes)]
+
+
+def to_pixels(trainer: L.Trainer, images: Tensor) -> np.ndarray:
+    """Turns the network's input back into pictures.
+
+    Args:
+        trainer: Its data knows the normalisation; without, each picture is stretched from its darkest to its
+            brightest value.
+        images: float [batch, channels, height, width].
+
+    Returns:
+        uint8 [batch, height, width, 3].
+    """
+    undo = getattr(getattr(trainer, "datamodule", None), "to_pixels", None)
+    if undo is not None:
+        pixels = undo(images)
+    else:
+        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+        pixels = (images - low) / (high - low).clamp(min=1e-6) * 255
+    pixels = pixels.clamp(0, 255).byte().cpu()
+    if pixels.shape[1] != 3:
+        pixels = pixels[:, :1].expand(-1, 3, -1, -1)
+    shown: np.ndarray = pixels.permute(0, 2, 3, 1).numpy()
+    return shown
+
+
+def to_tokens(trainer: L.Trainer, token_ids: Sequence[int]) -> list[str]:
+    """Turns token ids into text, piece by piece; numbers where the data has no tokenizer."""
+    read = getattr(getattr(trainer, "datamodule", None), "read_tokens", None)
+    return read(token_ids) if read is not None else [str(token) for token in token_ids]
+
+
+def picture_grid(
+    pictures: Sequence[np.ndarray], captions: Sequence[Sequence[tuple[str, Color]]], columns: int = 8
+) -> np.ndarray:
+    """Lays pictures out in a grid with lines of text below each.
+
+    Args:
+        pictures: uint8 [height, width, 3] each.
+        captions: For each picture its lines, each a text and the name of its colour.
+        columns: Pictures in a row.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    columns = min(columns, len(pictures))
+    lines = max(map(len, captions), default=0)
+    cell_height = _PICTURE + 8 + _CAPTION * lines
+    rows = -(-len(pictures) // columns)
+    canvas = PixelCanvas(columns * (_PICTURE + 8) + 8, rows * cell_height + 8)
+    for index, picture in enumerate(pictures):
+        x, y = 8 + index % columns * (_PICTURE + 8), 8 + index // columns * cell_height
+        canvas.picture(x, y, _PICTURE, picture)
+        for line, (text, color) in enumerate(captions[index]):
+            middle = y + _PICTURE + _CAPTION * (line + 0.5)
+            canvas.text(x, middle, shortened(text, _PICTURE, 11), color, 11)
+    return canvas.pixels()
+
+
+def first_labels(labels: Tensor) -> list[int]:
+    """The label of each example, that of the largest share where images are mixed."""
+    return (labels if labels.ndim == 1 else labels.argmax(1)).tolist()
+
+
+def take(batch: Any, rows: Tensor | slice) -> Any:
+    """Takes some examples of a batch."""
+    return type(batch)(*(field[rows] for field in batch))
+
+
+def join(batches: Sequence[Any]) -> Any:
+    """Joins batches of one kind into one; texts are padded to the longest."""
+    fields = []
+    for parts in zip(*batches, strict=True):
+        if isinstance(batches[0], TextBatch) and parts[0].ndim == 2:
+            width = max(part.shape[1] for part in parts)
+            parts = tuple(torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts)
+        fields.append(torch.cat(parts))
+    return type(batches[0])(*fields)

@@ -1,0 +1,214 @@
+"""Scalars of the training, layer group by layer group, and the pre-arranged tab of charts that shows them."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_transfer.dashboards.events import add_scalars, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.groups import shown_groups, trainable_names
+from lightning_transfer.dashboards.learning_rates import AppliedLearningRates
+from lightning_transfer.errors import UserError
+
+# The Custom Scalars tab: section -> chart -> regular expressions of tags.
+LAYOUT = {
+    "Learning": {
+        "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "accuracy": ["Multiline", ["^train/accuracy$", "^val/accuracy$"]],
+    },
+    "Layer groups": {
+        "learning rate (0 while frozen)": ["Multiline", ["^lr/"]],
+        "gradient norm, before clipping": ["Multiline", ["^gradient_norm/"]],
+        "update of the weights / weights": ["Multiline", ["^update_ratio/"]],
+        "share of parameters that train": ["Multiline", ["^phase/trainable_share$"]],
+    },
+    "Speed": {
+        "examples per second": ["Multiline", ["^speed/examples_per_second$"]],
+        "seconds per step": ["Multiline", ["^speed/step_seconds$"]],
+        "share of the time between steps": ["Multiline", ["^speed/data_wait_share$"]],
+        "peak memory in GiB": ["Multiline", ["^speed/peak_memory_gib$"]],
+    },
+}
+_MOST_VALUES = 65_536  # of each tensor, evenly spaced, that the update ratio looks at: bounds its memory
+
+
+class TrainingScalars(L.Callback):
+    """Logs, from time to time, what happens in each layer group and how fast the training is.
+
+    ``lr/<group>`` as the optimizer step used it, ``gradient_norm/<group>`` before clipping, ``update_ratio/<group>``
+    (norm of one step's change of the weights over their norm; about 0.001 is usual), ``phase/trainable_share`` of the
+    parameters, and means since the last sample of ``speed/examples_per_second`` over all processes,
+    ``speed/step_seconds``, ``speed/data_wait_share`` (of the time, what passes between two steps: waiting for data,
+    moving and augmenting it) and ``speed/peak_memory_gib`` (of the device that uses most; on a CPU, of the process).
+
+    Args:
+        every_n_steps: Steps between two samples; the first step is one too.
+
+    Raises:
+        UserError: For fewer than 1 step.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"dashboards.every_n_steps is {every_n_steps}: expected 1 or more")
+        self.every_n_steps = every_n_steps
+        self._rates: AppliedLearningRates | None = None
+        self._is_sampled = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finds the layer groups and arranges the charts."""
+        if not has_tensorboard(trainer):
+            return
+        self._groups = shown_groups(trainer, pl_module)
+        self._rates = AppliedLearningRates(trainer.optimizers, self._groups)
+        # Sharded parameters would have to be gathered for their norms.
+        self._sees_weights = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        self._parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+        self._speed = _Speed()
+        self._samples: dict[str, Tensor] = {}
+        writer = summary_writer(trainer)
+        if writer is not None:
+            writer.add_custom_scalars(LAYOUT)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Decides whether this step is sampled."""
+        if self._rates is not None:
+            step = current_step(trainer)
+            self._is_sampled = step == 0 or (step + 1) % self.every_n_steps == 0
+            self._speed.begin_step()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Measures gradients, and keeps weights to compare with, in a sampled step."""
+        if not self._is_sampled or not self._sees_weights or self._rates is None:
+            return
+        self._before: dict[str, list[Tensor]] = {}
+        for name in trainable_names(self._groups):
+            parameters = list(self._groups[name].parameters.values())
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            if gradients:
+                self._samples[f"gradient_norm/{name}"] = _norm(gradients)
+                self._before[name] = [_part(parameter).clone() for parameter in parameters]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes a sample once the optimizer has stepped."""
+        if self._rates is None:
+            return
+        self._speed.end_step(_examples(batch) * trainer.world_size)
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not self._is_sampled or not stepped:
+            return
+        for name, before in (self._before if self._samples else {}).items():
+            after = [_part(parameter) for parameter in self._groups[name].parameters.values()]
+            ratio = _norm(torch._foreach_sub(after, before)) / _norm(before).clamp(min=1e-12)
+            self._samples[f"update_ratio/{name}"] = ratio
+        self._write(trainer)
+        self._samples, self._before = {}, {}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leaves the optimizers as they were found."""
+        if self._rates is not None:
+            self._rates.remove()
+            self._rates = None
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock: validation is no waiting for data."""
+        if self._rates is not None:
+            self._speed.pause()
+
+    def _write(self, trainer: L.Trainer) -> None:
+        assert self._rates is not None
+        memory = torch.tensor(peak_memory_gib(trainer.strategy.root_device), device=trainer.strategy.root_device)
+        memory = trainer.strategy.reduce(memory, reduce_op="max")
+        writer = summary_writer(trainer)
+        if writer is None:
+            return
+        values = {f"lr/{name}": rate for name, rate in self._rates.by_group().items()}
+        trained = sum(
+            p.numel() for name in trainable_names(self._groups) for p in self._groups[name].parameters.values()
+        )
+        values["phase/trainable_share"] = trained / self._parameters
+        values |= self._speed.means_and_reset()
+        values["speed/peak_memory_gib"] = float(memory)
+        if self._samples:
+            # One wait for the device, not one for each.
+            values |= dict(zip(self._samples, torch.stack(list(self._samples.values())).tolist(), strict=True))
+        add_scalars(
+            writer, {tag: value for tag, value in values.items() if math.isfinite(value)}, current_step(trainer)
+        )
+
+
+class _Speed:
+    """Adds up examples, the time within steps and the time between them; validation and the like do not count."""
+
+    def __init__(self) -> None:
+        self._step_start = 0.0
+        self._step_end: float | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._steps = self._examples = 0
+        self._within = self._between = 0.0
+
+    def begin_step(self) -> None:
+        self._step_start = time.perf_counter()
+        if self._step_end is not None:
+            self._between += self._step_start - self._step_end
+
+    def end_step(self, examples: int) -> None:
+        self._step_end = time.perf_counter()
+        self._within += self._step_end - self._step_start
+        self._steps += 1
+        self._examples += examples
+
+    def pause(self) -> None:
+        self._step_end = None
+
+    def means_and_reset(self) -> dict[str, float]:
+        seconds = self._within + self._between
+        means = {
+            "speed/examples_per_second": self._examples / seconds,
+            "speed/step_seconds": seconds / self._steps,
+            "speed/data_wait_share": self._between / seconds,
+        }
+        self._reset()
+        return means
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory that was in use at a time: on a GPU by tensors, on a CPU by the whole process; in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))).float())
+    return norm
+
+
+def _part(parameter: Tensor) -> Tensor:
+    flat = parameter.detach().view(-1) if parameter.is_contiguous() else parameter.detach().flatten()
+    return flat[:: math.ceil(flat.numel() / _MOST_VALUES)]
+
+
+def _examples(batch: Any) -> int:
+    labels = getattr(batch, "labels", None)
+    if isinstance(labels, Tensor):
+        return len(labels)
+    first = batch
+    while isinstance(first, dict | list | tuple) and first:
+        first = next(iter(first.values() if isinstance(first, dict) else first))
+    return len(first) if isinstance(first, Tensor) and first.ndim else 0
