@@ -30,7 +30,11 @@ class EpochLines(ProgressBar):
         """Speaks again."""
         self._enabled = True
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_start(self, *_: Any) -> None:
+        """Starts the clock, also where a resumed run begins in mid-epoch."""
+        self._epoch_start = time.perf_counter()
+
+    def on_train_epoch_start(self, *_: Any) -> None:
         """Starts the clock."""
         self._epoch_start = time.perf_counter()
 
