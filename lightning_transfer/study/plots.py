@@ -53,10 +53,10 @@ def accuracy_over_seconds(outcomes: Outcomes) -> str:
             style = _style(labels.index(outcome.label)) | {"linestyle": "none"}
             axes.plot(outcome.seconds, outcome.summary.mean, label=outcome.label, **style)
         axes.set_title(f"{_position(outcomes, size):,.0f} labels", fontsize="small")
+        axes.set_xlabel("training seconds", fontsize="small")
+        axes.set_ylabel(f"test {outcomes.plan.study.metric}, %", fontsize="small")
     for axes in panels[len(sizes) :]:
         axes.remove()
-    figure.supxlabel("training seconds", fontsize="medium")
-    figure.supylabel(f"test {outcomes.plan.study.metric}, %", fontsize="medium")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False,
                   fontsize="small")  # fmt: skip
     return _svg(figure, *panels[: len(sizes)])

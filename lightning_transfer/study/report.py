@@ -68,7 +68,10 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
     finished, failed, planned = counts(outcomes.cells)
     if finished < planned:
         missing = f"{failed} failed, {planned - finished - failed} not run"
-        yield Paragraph(f"**{planned - finished} of {planned} runs are missing: {missing}.** None is replaced.")
+        yield Paragraph(
+            f"**{planned - finished} of {planned} runs are missing: {missing}.** None is replaced; until all have been "
+            "run, the verdicts are provisional."
+        )
     yield Paragraph(
         f"Test {study.metric} in %: means with 95 % t intervals over {len(study.seeds)} seeds. "
         f"Columns: `{study.size_key}` (training labels). The best mean of each column is bold."

@@ -1,10 +1,11 @@
 """Means with their uncertainty, paired comparisons, and when a study may name a winner."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
@@ -34,14 +35,33 @@ class Comparison:
     """One set of runs against another, by the differences of their pairs.
 
     Args:
-        difference: The mean difference, with its t interval.
-        p: Of the paired t test, two-sided; 1 where the differences do not vary or there is only one.
-        wilcoxon_p: Of Wilcoxon's signed-rank test on the same pairs, exact, two-sided.
+        differences: One for each pair, not none.
     """
 
-    difference: Summary
-    p: float
-    wilcoxon_p: float
+    differences: tuple[float, ...]
+
+    @property
+    def difference(self) -> Summary:
+        """The mean difference and its interval."""
+        return summarise(self.differences)
+
+    @property
+    def p(self) -> float:
+        """Of the paired t test, two-sided; 1 where the differences do not vary, which proves nothing."""
+        if self._do_not_vary:
+            return 1.0
+        n = len(self.differences)
+        t = np.mean(self.differences) / (np.std(self.differences, ddof=1) / math.sqrt(n))
+        return float(2 * special.stdtr(n - 1, -abs(t)))
+
+    @property
+    def wilcoxon_p(self) -> float:
+        """Of Wilcoxon's signed-rank test on the same pairs, exact, two-sided."""
+        return float(stats.wilcoxon(self.differences).pvalue) if any(self.differences) else 1.0
+
+    @property
+    def _do_not_vary(self) -> bool:
+        return bool(np.ptp(self.differences) < 1e-12)
 
 
 @dataclass(frozen=True)
@@ -70,11 +90,11 @@ class Verdict:
 
 def summarise(values: Iterable[float]) -> Summary:
     """Computes the mean and its 95 % interval by Student's t."""
-    values = np.asarray(list(values), float)
-    mean, n = float(values.mean()), len(values)
+    found = list(values)
+    mean, n = float(np.mean(found)), len(found)
     if n < 2:
-        return Summary(n, mean, -np.inf, np.inf)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stats.sem(values))
+        return Summary(n, mean, -math.inf, math.inf)
+    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.std(found, ddof=1) / math.sqrt(n))
     return Summary(n, mean, mean - half, mean + half)
 
 
@@ -89,14 +109,7 @@ def compare(scores: Scores, others: Scores) -> Comparison | None:
         The comparison, positive where ``scores`` are higher; None where they share no seed.
     """
     seeds = sorted(set(scores) & set(others))
-    if not seeds:
-        return None
-    differences = np.array([scores[seed] - others[seed] for seed in seeds])
-    if np.ptp(differences) < 1e-12:  # one pair, or all the same: nothing to estimate their spread by
-        is_shown = differences.any() and len(seeds) > 1
-        return Comparison(summarise(differences), 1.0, smallest_wilcoxon_p(len(seeds)) if is_shown else 1.0)
-    p = float(stats.ttest_1samp(differences, 0).pvalue)
-    return Comparison(summarise(differences), p, float(stats.wilcoxon(differences).pvalue))
+    return Comparison(tuple(scores[seed] - others[seed] for seed in seeds)) if seeds else None
 
 
 def smallest_wilcoxon_p(n: int) -> float:

@@ -1,0 +1,132 @@
+"""The statistics of a study: against cases worked by hand, and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from lightning_transfer.study.statistics import (
+    compare,
+    holm,
+    judge,
+    pareto_front,
+    smallest_wilcoxon_p,
+    summarise,
+)
+
+
+def test_interval_of_five_values_is_students() -> None:
+    summary = summarise([1, 2, 3, 4, 5])
+    # The standard error is sqrt(2.5 / 5), and the 97.5 % point of t with 4 degrees of freedom 2.776445.
+    half = 2.776445 * math.sqrt(0.5)
+    assert (summary.n, summary.mean) == (5, 3)
+    assert (summary.low, summary.high) == pytest.approx((3 - half, 3 + half), abs=1e-6)
+
+
+def test_single_value_has_no_interval() -> None:
+    summary = summarise([7])
+    assert (summary.mean, summary.low, summary.high) == (7, -math.inf, math.inf)
+
+
+def test_comparison_is_of_pairs_and_not_of_groups() -> None:
+    baseline = {0: 10.0, 1: 50.0, 2: 90.0, 3: 20.0, 4: 70.0}
+    scores = {seed: baseline[seed] + gain for seed, gain in enumerate([1, 2, 3, 4, 5])}
+    comparison = compare(scores, baseline)
+    assert comparison is not None
+    assert comparison.difference.mean == pytest.approx(3)
+    # t = 3 / sqrt(0.5) = 4.2426; with 4 degrees of freedom P(|T| > t) = 1 - (t / r) (1 + 2 / r^2), r^2 = t^2 + 4 = 22.
+    r = math.sqrt(22)
+    assert comparison.p == pytest.approx(1 - math.sqrt(18) / r * (1 + 2 / 22), abs=1e-9)
+    assert comparison.wilcoxon_p == pytest.approx(2 / 2**5)
+
+
+def test_only_shared_seeds_are_compared() -> None:
+    comparison = compare({0: 5.0, 1: 6.0, 2: 99.0}, {0: 1.0, 1: 4.0, 7: -99.0})
+    assert comparison is not None
+    assert (comparison.difference.n, comparison.difference.mean) == (2, 3)
+    assert compare({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize("scores", [{0: 3.0}, {0: 3.0, 1: 4.0, 2: 5.0}])
+def test_differences_that_do_not_vary_prove_nothing(scores: dict[int, float]) -> None:
+    comparison = compare(scores, {seed: score - 2 for seed, score in scores.items()})
+    assert comparison is not None
+    assert comparison.p == 1
+
+
+def test_wilcoxon_on_five_pairs_never_goes_below_a_sixteenth() -> None:
+    assert smallest_wilcoxon_p(5) == 0.0625
+    rng = np.random.default_rng(0)
+    found = [compare(dict(enumerate(rng.normal(100, 1, 5))), dict(enumerate(rng.normal(0, 1, 5)))) for _ in range(50)]
+    assert {comparison.wilcoxon_p for comparison in found if comparison} == {0.0625}
+
+
+def test_holm_on_a_case_by_hand() -> None:
+    # Sorted 0.01, 0.03, 0.04 times 3, 2, 1 is 0.03, 0.06, 0.04; never below the one before.
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_pareto_front_on_a_case_by_hand() -> None:
+    points = [(3.0, 80.0), (1.0, 50.0), (2.0, 40.0), (5.0, 80.0), (4.0, 90.0), (1.0, 45.0)]
+    assert pareto_front(points) == [1, 0, 4]
+
+
+def test_winner_has_to_beat_every_other() -> None:
+    noise = [0.1, -0.2, 0.05, 0.15, -0.1]
+    table = {
+        "worst": dict(enumerate(10 + np.array(noise))),
+        "good": dict(enumerate(20 + np.array(noise[::-1]))),
+        "best": dict(enumerate(30.0 + np.roll(noise, 2))),
+    }
+    [verdict] = judge([table])
+    assert (verdict.best, verdict.rival, verdict.is_winner) == ("best", "good", True)
+    table["tied"] = {seed: score + (-1) ** seed * 0.3 for seed, score in table["best"].items()}
+    [verdict] = judge([table])
+    assert not verdict.is_winner
+    assert len(verdict.undecided) == 1
+    assert {verdict.best, *verdict.undecided} == {"best", "tied"}
+
+
+def test_lonely_strategy_is_no_winner() -> None:
+    [verdict] = judge([{"only": {0: 1.0, 1: 2.0}}])
+    assert not verdict.is_winner
+
+
+@pytest.mark.parametrize(
+    ("means", "sizes"),
+    [
+        ([0, 0], 1),  # two, nothing between them
+        ([0, 0, 0, 0, 0, 0], 1),  # six, nothing between them
+        ([0, 0, 0, 0, 0, 0], 5),  # at every size
+        ([0, 0, -9, -9, -9, -9], 1),  # two tied at the top, the others far below
+        ([0, 0, 0, -9, -9, -9], 5),
+    ],
+)
+@pytest.mark.parametrize("spreads", [(1.0,), (0.2, 1.0, 3.0)], ids=["equal spreads", "different spreads"])
+def test_study_without_a_winner_names_one_in_at_most_one_of_twenty(
+    means: list[float], sizes: int, spreads: tuple[float, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    studies = 1000
+    spread = np.resize(spreads, len(means))[:, None]
+    named = 0
+    for _ in range(studies):
+        luck = rng.normal(0, 2, (sizes, 1, 5))  # of the seed, shared by all
+        scores = np.array(means)[None, :, None] + luck + spread * rng.normal(size=(sizes, len(means), 5))
+        verdicts = judge([{str(arm): dict(enumerate(row)) for arm, row in enumerate(table)} for table in scores])
+        named += any(verdict.is_winner for verdict in verdicts)
+    # The rate itself is exactly 5 % for two: what is excluded is a higher one.
+    assert binomtest(named, studies, 0.05, alternative="greater").pvalue > 0.01, named / studies
+
+
+def test_clear_winner_is_named_nearly_always() -> None:
+    rng = np.random.default_rng(1)
+    named = 0
+    for _ in range(100):
+        scores = np.array([0, 0, 8])[:, None] + rng.normal(0, 5, 5) + rng.normal(size=(3, 5))
+        [verdict] = judge([{str(arm): dict(enumerate(row)) for arm, row in enumerate(scores)}])
+        named += verdict.is_winner and verdict.best == "2"
+    assert named > 90
