@@ -29,6 +29,7 @@ from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
 from lightning_transfer.predictions import write_predictions
+from lightning_transfer.profiling import SilentProfiler
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.runs import check_writable, start_of_fit
 from lightning_transfer.transfer.plan import plan
@@ -219,6 +220,8 @@ class CommandLine(LightningCLI):
             callbacks += dashboards.callbacks(yaml.safe_load(text), text)
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress_bar())
+        if config["profiler"] is None:
+            kwargs["profiler"] = SilentProfiler()
         return make_preemptible(super().instantiate_trainer(callbacks=callbacks, **kwargs))
 
     def before_fit(self) -> None:

@@ -97,9 +97,9 @@ class Classifier(OptimizedModule):
         """Computes the loss of a training batch, and logs the means at the end of a logging interval."""
         logits = self(*batch.inputs)
         loss = self._loss(logits, batch.labels)
-        with torch.no_grad():
-            self._loss_sum += loss.detach()
-            self._correct += count_correct(logits, batch.labels)
+        # In place: an assignment would go through torch's look for tensors among the attributes.
+        self._loss_sum.add_(loss.detach())
+        self._correct.add_(count_correct(logits.detach(), batch.labels))
         self._examples += len(batch.labels)
         self._batches += 1
         if self.trainer._logger_connector.should_update_logs:

@@ -61,6 +61,13 @@ class OptimizedModule(L.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; the one that Lightning sets forty times a step without torch's look for tensors."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     @property
     def layer_groups(self) -> dict[str, list[str]]:
         """The layer groups of the network, as paths of modules from here."""

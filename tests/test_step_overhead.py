@@ -1,0 +1,53 @@
+"""What keeps a training step cheap, and that none of it is lost on those who ask for more."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import fit_arguments, run_folder
+from lightning.pytorch.profilers import PassThroughProfiler
+
+from lightning_transfer import Classifier, SeedCNN
+from lightning_transfer.cli import main
+from lightning_transfer.profiling import SilentProfiler
+
+
+def test_silent_profiler_gives_a_context_and_no_generator() -> None:
+    profiler = SilentProfiler()
+    with profiler.profile("one"), profiler.profile("within another"):
+        pass
+    assert profiler.profile("one") is profiler.profile("two")
+    assert isinstance(profiler, PassThroughProfiler)
+
+
+def test_profiler_that_is_asked_for_reports(image_folder: Path) -> None:
+    main(fit_arguments(image_folder, "--trainer.profiler", "SimpleProfiler", "--trainer.profiler.filename", "actions"))
+    [report] = run_folder().glob("*actions*.txt")
+    assert "run_training_batch" in report.read_text()
+
+
+def test_step_reads_no_tensor(monkeypatch: pytest.MonkeyPatch, image_folder: Path) -> None:
+    read = []
+
+    def item(tensor: torch.Tensor) -> float:
+        read.append(tensor)
+        return tensor.tolist()
+
+    original = Classifier.training_step
+
+    def training_step(self: Classifier, *batch: object) -> torch.Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "item", item)
+            return original(self, *batch)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    main(fit_arguments(image_folder, "--trainer.log_every_n_steps", "2"))
+    assert not read
+
+
+def test_parameters_and_hook_names_of_a_module_are_still_found_where_they_belong() -> None:
+    model = Classifier(SeedCNN(10), 10)
+    model._current_fx_name = "training_step"
+    assert model._current_fx_name == "training_step"
+    model.temperature = torch.nn.Parameter(torch.ones(()))
+    assert "temperature" in dict(model.named_parameters())
