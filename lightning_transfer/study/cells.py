@@ -106,8 +106,18 @@ class Cell:
 
     def _readable(self, name: str) -> str:
         kind, _, rest = name.partition(".")
-        number, _, key = rest.partition(".")
-        return f"{key} of {self.files[int(number)]}" if kind == "configs" and int(number) < len(self.files) else rest
+        if kind == "configs":
+            number, _, key = rest.partition(".")
+            return f"{key} of {self.files[int(number)]}" if int(number) < len(self.files) else "more configs:"
+        return rest if kind == "arguments" else f"other starting {name}:"
+
+    def begin(self) -> None:
+        """Makes the folder, and says in it what the cell is asked."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arm = vars(self.arm) if self.arm else {}
+        facts = {"name": self.name, "kind": self.kind, **arm, "size": self.size, "seed": self.seed, "value": self.value}
+        command = shlex.join(["lightning-transfer", *self.arguments])
+        _write_json(self.folder / CELL, {**facts, "command": command, "settings": self.settings})
 
     def run(self) -> float:
         """Runs the cell in this process, from wherever it stopped; what it prints goes to its log.
@@ -120,8 +130,7 @@ class Cell:
         from lightning_transfer.cli import main  # late: it loads torch
 
         start = time.perf_counter()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write_json(self.folder / CELL, self._facts())
+        self.begin()
         arguments, error = [*self.arguments, *self._resume()], None
         with _output_to(self.folder / LOG), _command_line(arguments):
             try:
@@ -145,12 +154,6 @@ class Cell:
     def forget(self) -> None:
         """Deletes what the run left, so that it starts anew."""
         shutil.rmtree(self.folder)
-
-    def _facts(self) -> dict[str, Any]:
-        arm = vars(self.arm) if self.arm else {}
-        facts = {"name": self.name, "kind": self.kind, **arm, "size": self.size, "seed": self.seed}
-        command = shlex.join(["lightning-transfer", *self.arguments])
-        return {**facts, "value": self.value, "command": command, "settings": self.settings}
 
     def _resume(self) -> list[str]:
         last = self.folder / "checkpoints" / "last.ckpt"

@@ -115,6 +115,9 @@ def check(study: Study) -> None:
     for size in (study.tuning.sizes or []) if study.tuning else []:
         if size not in study.sizes:
             raise UserError(f"tuning.sizes has {size}, which is not one of the study's sizes {study.sizes}")
+    for seed in study.tuning.seeds if study.tuning else []:
+        if seed in study.seeds:
+            raise UserError(f"tuning.seeds has {seed}, which is also a seed of the study: tune with others")
     for size in study.at_size:
         if size not in study.sizes:
             raise UserError(f"at_size has {size}, which is not one of the study's sizes {study.sizes}")

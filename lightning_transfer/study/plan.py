@@ -29,12 +29,13 @@ class Plan:
         self.study = study
         self.logs = logs
         self.folder = logs / study.name
+        self._content, self._fingerprint = cache(_content), cache(_fingerprint)  # each file is read once
         self.variants = expand(study.overrides)
         self.arms = [
             Arm(strategy, weights, variant)
             for variant in self.variants
             for strategy, file in study.strategies.items()
-            for weights in ([None] if _takes_no_weights(file) else study.weights)
+            for weights in ([None] if self._takes_no_weights(file) else study.weights)
         ]
 
     def pretraining(self) -> list[Cell]:
@@ -138,7 +139,7 @@ class Plan:
         name = re.sub(r"[^\w.=-]+", "_", name)
         place = {"logs": str(self.logs), "experiment": self.study.name, "version": name}
         given = [f"--{key}={value}" for key, value in {**flags, **place}.items()]
-        settings = {"configs": [_content(file) for file in configs], "arguments": flags, "weights": weights}
+        settings = {"configs": [self._content(file) for file in configs], "arguments": flags, "weights": weights}
         return Cell(name, self.folder, arguments=("fit", *arguments, *given), settings=settings, files=tuple(configs),
                     **facts)  # fmt: skip
 
@@ -153,24 +154,22 @@ class Plan:
             return [f"--init_from={cell.folder / 'checkpoints' / 'best.ckpt'}"], cell.settings
         source = source.replace("{seed}", str(seed))
         if Path(source).suffix in (".ckpt", ".pt", ".pth", ".safetensors") and "://" not in source:
-            return [f"--init_from={source}"], _fingerprint(source)
+            return [f"--init_from={source}"], self._fingerprint(source)
         return [f"--init_from={source}"], source
+
+    def _takes_no_weights(self, strategy: str) -> bool:
+        content = self._content(strategy)
+        return "init_from" in content and content["init_from"] is None
 
 
 def _configs(files: list[str]) -> list[str]:
     return [f"--config={file}" for file in files]
 
 
-def _takes_no_weights(strategy: str) -> bool:
-    content = _content(strategy)
-    return "init_from" in content and content["init_from"] is None
-
-
 def _short(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-@cache
 def _content(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(file).read_text())
@@ -179,7 +178,6 @@ def _content(file: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-@cache
 def _fingerprint(file: str) -> str:
     try:
         with Path(file).open("rb") as stream:

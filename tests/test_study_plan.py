@@ -1,0 +1,234 @@
+"""Which runs a study has, how they differ, and what is noticed when its settings change."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_toys import STRATEGIES, pretend, pretend_all, toy_study
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.config import Pretraining, Study, Tuning, check
+from lightning_transfer.study.grid import expand, flags
+from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.tuning import at_the_edge, choose
+
+
+def plan_of(study: Study) -> Plan:
+    return Plan(study, Path("logs"))
+
+
+def test_grid_leaves_anywhere_give_every_combination() -> None:
+    settings = {"trainer": {"max_epochs": {"grid": [1, 2]}}, "model.lr_decay": {"grid": [1.0, 2.6]}, "data.path": "x"}
+    variants = expand(settings)
+    assert len(variants) == 4
+    chosen = variants[("trainer.max_epochs", 2), ("model.lr_decay", 2.6)]
+    assert chosen == {"trainer": {"max_epochs": 2}, "model.lr_decay": 2.6, "data.path": "x"}
+    assert settings["trainer"] == {"max_epochs": {"grid": [1, 2]}}
+    assert list(expand({"a": 1})) == [()]
+    with pytest.raises(UserError, match=r"the grid of a\.b is 3: expected a list"):
+        expand({"a": {"b": {"grid": 3}}})
+
+
+def test_settings_become_flags_and_classes_stay_whole() -> None:
+    network = {"class_path": "SeedCNN", "init_args": {"num_classes": 3}}
+    callback = {"class_path": "X"}
+    settings = {
+        "trainer": {"max_epochs": 3, "precision": "bf16-mixed", "callbacks+": callback},
+        "model.network": network,
+    }
+    assert flags(settings) == {
+        "trainer.max_epochs": "3",
+        "trainer.precision": "bf16-mixed",
+        "trainer.callbacks+": '{"class_path": "X"}',
+        "model.network": '{"class_path": "SeedCNN", "init_args": {"num_classes": 3}}',
+    }
+
+
+def test_table_has_every_strategy_at_every_size_with_every_seed() -> None:
+    plan = plan_of(toy_study())
+    cells = plan.final()
+    assert len({cell.name for cell in cells}) == len(cells) == 2 * 2 * 2
+    assert len(plan.tuning()) == 2 * 2 * 2
+    [pretraining] = plan.pretraining()
+    full = next(cell for cell in cells if cell.name == "full-size_4-seed_1")
+    assert f"--init_from={pretraining.folder}/checkpoints/best.ckpt" in full.arguments
+    for flag in ("--data.examples_per_class=4", "--seed_everything=1", "--data.split_seed=1", "--test_after_fit=true"):
+        assert flag in full.arguments
+
+
+def test_tuning_never_tests_and_never_uses_a_seed_of_the_table() -> None:
+    study = toy_study()
+    tuning = plan_of(study).tuning()
+    assert all("--test_after_fit=false" in cell.arguments for cell in tuning)
+    assert not {cell.seed for cell in tuning} & set(study.seeds)
+
+
+def test_every_strategy_gets_the_same_candidates() -> None:
+    tuning = plan_of(toy_study(strategies=STRATEGIES)).tuning()
+    candidates = {
+        strategy: sorted(
+            (cell.size, cell.seed, cell.value) for cell in tuning if cell.arm and cell.arm.strategy == strategy
+        )
+        for strategy in STRATEGIES
+    }
+    assert candidates["scratch"] == candidates["full"] == candidates["gradual"]
+
+
+def test_strategy_without_weights_runs_once_whatever_the_weights() -> None:
+    Path("other.ckpt").write_bytes(b"weights")
+    plan = plan_of(toy_study(weights={"none": None, "other": "other.ckpt"}))
+    assert [plan.label(arm) for arm in plan.arms] == ["scratch", "full from none", "full from other"]
+    scratch = plan.arms[0]
+    assert [plan.baseline(arm) for arm in plan.arms] == [None, scratch, scratch]
+
+
+def test_variants_are_compared_with_the_baseline_of_their_own() -> None:
+    plan = plan_of(toy_study(overrides={"model.lr_decay": {"grid": [1.0, 2.6]}}))
+    assert len(plan.arms) == 4
+    for arm in plan.arms:
+        baseline = plan.baseline(arm)
+        assert baseline is None or (baseline.variant == arm.variant and baseline.strategy == "scratch")
+    assert plan.label(plan.arms[-1]) == "full lr_decay=2.6"
+
+
+def test_pretraining_per_seed_gives_every_seed_its_own_weights() -> None:
+    plan = plan_of(toy_study(weights={"source": Pretraining(["configs/quickstart.yaml"], per_seed=True)}))
+    assert [cell.seed for cell in plan.pretraining()] == [0, 1, 1000]
+    for cell in plan.final():
+        starts = [argument for argument in cell.arguments if argument.startswith("--init_from")]
+        if cell.arm and cell.arm.strategy == "full":
+            assert starts == [f"--init_from=logs/toy/pretrain-source-seed_{cell.seed}/checkpoints/best.ckpt"]
+
+
+def test_weights_by_a_pattern_of_the_seed() -> None:
+    for seed in (0, 1, 1000):
+        Path(f"weights_{seed}.ckpt").write_bytes(bytes([seed % 251]))
+    cells = plan_of(toy_study(weights={"given": "weights_{seed}.ckpt"})).final()
+    full = [cell for cell in cells if cell.name.startswith("full")]
+    assert all(f"--init_from=weights_{cell.seed}.ckpt" in cell.arguments for cell in full)
+    assert len({cell.settings["weights"] for cell in full}) == 2
+
+
+def test_size_may_change_other_settings() -> None:
+    cells = plan_of(toy_study(at_size={4: {"trainer": {"max_epochs": 9}}}, overrides={"trainer.max_epochs": 2})).final()
+    for cell in cells:
+        assert f"--trainer.max_epochs={9 if cell.size == 4 else 2}" in cell.arguments
+
+
+def started(study: Study) -> Cell:
+    cell = plan_of(study).tuning()[-1]
+    cell.begin()
+    cell.check_unchanged()
+    return cell
+
+
+def test_changed_override_is_noticed_and_named() -> None:
+    started(toy_study(overrides={"trainer.max_epochs": 2}))
+    changed = plan_of(toy_study(overrides={"trainer.max_epochs": 3})).tuning()[-1]
+    with pytest.raises(UserError, match=r'was made with trainer\.max_epochs "2", and now it is "3": undo the change'):
+        changed.check_unchanged()
+
+
+def test_changed_config_file_is_noticed_and_named() -> None:
+    started(toy_study())
+    study = toy_study()
+    base = Path("base.yaml")
+    base.write_text("# a comment changes nothing\n" + base.read_text())
+    plan_of(study).tuning()[-1].check_unchanged()
+    base.write_text(base.read_text().replace("batch_size: 32", "batch_size: 16"))
+    with pytest.raises(UserError, match=r"data\.init_args\.batch_size of base\.yaml 32, and now it is 16"):
+        plan_of(study).tuning()[-1].check_unchanged()
+
+
+def test_changed_weights_are_noticed() -> None:
+    Path("given.ckpt").write_bytes(b"before")
+    study = toy_study(weights={"given": "given.ckpt"})
+    started(study)
+    Path("given.ckpt").write_bytes(b"after")
+    with pytest.raises(UserError, match="was made with other starting weights"):
+        plan_of(study).tuning()[-1].check_unchanged()
+
+
+def test_best_validation_is_chosen_for_each_strategy_and_size() -> None:
+    study = toy_study()
+    plan = plan_of(study)
+    best = {("scratch", 2): 0.001, ("scratch", 4): 0.01, ("full", 2): 0.01, ("full", 4): 0.001}
+
+    def accuracy(cell: Cell) -> float:
+        assert cell.arm is not None
+        return 0.6 if best[cell.arm.strategy, int(cell.size or 0)] == cell.value else 0.5
+
+    pretend_all(plan.tuning(), accuracy)
+    choices = choose(study, plan.tuning())
+    assert {(arm.strategy, size): value for (arm, size), value in choices.items()} == best
+    edges = at_the_edge(study, choices)
+    assert {(arm.strategy, size): edge for (arm, size), edge in edges.items()} == {
+        key: "lowest" if value == 0.001 else "highest" for key, value in best.items()
+    }
+    lr = "--model.init_args.optimizer.init_args.lr"
+    for cell in plan.final(choices):
+        assert cell.arm is not None
+        assert f"{lr}={best[cell.arm.strategy, int(cell.size or 0)]}" in cell.arguments
+
+
+def test_choice_inside_the_list_is_at_no_edge() -> None:
+    study = toy_study(tuning=Tuning([0.001, 0.003, 0.01]))
+    plan = plan_of(study)
+    pretend_all(plan.tuning(), lambda cell: 0.9 if cell.value == 0.003 else 0.1)
+    assert at_the_edge(study, choose(study, plan.tuning())) == {}
+
+
+def test_equal_accuracies_are_decided_by_the_loss() -> None:
+    study = toy_study()
+    plan = plan_of(study)
+    for cell in plan.tuning():
+        pretend(cell, 0.5, validation={"val/accuracy": 0.5, "val/loss": 1.0 if cell.value == 0.01 else 2.0})
+    assert set(choose(study, plan.tuning()).values()) == {0.01}
+
+
+def test_candidate_that_failed_is_out() -> None:
+    study = toy_study()
+    plan = plan_of(study)
+    for cell in plan.tuning():
+        if cell.value == 0.01 or (cell.size == 4 and cell.arm and cell.arm.strategy == "full"):
+            cell.fail("diverged")
+        else:
+            pretend(cell, 0.5)
+    choices = choose(study, plan.tuning())
+    assert {(arm.strategy, size) for arm, size in choices} == {("scratch", 2), ("scratch", 4), ("full", 2)}
+    assert set(choices.values()) == {0.001}
+    assert "full-size_4-seed_0" not in [cell.name for cell in plan.final(choices)]
+
+
+def test_size_that_was_not_tuned_takes_the_choice_of_the_nearest() -> None:
+    study = toy_study(sizes=[1, 2, 4, 8, None], tuning=Tuning([0.001, 0.01], sizes=[2, None]))
+    plan = plan_of(study)
+    assert {cell.size for cell in plan.tuning()} == {2, None}
+    pretend_all(plan.tuning(), lambda cell: 0.9 if (cell.size == 2) == (cell.value == 0.001) else 0.1)
+    choices = choose(study, plan.tuning())
+    assert [choices[plan.arms[0], size] for size in study.sizes] == [0.001, 0.001, 0.001, 0.01, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "none"}, "baseline 'none' is not one of the strategies scratch, full"),
+        ({"seeds": [1, 1]}, "seeds of the study has a value twice"),
+        ({"sizes": []}, "sizes of the study is empty"),
+        ({"configs": ["no.yaml"]}, r"config 'no\.yaml' of the study does not exist"),
+        ({"tuning": Tuning([0.1], sizes=[3])}, r"tuning\.sizes has 3, which is not one of the study's sizes \[2, 4\]"),
+        ({"at_size": {3: {}}}, "at_size has 3, which is not one of"),
+        ({"tuning": Tuning([0.1], seeds=[1])}, r"tuning\.seeds has 1, which is also a seed of the study"),
+        ({"threads": 0}, "threads is 0: expected 1 or more"),
+    ],
+)
+def test_mistake_in_a_study_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(toy_study(**changes))
+
+
+def test_missing_weights_are_named() -> None:
+    plan = plan_of(toy_study(weights={"given": "nowhere.ckpt"}))
+    with pytest.raises(UserError, match=r"starting weights 'nowhere\.ckpt' of the study: No such file"):
+        plan.tuning()

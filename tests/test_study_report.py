@@ -1,0 +1,147 @@
+"""The report says what was found and how surely, from results that are there or not."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from study_toys import STRATEGIES, pretend, pretend_all, toy_study
+
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.outcomes import Outcomes
+from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.report import headline, write_report
+
+GAINS = {"scratch": 0.0, "full": 0.2, "gradual": 0.25}
+
+
+def accuracy(cell: Cell) -> float:
+    """Higher by strategy and size, with luck that a seed shares and a little of each run's own."""
+    assert cell.arm is not None
+    size, strategy = int(cell.size or 0), cell.arm.strategy
+    own = (list(GAINS).index(strategy) + 1) * (cell.seed**2 + size) % 7 / 1000
+    return 0.3 + 0.01 * size + GAINS[strategy] + 0.02 * (cell.seed % 5) + own
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """A finished study of three strategies at two sizes with five seeds."""
+    plan = Plan(toy_study(strategies=STRATEGIES, seeds=[0, 1, 2, 3, 4]), Path("logs"))
+    pretend_all([*plan.tuning(), *plan.final()], accuracy)
+    return plan
+
+
+def report(plan: Plan) -> str:
+    write_report(Outcomes(plan), Path("report"), "lightning-transfer study --config toy.yaml")
+    return Path("report/toy.md").read_text()
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with Path("report", name).open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_report_names_winner_with_its_lead_and_rival(plan: Plan) -> None:
+    text = report(plan)
+    sentence = text.split("\n\n")[1]
+    assert sentence == headline(Outcomes(plan))
+    assert re.fullmatch(
+        r"At size 2 \*\*gradual\*\* wins, \+[45]\.\d\d \(\+4\.\d\d to \+5\.\d\d\) points over full, its closest rival "
+        r"\(p < 0\.001\); at size 4 \*\*gradual\*\* wins, .*\.",
+        sentence,
+    )
+
+
+def test_report_says_where_no_difference_is_shown(plan: Plan) -> None:
+    for cell in plan.final():
+        assert cell.arm is not None
+        if cell.size == 4 and cell.arm.strategy == "gradual":
+            pretend(cell, accuracy(cell) - 0.05 + 0.02 * (-1) ** cell.seed)
+    text = report(plan)
+    assert "at size 4 **no difference shown** between the best." in text
+    assert "Size 4: no difference shown. gradual has the best mean, not told apart from full" in text
+
+
+def test_means_differences_and_intervals_are_those_of_the_runs(plan: Plan) -> None:
+    text = report(plan)
+    full = {cell.seed: 100 * accuracy(cell) for cell in plan.final() if cell.name.startswith("full-size_2")}
+    scratch = {cell.seed: 100 * accuracy(cell) for cell in plan.final() if cell.name.startswith("scratch-size_2")}
+    mean = sum(full.values()) / 5
+    assert f"| full | {mean:.2f} ± " in text
+    difference = sum(full[seed] - scratch[seed] for seed in full) / 5
+    assert f"| full | 2 | {difference:+.2f} | " in text
+    [row] = [row for row in rows("toy_summary.csv") if (row["arm"], row["size"]) == ("full", "2")]
+    assert float(row["mean"]) == pytest.approx(mean)
+    assert float(row["difference"]) == pytest.approx(difference)
+    assert float(row["p_wilcoxon"]) == 0.0625
+    assert "on 5 pairs can never give a p below 0.0625" in text
+    assert "corrected for all 4 comparisons (Holm)" in text
+
+
+def test_failed_and_missing_runs_are_counted_and_not_replaced(plan: Plan) -> None:
+    cells = {cell.name: cell for cell in plan.final()}
+    for name in ("full-size_2-seed_1", "full-size_2-seed_3"):
+        cells[name].forget()
+    cells["full-size_2-seed_1"].fail("the training diverged")
+    text = report(plan)
+    assert "**2 of 30 runs are missing: 1 failed, 1 not run.**" in text
+    assert "(n=3 of 5)" in text
+    assert "- `full-size_2-seed_1`: the training diverged" in text
+    status = {(row["strategy"], row["size"], row["seed"]): row["status"] for row in rows("toy_cells.csv")}
+    assert status["full", "2", "1"] == "failed"
+    assert status["full", "2", "3"] == "not run"
+    [row] = [row for row in rows("toy_summary.csv") if (row["arm"], row["size"]) == ("full", "2")]
+    assert (row["planned"], row["finished"], row["failed"]) == ("5", "3", "1")
+
+
+def test_tuned_value_at_the_end_of_the_list_is_marked(plan: Plan) -> None:
+    for cell in plan.tuning():
+        pretend(cell, 0.9 if cell.value == 0.01 else 0.1)
+    assert report(plan).count("0.01 ↑") == 6
+    assert {row["edge"] for row in rows("toy_summary.csv")} == {"highest"}
+
+
+def test_pareto_front_leaves_out_what_is_slower_and_worse(plan: Plan) -> None:
+    for cell in plan.final():
+        assert cell.arm is not None
+        seconds = {"scratch": 1.0, "full": 9.0, "gradual": 3.0}[cell.arm.strategy]
+        pretend(cell, accuracy(cell), train_seconds=seconds)
+    text = report(plan)
+    for strategy, is_on_front in {"scratch": True, "full": False, "gradual": True}.items():
+        [row] = re.findall(rf"^\| {strategy} \| 2 \| 0\.\d+ .*$", text, re.MULTILINE)
+        assert row.endswith("| ● |") == is_on_front
+
+
+def test_data_that_changed_during_the_study_is_noticed(plan: Plan) -> None:
+    assert "The data changed" not in report(plan)
+    pretend(plan.final()[0], 0.5, data={"fingerprints": {"train": "b"}, "train_examples": 12})
+    assert "**The data changed during the study**: 2 different fingerprints." in report(plan)
+
+
+def test_page_needs_nothing_from_elsewhere(plan: Plan) -> None:
+    report(plan)
+    page = Path("report/toy.html").read_text()
+    assert page.count("<svg") == 2
+    assert not re.search(r"<(script|link|img|iframe)|\bsrc=|url\(\s*['\"]?http|@import", page)
+    assert "<td>gradual</td>" in page
+    for file in ("toy_labels.svg", "toy_seconds.svg"):
+        assert f"({file})" in Path("report/toy.md").read_text()
+        assert Path("report", file).read_text().startswith("<svg")
+
+
+def test_report_is_the_same_for_the_same_results(plan: Plan) -> None:
+    files = ["toy.md", "toy.html", "toy_cells.csv", "toy_summary.csv", "toy_labels.svg", "toy_seconds.svg"]
+    report(plan)
+    first = [Path("report", file).read_bytes() for file in files]
+    report(plan)
+    assert [Path("report", file).read_bytes() for file in files] == first
+
+
+def test_single_seed_is_reported_without_intervals() -> None:
+    plan = Plan(toy_study(seeds=[0], tuning=None), Path("logs"))
+    pretend_all(plan.final(), accuracy)
+    text = report(plan)
+    assert "no difference shown" in text
+    assert "inf" not in text
+    assert "nan" not in text
+    assert "Nothing was tuned" in text
