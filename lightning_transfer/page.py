@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: no network, no script, light and dark."""
+"""One HTML page that needs nothing else: no network, no file beside it, light and dark."""
 
 import html
 
@@ -18,13 +18,14 @@ code { font-size: 0.9em; overflow-wrap: anywhere; }
 """
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str, style: str = "") -> str:
     """Puts a body into a page.
 
     Args:
         title: Title of the window, as plain text.
         body: HTML.
+        style: CSS beyond what all pages share.
     """
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head = f"<head>{meta}<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
+    head = f"<head>{meta}<title>{html.escape(title)}</title><style>{_STYLE}{style}</style></head>"
     return f'<!doctype html>\n<html lang="en">{head}\n<body>\n{body}\n</body></html>\n'

@@ -122,7 +122,8 @@ class SvgCanvas:
         """Fills a rectangle."""
         inner = f"<title>{html.escape(title)}</title>" if title else ""
         shape = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
-        self._parts.append(f'<rect {shape} fill="var(--{color})" opacity="{opacity:.2f}">{inner}</rect>')
+        style = f'fill="var(--{color})" opacity="{opacity:.2f}" shape-rendering="crispEdges"'
+        self._parts.append(f"<rect {shape} {style}>{inner}</rect>")
 
     def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1) -> None:
         """Draws a line."""
@@ -169,9 +170,9 @@ def shortened(text: str, width: float, size: float = 12) -> str:
     return text + "…"
 
 
-def data_uri(png: bytes) -> str:
-    """Writes a PNG as an address that holds the picture itself."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_uri(picture: bytes, kind: str = "png") -> str:
+    """Writes an encoded picture as an address that holds the picture itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _accent_pixels(opacities: np.ndarray) -> str:

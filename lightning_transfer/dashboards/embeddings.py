@@ -1,6 +1,5 @@
 """The features of a sample of the hold-out in TensorBoard's Projector, before and after the training."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +28,8 @@ _WORDS = 20  # of a point's text
 class Embeddings(L.Callback):
     """Writes the input of the head for a sample of the hold-out to the Projector, before and after the training.
 
-    The points are principal components, computed here, and the Projector opens with the first three, coloured by
-    label. What comes after the training is gathered in the last validation. Under several processes the sample is
-    that of the first.
+    The points are principal components, computed here: the Projector opens with the first three. What comes after the
+    training is gathered in the last validation. Under several processes the sample is that of the first.
 
     Args:
         examples: Size of the sample.
@@ -179,12 +177,10 @@ def write_embedding(
     np.savetxt(place / "points.tsv", points, fmt="%.5g", delimiter="\t")
     lines = ["label\ttext", *("\t".join(" ".join(value.split()) for value in entry) for entry in metadata)]
     (place / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (place / "bookmarks.json").write_text(json.dumps([_bookmark(name, points)]))
     info = EmbeddingInfo(
         tensor_name=name,
         tensor_path=f"projector/{name}/points.tsv",
         metadata_path=f"projector/{name}/metadata.tsv",
-        bookmarks_path=f"projector/{name}/bookmarks.json",
     )
     if pictures is not None:
         _sprite(pictures).save(place / "sprite.png")
@@ -205,20 +201,3 @@ def _sprite(pictures: np.ndarray) -> Image.Image:
         place = (index % side * _THUMBNAIL, index // side * _THUMBNAIL)
         sprite.paste(Image.fromarray(picture).resize((_THUMBNAIL, _THUMBNAIL)), place)
     return sprite
-
-
-def _bookmark(name: str, points: np.ndarray) -> dict[str, Any]:
-    """A state of the Projector: the first three principal components, coloured by label."""
-    return {
-        "label": f"{name}: principal components",
-        "isSelected": True,
-        "selectedProjection": "pca",
-        "dataSetDimensions": list(points.shape),
-        "projections": [{f"pca-{axis}": float(row[axis]) for axis in range(3)} for row in points],
-        "pcaComponentDimensions": [0, 1, 2],
-        "selectedColorOptionName": "label",
-        "selectedLabelOption": "label",
-        "filteredPoints": [],
-        "selectedPoints": [],
-        "cameraDef": None,
-    }

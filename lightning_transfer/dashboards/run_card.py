@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
 from lightning_transfer.dashboards.attribution import evaluating
@@ -18,6 +19,7 @@ from lightning_transfer.dashboards.samples import is_shown, take
 from lightning_transfer.results import source_commit, versions
 
 # Columns of the HParams tab: all runs have the same, as TensorBoard takes those of any one of them for all.
+FIRST_COLUMNS = ("strategy", "seed", "training examples", "learning rate")
 METRICS = ("test/accuracy", "test/loss", "val/accuracy", "val/loss", "train/loss", "speed/examples_per_second")
 
 
@@ -45,15 +47,12 @@ class RunCard(L.Callback):
         if writer is None:
             return
         facts: Mapping[str, Any] = getattr(getattr(trainer, "datamodule", None), "facts", {})
-        values = {
-            **self.hyperparameters,
-            "training examples": facts.get("train_examples"),
-            "model": _network(pl_module),
-        }
+        values = {"network": type(pl_module).__name__, **self.hyperparameters}
+        values["training examples"] = facts.get("train_examples")
         values["parameters"] = sum(parameter.numel() for parameter in pl_module.parameters())
         shown = {name: "" if value is None else value for name, value in values.items()}
-        experiment, start, self._end = hparams(shown, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
-        event_file(writer).add_summary(experiment)
+        columns, start, self._end = hparams(shown, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
+        event_file(writer).add_summary(_show_first(columns))
         event_file(writer).add_summary(start)
         add_data(writer, "run/hyperparameters", shown, current_step(trainer))
 
@@ -142,8 +141,14 @@ def strategy_of(config: Mapping[str, Any]) -> str:
     return f"{schedule}_discriminative" if decays else schedule
 
 
-def _network(pl_module: L.LightningModule) -> str:
-    return type(getattr(pl_module, "network", pl_module)).__name__
+def _show_first(columns: Any) -> Any:
+    """Puts some columns first: TensorBoard shows a few at first, those that are said to differ between runs."""
+    [value] = columns.value
+    data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    for column in data.experiment.hparam_infos:
+        column.differs = column.name in FIRST_COLUMNS
+    value.metadata.plugin_data.content = data.SerializeToString()
+    return columns
 
 
 def _last_part(class_path: Any) -> str | None:

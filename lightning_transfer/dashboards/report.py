@@ -1,0 +1,267 @@
+"""The report: one HTML page about one run or many, from what they left on disk."""
+
+import html
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from lightning_transfer.dashboards.charts import COLORS, line_chart
+from lightning_transfer.dashboards.drawing import SvgCanvas, data_uri
+from lightning_transfer.dashboards.figures import ConfusionMatrix, Figure, Reliability, Timeline
+from lightning_transfer.dashboards.runs import Run
+from lightning_transfer.page import page
+
+STYLE = """
+:root { --frozen: #d6dadf; --accent: #1f6feb; --second: #d95f0e; --good: #1a7f37; --bad: #cf222e;
+  --series-0: #1f6feb; --series-1: #d95f0e; --series-2: #1b9e77; --series-3: #b5179e;
+  --series-4: #8c6d00; --series-5: #5e60ce; --series-6: #c2185b; --series-7: #6b7280; }
+@media (prefers-color-scheme: dark) { :root { --frozen: #454c55; --accent: #4d93ff; --second: #ff9a52;
+  --good: #56d364; --bad: #ff7b72; --series-0: #4d93ff; --series-1: #ff9a52; --series-2: #3ecfa0; --series-3: #f27ae0;
+  --series-4: #e0c040; --series-5: #a5a6ff; --series-6: #ff80ab; --series-7: #aab2bd; } }
+body { max-width: 72rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 0.5rem 2rem; }
+figure { margin: 0.8rem 0; min-width: 0; } figure svg { background: none; max-width: 100%; font-family: inherit; }
+figure img { max-width: 100%; height: auto; border-radius: 6px; display: block; }
+figcaption { color: var(--ink); margin-bottom: 0.3rem; }
+.legend { display: block; color: var(--muted); font-size: 0.85em; }
+.key { margin-right: 0.9em; white-space: nowrap; } .key::before { content: "■ "; }
+.tick { fill: var(--muted); font-size: 11px; dominant-baseline: central; }
+summary { cursor: pointer; font-size: 1.25rem; font-weight: 600; margin: 1.5rem 0 0.5rem; overflow-wrap: anywhere; }
+th button { all: unset; cursor: pointer; } th button::after { content: " ↕"; color: var(--muted); }
+td.text { white-space: normal; text-align: left; min-width: 18rem; } td.name, th.name { text-align: left; }
+pre { overflow-x: auto; font-size: 0.8rem; border: 1px solid var(--grid); border-radius: 6px; padding: 0.6rem; }
+.tokens { line-height: 1.9; font-size: 0.9rem; } .tokens span { border-radius: 3px; padding: 0.1em 0.15em; }
+.muted { color: var(--muted); }
+@media print { body { margin: 0; max-width: none; font-size: 11px; } th button::after { content: ""; }
+  figure, tr { break-inside: avoid; } details::details-content { content-visibility: visible; display: block; }
+  pre { white-space: pre-wrap; } .charts { grid-template-columns: 1fr 1fr; } }
+""" + "".join(f".series-{number}::before {{ color: var(--series-{number}); }}\n" for number in range(COLORS))
+
+# Sorts a table by the column whose head is pressed; everything else on the page works without.
+SCRIPT = """
+document.querySelectorAll('th button').forEach(button => button.addEventListener('click', () => {
+  const head = button.parentNode, body = head.closest('table').tBodies[0];
+  const column = [...head.parentNode.children].indexOf(head), down = head.ariaSort !== 'descending';
+  const key = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+  [...head.parentNode.children].forEach(other => other.ariaSort = 'none');
+  head.ariaSort = down ? 'descending' : 'ascending';
+  [...body.rows].sort((a, b) => (down ? -1 : 1) * key(a).localeCompare(key(b), 'en', {numeric: true}))
+    .forEach(row => body.append(row));
+}));
+addEventListener('beforeprint', () => document.querySelectorAll('details.run').forEach(run => run.open = true));
+"""
+
+# Title -> tags, in which a final / stands for those of all layer groups.
+CHARTS = {
+    "loss": ("train/loss", "val/loss"),
+    "accuracy": ("train/accuracy", "val/accuracy"),
+    "learning rate, 0 while frozen": ("lr/",),
+    "gradient norm, before clipping": ("gradient_norm/",),
+    "update of the weights / weights": ("update_ratio/",),
+    "share of the parameters that train": ("phase/trainable_share",),
+    "training examples per second": ("speed/examples_per_second",),
+    "share of the time between steps": ("speed/data_wait_share",),
+}
+PICTURES = {
+    "training/examples": "Training examples as the network sees them",
+    "attribution/grad_cam": "Grad-CAM: where the evidence for the prediction lies",
+    "validation/top_losses": "Top losses: the worst mistakes of the last validation",
+}
+_NAMED_LINES = 8  # with more runs, lines are coloured by strategy
+
+
+def report(runs: Sequence[Run], title: str) -> str:
+    """Writes the page.
+
+    Args:
+        runs: At least one.
+        title: Its title.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1>", _table(runs)]
+    if len(runs) > 1:
+        parts.append(_comparison(runs))
+    parts += [_section(run, is_open=len(runs) == 1) for run in runs]
+    return page(title, "\n".join([*parts, f"<script>{SCRIPT}</script>"]), STYLE)
+
+
+def _table(runs: Sequence[Run]) -> str:
+    columns = ("run", "strategy", "seed", "training examples", "val/accuracy", "val/loss", "test/accuracy", "epochs")
+    rows = [_row(run) for run in runs]
+    shown = [name for name in (*columns, "seconds") if any(row.get(name) is not None for row in rows)]
+    best = {name: max((row[name] for row in rows if row.get(name) is not None), default=None) for name in shown[4:]}
+    lines = []
+    for row in sorted(rows, key=lambda row: -(row.get("val/accuracy") or 0)):
+        cells = []
+        for name in shown:
+            value = row.get(name)
+            words = _words(value)
+            if len(rows) > 1 and name in ("val/accuracy", "test/accuracy") and value == best.get(name):
+                words = f"<strong>{words}</strong>"
+            kind = ' class="name"' if isinstance(value, str) else f' data-value="{value if value is not None else -1}"'
+            cells.append(f"<td{kind}>{words}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    kinds = ["name" if isinstance(rows[0].get(name), str) else "number" for name in shown]
+    heads = "".join(
+        f'<th scope="col" class="{kind}"><button>{html.escape(name)}</button></th>'
+        for name, kind in zip(shown, kinds, strict=True)
+    )
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """The run's results; of a run without ``results.json``, where it stands."""
+    settings, results = run.data.get("run/hyperparameters", {}), run.results
+    tested = results.get("test") or {}
+    validation = results.get("validation") or {}
+    accuracies = [value for _, value in run.scalars.get("val/accuracy", [])]
+    losses = [value for _, value in run.scalars.get("val/loss", [])]
+    return {
+        "run": run.name,
+        "strategy": settings.get("strategy"),
+        "seed": results.get("seed", settings.get("seed")),
+        "training examples": settings.get("training examples"),
+        "val/accuracy": validation.get("val/accuracy", max(accuracies, default=None)),
+        "val/loss": validation.get("val/loss", min(losses, default=None)),
+        "test/accuracy": tested.get("test/accuracy", run.last("test/accuracy")),
+        "epochs": results.get("epochs", len(losses) or None),
+        "seconds": results.get("fit_seconds"),
+    }
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    return html.escape(f"{value:,}" if isinstance(value, int) else str(value))
+
+
+def _comparison(runs: Sequence[Run]) -> str:
+    strategies = [str(run.data.get("run/hyperparameters", {}).get("strategy")) for run in runs]
+    labels = strategies if len(runs) > _NAMED_LINES else [run.name for run in runs]
+    order = list(dict.fromkeys(labels))
+    colors = {run.name: order.index(label) for run, label in zip(runs, labels, strict=True)}
+    charts = []
+    for title, tag in (("validation accuracy", "val/accuracy"), ("validation loss", "val/loss")):
+        series = {run.name: run.scalars.get(tag, []) for run in runs}
+        chart = line_chart(title, series, colors)
+        if len(runs) > _NAMED_LINES:
+            keys = " ".join(
+                f'<span class="key series-{i % COLORS}">{html.escape(name)}</span>' for i, name in enumerate(order)
+            )
+            head, _, tail = chart.partition('<span class="legend">')
+            chart = f'{head}<span class="legend">{keys}</span></figcaption>{tail.partition("</figcaption>")[2]}'
+        charts.append(chart)
+    return f'<h2>Comparison</h2><div class="charts">{"".join(charts)}</div>'
+
+
+def _section(run: Run, is_open: bool) -> str:
+    parts = [
+        _figure(Timeline, run, "phase/timeline_data", "Unfreezing: what trained when, and how fast"),
+        f'<div class="charts">{"".join(_charts(run))}</div>',
+        '<div class="charts">',
+        _figure(ConfusionMatrix, run, "validation/confusion_matrix_data", "Confusion matrix of the last validation"),
+        _figure(Reliability, run, "validation/reliability_data", "Reliability of the confidences"),
+        "</div>",
+        _most_confused(run),
+        *(_picture(title, run.images[tag]) for tag, title in PICTURES.items() if tag in run.images),
+        _worst_texts(run),
+        _tokens(run),
+        _card(run),
+    ]
+    name = html.escape(run.name)
+    return f'<details class="run"{" open" if is_open else ""}><summary>{name}</summary>{"".join(parts)}</details>'
+
+
+def _charts(run: Run) -> Iterable[str]:
+    # The head comes first, as in the timeline; a layer group has the same colour in all charts.
+    groups = list(reversed(run.data.get("phase/timeline_data", {}).get("groups", [])))
+    for title, tags in CHARTS.items():
+        if tags[0].endswith("/"):
+            series = {name: run.scalars[tags[0] + name] for name in groups if tags[0] + name in run.scalars}
+            yield line_chart(title, series, {name: number for number, name in enumerate(groups)})
+        else:
+            yield line_chart(title, {tag: run.scalars[tag] for tag in tags if tag in run.scalars})
+
+
+def _figure(kind: type[Any], run: Run, tag: str, title: str) -> str:
+    if tag not in run.data:
+        return ""
+    figure: Figure = kind(**run.data[tag])
+    canvas = SvgCanvas(*figure.size, title)
+    figure.draw(canvas)
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{canvas.svg()}</figure>"
+
+
+def _picture(title: str, png: bytes) -> str:
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").save(buffer, "WEBP", quality=80)  # a fifth of the PNG
+        size = f'width="{picture.width // 2}" height="{picture.height // 2}"'
+    address = data_uri(buffer.getvalue(), "webp")
+    caption = html.escape(title)
+    return f'<figure><figcaption>{caption}</figcaption><img src="{address}" {size} alt="{caption}"></figure>'
+
+
+def _most_confused(run: Run) -> str:
+    if "validation/confusion_matrix_data" not in run.data:
+        return ""
+    pairs = ConfusionMatrix(**run.data["validation/confusion_matrix_data"]).most_confused(10)
+    rows = [(label, prediction, str(count), f"{100 * share:.0f} %") for label, prediction, count, share in pairs]
+    return _plain_table("Confused most often", ("label", "taken for", "times", "of the label's"), rows)
+
+
+def _worst_texts(run: Run) -> str:
+    entries = [entry for entry in run.data.get("validation/top_losses_data", []) if "text" in entry]
+    rows = [
+        (e["label"], e["prediction"], f"{100 * e['confidence']:.0f} %", f"{e['loss']:.2f}", e["text"]) for e in entries
+    ]
+    head = ("label", "prediction", "confidence", "loss", "text")
+    return _plain_table("Top losses: the worst mistakes of the last validation", head, rows)
+
+
+def _plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    kinds = ["text" if name == "text" else "name" for name in head]
+    lines = (
+        "".join(f'<td class="{kind}">{html.escape(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))
+        for row in rows
+    )
+    heads = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<figure class="scroll"><figcaption>{html.escape(title)}</figcaption>{table}</figure>'
+
+
+def _tokens(run: Run) -> str:
+    lines = []
+    for entry in run.data.get("attribution/tokens_data", []):
+        words = [
+            f'<span style="background: color-mix(in srgb, var(--{"accent" if score > 0 else "second"})'
+            f' {70 * abs(score):.0f}%, transparent)" title="{score:+.2f}">{html.escape(token)}</span>'
+            for token, score in zip(entry["tokens"], entry["scores"], strict=True)
+        ]
+        verdict = f"{html.escape(entry['prediction'])}, is {html.escape(entry['label'])}"
+        lines.append(f'<p class="tokens"><strong>{verdict}:</strong> {" ".join(words)}</p>')
+    if not lines:
+        return ""
+    title = "Gradient x input: what speaks for the prediction (blue) and against it (orange)"
+    return f"<figure><figcaption>{title}</figcaption>{''.join(lines)}</figure>"
+
+
+def _card(run: Run) -> str:
+    card = run.data.get("run/card_data")
+    if card is None:
+        return ""
+    used = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    text = ["# the command, then the same from the saved configuration", *card["commands"]]
+    parts = [
+        f"<pre>{html.escape(chr(10).join(text))}</pre>",
+        f'<p class="muted">commit {html.escape(str(card["commit"]))}; {html.escape(used)}</p>',
+        f"<pre>{html.escape(card['plan'])}</pre>" if card["plan"] else "",
+        f"<details><summary>Configuration</summary><pre>{html.escape(card['configuration'])}</pre></details>",
+    ]
+    return f"<h3>To repeat this run</h3>{''.join(parts)}"

@@ -1,0 +1,73 @@
+"""Finished and unfinished runs as they are on disk: event files and ``results.json``."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_transfer.dashboards.events import PLUGIN
+from lightning_transfer.errors import UserError
+
+
+@dataclass
+class Run:
+    """What one run left behind.
+
+    Attributes:
+        name: Its folder, from where the search began.
+        scalars: By tag, steps and values in the order of the steps.
+        images: By tag, the PNG written last.
+        data: By tag, the plain types written last with :func:`~lightning_transfer.dashboards.events.add_data`.
+        results: The content of ``results.json``, if there is one.
+    """
+
+    name: str
+    scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def last(self, tag: str) -> float | None:
+        """The last value of a scalar."""
+        points = self.scalars.get(tag)
+        return points[-1][1] if points else None
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Reads all runs below a folder.
+
+    Args:
+        folder: The folder of a run, of an experiment or of all experiments.
+
+    Raises:
+        UserError: If the folder does not exist or has no run in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{str(folder)!r} is no folder: give the folder of a run, or one with runs in it, such as logs")
+    places = sorted({file.parent for file in folder.rglob("events.out.tfevents.*")})
+    if not places:
+        raise UserError(f"no run in {str(folder)!r}: expected event files of TensorBoard in it or below")
+    # A single run is named by its experiment too.
+    shared = folder.resolve().parents[1] if places == [folder] else folder.resolve()
+    return [read_run(place, str(place.resolve().relative_to(shared))) for place in places]
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Reads one run; what a killed or still running one has not written yet is missing."""
+    # 0: all of them. Of images the last is enough.
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
+    events.Reload()
+    run = Run(name)
+    for tag in events.Tags()["scalars"]:
+        run.scalars[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
+    for tag in events.Tags()["images"]:
+        run.images[tag] = events.Images(tag)[-1].encoded_image_string
+    for tag in events.Tags()["tensors"]:
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == PLUGIN and events.Tensors(tag):
+            run.data[tag] = json.loads(events.Tensors(tag)[-1].tensor_proto.string_val[0])
+    file = folder / "results.json"
+    if file.is_file():
+        run.results = json.loads(file.read_text())
+    return run
