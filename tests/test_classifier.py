@@ -97,3 +97,13 @@ def test_layer_groups_cover_every_parameter_from_input_to_head() -> None:
     modules = [model.get_submodule(path) for paths in model.layer_groups.values() for path in paths]
     covered = [parameter for module in modules for parameter in module.parameters()]
     assert [id(p) for p in covered] == [id(p) for p in model.parameters()]
+
+
+@pytest.mark.slow
+def test_compiled_network_keeps_its_names_and_its_logits() -> None:
+    torch.manual_seed(0)
+    plain = Classifier(SeedCNN(10), 10)
+    compiled = Classifier(SeedCNN(10), 10, compile=True)
+    compiled.load_state_dict(plain.state_dict())
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(compiled(images), plain(images))

@@ -63,6 +63,11 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         self.mixing = mixing
         self.predict_path = predict_path
 
+    @property
+    def is_augmented(self) -> bool:
+        """Whether a training image is another one in every epoch."""
+        return self.augmentation is not None or self.mixing is not None
+
     def read_split(self, split: str) -> Split[Tensor]:
         """Reads a split: its images from the cache once they have been decoded."""
         dataset = self.open_split(split, self.image_column)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.modules.features import FeatureCache
 from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, count_correct
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.optimization import OptimizedModule
@@ -39,6 +40,11 @@ class Classifier(OptimizedModule):
         label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1.
         channels_last: Whether to lay out convolutions with the channels last in memory: the same network, faster on
             most hardware.
+        compile: Whether to compile the network with torch.compile, at its first batch: takes a minute, and again
+            where unfreezing changes what is trained.
+        cache_features: Whether to compute what comes before the head once for each example and keep it, so that an
+            epoch of a linear probe costs what its head costs. Refused where a layer below the head is trained, or
+            images are augmented.
 
     Raises:
         UserError: For values out of range, and a network whose outputs do not match the number of classes.
@@ -54,6 +60,8 @@ class Classifier(OptimizedModule):
         loss: Loss = "cross_entropy",
         label_smoothing: float = 0.0,
         channels_last: bool = False,
+        compile: bool = False,
+        cache_features: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
@@ -65,6 +73,10 @@ class Classifier(OptimizedModule):
         self.num_classes = num_classes
         self.loss: Loss = loss
         self.label_smoothing = label_smoothing
+        self.cache_features = cache_features
+        self._features: FeatureCache | None = None
+        if compile:
+            self.network.compile()  # in place: the names of the weights stay
         self.validation_metrics = EvaluationMetrics(num_classes)
         self.test_metrics = EvaluationMetrics(num_classes)
         # Sums since the last log, kept as tensors: reading them at every step would wait for the device.
@@ -73,17 +85,23 @@ class Classifier(OptimizedModule):
         self._examples = self._batches = 0
 
     def on_fit_start(self) -> None:
-        """Lets a network with a whitening compute it from training images, unless it has been computed or loaded."""
+        """Prepares the cache of features, and a whitening that has neither been computed nor loaded."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.cache_features:
+            self._features = FeatureCache(self.network, self.forward, data)
         fit_whitening: Any = getattr(self.network, "fit_whitening", None)
         if fit_whitening is None:
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(data, "training_sample"):
             raise UserError(
                 f"{type(self.network).__name__} computes its whitening from training images, which"
                 f" {type(data).__name__} does not give: call network.fit_whitening(images) before the fit"
             )
         fit_whitening(data.training_sample(WHITENING_IMAGES).to(self.device))
+
+    def on_fit_end(self) -> None:
+        """Forgets the features: they are those of the training split."""
+        self._features = None
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Computes the logits, float [batch, classes]."""
@@ -95,7 +113,7 @@ class Classifier(OptimizedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the loss of a training batch, and logs the means at the end of a logging interval."""
-        logits = self(*batch.inputs)
+        logits = self._logits(batch)
         loss = self._loss(logits, batch.labels)
         # In place: an assignment would go through torch's look for tensors among the attributes.
         self._loss_sum.add_(loss.detach())
@@ -145,11 +163,14 @@ class Classifier(OptimizedModule):
         """Computes the class probabilities of a batch, float32 [batch, classes]."""
         return class_probabilities(self(*batch.inputs), self.loss)
 
+    def _logits(self, batch: Any) -> Tensor:
+        return self(*batch.inputs) if self._features is None else self._features.logits(batch)
+
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return classification_loss(logits, labels, self.loss, self.num_classes, self.label_smoothing)
 
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> Tensor:
-        logits = self(*batch.inputs)
+        logits = self._logits(batch)
         probabilities = class_probabilities(logits, self.loss)
         metrics.update(self._loss(logits, batch.labels), probabilities, batch.labels)
         return probabilities

@@ -58,10 +58,7 @@ class FastCNN(nn.Module):
         self.block1 = Block(self.whitening.out_channels, widths[0], convolutions)
         self.block2 = Block(widths[0], widths[1], convolutions)
         self.block3 = Block(widths[1], widths[2], convolutions)
-        self.head = nn.Linear(widths[2], num_classes, bias=False)
-        # One learning rate then suits the head and the biases.
-        nn.init.normal_(self.head.weight, std=0.25)
-        self._logit_scale = 4 / widths[2]
+        self.head = ScaledLinear(widths[2], num_classes)
         self.layer_groups = {"stem": ["whitening"], **{n: [n] for n in ("block1", "block2", "block3", "head")}}
 
     def fit_whitening(self, images: Tensor) -> None:
@@ -105,7 +102,7 @@ class FastCNN(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         features = self.block3(self.block2(self.block1(F.gelu(self.whitening(images)))))
-        logits: Tensor = self.head(features.amax((2, 3))) * self._logit_scale
+        logits: Tensor = self.head(features.amax((2, 3)))
         return logits
 
 
@@ -188,3 +185,19 @@ class FixedScaleNorm(nn.BatchNorm2d):
         super().__init__(channels, eps=1e-12, momentum=0.4)
         del self.weight
         self.register_buffer("weight", torch.ones(channels), persistent=False)
+
+
+class ScaledLinear(nn.Linear):
+    """A linear layer without bias, scaled so that one learning rate suits it and the biases below.
+
+    Its outputs begin with the same spread at any number of features.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        nn.init.normal_(self.weight, std=0.25)
+        self.scale = 4 / in_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Computes float [batch, out_features]."""
+        return super().forward(features) * self.scale

@@ -1,0 +1,146 @@
+"""Cached features of a linear probe: the same training at the head's cost, and refused where it would be wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_transfer import CIFAR10, Classifier, DemoTexts, FastCNN, ProgressiveUnfreezing, SeedCNN
+from lightning_transfer.data.augment import Augmentation
+from lightning_transfer.errors import UserError
+from lightning_transfer.modules.features import FeatureCache
+
+EPOCHS = 3
+
+
+class Counting(SeedCNN):
+    """Counts the images that pass its first layer."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.images = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        return super().forward(images)
+
+
+class NormAndDropout(nn.Module):
+    """A network whose features depend on the mode."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout)
+        )
+        self.head = nn.Linear(4 * 15 * 15, 3)
+        self.layer_groups = {"body": ["body"], "head": ["head"]}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+
+def probe(
+    network: nn.Module, data: L.LightningDataModule, cache: bool = True, schedule: str = "linear_probe", sanity: int = 0
+) -> tuple[Classifier, L.Trainer]:
+    torch.manual_seed(0)
+    model = Classifier(network, 3, cache_features=cache)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    unfreezing = ProgressiveUnfreezing(schedule=schedule)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        num_sanity_val_steps=sanity,
+        enable_checkpointing=False,
+        callbacks=[unfreezing],
+        **quiet,
+    )
+    trainer.fit(model, datamodule=data)
+    return model, trainer
+
+
+def images(folder: Path, **arguments: object) -> CIFAR10:
+    return CIFAR10(str(folder), **{"batch_size": 9, "eval_batch_size": 5, "validation_fraction": 0.2, **arguments})
+
+
+@pytest.mark.parametrize(
+    "make", [Counting, NormAndDropout, lambda: FastCNN(3, (4, 8, 8))], ids=["seed", "norm", "fast"]
+)
+def test_probe_with_cached_features_trains_the_same_weights_to_the_same_accuracy(
+    make: Callable[[], nn.Module], image_folder: Path
+) -> None:
+    results = []
+    for cache in (False, True):
+        torch.manual_seed(0)
+        model, trainer = probe(make(), images(image_folder), cache)
+        results.append((model.state_dict(), trainer.callback_metrics["val/accuracy"]))
+    (without, accuracy), (cached, cached_accuracy) = results
+    assert accuracy == cached_accuracy
+    for name, tensor in without.items():
+        torch.testing.assert_close(cached[name], tensor, msg=name)
+
+
+def test_every_example_passes_the_network_once(image_folder: Path) -> None:
+    network = Counting()
+    probe(network, images(image_folder))
+    without = Counting()
+    probe(without, images(image_folder), cache=False)
+    # The first batches of training (9) and of validation (5) pass a second time, to compare the modes.
+    assert without.images - network.images == (EPOCHS - 1) * 90 - 9 - 5
+
+
+def test_test_split_is_not_taken_for_the_training_split(image_folder: Path) -> None:
+    model, trainer = probe(Counting(), images(image_folder))
+    [cached] = trainer.test(model, datamodule=images(image_folder), verbose=False)
+    model.cache_features = False
+    [without] = trainer.test(model, datamodule=images(image_folder), verbose=False)
+    assert cached == without
+
+
+def test_features_are_computed_anew_where_a_weight_below_the_head_changes(image_folder: Path) -> None:
+    network = Counting().requires_grad_(False)
+    data = images(image_folder)
+    cache = FeatureCache(network, network.forward, data)
+    data.setup("fit")
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    before = cache.logits(batch)
+    torch.testing.assert_close(before, network(batch.images))
+    with torch.no_grad():
+        network.convolution1.weight.mul_(2)
+    after = cache.logits(batch)
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, network(batch.images))
+
+
+def test_trained_layer_below_the_head_is_refused(image_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"but hidden2.weight is trained: add configs/strategies/linear_probe.yaml"):
+        probe(SeedCNN(3), images(image_folder), schedule="gradual")
+
+
+def test_augmented_images_are_refused(image_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"take data.augmentation and data.mixing away"):
+        probe(SeedCNN(3), images(image_folder, augmentation=Augmentation(horizontal_flip=True)))
+
+
+def test_data_without_rows_is_refused() -> None:
+    with pytest.raises(UserError, match="the examples of DemoTexts are not known by their rows"):
+        probe(SeedCNN(3), DemoTexts())
+
+
+@pytest.mark.parametrize("sanity", [0, 2])  # with a validation before the first step, or without
+def test_dropout_below_the_head_is_refused(sanity: int, image_folder: Path) -> None:
+    with pytest.raises(UserError, match="set the dropout below the head to 0"):
+        probe(NormAndDropout(dropout=0.5), images(image_folder), sanity=sanity)
+
+
+def test_views_in_evaluation_are_refused(image_folder: Path) -> None:
+    with pytest.raises(UserError, match="sees an example once in evaluation, unlike this FastCNN"):
+        probe(FastCNN(3, (4, 8, 8), test_views="mirror"), images(image_folder))
+
+
+def test_network_without_a_head_of_its_own_is_refused(image_folder: Path) -> None:
+    with pytest.raises(UserError, match="a last layer group of one module, which Sequential does not have"):
+        FeatureCache(nn.Sequential(nn.Linear(2, 2)), lambda: torch.zeros(()), images(image_folder))
