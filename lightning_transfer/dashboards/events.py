@@ -71,6 +71,7 @@ class ResumedRun(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tells readers of the event files to drop events at this step and later from files before."""
         writer = summary_writer(trainer)
-        if writer is not None and current_step(trainer) > 0:
+        # Not current_step: in a checkpoint from mid-epoch it does not count the last step yet.
+        if writer is not None and trainer.global_step > 0:
             log = SessionLog(status=SessionLog.START)
-            event_file(writer).add_event(Event(step=current_step(trainer), session_log=log))
+            event_file(writer).add_event(Event(step=trainer.global_step, session_log=log))
