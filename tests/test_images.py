@@ -1,6 +1,7 @@
 """Image data: any data set by its columns, real CIFAR, pictures of any kind."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -126,3 +127,22 @@ def test_real_cifar100_has_fine_and_coarse_labels(labels: str, classes: int) -> 
     assert data.facts["train_examples"] == 10 * classes
     rows = torch.cat([batch.labels for batch in data.train_dataloader()])
     assert rows.max() < classes
+
+
+@pytest.mark.parametrize(("resident_gib", "device"), [(4.0, "meta"), (0.0, "cpu")])
+def test_split_that_fits_is_kept_on_the_accelerator(image_folder: Path, resident_gib: float, device: str) -> None:
+    data = fitted(CIFAR10(str(image_folder), resident_gib=resident_gib))
+    # torch's device without memory stands for any accelerator.
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    batch = data.make_batch(data._split("train"), np.arange(4))
+    assert {tensor.device.type for tensor in batch} == {device}
+    first, second = (data._resident(data._split("train"))[0] for _ in range(2))
+    assert first is second
+    data.setup("fit")  # the split itself is still in memory
+
+
+def test_split_stays_in_memory_where_there_is_no_accelerator(image_folder: Path) -> None:
+    data = fitted(CIFAR10(str(image_folder)))
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    assert data.make_batch(data._split("train"), np.arange(4)).images.device.type == "cpu"
+    assert not data._on_device
