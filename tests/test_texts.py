@@ -185,11 +185,13 @@ def test_single_logit_with_binary_cross_entropy_learns(text_folder: Path) -> Non
 
 
 def test_resumed_fit_equals_the_uninterrupted_one(text_folder: Path) -> None:
-    main(fit_arguments(text_folder, "--trainer.max_epochs", "2"))
+    dropout = ("--model.network.dropout", "0.4")
+    main(fit_arguments(text_folder, "--trainer.max_epochs", "2", *dropout))
     whole = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
-    main(fit_arguments(text_folder, "--experiment", "parts"))
+    main(fit_arguments(text_folder, "--experiment", "parts", *dropout))
     last = str(run_folder("parts") / "checkpoints" / "last.ckpt")
-    main(fit_arguments(text_folder, "--experiment", "parts", "--trainer.max_epochs", "2", "--ckpt_path", last))
+    more = ("--trainer.max_epochs", "2", "--ckpt_path", last, *dropout)
+    main(fit_arguments(text_folder, "--experiment", "parts", *more))
     parts = torch.load(run_folder("parts") / "checkpoints" / "last.ckpt", weights_only=True)
     for name, weight in whole["state_dict"].items():
         assert torch.equal(weight, parts["state_dict"][name]), name

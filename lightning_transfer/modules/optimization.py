@@ -1,6 +1,7 @@
 """An injected optimizer and a learning rate over the whole training, around any network with layer groups."""
 
 import math
+import os
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
@@ -73,6 +74,11 @@ class OptimizedModule(L.LightningModule):
         """The layer groups of the network, as paths of modules from here."""
         groups: dict[str, list[str]] = self.network.layer_groups  # type: ignore[assignment]
         return {name: [f"network.{path}" for path in paths] for name, paths in groups.items()}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes what the network draws, its dropout, a function of seed, place and process: so as after a resume."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        torch.manual_seed(hash((seed, self.current_epoch, batch_idx, self.global_rank)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimizer and the scheduler, if any."""
