@@ -10,6 +10,7 @@ import importlib
 import logging
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +163,16 @@ class CommandLine(LightningCLI):
                 "checkpoint.enable_version_counter": False,
             }
         )
-        for target in ("model.init_args.num_classes", "model.init_args.network.init_args.num_classes"):
-            parser.link_arguments("data", target, lambda data: self._restored(data).num_classes, "instantiate")
-        # Ignored where the network has no such argument; None where the data is no text.
-        target = "model.init_args.network.init_args.vocabulary_size"
-        parser.link_arguments(
-            "data", target, lambda data: getattr(self._restored(data), "vocabulary_size", None), "instantiate"
-        )
+        # Ignored where a class has no such argument; None where the data has no classes, or is no text.
+        for target in ("num_classes", "network.init_args.num_classes", "network.init_args.vocabulary_size"):
+            number = partial(self._number, target.rpartition(".")[2])
+            parser.link_arguments("data", f"model.init_args.{target}", number, "instantiate")
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
+
+    def _number(self, name: str, data: L.LightningDataModule) -> int | None:
+        return getattr(self._restored(data), name, None)
 
     def _restored(self, data: L.LightningDataModule) -> Any:
         """Gives the data, for evaluation with its checkpoint's state: classes and vocabulary, without the data set.

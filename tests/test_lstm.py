@@ -7,7 +7,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import resolve_layer_groups
-from lightning_transfer.networks.lstm import LSTMClassifier, LSTMLayer, Pooling, reversed_within_length
+from lightning_transfer.networks.lstm import LSTMClassifier, Pooling
+from lightning_transfer.networks.lstm_encoder import LSTMLayer, reversed_within_length
 
 LENGTHS = torch.tensor([7, 1, 4, 7, 2])
 
@@ -58,7 +59,7 @@ def test_both_directions_equal_the_packed_bidirectional_lstm() -> None:
     torch.manual_seed(0)
     layer, inputs = LSTMLayer(6, 5, bidirectional=True), torch.randn(7, 5, 6)
     is_token = (torch.arange(7).unsqueeze(1) < LENGTHS).unsqueeze(2)
-    ours = layer(inputs, reversed_within_length(LENGTHS, 7)) * is_token
+    ours = layer(inputs, reversed_within_length(LENGTHS, 7))[0] * is_token
     torch.testing.assert_close(ours, packed_reference(layer, inputs), rtol=0, atol=1e-6)
 
 
@@ -67,7 +68,7 @@ def test_gradients_of_both_directions_equal_the_packed_ones() -> None:
     layer, inputs = LSTMLayer(6, 5, bidirectional=True), torch.randn(7, 5, 6, requires_grad=True)
     is_token = (torch.arange(7).unsqueeze(1) < LENGTHS).unsqueeze(2)
     weighting = torch.randn(7, 5, 10)
-    ours = layer(inputs, reversed_within_length(LENGTHS, 7)) * is_token
+    ours = layer(inputs, reversed_within_length(LENGTHS, 7))[0] * is_token
     [ours_gradient] = torch.autograd.grad((ours * weighting).sum(), inputs)
     [packed_gradient] = torch.autograd.grad((packed_reference(layer, inputs) * weighting).sum(), inputs)
     torch.testing.assert_close(ours_gradient, packed_gradient, rtol=0, atol=1e-6)

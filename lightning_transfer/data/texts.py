@@ -1,33 +1,25 @@
 """Text classification data: tokenised once into one array of token ids, served in batches of similar length."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import datasets
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from lightning_transfer.data import demo_texts
 from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.buckets import bucketed_batches, token_batches
 from lightning_transfer.data.classification import ClassificationDataModule, Split, require_positive, run_seed
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
-from lightning_transfer.data.tokenizer import (
-    PADDING_ID,
-    Documents,
-    TokenizerKind,
-    cached_documents,
-    cached_tokenizer,
-    readable,
-    tokenize,
-)
+from lightning_transfer.data.tokenizer import PADDING_ID, SEPARATOR_ID, Documents, cached_documents, tokenize
+from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
 from lightning_transfer.errors import UserError
 
 
-class TextDataModule(ClassificationDataModule[Documents]):
+class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
     """Text classification from any data set with a text column and a label column.
 
     The vocabulary is learned from the training split alone. It travels in every checkpoint, with the names of the
@@ -35,13 +27,11 @@ class TextDataModule(ClassificationDataModule[Documents]):
 
     Args:
         text_column: The column of the texts.
-        tokenizer: What a token is: ``words`` (lower-cased words and punctuation marks) or ``byte_level_bpe``.
-        max_vocabulary_size: Entries of the vocabulary at most, padding and the unknown word included.
-        vocabulary_path: The ``tokenizer.json`` of another run, whose vocabulary to use in place of one's own: what a
-            network brought along from that run needs.
         max_tokens: Tokens of a document at most. Of a longer one the first quarter of that and the last three are
             kept, as texts say what they are about at the start and what they conclude at the end (after Sun et al.,
             2019, "How to fine-tune BERT for text classification?").
+        document_start: Whether each document begins with the token that sets documents apart in the streams of a
+            language model: what an encoder brought along from there has read before every document.
         eval_batch_tokens: Tokens, padding included, in a batch on each device in validation, test and prediction.
         predict_path: A text file (UTF-8, one document a line) or a JSON Lines file (``.jsonl``, objects with the text
             column) for ``predict``; the test split if not given.
@@ -51,57 +41,26 @@ class TextDataModule(ClassificationDataModule[Documents]):
         self,
         path: str,
         text_column: str = "text",
-        tokenizer: TokenizerKind = "words",
-        max_vocabulary_size: int = 25_000,
-        vocabulary_path: str | None = None,
         max_tokens: int = 400,
         batch_size: int = 64,
+        document_start: bool = False,
         eval_batch_tokens: int = 32_768,
         predict_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, batch_size=batch_size, **kwargs)
         require_positive(max_tokens=max_tokens, eval_batch_tokens=eval_batch_tokens)
-        smallest = {"words": 3, "byte_level_bpe": 258}[tokenizer]  # the special tokens, and one word or all bytes
-        if max_vocabulary_size < smallest:
-            raise UserError(f"data.max_vocabulary_size is {max_vocabulary_size}: expected {smallest} or more")
         self.text_column = text_column
-        self.tokenizer_kind = tokenizer
-        self.max_vocabulary_size = max_vocabulary_size
-        self.vocabulary_path = vocabulary_path
         self.max_tokens = max_tokens
+        self.document_start = document_start
         self.eval_batch_tokens = eval_batch_tokens
         self.predict_path = predict_path
-        self._tokenizer: Tokenizer | None = None
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer: a checkpoint's, that of ``vocabulary_path``, or one learned from the training split."""
-        if self._tokenizer is None:
-            self._tokenizer = Tokenizer.from_str(self._read_or_learn_tokenizer())
-        return self._tokenizer
-
-    @property
-    def vocabulary(self) -> list[str]:
-        """The tokens in the order of their ids."""
-        ids = self.tokenizer.get_vocab()
-        return sorted(ids, key=ids.__getitem__)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """The number of token ids."""
-        size: int = self.tokenizer.get_vocab_size()
-        return size
-
-    def read_tokens(self, token_ids: Sequence[int]) -> list[str]:
-        """Reads token ids one by one, for people: a piece of text for each."""
-        return [readable(self.tokenizer, token) for token in token_ids]
 
     def read_split(self, split: str) -> Split[Documents]:
         """Reads a split: its token ids from the cache once it has been tokenised."""
         dataset = self.open_split(split, self.text_column)
         labels = self.read_labels(dataset, split)
-        documents = cached_documents(self.tokenizer, *self._texts(dataset), len(dataset))
+        documents = cached_documents(self.tokenizer, *column_of_texts(dataset, self.text_column), len(dataset))
         return Split(documents, labels, dataset._fingerprint)
 
     def make_batch(self, split: Split[Documents], rows: np.ndarray) -> TextBatch:
@@ -113,6 +72,8 @@ class TextDataModule(ClassificationDataModule[Documents]):
         # Steps past the first quarter of a cut document skip what was left out.
         source = starts + step + np.where(step >= self.max_tokens // 4, whole - lengths, 0)
         padded = np.where(step < lengths, token_ids[np.minimum(source, len(token_ids) - 1)], PADDING_ID)
+        if self.document_start:
+            padded, lengths = np.pad(padded, ((0, 0), (1, 0)), constant_values=SEPARATOR_ID), lengths + 1
         return TextBatch(
             torch.from_numpy(padded.astype(np.int64)),
             torch.from_numpy(lengths[:, 0]),
@@ -132,11 +93,8 @@ class TextDataModule(ClassificationDataModule[Documents]):
     def setup(self, stage: str) -> None:
         """Divides the training split, and writes the tokenizer beside the run."""
         super().setup(stage)
-        if stage == "fit" and self.trainer is not None and self.trainer.loggers:
-            folder = self.trainer.log_dir  # agreed on by all ranks
-            if folder and self.trainer.is_global_zero:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                Path(folder, "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
+        if stage == "fit":
+            self.write_tokenizer(self.trainer)
 
     def predict_dataloader(self) -> BatchLoader:
         """Batches of the documents in ``predict_path``, else of the test split."""
@@ -153,30 +111,12 @@ class TextDataModule(ClassificationDataModule[Documents]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave: from then on texts are read in the checkpoint's vocabulary."""
         super().load_state_dict(state_dict)
-        tokenizer = state_dict["tokenizer"]
-        if self._tokenizer is None or self._tokenizer.to_str() != tokenizer:
-            self._tokenizer = Tokenizer.from_str(tokenizer)
+        if self.take_tokenizer(state_dict["tokenizer"]):
             self._splits.clear()
 
-    def _read_or_learn_tokenizer(self) -> str:
-        if self.vocabulary_path is None:
-            dataset = self.open_split(self.train_split, self.text_column)
-            return cached_tokenizer(*self._texts(dataset), self.tokenizer_kind, self.max_vocabulary_size)
-        try:
-            text = Path(self.vocabulary_path).read_text(encoding="utf-8")
-            Tokenizer.from_str(text)
-        except Exception as error:  # the Rust library raises Exception itself
-            raise UserError(
-                f"data.vocabulary_path {self.vocabulary_path!r} is not the tokenizer.json of a run: {error}"
-            ) from error
-        return text
-
-    def _texts(self, dataset: datasets.Dataset) -> tuple[Iterable[str], str]:
-        """The text column, and a fingerprint of it."""
-        feature = dataset.features[self.text_column]
-        if getattr(feature, "dtype", None) not in ("string", "large_string"):
-            raise UserError(f"column {self.text_column!r} holds {feature}, not texts: name another text_column")
-        return dataset[self.text_column], f"{dataset._fingerprint}/{self.text_column}"
+    def training_texts(self) -> tuple[Collection[str], str]:
+        """The texts of the training split, and a fingerprint of them."""
+        return column_of_texts(self.open_split(self.train_split, self.text_column), self.text_column)
 
     def _cut_lengths(self, split: Split[Documents]) -> np.ndarray:
         lengths: np.ndarray = np.minimum(split.inputs.lengths, self.max_tokens)

@@ -18,6 +18,7 @@ TokenizerKind = Literal["words", "byte_level_bpe"]
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
+SEPARATOR_ID = PADDING_ID  # between the documents of a stream: padding is in every vocabulary and in no text
 
 _LAYOUT = 1  # of the cached arrays and of the rules below: another number builds them again
 _CHUNK = 1000  # documents tokenised at a time: enough for all cores, little enough for a moving progress bar

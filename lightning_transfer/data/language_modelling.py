@@ -1,0 +1,248 @@
+"""Streams of text for language models: all documents one after the other, cut into parallel streams and segments."""
+
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import datasets
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_transfer.data import demo_texts, hub
+from lightning_transfer.data.classification import require_positive, run_seed
+from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches
+from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents, cached_documents
+from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
+from lightning_transfer.errors import UserError
+
+
+class TokenBatch(NamedTuple):
+    """The next segment of each stream.
+
+    Attributes:
+        token_ids: int64 [time, batch].
+        labels: int64 [time * batch], the token after each.
+    """
+
+    token_ids: Tensor
+    labels: Tensor
+
+
+class LanguageModelDataModule(TokenizedTexts, L.LightningDataModule):
+    """Streams of text from any data set with a text column; labels are not read.
+
+    The documents of all training splits, in a new random order each epoch, are one stream, which is cut into
+    ``batch_size`` parallel ones; each batch is the next segment of every stream. Validation is a hold-out of the
+    documents. The place in the streams is in every checkpoint.
+
+    Args:
+        path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
+        text_column: The column of the texts.
+        train_splits: The splits to train and validate on, and to learn the vocabulary from. Never the split that a
+            classifier is to be tested on.
+        direction: ``backward`` streams are read from their end.
+        batch_size: Parallel streams, over all devices together.
+        segment_tokens: Time steps of a segment, through which training goes back.
+        varied_segments: Whether segments are halved now and then and all lengths vary a little, so that the same
+            tokens do not always stand at a segment's start (Merity et al., 2018). Every epoch has the same lengths.
+        validation_fraction: Share of the documents that is held out for validation.
+        split_seed: Seed of the hold-out.
+
+    Raises:
+        UserError: For values out of range, and data that is missing, not as described, or too short.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        text_column: str = "text",
+        train_splits: tuple[str, ...] = ("train",),
+        direction: Literal["forward", "backward"] = "forward",
+        batch_size: int = 64,
+        segment_tokens: int = 70,
+        varied_segments: bool = True,
+        validation_fraction: float = 0.01,
+        split_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_positive(batch_size=batch_size, segment_tokens=segment_tokens, train_splits=len(train_splits))
+        if not 0 < validation_fraction < 1:
+            raise UserError(f"data.validation_fraction is {validation_fraction}: expected above 0 and below 1")
+        self.path = path
+        self.text_column = text_column
+        self.train_splits = train_splits
+        self.direction = direction
+        self.batch_size = batch_size
+        self.segment_tokens = segment_tokens
+        self.varied_segments = varied_segments
+        self.validation_fraction = validation_fraction
+        self.split_seed = split_seed
+        self._documents: Documents | None = None
+        self._fingerprint = ""
+        self._train_loader: BatchLoader | None = None
+        self._resume_at: dict[str, int] = {}
+
+    def open_split(self, split: str) -> datasets.Dataset:
+        """Opens a split and checks that it has texts."""
+        return hub.load_split(self.path, split, (self.text_column,))
+
+    def training_texts(self) -> tuple[Collection[str], str]:
+        """The texts of all training splits, and a fingerprint of them."""
+        splits = [self.open_split(split).select_columns(self.text_column) for split in self.train_splits]
+        fingerprints = [column_of_texts(split, self.text_column)[1] for split in splits]
+        return datasets.concatenate_datasets(splits)[self.text_column], "+".join(fingerprints)
+
+    @property
+    def documents(self) -> Documents:
+        """The token ids of all documents, from the cache once they have been tokenised."""
+        if self._documents is None:
+            texts, self._fingerprint = self.training_texts()
+            self._documents = cached_documents(self.tokenizer, texts, self._fingerprint, len(texts))
+        return self._documents
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record of a run says of its data."""
+        train, validation = self._divide()
+        lengths = self.documents.lengths
+        return {
+            "fingerprints": {"+".join(self.train_splits): self._fingerprint},
+            "train_documents": len(train),
+            "train_tokens": int(lengths[train].sum()),
+            "validation_tokens": int(lengths[validation].sum()),
+        }
+
+    def prepare_data(self) -> None:
+        """Fills the cache, once on each node."""
+        _ = self.documents
+
+    def setup(self, stage: str) -> None:
+        """Writes the tokenizer beside the run."""
+        if stage == "fit":
+            self.write_tokenizer(self.trainer)
+
+    def train_dataloader(self) -> BatchLoader:
+        """The segments of the training documents, in a new order of documents each epoch."""
+        rows, _ = self._divide()
+        self._train_loader = BatchLoader(make_batch, self._segments(rows, self.varied_segments, run_seed()))
+        self._train_loader.load_state_dict(self._resume_at)
+        self._resume_at = {}
+        return self._train_loader
+
+    def val_dataloader(self) -> BatchLoader:
+        """The segments of the hold-out, always the same."""
+        _, rows = self._divide()
+        segments = self._segments(rows, varied=False, seed=self.split_seed)(0)
+        return BatchLoader(make_batch, lambda epoch: segments)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the streams, and the tokenizer as JSON."""
+        place = self._train_loader.state_dict() if self._train_loader else {}
+        return {"place": place, "tokenizer": self.tokenizer.to_str()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes training go on from a saved place, in the vocabulary of the checkpoint."""
+        self._resume_at = state_dict["place"]
+        if self.take_tokenizer(state_dict["tokenizer"]):
+            self._documents = None
+
+    def _divide(self) -> tuple[np.ndarray, np.ndarray]:
+        """Divides the documents into those to train on and the hold-out."""
+        count = len(self.documents.lengths)
+        held_out = round(self.validation_fraction * count)
+        if not 0 < held_out < count:
+            raise UserError(
+                f"data.validation_fraction is {self.validation_fraction} of {count} documents: expected at least one"
+                " document on either side"
+            )
+        order = np.random.default_rng(self.split_seed).permutation(count)
+        return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+    def _segments(self, rows: np.ndarray, varied: bool, seed: int) -> EpochBatches:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.batch_size % world_size:
+            raise UserError(f"{self.batch_size} streams cannot be shared equally by {world_size} processes")
+        tokens = int(self.documents.lengths[rows].sum()) + len(rows)
+        streams = min(self.batch_size, tokens // 2)  # of a small hold-out
+        length = tokens // streams
+        ends = segment_ends(length - 1, self.segment_tokens, seed if varied else None)
+
+        @lru_cache(maxsize=1)  # the last epoch's streams, a few bytes a token
+        def segments(epoch: int) -> Batches:
+            order = np.random.default_rng([seed, epoch]).permutation(rows)
+            stream = stream_of(self.documents, order)
+            if self.direction == "backward":
+                stream = stream[::-1]
+            parallel = stream[: streams * length].reshape(streams, length)[rank::world_size]
+            # Each segment with the token before its first label: views, not copies.
+            return [parallel[:, start : stop + 1] for start, stop in zip([0, *ends], ends, strict=False)]
+
+        return segments
+
+
+class DemoTextStreams(LanguageModelDataModule):
+    """The training texts of the generated reviews, of both domains, that need no download.
+
+    Args:
+        tasks: The domains.
+    """
+
+    def __init__(
+        self, tasks: tuple[Literal["source", "target"], ...] = ("source", "target"), batch_size: int = 16, **kwargs: Any
+    ) -> None:
+        super().__init__(path="embedded", train_splits=tasks, batch_size=batch_size, **kwargs)
+
+    def open_split(self, split: str) -> datasets.Dataset:
+        """Generates the training texts of a domain."""
+        return demo_texts.generate(split, "train")  # type: ignore[arg-type]
+
+
+def stream_of(documents: Documents, order: np.ndarray) -> np.ndarray:
+    """Puts documents one after the other, each followed by the separator.
+
+    Args:
+        documents: All documents.
+        order: int64, which documents in which order.
+
+    Returns:
+        int32 [tokens].
+    """
+    lengths = documents.lengths[order] + 1
+    ends = np.cumsum(lengths)
+    # Each token is as far behind the start of its document as its place is behind the document's place.
+    source = np.repeat(documents.offsets[order] - (ends - lengths), lengths)
+    source += np.arange(len(source))
+    stream = documents.token_ids.take(source, mode="clip")
+    stream[ends - 1] = SEPARATOR_ID
+    return stream
+
+
+def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int]:
+    """Cuts a stream into segments.
+
+    Args:
+        tokens: The length of the stream.
+        segment_tokens: The length of a segment.
+        seed: Of varied lengths as in AWD-LSTM (Merity et al., 2018): one in twenty is half as long, and all vary with a
+            standard deviation of 5 steps; None for equal ones.
+
+    Returns:
+        Where each segment ends, the last at ``tokens``.
+    """
+    if seed is None:
+        return [*range(segment_tokens, tokens, segment_tokens), tokens]
+    generator = np.random.default_rng([seed, 2])
+    ends = [0]
+    while ends[-1] < tokens:
+        mean = segment_tokens / (2 if generator.random() < 0.05 else 1)
+        ends.append(ends[-1] + max(5, round(generator.normal(mean, min(5.0, mean / 10)))))
+    return [*ends[1:-1], tokens]
+
+
+def make_batch(segment: np.ndarray) -> TokenBatch:
+    """Makes a batch of a segment with one token more, int32 [batch, time + 1]."""
+    ids = torch.from_numpy(segment.T.astype(np.int64))
+    return TokenBatch(ids[:-1], ids[1:].flatten())

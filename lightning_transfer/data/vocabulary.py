@@ -1,0 +1,108 @@
+"""The vocabulary of a data module: learned from its training texts, taken from another run, or a checkpoint's."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lightning as L
+from tokenizers import Tokenizer
+
+from lightning_transfer.data.tokenizer import TokenizerKind, cached_tokenizer, readable
+from lightning_transfer.errors import UserError
+
+
+class TokenizedTexts:
+    """What data modules of texts share, beside another base class.
+
+    Args:
+        tokenizer: What a token is: ``words`` (lower-cased words and punctuation marks) or ``byte_level_bpe``.
+        max_vocabulary_size: Entries of the vocabulary at most, padding and the unknown word included.
+        vocabulary_path: The ``tokenizer.json`` of another run, whose vocabulary to use in place of one's own: what a
+            network brought along from that run needs.
+
+    Raises:
+        UserError: For a vocabulary that is too small.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenizerKind = "words",
+        max_vocabulary_size: int = 25_000,
+        vocabulary_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        smallest = {"words": 3, "byte_level_bpe": 258}[tokenizer]  # the special tokens, and one word or all bytes
+        if max_vocabulary_size < smallest:
+            raise UserError(f"data.max_vocabulary_size is {max_vocabulary_size}: expected {smallest} or more")
+        self.tokenizer_kind: TokenizerKind = tokenizer
+        self.max_vocabulary_size = max_vocabulary_size
+        self.vocabulary_path = vocabulary_path
+        self._tokenizer: Tokenizer | None = None
+
+    @abstractmethod
+    def training_texts(self) -> tuple[Collection[str], str]:
+        """The texts to learn the vocabulary from, and a fingerprint of them."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer: a checkpoint's, that of ``vocabulary_path``, or one learned from the training texts."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.from_str(self._read_or_learn_tokenizer())
+        return self._tokenizer
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The tokens in the order of their ids."""
+        ids = self.tokenizer.get_vocab()
+        return sorted(ids, key=ids.__getitem__)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of token ids."""
+        size: int = self.tokenizer.get_vocab_size()
+        return size
+
+    def read_tokens(self, token_ids: Sequence[int]) -> list[str]:
+        """Reads token ids one by one, for people: a piece of text for each."""
+        return [readable(self.tokenizer, token) for token in token_ids]
+
+    def take_tokenizer(self, text: str) -> bool:
+        """Takes over the tokenizer of a checkpoint; says whether it is another one than before."""
+        if self._tokenizer is not None and self._tokenizer.to_str() == text:
+            return False
+        self._tokenizer = Tokenizer.from_str(text)
+        return True
+
+    def write_tokenizer(self, trainer: L.Trainer | None) -> None:
+        """Writes ``tokenizer.json`` beside the run, if it has a folder."""
+        folder = trainer.log_dir if trainer is not None and trainer.loggers else None  # agreed on by all ranks
+        if trainer is not None and folder and trainer.is_global_zero:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            Path(folder, "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
+
+    def _read_or_learn_tokenizer(self) -> str:
+        if self.vocabulary_path is None:
+            return cached_tokenizer(*self.training_texts(), self.tokenizer_kind, self.max_vocabulary_size)
+        try:
+            text = Path(self.vocabulary_path).read_text(encoding="utf-8")
+            Tokenizer.from_str(text)
+        except Exception as error:  # the Rust library raises Exception itself
+            raise UserError(
+                f"data.vocabulary_path {self.vocabulary_path!r} is not the tokenizer.json of a run: {error}"
+            ) from error
+        return text
+
+
+def column_of_texts(dataset: datasets.Dataset, column: str) -> tuple[Collection[str], str]:
+    """Takes the texts of a data set, and a fingerprint of them.
+
+    Raises:
+        UserError: For a column that holds something else.
+    """
+    feature = dataset.features[column]
+    if getattr(feature, "dtype", None) not in ("string", "large_string"):
+        raise UserError(f"column {column!r} holds {feature}, not texts: name another text_column")
+    return dataset[column], f"{dataset._fingerprint}/{column}"

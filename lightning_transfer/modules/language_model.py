@@ -1,0 +1,133 @@
+"""Language-model pretraining: truncated back-propagation through streams of text, with the state carried along."""
+
+import time
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_transfer.modules.optimization import OptimizedModule
+from lightning_transfer.networks.language_model import LSTMLanguageModel
+from lightning_transfer.networks.lstm_encoder import LayerState
+
+
+class TokenBatch(Protocol):
+    """What the language model needs of a batch: the next segment of each stream."""
+
+    @property
+    def token_ids(self) -> Tensor:
+        """int64 [time, batch]."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The token after each, int64 [time * batch]."""
+
+
+class LanguageModel(OptimizedModule):
+    """Trains a language model on streams of text.
+
+    Each batch is the continuation of the one before: the state after a segment is where the next one starts, without
+    gradients into the past. The state is in every checkpoint, so that a resumed run goes on in the middle of a text.
+
+    Logs ``train/loss`` (nats a token) and ``train/tokens_per_second`` over the logging interval, and for validation the
+    loss and the perplexity. Perplexities of different vocabularies cannot be compared.
+
+    Args:
+        network: The language model.
+        activation_penalty: Weight of the mean square of the states that the head gets (AR: Merity et al., 2018).
+        temporal_activation_penalty: Weight of the mean square of the difference between the states of successive steps
+            (TAR: Merity et al., 2018).
+    """
+
+    _loss_sum: Tensor
+
+    def __init__(
+        self,
+        network: LSTMLanguageModel,
+        activation_penalty: float = 0.0,
+        temporal_activation_penalty: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
+        self.activation_penalty = activation_penalty
+        self.temporal_activation_penalty = temporal_activation_penalty
+        self._state: list[LayerState] | None = None
+        self._validation_state: list[LayerState] | None = None
+        self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
+        self._validation_loss = torch.zeros(2, dtype=torch.float64)  # the sum over tokens, and their number
+        self._tokens = self._batches = 0
+        self._start = time.perf_counter()
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        """Computes the loss of a segment, penalties included, and logs the means at the end of a logging interval."""
+        state = None if batch_idx == 0 else self._state
+        losses, states, dropped, last = self.network(batch.token_ids, batch.labels, state)
+        self._state = [(hidden.detach(), cell.detach()) for hidden, cell in last]
+        loss: Tensor = losses.mean()
+        self._log_training(loss.detach(), len(batch.labels))
+        if self.activation_penalty:
+            loss = loss + self.activation_penalty * dropped.float().square().mean()
+        if self.temporal_activation_penalty and len(states) > 1:
+            loss = loss + self.temporal_activation_penalty * states.diff(dim=0).float().square().mean()
+        return loss
+
+    def on_train_start(self) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Adds a segment to the validation loss; the streams of validation start from no state."""
+        if batch_idx == 0:
+            self._validation_state, self._validation_loss = None, self._validation_loss.to(self.device).zero_()
+        losses, _, _, self._validation_state = self.network(batch.token_ids, batch.labels, self._validation_state)
+        self._validation_loss += torch.stack([losses.double().sum(), losses.new_tensor(len(losses)).double()])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs loss and perplexity over all tokens of the hold-out."""
+        total, tokens = self.trainer.strategy.reduce(self._validation_loss, reduce_op="sum")
+        loss = (total / tokens).float()
+        self.log_dict({"val/loss": loss, "val/perplexity": loss.exp()}, prog_bar=True, sync_dist=True)
+        self._validation_state = None
+        self._start = time.perf_counter()  # the rate is that of training alone
+        self._tokens = 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the carried state of all streams, over all processes, and the sums since the last log."""
+        checkpoint["carried_state"] = self._state and [tuple(map(self._of_all_streams, layer)) for layer in self._state]
+        loss_sum = self.trainer.strategy.reduce(self._loss_sum.clone(), reduce_op="mean").item()
+        checkpoint["train_log"] = (loss_sum, self._batches)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with this process's streams of the saved state, on whatever number of processes."""
+        share = slice(self.trainer.global_rank, None, self.trainer.world_size)
+        if (saved := checkpoint.get("carried_state")) is not None:
+            self._state = [(hidden[:, share].contiguous(), cell[:, share].contiguous()) for hidden, cell in saved]
+        loss_sum, self._batches = checkpoint.get("train_log", (0.0, 0))
+        self._loss_sum.fill_(loss_sum)
+
+    def on_fit_start(self) -> None:
+        """Brings a loaded state to the device."""
+        if self._state is not None:
+            self._state = [(hidden.to(self.device), cell.to(self.device)) for hidden, cell in self._state]
+
+    def _of_all_streams(self, state: Tensor) -> Tensor:
+        """Collects [1, streams, units] of each process, which has every so manieth stream, in their order."""
+        if self.trainer.world_size == 1:
+            return state
+        gathered = self.all_gather(state)
+        assert isinstance(gathered, Tensor)
+        return gathered.permute(1, 2, 0, 3).flatten(1, 2)
+
+    def _log_training(self, loss: Tensor, tokens: int) -> None:
+        self._loss_sum += loss
+        self._batches += 1
+        self._tokens += tokens
+        if self.trainer._logger_connector.should_update_logs:
+            mean, now = self._loss_sum / self._batches, time.perf_counter()
+            rate = mean.new_tensor(self._tokens * self.trainer.world_size / (now - self._start))
+            metrics = {"train/loss": mean, "train/perplexity": mean.exp(), "train/tokens_per_second": rate}
+            self.log_dict(metrics, prog_bar=True, sync_dist=self.trainer.world_size > 1, batch_size=tokens)
+            self._loss_sum.zero_()
+            self._batches = self._tokens = 0
+            self._start = now
