@@ -85,6 +85,11 @@ class Cell:
         """Whether the run has its record."""
         return (self.folder / RESULTS).exists()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has finished or failed."""
+        return self.is_finished or self.failure is not None
+
     def check_unchanged(self) -> None:
         """Compares what the cell is asked with what its folder was made for, if there is one.
 
@@ -126,18 +131,23 @@ class Cell:
 
         Returns:
             How long its ``fit`` took, in seconds.
+
+        Raises:
+            SystemExit: Where a signal has stopped it.
         """
         from lightning_transfer.cli import main  # late: it loads torch
 
         start = time.perf_counter()
         self.begin()
-        arguments, error = [*self.arguments, *self._resume()], None
+        arguments, error = [*self.arguments, *self.resume()], None
         with _output_to(self.folder / LOG), _command_line(arguments):
             try:
                 main()
             except SystemExit as stop:
                 if isinstance(stop.__context__, KeyboardInterrupt):
                     raise stop.__context__ from None
+                if isinstance(stop.code, int) and stop.code > 128:  # a signal: the run is to go on later
+                    raise
                 error = f"exit status {stop.code}" if stop.code else None
             except Exception as exception:
                 traceback.print_exc()
@@ -155,7 +165,8 @@ class Cell:
         """Deletes what the run left, so that it starts anew."""
         shutil.rmtree(self.folder)
 
-    def _resume(self) -> list[str]:
+    def resume(self) -> list[str]:
+        """The argument that makes the run go on from its last checkpoint, where it left a whole one."""
         last = self.folder / "checkpoints" / "last.ckpt"
         # A zip file ends with its directory: one that was cut short is none.
         return [f"--ckpt_path={last}"] if last.exists() and zipfile.is_zipfile(last) else []

@@ -1,10 +1,11 @@
 """The command ``study``: runs what is not finished of a study, then writes its report."""
 
 import shlex
+import time
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -15,7 +16,10 @@ from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.report import headline, write_report
 from lightning_transfer.study.runner import Execute, run_study
+from lightning_transfer.study.slurm import run_on_slurm
 from lightning_transfer.study.workers import run_here, run_in_processes
+
+_SLURM_ARRAY_PARALLELISM = 256  # submitit's own default
 
 DESCRIPTION = """Compares strategies over training-set sizes and seeds, on equal terms, and writes a report.
 
@@ -39,6 +43,9 @@ def main(arguments: list[str]) -> None:
     parser.add_class_arguments(Study, as_group=True)
     parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
     parser.add_argument("--workers", type=int, default=1, help="Processes that run cells; 0 runs them in this one.")
+    parser.add_argument(
+        "--launcher", type=Literal["local", "slurm"], default="local", help="Where cells run: here, or as SLURM jobs."
+    )
     parser.add_argument("--retry_failed", action="store_true", help="Run failed cells again, from their start.")
     parser.add_argument("--report_only", action="store_true", help="Run nothing: report what is finished so far.")
     parser.add_argument(
@@ -51,7 +58,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--workers is {given.workers}: expected 0 or more")
     plan = Plan(study, Path(given.logs))
     if not given.report_only:
-        _run(plan, given.workers, given.retry_failed)
+        _run(plan, given.launcher, given.workers, given.retry_failed)
     outcomes = Outcomes(plan)
     if not outcomes.results:
         raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
@@ -60,18 +67,27 @@ def main(arguments: list[str]) -> None:
     print(f"{headline(outcomes).replace('**', '')}\nreport: {page}")
 
 
-def _run(plan: Plan, workers: int, retry_failed: bool) -> None:
+def _run(plan: Plan, launcher: str, workers: int, retry_failed: bool) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
-    threads = plan.study.threads
-    if workers:
-        execute: Execute = partial(run_in_processes, workers=workers, threads=threads)
+    study, parallel = plan.study, max(1, workers)
+    if launcher == "slurm":
+        parallel = study.slurm.get("slurm_array_parallelism", _SLURM_ARRAY_PARALLELISM)
+        execute: Execute = partial(
+            run_on_slurm, folder=plan.folder / "slurm", parameters=study.slurm, threads=study.threads
+        )
+    elif workers:
+        execute = partial(run_in_processes, workers=workers, threads=study.threads)
     else:
-        execute = partial(run_here, threads=threads)
+        execute = partial(run_here, threads=study.threads)
     try:
         with FileLock(plan.folder / ".lock", blocking=False):
-            run_study(plan, execute, max(1, workers), retry_failed)
+            start = time.perf_counter()
+            fit_seconds = run_study(plan, execute, parallel, retry_failed)
     except Timeout:
         raise UserError(f"another study is running in {plan.folder}: wait for its end, or stop it first") from None
+    if fit_seconds and launcher == "local":
+        share = 1 - fit_seconds / ((time.perf_counter() - start) * parallel)
+        print(f"{share:.1%} of the time of {parallel} at once was not spent in fits")
 
 
 def _study(given: dict[str, Any]) -> Study:

@@ -72,8 +72,9 @@ class Study:
         metric: What is compared and tuned for: the name after ``test/`` and ``val/``, higher being better.
         threads: CPU threads of each cell; by default the cores divided by the workers. A fixed number gives the same
             figures with any number of workers.
-        slurm: Parameters of the jobs with ``--slurm``, as submitit names them: slurm_partition, timeout_min,
-            cpus_per_task, gpus_per_node, slurm_array_parallelism, ...
+        slurm: Parameters of the jobs with ``--launcher slurm``, as submitit names them: slurm_partition, timeout_min,
+            cpus_per_task, gpus_per_node, slurm_array_parallelism, ...; and cells_per_job, 1 by default, how many runs
+            a job does one after another.
     """
 
     name: str
@@ -92,7 +93,7 @@ class Study:
     overrides: Settings = field(default_factory=dict)
     metric: str = "accuracy"
     threads: int | None = None
-    slurm: dict[str, Any] = field(default_factory=dict)
+    slurm: Settings = field(default_factory=dict)
 
 
 def check(study: Study) -> None:

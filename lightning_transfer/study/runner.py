@@ -1,6 +1,5 @@
 """Runs what of a study is not finished yet, stage by stage, and says how far it is."""
 
-import time
 from collections.abc import Callable, Iterator
 from statistics import fmean
 
@@ -14,7 +13,7 @@ Execute = Callable[
 ]  # runs cells: gives each once it is over, and its seconds
 
 
-def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -> None:
+def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -> float:
     """Runs the cells of a study that are not finished: finished ones never again, failed ones only by request.
 
     Args:
@@ -22,6 +21,9 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
         execute: Runs cells.
         parallel: How many cells it runs at a time, for the estimate of the time left.
         retry_failed: Whether failed cells are run again, from their start.
+
+    Returns:
+        The seconds of the fits together.
 
     Raises:
         UserError: Where a cell's settings have changed, and where a pretraining failed.
@@ -34,7 +36,7 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
             raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
     _run_stage(tuning, execute, retry_failed, progress)
     _run_stage(plan.final(choose(plan.study, tuning)), execute, retry_failed, progress)
-    progress.finish()
+    return sum(sum(seconds) for seconds in progress.seconds.values())
 
 
 def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress: "_Progress") -> None:
@@ -43,7 +45,7 @@ def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress
     for cell in cells:
         if retry_failed and cell.failure:
             cell.forget()
-    for cell, seconds in execute([cell for cell in cells if not cell.is_finished and not cell.failure]):
+    for cell, seconds in execute([cell for cell in cells if not cell.is_over]):
         progress.report(cell, seconds)
 
 
@@ -61,7 +63,6 @@ class _Progress:
         self.left = [cell.size for cell in cells if not cell.is_finished and (retry_failed or not cell.failure)]
         self.parallel = parallel
         self.seconds: dict[float | None, list[float]] = {}  # of the cells run, by size
-        self.start = time.perf_counter()
 
     def report(self, cell: Cell, seconds: float) -> None:
         """Prints the line of a cell."""
@@ -76,20 +77,12 @@ class _Progress:
         done = f"{self.total - len(self.left)}/{self.total}"
         print(f"{done}  {cell.name}  {outcome}  {seconds:.1f} s{self._time_left()}", flush=True)
 
-    def finish(self) -> None:
-        """Prints what the study took beside its fits."""
-        fits = sum(sum(seconds) for seconds in self.seconds.values())
-        if fits:
-            took = time.perf_counter() - self.start
-            around = 1 - fits / (took * self.parallel)
-            print(f"{_duration(took)}, of which {around:.1%} around the fits (start of workers, waiting, last cells)")
-
     def _time_left(self) -> str:
         if not self.left or not self.seconds:
             return ""
         every = fmean(second for seconds in self.seconds.values() for second in seconds)
         left = sum(fmean(self.seconds[size]) if size in self.seconds else every for size in self.left)
-        return f"  about {_duration(left / self.parallel)} left"
+        return f"  about {_duration(left / min(self.parallel, len(self.left)))} left"
 
 
 def _duration(seconds: float) -> str:

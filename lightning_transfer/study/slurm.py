@@ -1,0 +1,132 @@
+"""Cells as jobs of a SLURM array, through submitit; a study that was interrupted finds its jobs again."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.workers import Ended, run_here
+
+POLL_SECONDS = 2.0
+# A job leaves the queue a little before its last files reach this machine.
+GRACE_SECONDS = 20.0
+_JOBS = "jobs.json"
+
+
+def run_on_slurm(cells: list[Cell], folder: Path, parameters: dict[str, Any], threads: int | None) -> Iterator[Ended]:
+    """Runs cells as jobs of an array, and waits for them.
+
+    A job that is preempted, or reaches its time limit, goes back into the queue and resumes. One that ends without a
+    result is recorded as failed.
+
+    Args:
+        cells: What to run.
+        folder: Where the jobs' own files and logs go, on a file system that the nodes share.
+        parameters: Those of submitit's ``AutoExecutor``, and ``cells_per_job``: how many cells a job runs one after
+            another, 1 by default. A start costs some seconds of imports.
+        threads: CPU threads of each; ``cpus_per_task`` if None.
+
+    Yields:
+        Each cell once it is over, and its seconds.
+
+    Raises:
+        UserError: Where submitit is not installed, knows no such parameter, or there is no SLURM.
+    """
+    jobs = _known_jobs(folder)
+    queued = _queue(set(jobs.values()))
+    new = [cell for cell in cells if jobs.get(cell.name) not in queued]
+    if new:
+        jobs |= _submit(new, folder, dict(parameters), threads)
+        (folder / _JOBS).write_text(json.dumps(jobs))
+    yield from _wait(cells, jobs)
+
+
+class CellJob:
+    """What a job does: runs cells one after another, those that are not over yet.
+
+    Args:
+        cells: The cells.
+        threads: CPU threads.
+    """
+
+    def __init__(self, cells: list[Cell], threads: int) -> None:
+        self.cells = cells
+        self.threads = threads
+
+    def __call__(self) -> None:
+        """Runs them."""
+        for cell, seconds in run_here([cell for cell in self.cells if not cell.is_over], self.threads):
+            print(f"{cell.name}: {seconds:.1f} s", flush=True)
+
+    def checkpoint(self) -> Any:
+        """What submitit puts back into the queue where the time limit comes between two cells."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _submit(cells: list[Cell], folder: Path, parameters: dict[str, Any], threads: int | None) -> dict[str, str]:
+    # The signal on which our fits stop at a step boundary and requeue their job: submitit's default kills them.
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--slurm needs submitit: pip install 'lightning-transfer[slurm]'") from None
+    size = parameters.pop("cells_per_job", 1)
+    chunks = [cells[start : start + size] for start in range(0, len(cells), size)]
+    threads = threads or parameters.get("cpus_per_task", 1)
+    try:
+        executor = submitit.AutoExecutor(folder / "%j", cluster="slurm")
+        executor.update_parameters(**{"slurm_job_name": folder.parent.name, **parameters})
+        with executor.batch():
+            submitted = [executor.submit(CellJob(chunk, threads)) for chunk in chunks]
+    except (NameError, TypeError, ValueError, RuntimeError, submitit.core.utils.FailedJobError) as error:
+        raise UserError(f"slurm of the study: {' '.join(str(error).split())}") from error
+    return {cell.name: job.job_id for job, chunk in zip(submitted, chunks, strict=True) for cell in chunk}
+
+
+def _wait(cells: list[Cell], jobs: dict[str, str]) -> Iterator[Ended]:
+    waiting = list(cells)
+    gone: dict[str, float] = {}  # when a job was first missing in the queue
+    while waiting:
+        queued = _queue({jobs[cell.name] for cell in waiting})
+        for cell in list(waiting):
+            if not cell.is_over and jobs[cell.name] not in queued:
+                left = gone.setdefault(jobs[cell.name], time.monotonic())
+                if time.monotonic() - left > GRACE_SECONDS:
+                    cell.fail(f"its job {jobs[cell.name]} ended without a result, see the log in slurm beside it")
+            if cell.is_over:
+                waiting.remove(cell)
+                yield cell, _seconds(cell)
+        time.sleep(POLL_SECONDS if waiting else 0)
+
+
+def _queue(jobs: set[str]) -> set[str]:
+    """Those of the jobs that are waiting or running."""
+    if not jobs:
+        return set()
+    arrays = ",".join({job.partition("_")[0] for job in jobs})
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={arrays}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError("--slurm needs SLURM's own commands on this machine: squeue was not found") from None
+    # It complains of arrays that are over long since.
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return jobs
+    return jobs & set(done.stdout.split())
+
+
+def _known_jobs(folder: Path) -> dict[str, str]:
+    file = folder / _JOBS
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _seconds(cell: Cell) -> float:
+    result = cell.result
+    return result["fit_seconds"] if result else 0.0

@@ -1,0 +1,82 @@
+"""A study on a real SLURM: the same table as in this process, jobs found again, dead ones noticed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+from slurm_cluster import SlurmCluster
+from study_toys import toy_study
+from test_study import small, table
+
+from lightning_transfer.cli import main
+from lightning_transfer.study import slurm as launcher
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.plan import Plan
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+JOBS = {"timeout_min": 20, "slurm_partition": "test", "cpus_per_task": 1}
+
+
+@pytest.fixture
+def on_slurm(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
+    """Lets this process submit to the cluster."""
+    for name in ("SLURM_CONF", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, slurm.environment[name])
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(launcher, "POLL_SECONDS", 0.3)
+    return slurm
+
+
+@pytest.mark.usefixtures("on_slurm")
+def test_jobs_give_the_same_results_as_this_process() -> None:
+    study = small(slurm={**JOBS, "cells_per_job": 2, "slurm_array_parallelism": 2}, seeds=[0], tuning=None)
+    main([*study, "--workers", "0", "--logs", "here"])
+    main([*study, "--launcher", "slurm"])
+    assert len(table()) == 1 + 2
+    assert table() == table("here")
+    jobs = json.loads(Path("logs/toy/slurm/jobs.json").read_text())
+    assert len(set(jobs.values())) == 2  # the pretraining, and both runs
+
+
+def cells() -> list[Cell]:
+    plan = Plan(toy_study(sizes=[2], seeds=[0], tuning=None, weights={"none": None}), Path("logs"))
+    plan.folder.mkdir(parents=True)
+    return plan.final()
+
+
+def test_jobs_of_an_interrupted_study_are_found_again(on_slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, folder = cells(), Path("logs/toy/slurm")
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "_wait", lambda *_: iter(()))  # as if the study had been killed now
+        list(launcher.run_on_slurm(found, folder, JOBS, 1))
+    jobs = json.loads((folder / "jobs.json").read_text())
+    assert [cell.name for cell, _ in launcher.run_on_slurm(found, folder, JOBS, 1)] != []
+    assert json.loads((folder / "jobs.json").read_text()) == jobs
+    assert all(cell.is_finished for cell in found)
+
+
+def test_job_that_ends_without_a_result_is_a_failed_run(
+    on_slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "GRACE_SECONDS", 1.0)
+    found, folder = cells()[:1], Path("logs/toy/slurm")
+
+    def cancel_and_wait(waiting: list[Cell], jobs: dict[str, str], wait: Any = launcher._wait) -> Any:
+        on_slurm.run("scancel", *jobs.values())
+        return wait(waiting, jobs)
+
+    monkeypatch.setattr(launcher, "_wait", cancel_and_wait)
+    [(cell, _)] = launcher.run_on_slurm(found, folder, JOBS, 1)
+    assert "ended without a result" in str(cell.failure)
+
+
+@pytest.mark.usefixtures("on_slurm")
+def test_unknown_parameter_of_the_jobs_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*small(slurm={"partition_of_slurm": "test"}), "--launcher", "slurm"])
+    [line] = capsys.readouterr().err.splitlines()
+    assert "slurm of the study" in line
+    assert "partition_of_slurm" in line
