@@ -77,8 +77,12 @@ class OptimizedModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes what the network draws, its dropout, a function of seed, place and process: so as after a resume."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        torch.manual_seed(hash((seed, self.current_epoch, batch_idx, self.global_rank)))
+        run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        seed = hash((run_seed, self.current_epoch, batch_idx, self.global_rank))
+        # Not torch.manual_seed: for each accelerator that is not in use it keeps every call, with its stack, for later.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimizer and the scheduler, if any."""
