@@ -58,7 +58,7 @@ def test_report_says_where_no_difference_is_shown(plan: Plan) -> None:
         if cell.size == 4 and cell.arm.strategy == "gradual":
             pretend(cell, accuracy(cell) - 0.05 + 0.02 * (-1) ** cell.seed)
     text = report(plan)
-    assert "at size 4 **no difference shown** between the best." in text
+    assert "at size 4 **no difference shown** between full and gradual." in text
     assert "Size 4: no difference shown. gradual has the best mean, not told apart from full" in text
 
 

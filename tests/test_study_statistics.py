@@ -1,12 +1,14 @@
 """The statistics of a study: against cases worked by hand, and by simulation."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from lightning_transfer.study.statistics import (
+    Verdict,
     compare,
     holm,
     judge,
@@ -95,12 +97,28 @@ def test_lonely_strategy_is_no_winner() -> None:
     assert not verdict.is_winner
 
 
+NOTHING = [0.0] * 6
+
+
+def scores_of_studies(means: list[float], sizes: int, spreads: tuple[float, ...], studies: int) -> Iterator[np.ndarray]:
+    """Scores [size, arm, seed] of studies whose arms have these means, with luck that the arms of a seed share."""
+    rng = np.random.default_rng(0)
+    spread = np.resize(spreads, len(means))[:, None]
+    for _ in range(studies):
+        luck = rng.normal(0, 2, (sizes, 1, 5))
+        yield np.array(means)[None, :, None] + luck + spread * rng.normal(size=(sizes, len(means), 5))
+
+
+def verdicts_on(scores: np.ndarray) -> list[Verdict]:
+    return judge([{str(arm): dict(enumerate(row)) for arm, row in enumerate(table)} for table in scores])
+
+
 @pytest.mark.parametrize(
     ("means", "sizes"),
     [
         ([0, 0], 1),  # two, nothing between them
-        ([0, 0, 0, 0, 0, 0], 1),  # six, nothing between them
-        ([0, 0, 0, 0, 0, 0], 5),  # at every size
+        (NOTHING, 1),  # six, nothing between them
+        (NOTHING, 5),  # at every size
         ([0, 0, -9, -9, -9, -9], 1),  # two tied at the top, the others far below
         ([0, 0, 0, -9, -9, -9], 5),
     ],
@@ -109,17 +127,23 @@ def test_lonely_strategy_is_no_winner() -> None:
 def test_study_without_a_winner_names_one_in_at_most_one_of_twenty(
     means: list[float], sizes: int, spreads: tuple[float, ...]
 ) -> None:
-    rng = np.random.default_rng(0)
     studies = 1000
-    spread = np.resize(spreads, len(means))[:, None]
-    named = 0
-    for _ in range(studies):
-        luck = rng.normal(0, 2, (sizes, 1, 5))  # of the seed, shared by all
-        scores = np.array(means)[None, :, None] + luck + spread * rng.normal(size=(sizes, len(means), 5))
-        verdicts = judge([{str(arm): dict(enumerate(row)) for arm, row in enumerate(table)} for table in scores])
-        named += any(verdict.is_winner for verdict in verdicts)
-    # The rate itself is exactly 5 % for two: what is excluded is a higher one.
+    named = sum(
+        any(verdict.is_winner for verdict in verdicts_on(scores))
+        for scores in scores_of_studies(means, sizes, spreads, studies)
+    )
+    # For two the rate is 5 % exactly: what is excluded is a higher one.
     assert binomtest(named, studies, 0.05, alternative="greater").pvalue > 0.01, named / studies
+
+
+@pytest.mark.parametrize("sizes", [1, 5])
+def test_one_as_good_as_the_best_is_told_apart_in_at_most_one_study_of_twenty(sizes: int) -> None:
+    studies = 1000
+    wrong = sum(
+        any(len(verdict.undecided) < len(NOTHING) - 1 for verdict in verdicts_on(scores))
+        for scores in scores_of_studies(NOTHING, sizes, (0.2, 1.0, 3.0), studies)
+    )
+    assert binomtest(wrong, studies, 0.05, alternative="greater").pvalue > 0.01, wrong / studies
 
 
 def test_clear_winner_is_named_nearly_always() -> None:

@@ -15,7 +15,7 @@ from lightning_transfer.study.config import Pretraining, Study, Tuning, check
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.report import headline, write_report
-from lightning_transfer.study.runner import Execute, run_study
+from lightning_transfer.study.runner import Execute, check_unchanged, run_study
 from lightning_transfer.study.slurm import run_on_slurm
 from lightning_transfer.study.workers import run_here, run_in_processes
 
@@ -57,7 +57,9 @@ def main(arguments: list[str]) -> None:
     if given.workers < 0:
         raise UserError(f"--workers is {given.workers}: expected 0 or more")
     plan = Plan(study, Path(given.logs))
-    if not given.report_only:
+    if given.report_only:
+        check_unchanged(plan)
+    else:
         _run(plan, given.launcher, given.workers, given.retry_failed)
     outcomes = Outcomes(plan)
     if not outcomes.results:

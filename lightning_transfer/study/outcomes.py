@@ -18,7 +18,7 @@ from lightning_transfer.study.statistics import (
     pareto_front,
     summarise,
 )
-from lightning_transfer.study.tuning import at_the_edge, choose
+from lightning_transfer.study.tuning import at_the_edge, choose, describe_edges
 
 Key = tuple[Arm, float | None]  # an arm at a size
 
@@ -70,6 +70,7 @@ class Outcomes:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.tuning = plan.tuning()
+        self.choices = choose(plan.study, self.tuning)
         self.cells = plan.final()
         self.results = {cell: result for cell in self.cells if (result := cell.result) is not None}
         self.table = self._build()
@@ -96,6 +97,10 @@ class Outcomes:
         tables = [{outcome.label: outcome.scores for outcome in self.at(size)} for size in self.sizes]
         return dict(zip(self.sizes, judge(tables), strict=True))
 
+    def edges(self) -> str | None:
+        """Whose tuned value is an end of the list of candidates, in a line; None where there is none."""
+        return describe_edges(self.plan, self.choices)
+
     def pareto_front(self, size: float | None) -> list[str]:
         """The labels of the arms at a size that no other beats in both training time and score."""
         found = self.at(size)
@@ -113,8 +118,7 @@ class Outcomes:
         }
         differences = self._differences(keys, scores)
         corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
-        choices = choose(study, self.tuning)
-        edges = at_the_edge(study, choices)
+        edges = at_the_edge(study, self.choices)
         return {
             (arm, size): Outcome(
                 plan.label(arm),
@@ -122,7 +126,7 @@ class Outcomes:
                 tuple(cells[arm, size]),
                 scores[arm, size],
                 self._read(cells[arm, size], lambda result: result["train_seconds"]),
-                choices.get((arm, size)),
+                self.choices.get((arm, size)),
                 edges.get((arm, size)),
                 differences.get((arm, size)),
                 corrected.get((arm, size)),

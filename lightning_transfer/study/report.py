@@ -46,17 +46,16 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
 
 def headline(outcomes: Outcomes) -> str:
     """Says in one sentence who wins where, and by how much."""
-    verdicts = outcomes.verdicts()
-    parts = [
-        f"size {_size(size)} **{verdict.best}** wins, {_lead(verdict)}"
-        for size, verdict in verdicts.items()
-        if verdict.is_winner
-    ]
-    undecided = [_size(size) for size, verdict in verdicts.items() if not verdict.is_winner]
-    if undecided:
-        parts.append(
-            f"size{'s' if undecided[1:] else ''} {_listed(undecided)} **no difference shown** between the best"
-        )
+    parts: list[str] = []
+    undecided: dict[tuple[str, ...], list[str]] = {}
+    for size, verdict in outcomes.verdicts().items():
+        if verdict.is_winner:
+            parts.append(f"size {_size(size)} **{verdict.best}** wins, {_lead(verdict)}")
+        else:
+            undecided.setdefault(tuple(sorted((verdict.best, *verdict.undecided))), []).append(_size(size))
+    for names, sizes in undecided.items():
+        between = f"between {_listed(list(names))}" if len(names) < len(outcomes.plan.arms) else "between any of them"
+        parts.append(f"size{'s' if sizes[1:] else ''} {_listed(sizes)} **no difference shown** {between}")
     return f"At {'; at '.join(parts)}."
 
 
@@ -65,6 +64,8 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
     yield Heading(f"Study `{study.name}`", 1)
     yield Paragraph(headline(outcomes))
     yield Bullets([_verdict(size, verdict) for size, verdict in outcomes.verdicts().items()])
+    if edges := outcomes.edges():
+        yield Paragraph(f"**The list of candidates may have been too short**: {edges}")
     finished, failed, planned = counts(outcomes.cells)
     if finished < planned:
         missing = f"{failed} failed, {planned - finished - failed} not run"
@@ -128,7 +129,8 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
         f"Checkpoints and tuned values were chosen on a hold-out of the training split{held_out}, the same for "
         "all; each run read the test split once, at its end.",
         f"A winner has to beat every other strategy of its size in a paired t test, at 0.05 divided by the "
-        f"{len(outcomes.sizes)} sizes: a wrong winner is named, at any size, in at most one study of twenty.",
+        f"{len(outcomes.sizes)} sizes: a wrong winner is named, at any size, in at most one study of twenty. Told apart "
+        "from the best is who is worse at 0.05 divided by the number of all pairs of all sizes.",
         f"Machine: {_listed(_distinct(results, 'device'))}. Source: commit {_listed(_distinct(results, 'commit'))}. "
         f"torch {_listed(sorted({result['versions']['torch'] for result in results}))}.",
     ]

@@ -6,7 +6,7 @@ from statistics import fmean
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.plan import Plan
-from lightning_transfer.study.tuning import choose
+from lightning_transfer.study.tuning import choose, describe_edges
 
 Execute = Callable[
     [list[Cell]], Iterator[tuple[Cell, float]]
@@ -35,8 +35,22 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
         if not cell.is_finished:
             raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
     _run_stage(tuning, execute, retry_failed, progress)
-    _run_stage(plan.final(choose(plan.study, tuning)), execute, retry_failed, progress)
+    choices = choose(plan.study, tuning)
+    if edges := describe_edges(plan, choices):
+        print(f"note: {edges}")
+    _run_stage(plan.final(choices), execute, retry_failed, progress)
     return sum(sum(seconds) for seconds in progress.seconds.values())
+
+
+def check_unchanged(plan: Plan) -> None:
+    """Compares every cell with what its folder was made for.
+
+    Raises:
+        UserError: For the first that differs.
+    """
+    tuning = plan.tuning()
+    for cell in [*plan.pretraining(), *tuning, *plan.final(choose(plan.study, tuning))]:
+        cell.check_unchanged()
 
 
 def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress: "_Progress") -> None:

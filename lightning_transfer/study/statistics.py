@@ -71,9 +71,9 @@ class Verdict:
     Args:
         best: Name of the one with the highest mean.
         rival: Name of the one that it is least surely better than; None without any other.
-        comparison: The best against that rival.
-        p: The rival's, corrected for the number of verdicts.
-        undecided: Names of those that it is not shown to be better than.
+        comparison: The best against that rival; None where they share no seed.
+        p: Of that comparison, corrected for the number of verdicts.
+        undecided: Names of those that are not shown to be worse than the best.
     """
 
     best: str
@@ -85,7 +85,7 @@ class Verdict:
     @property
     def is_winner(self) -> bool:
         """Whether the best is shown to be better than every other."""
-        return self.rival is not None and not self.undecided
+        return self.rival is not None and self.p < SIGNIFICANCE
 
 
 def summarise(values: Iterable[float]) -> Summary:
@@ -132,7 +132,8 @@ def judge(tables: Sequence[Mapping[str, Scores]]) -> list[Verdict]:
 
     The winner has to beat each of the others by a paired t test: with all of them equal, or with some of them tied at
     the top, that happens by chance in at most one table of twenty. The tables share that chance (Bonferroni), so that
-    it holds for naming any wrong winner at all.
+    it holds for naming any wrong winner at all. Who is worse than the best is another question, with an answer for
+    every pair: that is corrected for all pairs of all tables.
 
     Args:
         tables: For each size the scores by name and seed; none is empty.
@@ -147,7 +148,8 @@ def _judge(table: Mapping[str, Scores], tables: int) -> Verdict:
     if not p:
         return Verdict(best, None, None, 1.0, ())
     rival = max(p, key=lambda name: p[name])
-    undecided = tuple(name for name in p if p[name] * tables >= SIGNIFICANCE)
+    pairs = tables * math.comb(len(table), 2)
+    undecided = tuple(name for name in p if p[name] * pairs >= SIGNIFICANCE)
     return Verdict(best, rival, found[rival], min(1.0, p[rival] * tables), undecided)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Study
-from lightning_transfer.study.plan import Choices
+from lightning_transfer.study.plan import Choices, Plan
 
 Scores = dict[tuple[Arm, float | None], dict[str, tuple[float, float, Any]]]
 
@@ -44,6 +44,21 @@ def at_the_edge(study: Study, choices: Choices) -> dict[tuple[Arm, float | None]
         return {}
     edges = {min(numbers): "lowest", max(numbers): "highest"}
     return {key: edges[value] for key, value in choices.items() if value in edges}
+
+
+def describe_edges(plan: Plan, choices: Choices) -> str | None:
+    """Says in a line whose choice is an end of the list of candidates; None where there is none."""
+    study = plan.study
+    found: dict[str, dict[str, list[str]]] = {}
+    for (arm, size), edge in at_the_edge(study, choices).items():
+        if study.tuning and size in (study.tuning.sizes or study.sizes):
+            found.setdefault(edge, {}).setdefault(plan.label(arm), []).append("all" if size is None else str(size))
+    parts = [
+        f"the {edge} of {study.tuning.values if study.tuning else []} was chosen by "
+        + ", ".join(f"{label} (size {', '.join(sizes)})" for label, sizes in labels.items())
+        for edge, labels in found.items()
+    ]
+    return f"{'; '.join(parts)}: a better value may lie beyond it." if parts else None
 
 
 def _scores(study: Study, cells: Iterable[Cell]) -> Scores:
