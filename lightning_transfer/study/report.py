@@ -128,9 +128,9 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
         "the same for all strategies. At one seed the smaller training sets are parts of the larger ones.",
         f"Checkpoints and tuned values were chosen on a hold-out of the training split{held_out}, the same for "
         "all; each run read the test split once, at its end.",
-        f"A winner has to beat every other strategy of its size in a paired t test, at 0.05 divided by the "
-        f"{len(outcomes.sizes)} sizes: a wrong winner is named, at any size, in at most one study of twenty. Told apart "
-        "from the best is who is worse at 0.05 divided by the number of all pairs of all sizes.",
+        "A winner has to beat every other strategy of its size in a paired t test, at 0.05 divided by the "
+        f"{len(outcomes.sizes)} sizes: a wrong winner is named, at any size, in at most one study of twenty. "
+        "Told apart from the best is who is worse at 0.05 divided by the number of all pairs of all sizes.",
         f"Machine: {_listed(_distinct(results, 'device'))}. Source: commit {_listed(_distinct(results, 'commit'))}. "
         f"torch {_listed(sorted({result['versions']['torch'] for result in results}))}.",
     ]
