@@ -60,6 +60,9 @@ class ProgressiveUnfreezing(pl.Callback):
     Attributes:
         phase_index: The number of the current phase, from 0.
         plan_text: The plan as a table, once training has begun.
+        resolve: Gives the schedule on a module: its layer groups and its phases.
+        eval_norm_layers: Whether the norm layers of frozen groups are in eval mode.
+        lr_decay: As given.
 
     Raises:
         UserError: If the schedule is wrong in itself; on ``fit``, before the first step, if it does not fit the
@@ -95,7 +98,7 @@ class ProgressiveUnfreezing(pl.Callback):
             raise UserError(
                 f"lr_decay is {lr_decay}; expected at least 1, the factor between neighbouring layer groups"
             )
-        self._resolve = partial(
+        self.resolve = partial(
             resolve_schedule,
             layer_groups=layer_groups,
             schedule=parse_phases(phases) if phases is not None else schedule or "gradual",
@@ -103,8 +106,8 @@ class ProgressiveUnfreezing(pl.Callback):
             lr_schedule=lr_schedule,
             rest=rest,
         )
-        self._eval_norm_layers = frozen_norm_layers == "eval"
-        self._lr_decay = lr_decay
+        self.eval_norm_layers = frozen_norm_layers == "eval"
+        self.lr_decay = lr_decay
         self._reset()
 
     def _reset(self) -> None:
@@ -184,9 +187,9 @@ class ProgressiveUnfreezing(pl.Callback):
         The optimizer exists by now, so that ``configure_optimizers`` may well leave out what does not require grad.
         """
         check_strategy(trainer)
-        self._schedule = self._resolve(pl_module)
+        self._schedule = self.resolve(pl_module)
         self._schedule.check_optimizers(trainer.optimizers)
-        self._module = FreezableModule(self._schedule.groups, self._eval_norm_layers)
+        self._module = FreezableModule(self._schedule.groups, self.eval_norm_layers)
         plateaus = any(phase.until and phase.until.plateau for phase in self._schedule.phases)
         if plateaus and trainer.num_sanity_val_steps == 0:
             trainer.num_sanity_val_steps = 1  # the only way to know before the first step what validation logs
@@ -283,9 +286,9 @@ class ProgressiveUnfreezing(pl.Callback):
 
     def _scale_learning_rates(self, trainer: pl.Trainer) -> None:
         scaled = any(phase.lr_multiplier != 1 or phase.lr_schedule != "constant" for phase in self._resolved.phases)
-        if scaled or self._lr_decay is not None:
+        if scaled or self.lr_decay is not None:
             for optimizer in trainer.optimizers:
-                factors = decay_factors(self._resolved, optimizer, self._lr_decay)
+                factors = decay_factors(self._resolved, optimizer, self.lr_decay)
                 self._scalers.append(LearningRateScaler(optimizer, factors, partial(self._lr_factor, trainer)))
 
     def _lr_factor(self, trainer: pl.Trainer) -> float:
@@ -304,9 +307,9 @@ class ProgressiveUnfreezing(pl.Callback):
             batch: A training batch on the module's device.
         """
         if self._schedule is None:
-            self._schedule = self._resolve(pl_module)
-        kept = activation_memory(trainer, pl_module, self._resolve, batch, self._eval_norm_layers)
-        factors = [decay_factors(self._resolved, optimizer, self._lr_decay) for optimizer in trainer.optimizers]
+            self._schedule = self.resolve(pl_module)
+        kept = activation_memory(trainer, pl_module, self.resolve, batch, self.eval_norm_layers)
+        factors = [decay_factors(self._resolved, optimizer, self.lr_decay) for optimizer in trainer.optimizers]
         return format_plan(self._resolved, trainer.optimizers, training_length(trainer), kept, factors)
 
     def _log(self, trainer: pl.Trainer) -> None:
