@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.features import FeatureCache
@@ -82,6 +83,9 @@ class Classifier(OptimizedModule):
         # Sums since the last log, kept as tensors: reading them at every step would wait for the device.
         self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
         self.register_buffer("_correct", torch.zeros(()), persistent=False)
+        # Else DDP would overwrite each rank's sums with those of rank 0 at every step.
+        ignored = ["_loss_sum", "_correct"]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, ignored)  # type: ignore[no-untyped-call]
         self._examples = self._batches = 0
 
     def on_fit_start(self) -> None:

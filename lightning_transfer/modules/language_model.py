@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_transfer.modules.optimization import OptimizedModule
 from lightning_transfer.networks.language_model import LSTMLanguageModel
@@ -55,6 +56,8 @@ class LanguageModel(OptimizedModule):
         self._state: list[LayerState] | None = None
         self._validation_state: list[LayerState] | None = None
         self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
+        # Else DDP would overwrite each rank's sum with that of rank 0 at every step.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, ["_loss_sum"])  # type: ignore[no-untyped-call]
         self._validation_loss = torch.zeros(2, dtype=torch.float64)  # the sum over tokens, and their number
         self._tokens = self._batches = 0
         self._start = time.perf_counter()
