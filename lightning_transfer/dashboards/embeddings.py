@@ -90,8 +90,8 @@ class Embeddings(L.Callback):
         if not is_shown(batch) or sum(len(one.labels) for one in self._batches) >= self._examples:
             self._stop()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops listening."""
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops listening, before other callbacks run the network on examples of theirs."""
         self._stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

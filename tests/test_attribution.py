@@ -1,0 +1,90 @@
+"""Attributions against cases whose answer is known."""
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
+from lightning_transfer.dashboards.groups import own_groups
+
+
+class Corners(L.LightningModule):
+    """Class 0 sees what is bright in the left half, class 1 in the right half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 1, 1, bias=False)
+        self.second = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.ReLU(inplace=True))
+        self.head = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.first.weight.fill_(1)
+            self.second[0].weight.zero_()
+            self.second[0].weight[:, :, 1, 1] = 1
+            self.head.weight.copy_(torch.eye(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.second(self.first(images))
+        half = maps.shape[3] // 2
+        return self.head(torch.stack([maps[:, 0, :, :half].mean((1, 2)), maps[:, 1, :, half:].mean((1, 2))], 1))
+
+
+class BagOfWords(L.LightningModule):
+    """Sums what each token says for the single logit; time comes first, as in recurrent networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 1, bias=False)
+
+    def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        embedded = self.embedding(token_ids.t())
+        kept = torch.arange(len(embedded))[:, None] < lengths
+        return self.head((embedded * kept[:, :, None]).sum(0))
+
+
+@pytest.fixture
+def trainer() -> L.Trainer:
+    return L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_grad_cam_is_bright_where_the_evidence_is(frozen: bool, trainer: L.Trainer) -> None:
+    module = Corners().requires_grad_(not frozen)
+    images = torch.zeros(2, 1, 8, 8)
+    images[0, :, 1:3, 1:3] = 1
+    images[1, :, 5:7, 5:7] = 1
+    with evaluating(trainer, module, with_gradients=True):
+        maps, logits = grad_cam(module, own_groups(module), images)
+    assert logits.argmax(1).tolist() == [0, 1]
+    torch.testing.assert_close(maps, images[:, 0])
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_gradient_times_input_adds_up_to_a_linear_logit(trainer: L.Trainer) -> None:
+    torch.manual_seed(0)
+    module = BagOfWords()
+    token_ids, lengths = torch.tensor([[1, 2, 3], [4, 1, 0], [2, 2, 2]]), torch.tensor([3, 2, 3])
+    with evaluating(trainer, module, with_gradients=True):
+        scores, logits = gradient_times_input(module, own_groups(module), token_ids, lengths)
+    # For the predicted class: of a negative logit that is the other one.
+    torch.testing.assert_close(scores.sum(1), logits[:, 0].abs())
+    assert scores[1, 2] == 0
+
+
+def test_evaluating_leaves_modes_as_they_were_also_after_an_error(trainer: L.Trainer) -> None:
+    module = Corners()
+    module.first.eval()
+    modes: list[bool] = []
+
+    def fail() -> None:
+        with evaluating(trainer, module):
+            modes.extend(part.training for part in module.modules())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert not any(modes)
+    assert module.training
+    assert not module.first.training
+    assert torch.is_grad_enabled()

@@ -1,0 +1,128 @@
+"""The report: what it says of many runs, of texts, and of runs that left little behind."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import fit_arguments, run_folder
+from PIL import Image
+
+from lightning_transfer.cli import main
+from lightning_transfer.dashboards.charts import line_chart
+from lightning_transfer.dashboards.figures import ConfusionMatrix, Timeline, thinned, ticks
+from lightning_transfer.dashboards.run_card import strategy_of
+
+
+def test_report_of_two_runs_lists_both_and_needs_no_other_file(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in ("0", "1"):
+        main(fit_arguments(image_folder, "--seed_everything", seed, "--test_after_fit", "true"))
+    main(["report", "logs", "--output", "page.html"])
+    assert "report of 2 runs: page.html" in capsys.readouterr().out
+    page = Path("page.html").read_text()
+    results = json.loads((run_folder() / "results.json").read_text())
+    assert f"{results['test']['test/accuracy']:.4f}" in page
+    assert page.count('<details class="run">') == 2
+    assert "default/version_0" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "http" not in re.sub(r"data:[^\"]*", "", page)
+
+
+def test_report_of_texts_shows_tokens_and_the_worst_documents(own_folder: Path) -> None:
+    main(
+        [
+            *("fit", "--config", "configs/quickstart_text.yaml", "--trainer.accelerator", "cpu"),
+            *("--trainer.max_epochs", "1", "--data.examples_per_class", "60", "--test_after_fit", "false"),
+        ]
+    )
+    folder = run_folder("quickstart_text")
+    main(["report", str(folder)])
+    page = (folder / "report.html").read_text()
+    assert page.count('<p class="tokens">') == 6
+    assert "Top losses" in page
+    assert "Gradient x input" in page
+
+
+def test_report_of_a_run_without_dashboards_has_its_curves(image_folder: Path) -> None:
+    main(fit_arguments(image_folder, "--dashboards", "null", "--trainer.max_epochs", "2"))
+    (run_folder() / "results.json").unlink()  # as of a run that was killed
+    main(["report", str(run_folder())])
+    page = (run_folder() / "report.html").read_text()
+    assert "val/loss" in page
+    assert "Confusion" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "'nowhere' is no folder: give the folder of a run"),
+        (["configs"], "no run in 'configs': expected event files"),
+    ],
+)
+def test_report_of_nothing_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main(["report", *arguments])
+    assert exit_status.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_chart_escapes_names_and_leaves_out_what_is_no_number() -> None:
+    chart = line_chart("<loss>", {"<a>": [(0, 1.0), (1, float("nan")), (2, 3.0)], "b": [(0, 2.0)]})
+    assert "<loss>" not in chart
+    assert "<a>" not in chart
+    assert "nan" not in chart
+    assert line_chart("empty", {"a": [(0, float("nan"))]}) == ""
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [((0, 10), [0, 2, 4, 6, 8, 10]), ((0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1]), ((3, 7), [3, 4, 5, 6, 7])],
+)
+def test_ticks_are_round_numbers(span: tuple[float, float], expected: list[float]) -> None:
+    assert list(ticks(*span, 6)) == pytest.approx(expected)
+
+
+def test_thinning_keeps_the_ends() -> None:
+    entries = [(step, [0.0]) for step in range(9)]
+    assert [step for step, _ in thinned(entries, 8)] == [0, 2, 4, 6, 8]
+    assert thinned(entries, 9) == entries
+
+
+def test_most_confused_pairs_leave_out_what_is_right() -> None:
+    matrix = ConfusionMatrix([[8, 2, 0], [0, 10, 0], [5, 0, 5]], ["a", "b", "c"])
+    assert matrix.most_confused(5) == [("c", "a", 5, 0.5), ("a", "b", 2, 0.2)]
+
+
+@pytest.mark.parametrize("classes", [2, 40, 100])
+def test_confusion_matrix_of_any_number_of_classes_stays_within_a_screen(classes: int) -> None:
+    matrix = ConfusionMatrix([[1] * classes] * classes, [f"a long name of class {number}" for number in range(classes)])
+    assert max(matrix.size) <= 800
+
+
+def test_timeline_without_rates_is_all_frozen() -> None:
+    from lightning_transfer.dashboards.drawing import COLORS, PixelCanvas
+
+    timeline = Timeline(["stem", "head"], [(0, [])], [(0, [0.0, 0.0])], end=10, total=10)
+    canvas = PixelCanvas(*timeline.size)
+    timeline.draw(canvas)
+    right = Image.fromarray(canvas.pixels()).crop((800, 80, 1500, 180))
+    assert {color for _, color in right.getcolors()} == {COLORS["frozen"], COLORS["paper"]}
+
+
+GRADUAL = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"schedule": "gradual"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "strategy"),
+    [
+        ({}, "scratch"),
+        ({"init_from": "a.ckpt"}, "full"),
+        ({"init_from": "a.ckpt", "model": {"init_args": {"lr_decay": 2.6}}}, "full_discriminative"),
+        ({"init_from": "a.ckpt", "trainer": {"callbacks": [GRADUAL]}}, "gradual"),
+        ({"trainer": {"callbacks": [GRADUAL]}, "model": {"init_args": {"lr_decay": 2.6}}}, "gradual_discriminative"),
+    ],
+)
+def test_strategy_has_the_name_of_its_config(config: dict[str, object], strategy: str) -> None:
+    assert strategy_of(config) == strategy
