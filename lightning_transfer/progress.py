@@ -1,26 +1,100 @@
 """What a run says while it trains: a bar in a terminal, plain lines in a file."""
 
+import math
 import sys
 import time
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+from lightning_transfer.dashboards.groups import shown_groups, unfreezing_of
+from lightning_transfer.dashboards.learning_rates import AppliedLearningRates
 
 
 def progress_bar() -> ProgressBar:
     """Chooses how to show progress: a bar where standard error is a terminal, else one line an epoch."""
-    # A bar that refreshes at every step costs as much as a small network's step.
-    return TQDMProgressBar(refresh_rate=50) if sys.stderr.isatty() else EpochLines()
+    return TrainingBar() if sys.stderr.isatty() else EpochLines()
+
+
+class Standing:
+    """Where a training stands: its phase, its learning rate and the time that is left.
+
+    Args:
+        trainer: At the start of training.
+        pl_module: The module that trains.
+    """
+
+    def __init__(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._trainer = trainer
+        self._rates = AppliedLearningRates(trainer.optimizers, shown_groups(trainer, pl_module))
+        self._start = time.perf_counter()
+        self._first_step = trainer.global_step
+
+    def words(self) -> dict[str, str]:
+        """Says it: ``phase`` where layer groups thaw, ``lr`` of the group with the highest, ``left`` where known."""
+        words = {}
+        unfreezing = unfreezing_of(self._trainer)
+        if unfreezing is not None:
+            words["phase"] = f"{unfreezing.phase_index + 1}/{len(unfreezing.phases)}"
+        words["lr"] = f"{max(self._rates.by_group().values(), default=0):.2g}"
+        total, taken = self._trainer.estimated_stepping_batches, self._trainer.global_step
+        if 0 < total < math.inf and taken > self._first_step:
+            seconds = (time.perf_counter() - self._start) / (taken - self._first_step) * (total - taken)
+            minutes = round(seconds) // 60
+            words["left"] = f"{minutes // 60}:{minutes % 60:02}:{round(seconds) % 60:02}"
+        return words
+
+    def end(self) -> None:
+        """Leaves the optimizers as they were found."""
+        self._rates.remove()
+
+
+class TrainingBar(RichProgressBar):
+    """A bar for each epoch, with the phase, the learning rate, the time left of the whole training, and metrics."""
+
+    _seconds_between_updates = 0.25  # at every step a bar would cost as much as a small network's step
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=4)
+        self._standing: Standing | None = None
+        self._updated = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._standing = Standing(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar, a few times a second."""
+        now = time.perf_counter()
+        if now - self._updated >= self._seconds_between_updates or trainer.is_last_batch:
+            self._updated = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lets the optimizers go."""
+        super().on_train_end(trainer, pl_module)
+        if self._standing is not None:
+            self._standing.end()
+            self._standing = None
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Puts where the training stands before the metrics."""
+        metrics = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        return {**(self._standing.words() if self._standing else {}), **metrics}
 
 
 class EpochLines(ProgressBar):
-    """Prints a line at the end of each epoch: its number, its seconds and the metrics of the progress bar."""
+    """Prints a line at the end of each epoch: its number and seconds, where the training stands, and the metrics."""
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
         self._epoch_start = 0.0
+        self._standing: Standing | None = None
 
     def disable(self) -> None:
         """Stays silent: called on all ranks but the first."""
@@ -30,8 +104,9 @@ class EpochLines(ProgressBar):
         """Speaks again."""
         self._enabled = True
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock, also where a resumed run begins in mid-epoch."""
+        self._standing = Standing(trainer, pl_module)
         self._epoch_start = time.perf_counter()
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -40,10 +115,17 @@ class EpochLines(ProgressBar):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the line."""
-        if not self._enabled:
+        if not self._enabled or self._standing is None:
             return
         metrics = self.get_metrics(trainer, pl_module)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+        shown = [f"{name} {words}" for name, words in self._standing.words().items()]
+        shown += [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
         seconds = time.perf_counter() - self._epoch_start
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-        print(f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {shown}", flush=True)
+        print(f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {'  '.join(shown)}", flush=True)
+
+    def on_train_end(self, *_: Any) -> None:
+        """Lets the optimizers go."""
+        if self._standing is not None:
+            self._standing.end()
+            self._standing = None
