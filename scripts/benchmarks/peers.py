@@ -1,35 +1,25 @@
-#!/usr/bin/env python
-"""Measures progressive unfreezing: against its peers, its overhead, and step time and memory in each phase.
+"""Progressive unfreezing beside Lightning's BackboneFinetuning and, where it is installed, finetuning-scheduler.
 
-Run it as ``scripts/benchmark_unfreezing [peers] [overhead] [phases]``; without arguments it runs all three, in about
-three minutes on two CPU cores. ``peers`` compares with Lightning's BackboneFinetuning and, where it is installed
-(``pip install finetuning-scheduler``), with finetuning-scheduler; nothing else needs it. Nothing is written but to a
-temporary folder.
+``pip install finetuning-scheduler`` adds the latter; nothing else needs it.
 """
 
 import logging
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import torchvision
 from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import Tensor, nn
 
+from benchmarks.measure import Row, Settings
 from lightning_transfer import ProgressiveUnfreezing
-from lightning_transfer.transfer.freezing import FreezableModule
-from lightning_transfer.transfer.plan import kept_for_backward
-from lightning_transfer.transfer.resolution import resolve_schedule
-from lightning_transfer.transfer.schedule import Until
 
 EPOCHS, BATCHES = 3, 6
 
@@ -47,6 +37,7 @@ class Batches:
         return BATCHES
 
     def set_epoch(self, epoch: int) -> None:
+        """Chooses the batches."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -58,9 +49,11 @@ class Batches:
             yield inputs[self.position - 1][self.rank :: self.world_size]
 
     def state_dict(self) -> dict[str, int]:
+        """Says where in the epoch it is."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from there."""
         self.position, self.is_resumed = state["position"], True
 
 
@@ -75,12 +68,15 @@ class Toy(L.LightningModule):
         self.make_scheduler = scheduler
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Computes the loss."""
         return nn.functional.cross_entropy(self.head(self.backbone(batch)), (batch.sum(dim=1) > 0).long())
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.log("val_loss", self.training_step(batch, batch_idx), sync_dist=True)  # a name that FTS insists on
+        """Logs the loss under a name that finetuning-scheduler insists on."""
+        self.log("val_loss", self.training_step(batch, batch_idx), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
+        """Gives the optimizer, and the scheduler if any."""
         # BackboneFinetuning adds the backbone's group itself and asks for an optimizer without it.
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
@@ -89,16 +85,19 @@ class Toy(L.LightningModule):
 
 
 def ours() -> list[L.Callback]:
+    """Ours: the backbone after one epoch."""
     return [ProgressiveUnfreezing(["backbone", "head"], until={"epochs": 1})]
 
 
 def lightnings() -> list[L.Callback]:
+    """Lightning's, set to do the same."""
     return [
         BackboneFinetuning(1, backbone_initial_lr=0.1, train_bn=False, should_align=False, lambda_func=lambda _: 1.0)
     ]
 
 
 def finetuning_schedulers() -> list[L.Callback]:
+    """The other project's, set to do the same."""
     from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint
 
     schedule = {
@@ -123,10 +122,12 @@ class Saver(L.Callback):
         self.folder = folder
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Saves in the middle of an epoch."""
         if trainer.global_step % BATCHES == BATCHES // 2:
             trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Saves at the end of an epoch."""
         trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
 
 
@@ -149,6 +150,7 @@ def fit(
 
 
 def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """Gives the largest difference of two states."""
     return max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours)
 
 
@@ -163,8 +165,15 @@ def attempt(measure: Callable[[], str]) -> str:
 def replica_drift(peer: str, folder: Path) -> str:
     """The largest difference between two ranks' weights after three epochs."""
     port = str(20000 + os.getpid() % 20000)
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    command = [sys.executable, "-W", "ignore", __file__, "--rank", peer, str(folder)]
+    shared = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path[:2]),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "NODE_RANK": "0",
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peers", peer, str(folder)]
     ranks = [
         subprocess.Popen(
             command, env={**shared, "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
@@ -179,6 +188,7 @@ def replica_drift(peer: str, folder: Path) -> str:
 
 
 def train_as_rank(peer: str, folder: Path) -> None:
+    """Trains as one of two processes and saves the weights."""
     rank = int(os.environ["LOCAL_RANK"])
     module = Toy()
     fit(peer, module, folder, devices=2, strategy="ddp", batches=Batches(rank, 2))
@@ -207,11 +217,10 @@ def scheduled(peer: str, folder: Path, scheduler: Callable[[Any], Any]) -> str:
     return "ok" if len(rates) == 1 else "other rate"
 
 
-def compare_peers() -> None:
-    """Print the comparison table."""
+def compare_peers(settings: Settings) -> list[Row]:
+    """The head for one epoch, then everything: what each callback makes of it; differences of weights, 0 is right."""
     total = EPOCHS * BATCHES
-    rows: dict[str, Callable[[str, Path], str]] = {
-        "replica drift, 2 processes": replica_drift,
+    measures: dict[str, Callable[[str, Path], str]] = {
         "resume, end of epoch 1": lambda peer, folder: resume_difference(peer, folder, BATCHES),
         "resume, end of epoch 2": lambda peer, folder: resume_difference(peer, folder, 2 * BATCHES),
         "resume, mid-epoch 3": lambda peer, folder: resume_difference(peer, folder, 2 * BATCHES + BATCHES // 2),
@@ -220,125 +229,18 @@ def compare_peers() -> None:
         "LambdaLR": lambda p, f: scheduled(p, f, lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t))),
         "LinearLR": lambda p, f: scheduled(p, f, lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.5, 1.0, total - 4)),
     }
-    cells = [["head for one epoch, then everything", *PEERS]]
-    for title, measure in rows.items():
-        row = [title]
+    if not settings.quick:  # it starts six processes
+        measures = {"replica drift, 2 processes": replica_drift, **measures}
+    rows: list[Row] = []
+    for title, measure in measures.items():
+        row: Row = {"": title}
         for peer in PEERS:
             with tempfile.TemporaryDirectory() as folder:
-                row.append(attempt(lambda peer=peer, folder=folder, measure=measure: measure(peer, Path(folder))))  # type: ignore[misc]
-        cells.append(row)
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+                row[peer] = attempt(partial(measure, peer, Path(folder)))
+        rows.append(row)
+    return rows
 
 
-class LeNet(L.LightningModule):
-    """LeNet-5 on 32 x 32 images in batches of 32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
-        )
-        self.head = nn.Linear(84, 10)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self.head(self.features(batch[0])), batch[1])
-
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.log("val_loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
-
-
-class Clock(L.Callback):
-    """CPU seconds between two steps."""
-
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last, self.seconds = first, last, 0.0
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.first:
-            self.seconds = -time.process_time()
-        if trainer.global_step == self.last:
-            self.seconds += time.process_time()
-
-
-def measure_overhead(repeats: int = 15, steps: int = 300) -> None:
-    """Print what the callback adds to a LeNet step while it waits for a plateau, its busiest state."""
-    data = torch.utils.data.TensorDataset(
-        torch.randn(32 * (steps + 20), 3, 32, 32), torch.randint(10, (32 * (steps + 20),))
-    )
-    batches = torch.utils.data.DataLoader(data, batch_size=32)
-    validation = torch.utils.data.DataLoader(torch.utils.data.Subset(data, range(32)), batch_size=32)
-
-    def microseconds(*callbacks: L.Callback) -> float:
-        clock = Clock(20, 20 + steps)
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-        trainer = L.Trainer(
-            **quiet, callbacks=[*callbacks, clock], accelerator="cpu", max_epochs=1, enable_checkpointing=False
-        )
-        trainer.fit(LeNet(), batches, validation)
-        return 1e6 * clock.seconds / steps
-
-    def waiting() -> L.Callback:
-        until = {"plateau": {"monitor": "val_loss"}, "steps": 10**6, "epochs": 10**6}
-        phases: list[dict[str, Any]] = [{"groups": ["*"], "until": until}, {"groups": ["head"], "only": True}]
-        return ProgressiveUnfreezing(["features", "head"], phases=phases)
-
-    pairs = [(microseconds(), microseconds(waiting())) for _ in range(repeats)]
-    without, ratio = statistics.median(pair[0] for pair in pairs), statistics.median(b / a for a, b in pairs)
-    print(f"LeNet, batch 32: {without:.0f} CPU microseconds a step; with the callback {100 * (ratio - 1):+.1f} %")
-
-
-def measure_phases(batch_size: int = 16, repeats: int = 7) -> None:
-    """Print step time and activation memory of each phase of gradual unfreezing on ResNet-18."""
-    network = torchvision.models.resnet18(num_classes=10)
-    images, labels = torch.randn(batch_size, 3, 64, 64), torch.randint(10, (batch_size,))
-    groups = {"stem": ["conv1", "bn1"], **{f"layer{n}": [f"layer{n}"] for n in range(1, 5)}, "head": ["fc"]}
-    resolved = resolve_schedule(network, groups, "gradual", Until(epochs=1), "constant", None)
-    module = FreezableModule(resolved.groups, eval_norm_layers=True)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-
-    def loss() -> Tensor:
-        return nn.functional.cross_entropy(network(images), labels)
-
-    def step() -> float:
-        begin = time.process_time()
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-        return time.process_time() - begin
-
-    rows = []
-    for index in range(len(resolved.phases)):
-        module.set_trainable(resolved.trainable(index))
-        module.hold_norm_layers()
-        step()
-        kept = kept_for_backward(network, loss)
-        rows.append((", ".join(resolved.trainable(index)), kept, min(step() for _ in range(repeats))))
-    print(f"ResNet-18, {batch_size} images of 64 x 64")
-    for names, kept, seconds in rows:
-        memory = f"{kept / 2**20:7.2f} MiB {100 * kept / rows[-1][1]:5.1f} %"
-        print(f"{names:45s}  {memory}  {1e3 * seconds:6.0f} ms {100 * seconds / rows[-1][2]:4.0f} %")
-
-
-def main() -> None:
-    """Run what the command line names."""
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+if __name__ == "__main__":  # one of the processes of replica_drift
     torch.set_num_threads(1)
-    if sys.argv[1:2] == ["--rank"]:
-        train_as_rank(sys.argv[2], Path(sys.argv[3]))
-        return
-    parts = {"peers": compare_peers, "overhead": measure_overhead, "phases": measure_phases}
-    for name in sys.argv[1:] or parts:
-        if name not in parts:
-            sys.exit(f"{name!r} is not one of {', '.join(parts)}")
-        parts[name]()
-
-
-if __name__ == "__main__":
-    main()
+    train_as_rank(sys.argv[1], Path(sys.argv[2]))

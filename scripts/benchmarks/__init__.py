@@ -1,0 +1,1 @@
+"""The suites of scripts/benchmark, one module each; PARTS names what each measures."""

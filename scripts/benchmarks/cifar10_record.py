@@ -1,0 +1,53 @@
+"""The record recipes on CIFAR-10 and CIFAR-100: accuracy and seconds of the ordinary command line, on any hardware."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.cnn import CONFIGS
+from benchmarks.measure import Part, Row, Settings
+
+
+def train(recipe: str, seed: int, settings: Settings) -> tuple[float, float]:
+    """Runs a recipe once; gives its test accuracy and the seconds of its fit by the clock."""
+    hardware = "gpu" if torch.cuda.is_available() else "cpu"
+    quick = [
+        *("--data", "DemoImages", "--data.batch_size", "100", "--data.train_fraction", "0.2"),
+        *("--model.network.widths", "[4, 8, 8]", "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"),
+        *("--trainer.log_every_n_steps", "1"),
+    ]
+    with tempfile.TemporaryDirectory() as logs:
+        command = [
+            *(sys.executable, "-m", "lightning_transfer", "fit", "--config", str(CONFIGS / f"{recipe}.yaml")),
+            *("--config", str(CONFIGS / "hardware" / f"{hardware}.yaml"), "--trainer.precision", "bf16-mixed"),
+            *("--seed_everything", str(seed), "--logs", logs, *(quick if settings.quick else ()), *settings.arguments),
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        result = json.loads(next(Path(logs).rglob("results.json")).read_text())
+    return result["test"]["test/accuracy"], result["fit_seconds"]
+
+
+def runs_of(recipe: str) -> Part:
+    """Makes the part that measures a recipe."""
+
+    def runs(settings: Settings) -> list[Row]:
+        accuracies, seconds = zip(*(train(recipe, seed, settings) for seed in range(settings.repeats)), strict=True)
+        row: Row = {
+            "recipe": recipe,
+            "runs": settings.repeats,
+            "test accuracy, mean": statistics.mean(accuracies),
+            "standard deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+            "s by the clock, median": statistics.median(seconds),
+        }
+        return [row]
+
+    runs.__doc__ = f"configs/{recipe}.yaml, a run for each seed; minutes on a GPU, hours on a CPU."
+    return runs
+
+
+PARTS: dict[str, Part] = {recipe: runs_of(recipe) for recipe in ("cifar10_94", "cifar10_96", "cifar100_75")}

@@ -1,0 +1,174 @@
+"""The classic network on images like CIFAR-10's: by the script of a tutorial, by a loop over arrays, by a config."""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import transforms
+
+from benchmarks.measure import Clock, Part, Row, Settings, compare, silence
+from lightning_transfer import ImageDataModule, SeedCNN
+from lightning_transfer.cli import main
+from lightning_transfer.data.augment import Augmentation
+from lightning_transfer.data.classification import Split
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+Channels = tuple[float, float, float]
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def generated(count: int) -> tuple[Tensor, Tensor]:
+    """Makes random images, uint8 [count, 3, 32, 32], and labels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(10, (count,), generator=generator)
+
+
+class GeneratedImages(ImageDataModule):
+    """Random images as a data module.
+
+    Args:
+        count: How many.
+    """
+
+    def __init__(self, count: int, mean: Channels = MEAN, std: Channels = STD, **kwargs: Any) -> None:
+        # Some more, for a hold-out of a hundred: a run without one is refused.
+        self.count = count + 110
+        super().__init__("generated", mean=mean, std=std, validation_fraction=100 / self.count, **kwargs)
+
+    def read_class_names(self) -> list[str]:
+        """Ten classes."""
+        return [str(label) for label in range(10)]
+
+    def read_split(self, split: str) -> Split[Tensor]:
+        """Makes the images."""
+        return Split(*generated(self.count), fingerprint="generated")
+
+
+def by_config(config: str, count: int, batch_size: int, *arguments: str) -> float:
+    """The experiment file on generated images."""
+    steps = max(1, count // batch_size)
+    clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": steps, "last": 2 * steps}}
+    with tempfile.TemporaryDirectory() as logs, silence():
+        main(
+            [
+                *("fit", "--config", str(CONFIGS / config), "--test_after_fit", "false", "--logs", logs),
+                *("--data", f"{__name__}.GeneratedImages", "--data.count", str(count)),
+                *("--data.batch_size", str(batch_size), *arguments),
+                *("--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--checkpoint.monitor", "train/loss"),
+                *("--trainer.log_every_n_steps", str(min(50, steps)), "--trainer.callbacks+", json.dumps(clock)),
+            ]
+        )
+    return Clock.seconds
+
+
+class PillowImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """What torchvision's CIFAR10 does: an array, and for each image a PIL image through the transform."""
+
+    def __init__(self, count: int, transform: transforms.Compose) -> None:
+        images, labels = generated(count)
+        self.arrays, self.labels, self.transform = images.permute(0, 2, 3, 1).contiguous().numpy(), labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.arrays[row])), int(self.labels[row])
+
+
+def by_script(count: int, batch_size: int, augment: bool) -> float:
+    """The script of tutorials: torchvision's transforms, a DataLoader, the loss added up for printing."""
+    changes = [transforms.RandomCrop(32, padding=2), transforms.RandomHorizontalFlip()] if augment else []
+    transform = transforms.Compose([*changes, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    loader = torch.utils.data.DataLoader(PillowImages(count, transform), batch_size, shuffle=True)
+    network = SeedCNN(10)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
+    for _ in range(2):
+        start, running_loss = time.process_time(), 0.0
+        for images, labels in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+    return time.process_time() - start
+
+
+def by_loop(count: int, batch_size: int) -> float:
+    """A loop over arrays by hand, with everything that makes it fast."""
+    images, labels = generated(count)
+    augmentation = Augmentation(crop_padding=2, horizontal_flip=True)
+    scale = 1 / (255 * torch.tensor(STD)).view(3, 1, 1)
+    shift = (-torch.tensor(MEAN) / torch.tensor(STD)).view(3, 1, 1)
+    network: nn.Module = SeedCNN(10).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    for epoch in range(2):
+        start = time.process_time()
+        loss_sum, correct = torch.zeros(()), torch.zeros(())
+        for rows in torch.randperm(count).split(batch_size):
+            inputs = augmentation(images[rows], rows, seed=0, epoch=epoch).float().mul_(scale).add_(shift)
+            optimizer.zero_grad()
+            logits = network(inputs)
+            loss = F.cross_entropy(logits, labels[rows])
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.detach()
+            correct += (logits.detach().argmax(1) == labels[rows]).sum()
+    return time.process_time() - start
+
+
+def epoch(settings: Settings) -> list[Row]:
+    """An epoch of configs/cifar10_cnn.yaml, batches of 128 with crop and flip."""
+    count = settings.scaled(128 * 80, 256)
+    candidates = {
+        "torchvision, PIL, DataLoader": lambda: by_script(count, 128, augment=True),
+        "loop over arrays by hand": lambda: by_loop(count, 128),
+        "configs/cifar10_cnn.yaml": lambda: by_config("cifar10_cnn.yaml", count, 128),
+    }
+    return compare(candidates, settings, count, "images")
+
+
+def seed(settings: Settings) -> list[Row]:
+    """An epoch of the tutorial's recipe, batches of 4."""
+    count = settings.scaled(4 * 1000, 40)
+    candidates = {
+        "the tutorial's script": lambda: by_script(count, 4, augment=False),
+        "configs/cifar10_seed.yaml": lambda: by_config("cifar10_seed.yaml", count, 4),
+    }
+    return compare(candidates, settings, count, "images")
+
+
+def growth(settings: Settings) -> list[Row]:
+    """How the cost of configs/cifar10_cnn.yaml grows: with the data, and with the batch; an epoch each."""
+    sizes = [(50_000 // share, 128) for share in (100, 10, 1)]
+    batches = [(50_000, batch_size) for batch_size in (32, 128, 512, 2048)]
+    rows: list[Row] = []
+    for count, batch_size in [(200, 100)] if settings.quick else dict.fromkeys([*sizes, *batches]):
+        # A process each: the peak of a process's memory never falls.
+        code = (
+            f"import sys; sys.path[:0] = {sys.path[:2]!r}; from benchmarks import cnn; "
+            f"cnn.print_growth({count}, {batch_size})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+        rows.append({"images": count, "batch": batch_size, **json.loads(done.stdout.splitlines()[-1])})
+    return rows
+
+
+def print_growth(count: int, batch_size: int) -> None:
+    """Prints what an epoch costs, as JSON."""
+    torch.set_num_threads(1)
+    rate = count // batch_size * batch_size / by_config("cifar10_cnn.yaml", count, batch_size)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(json.dumps({"images/s": rate, "peak memory, MiB": round(peak)}))
+
+
+PARTS: dict[str, Part] = {"epoch": epoch, "seed": seed, "growth": growth}

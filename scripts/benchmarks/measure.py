@@ -1,0 +1,141 @@
+"""How everything is measured: CPU time, in interleaved repeats, as ratios within one run."""
+
+import contextlib
+import io
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+Row = dict[str, str | float]  # a line of a table: column -> value
+Part = Callable[["Settings"], list[Row]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to measure.
+
+    Args:
+        repeats: How often each candidate is run.
+        quick: Whether to measure next to nothing, only to see that it runs.
+        arguments: More arguments, for parts that run the command line.
+    """
+
+    repeats: int = 5
+    quick: bool = False
+    arguments: tuple[str, ...] = ()
+
+    def scaled(self, full: int, quick: int) -> int:
+        """Chooses a size."""
+        return quick if self.quick else full
+
+
+def cpu_seconds(step: Callable[[], object]) -> float:
+    """Runs a step and gives the CPU time of this process, all its threads together."""
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+class Clock(L.Callback):
+    """Takes the CPU time between two optimizer steps.
+
+    Args:
+        first: After which to start.
+        last: After which to stop.
+    """
+
+    seconds = math.nan  # of the latest clock: the command line makes it, and does not hand it out
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Starts and stops."""
+        if trainer.global_step == self.first:
+            self.start = time.process_time()
+        elif trainer.global_step == self.last:
+            Clock.seconds = time.process_time() - self.start
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keeps what a run prints from the tables, unless it fails."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            yield
+    except SystemExit:
+        print(said.getvalue(), file=sys.stderr)
+        raise
+
+
+def compare(
+    candidates: Mapping[str, Callable[[], float]], settings: Settings, count: int | Mapping[str, int], unit: str
+) -> list[Row]:
+    """Runs candidates in turns; the first is what the others are compared with.
+
+    Args:
+        candidates: Each runs once and gives its CPU seconds.
+        settings: How many turns.
+        count: How many items each works on, or how many by candidate.
+        unit: What an item is.
+
+    Returns:
+        For each candidate items per second (best and median), and the median ratio of its time to the first's.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(settings.repeats):
+        for name, run in candidates.items():
+            seconds[name].append(run() / (count if isinstance(count, int) else count[name]))
+    first = next(iter(seconds.values()))
+    return [
+        {
+            "candidate": name,
+            f"{unit}/s, best": 1 / min(values),
+            f"{unit}/s, median": 1 / statistics.median(values),
+            "time, of the first's": statistics.median(own / other for own, other in zip(values, first, strict=True)),
+        }
+        for name, values in seconds.items()
+    ]
+
+
+def print_table(rows: list[Row]) -> None:
+    """Prints rows of the same columns, numbers to three significant digits."""
+    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    for line in cells:
+        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *padded[1:]]), flush=True)
+
+
+def _text(value: str | float) -> str:
+    if isinstance(value, str | int):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def machine() -> dict[str, str | int | float]:
+    """Describes where a measurement was made."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    return {
+        "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+    }

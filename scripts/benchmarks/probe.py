@@ -1,0 +1,57 @@
+"""A linear probe on ResNet-18 with cached features, beside the same probe without."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from benchmarks.cnn import CONFIGS
+from benchmarks.measure import Clock, Part, Row, Settings, silence
+from lightning_transfer import DemoImages
+from lightning_transfer.cli import main
+
+EPOCHS, BATCH_SIZE = 4, 64
+
+
+def probe(train_fraction: float, cache: bool) -> tuple[float, float, float]:
+    """Runs the probe on the embedded images; gives CPU seconds of an epoch after the first, hold-out accuracy, loss."""
+    data = DemoImages("source", train_fraction=train_fraction, batch_size=BATCH_SIZE)
+    data.setup("fit")
+    steps = max(1, len(data._train_rows) // BATCH_SIZE)
+    clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": steps + 1, "last": EPOCHS * steps}}
+    with tempfile.TemporaryDirectory() as logs, silence():
+        main(
+            [
+                *("fit", "--config", str(CONFIGS / "quickstart.yaml"), "--test_after_fit", "false", "--logs", logs),
+                *("--config", str(CONFIGS / "strategies" / "linear_probe.yaml")),
+                *("--data.train_fraction", str(train_fraction), "--data.batch_size", str(BATCH_SIZE)),
+                *("--model.network", "TorchvisionNetwork", "--model.network.name", "resnet18"),
+                *("--model.network.small_images", "true", "--model.cache_features", str(cache).lower()),
+                *("--trainer.max_epochs", str(EPOCHS), "--trainer.accelerator", "cpu", "--dashboards", "null"),
+                *(
+                    "--trainer.log_every_n_steps",
+                    "1" if steps < 50 else "50",
+                    "--trainer.callbacks+",
+                    json.dumps(clock),
+                ),
+            ]
+        )
+        found = json.loads(next(Path(logs).rglob("results.json")).read_text())["validation"]
+    return Clock.seconds / (EPOCHS - 1), found["val/accuracy"], found["val/loss"]
+
+
+def epoch(settings: Settings) -> list[Row]:
+    """An epoch after the first, with its validation, of a linear probe on the embedded images, without dashboards."""
+    fraction = settings.scaled(25, 5) / 100
+    rows: list[Row] = []
+    for name, cache in (("every epoch through the network", False), ("cached features", True)):
+        runs = [probe(fraction, cache) for _ in range(min(2, settings.repeats))]
+        seconds, accuracy, loss = min(runs)
+        first = rows[0]["CPU s an epoch"] if rows else seconds
+        rate = float(first) / seconds
+        rows.append(
+            {"probe": name, "CPU s an epoch": seconds, "rate": rate, "hold-out accuracy": accuracy, "loss": loss}
+        )
+    return rows
+
+
+PARTS: dict[str, Part] = {"epoch": epoch}
