@@ -1,4 +1,4 @@
-"""The commands ``fit``, ``validate``, ``test``, ``predict`` and ``plan``, on LightningCLI.
+"""The commands ``fit``, ``validate``, ``test``, ``predict``, ``plan`` and ``lr-find``, on LightningCLI.
 
 The path of an experiment: configs/*.yaml and flags name a DataModule, a LightningModule and a Trainer, which this
 module builds. The DataModule makes batches (named tuples); the LightningModule feeds their ``inputs`` to its network,
@@ -33,7 +33,8 @@ from lightning_transfer.predictions import write_predictions
 from lightning_transfer.profiling import SilentProfiler
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.runs import check_writable, start_of_fit
-from lightning_transfer.transfer.plan import plan
+from lightning_transfer.study.lr_find import write_curves
+from lightning_transfer.trainer import Trainer
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
@@ -80,21 +81,6 @@ def main(args: ArgsType = None) -> None:
         raise SystemExit(2) from None
 
 
-class Trainer(L.Trainer):
-    """Lightning's trainer, and one command more."""
-
-    def plan(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
-        """Prints the phases of ProgressiveUnfreezing: when each begins, what it trains, at which cost.
-
-        Nothing is trained and nothing is written.
-
-        Args:
-            model: The module to be trained.
-            datamodule: Its data.
-        """
-        print(plan(self, model, datamodule))
-
-
 class CommandLine(LightningCLI):
     """LightningCLI with our defaults: an experiment's folder, its checkpoints, its record.
 
@@ -102,6 +88,8 @@ class CommandLine(LightningCLI):
         args: The arguments as a list of strings; those of the process if None.
         signals: Notes the signals that ask the run to stop.
     """
+
+    trainer: Trainer
 
     def __init__(self, args: ArgsType, signals: StopSignals) -> None:
         super().__init__(
@@ -127,7 +115,8 @@ class CommandLine(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The commands, and the arguments of their methods that the command line supplies."""
-        return {**LightningCLI.subcommands(), "plan": {"model", "datamodule"}}
+        supplied = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "plan": supplied, "lr_find": supplied}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what an experiment has beyond a model, data and a trainer."""
@@ -195,7 +184,7 @@ class CommandLine(LightningCLI):
             checkpoint = start_of_fit(checkpoint, experiment, self._get(self.config, "version"))
         else:
             self.save_config_callback = None
-            if checkpoint is None and self.subcommand != "plan":
+            if checkpoint is None and self.subcommand not in ("plan", "lr_find"):
                 raise UserError(
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"
@@ -234,6 +223,13 @@ class CommandLine(LightningCLI):
             report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"), vocabulary)
             if self.trainer.is_global_zero:
                 print(report)
+
+    def lr_find(self, **kwargs: Any) -> None:
+        """Writes the plot of the range test and prints what it suggests."""
+        self.before_fit()
+        curves = self.trainer.lr_find(**kwargs)
+        folder = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"), "lr_find")
+        print(write_curves(curves, folder))
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from a checkpoint where there is one to go on from."""

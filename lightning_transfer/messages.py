@@ -4,7 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -18,6 +18,12 @@ _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate a
 
 class Parser(LightningArgumentParser):
     """The parser of the command line, whose errors are one line and exit status 2."""
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parses the arguments; ``lr-find`` is the command ``lr_find``."""
+        first, *others = (sys.argv[1:] if args is None else args) or [None]
+        spelled = [first.replace("-", "_"), *others] if first == "lr-find" else args
+        return super().parse_args(spelled, *more, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the line and exits."""

@@ -1,0 +1,49 @@
+"""The command ``lr-find``: a range test for each phase of the schedule, as a table and as a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.study.range_test import Curve
+
+
+def write_curves(curves: Sequence[Curve], folder: Path) -> str:
+    """Writes the curves as a picture and for TensorBoard.
+
+    Args:
+        curves: What was measured.
+        folder: Where ``lr_find.png`` and the event file go.
+
+    Returns:
+        The table for the terminal, with the suggestion for the whole training.
+
+    Raises:
+        UserError: Where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("lr-find draws with matplotlib: pip install 'lightning-transfer[study]'") from None
+    from torch.utils.tensorboard import SummaryWriter
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for curve in curves:
+        [line] = axes.plot(curve.learning_rates, curve.losses, label=curve.name)
+        axes.axvline(curve.suggestion, color=line.get_color(), linestyle="--", linewidth=1)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
+    axes.legend(frameon=False, fontsize="small")
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "lr_find.png", dpi=150)
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_figure("lr_find", figure)
+    return _table(curves, folder)
+
+
+def _table(curves: Sequence[Curve], folder: Path) -> str:
+    width = max(len(curve.name) for curve in curves)
+    lines = [f"{curve.name:<{width}}  {curve.suggestion:.3g}" for curve in curves]
+    # One learning rate serves all phases: what suits the most sensitive one.
+    suggestion = min(curve.suggestion for curve in curves)
+    lines.append(f"suggested: --model.init_args.optimizer.init_args.lr {suggestion:.3g}")
+    return "\n".join([*lines, f"plot: {folder / 'lr_find.png'}"])

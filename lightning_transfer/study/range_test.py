@@ -1,0 +1,191 @@
+"""The learning rate range test: how the loss answers to a learning rate that grows from step to step."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.optim import Optimizer
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.freezing import FreezableModule
+from lightning_transfer.transfer.learning_rates import decay_factors
+from lightning_transfer.transfer.resolution import ResolvedSchedule
+from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing
+
+_SMOOTHING = 0.98
+_DIVERGENCE = 4.0  # times the lowest loss
+_FEWEST_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a range test measured.
+
+    Args:
+        name: What was trained.
+        learning_rates: One for each step: that of the layer group with the highest.
+        losses: The smoothed loss before each of those steps.
+    """
+
+    name: str
+    learning_rates: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    @property
+    def suggestion(self) -> float:
+        """A learning rate well inside the valley in which the loss falls."""
+        return self.learning_rates[valley(self.losses)]
+
+
+def valley(losses: Sequence[float]) -> int:
+    """Finds the place two thirds down the longest fall of the losses, which need not be one step after another.
+
+    Source: the ``valley`` of fastai's learning rate finder (ESRI's method).
+    """
+    lengths = np.ones(len(losses), int)
+    values = np.asarray(losses)
+    for place in range(1, len(values)):
+        higher = values[:place] > values[place]
+        lengths[place] += lengths[:place][higher].max(initial=0)
+    end = int(lengths.argmax())
+    start = end - int(lengths[end])
+    return max(0, start + int((end - start) / 3 * 1.5))
+
+
+def range_test(
+    trainer: L.Trainer,
+    model: L.LightningModule,
+    datamodule: L.LightningDataModule | None,
+    lowest: float,
+    highest: float,
+    steps: int,
+) -> list[Curve]:
+    """Trains copies of a model for some steps, while the learning rate grows exponentially.
+
+    One copy for each phase of ProgressiveUnfreezing, from the same weights, with what that phase trains; one copy
+    without it. Learning rates of layer groups keep their ratios, schedulers are ignored.
+
+    Args:
+        trainer: Its hardware, precision and clipping are used, and its unfreezing; it does not run itself.
+        model: Left as it is.
+        datamodule: Its data.
+        lowest: The first learning rate.
+        highest: The last one; a test ends before it where the loss explodes.
+        steps: Number of optimizer steps.
+
+    Raises:
+        UserError: For values out of range, several processes, and a loss that explodes at once.
+    """
+    if not 0 < lowest < highest:
+        raise UserError(f"lowest is {lowest} and highest {highest}: expected 0 < lowest < highest")
+    if steps < _FEWEST_STEPS:
+        raise UserError(f"steps is {steps}: expected {_FEWEST_STEPS} or more")
+    if trainer.world_size > 1:
+        raise UserError(f"lr-find runs in one process, not {trainer.world_size}: set --trainer.devices 1")
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    unfreezing = next((found for found in callbacks if isinstance(found, ProgressiveUnfreezing)), None)
+    phases = len(unfreezing.resolve(model).phases) if unfreezing else 1
+    curves = []
+    for phase in range(phases):
+        twin = copy.deepcopy(model)
+        resolved = unfreezing.resolve(twin) if unfreezing else None
+        test = _RangeTest(unfreezing, resolved, phase, np.geomspace(lowest, highest, steps))
+        with isolate_rng():
+            _short_trainer(trainer, test, steps).fit(twin, datamodule=datamodule)
+        name = f"phase {phase + 1}: {', '.join(resolved.trainable(phase))}" if resolved else "everything"
+        if len(test.losses) < _FEWEST_STEPS:
+            raise UserError(f"the loss of {name} explodes within {len(test.losses)} steps: set a lower lowest")
+        curves.append(Curve(name, tuple(test.rates[: len(test.losses)]), tuple(test.losses)))
+    return curves
+
+
+class _RangeTest(L.Callback):
+    """Sets the learning rate of each step, and keeps the losses."""
+
+    def __init__(
+        self, unfreezing: ProgressiveUnfreezing | None, resolved: ResolvedSchedule | None, phase: int, rates: np.ndarray
+    ) -> None:
+        self.unfreezing = unfreezing
+        self.resolved = resolved
+        self.phase = phase
+        self.rates: list[float] = rates.tolist()
+        self.losses: list[float] = []
+        self._batch_losses: list[float] = []  # since the last step
+        self._mean = 0.0
+        self._module: FreezableModule | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Freezes what the phase does not train, and takes the learning rates over."""
+        if self.unfreezing and self.resolved:
+            self._module = FreezableModule(self.resolved.groups, self.unfreezing.eval_norm_layers)
+            self._module.set_trainable(self.resolved.trainable(self.phase))
+        trainer.strategy.lr_scheduler_configs = []
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_pre_hook(self._set(optimizer))
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Holds the norm layers of what is frozen."""
+        if self._module:
+            self._module.hold_norm_layers()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps the loss of each step, smoothed, and stops once it explodes."""
+        self._batch_losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        if trainer.global_step == len(self.losses):
+            return  # gradients are still being accumulated
+        loss, self._batch_losses = fmean(self._batch_losses), []
+        self._mean = _SMOOTHING * self._mean + (1 - _SMOOTHING) * loss
+        smoothed = self._mean / (1 - _SMOOTHING ** (len(self.losses) + 1))
+        if not math.isfinite(loss) or smoothed > _DIVERGENCE * min([*self.losses, smoothed]):
+            trainer.should_stop = True
+        else:
+            self.losses.append(smoothed)
+
+    def _set(self, optimizer: Optimizer) -> Any:
+        """A hook that gives each parameter group its share of the step's learning rate."""
+        decay = self.unfreezing.lr_decay if self.unfreezing else None
+        factors = (
+            decay_factors(self.resolved, optimizer, decay) if self.resolved else [1.0] * len(optimizer.param_groups)
+        )
+        configured = [
+            factor * group.get("initial_lr", group["lr"])
+            for factor, group in zip(factors, optimizer.param_groups, strict=True)
+        ]
+        shares = [rate / max(configured) for rate in configured]
+
+        def set_learning_rates(*_: Any) -> None:
+            for share, group in zip(shares, optimizer.param_groups, strict=True):
+                group["lr"] = share * self.rates[len(self.losses)]
+
+        return set_learning_rates
+
+
+def _short_trainer(trainer: L.Trainer, test: _RangeTest, steps: int) -> L.Trainer:
+    return L.Trainer(
+        accelerator=trainer.strategy.root_device.type,
+        devices=1,
+        precision=trainer.precision,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        gradient_clip_val=trainer.gradient_clip_val,
+        gradient_clip_algorithm=trainer.gradient_clip_algorithm,
+        use_distributed_sampler=False,
+        max_epochs=-1,
+        max_steps=steps,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        callbacks=[test],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
