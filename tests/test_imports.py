@@ -12,7 +12,8 @@ MAY_IMPORT = {
     "data": (),
     "transfer": ("networks.layer_groups",),
     "cluster": ("transfer.plateau",),  # whether a validation follows
-    "dashboards": ("networks.layer_groups", "data.batches", "results"),
+    "dashboards": ("networks.layer_groups", "data.batches", "results", "page"),
+    "study": ("transfer", "page", "messages", "cli"),  # cli: a cell is a command line
     "modules": ("transfer.param_groups", "networks", "data.batches"),
 }
 

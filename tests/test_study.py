@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,21 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         assert option in text
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lightning_transfer", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts the command line in a process of its own, which does not outlive the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "lightning_transfer", *arguments]
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def children(process: subprocess.Popen[bytes]) -> list[int]:
@@ -178,7 +190,9 @@ def is_new(files: str, begun: float) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
-def test_study_killed_at_ten_random_moments_gives_the_table_of_the_uninterrupted_one() -> None:
+def test_study_killed_at_ten_random_moments_gives_the_table_of_the_uninterrupted_one(
+    start: Callable[..., subprocess.Popen[bytes]],
+) -> None:
     # Long enough to be killed within runs, and with enough of them to be killed between.
     study = small(overrides={"trainer.max_epochs": 40})
     main([*study, "--workers", "0", "--logs", "uninterrupted"])
@@ -186,7 +200,7 @@ def test_study_killed_at_ten_random_moments_gives_the_table_of_the_uninterrupted
     for number in range(10):
         process, begun = start(*study, "--workers", "2" if number % 5 == 0 else "0"), time.time()
         sign = "*/cell.json" if number % 2 == 0 else "*/checkpoints/last.ckpt"
-        wait_for(lambda: process.poll() is not None or is_new(sign, begun), 120, "a run to begin")  # noqa: B023
+        wait_for(lambda: process.poll() is not None or is_new(sign, begun), 300, "a run to begin")  # noqa: B023
         time.sleep(moments.uniform(0, 1))
         assert process.poll() is None, "the study was over before it was killed"
         workers = children(process)
@@ -194,7 +208,7 @@ def test_study_killed_at_ten_random_moments_gives_the_table_of_the_uninterrupted
         process.wait()
         wait_for(lambda: not any(map(is_alive, workers)), 20, "the workers to end with their parent")  # noqa: B023
     process = start(*study, "--workers", "2")
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert table() == table("uninterrupted")
     assert any(map(was_resumed, table())), "no run was killed between its first checkpoint and its end"
