@@ -1,0 +1,61 @@
+"""Trains on two ranks with FullyShardedStrategy; :mod:`test_fsdp` starts it and reads what it leaves."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_transfer import Classifier, DemoImages, DemoTexts, LSTMClassifier, ProgressiveUnfreezing, SeedCNN
+from lightning_transfer.cluster.sharding import FullyShardedStrategy
+
+STEPS = 14
+
+
+def train(network: str, folder: Path, ckpt_path: str | None = None, **options: Any) -> dict[str, torch.Tensor]:
+    """Trains for some steps, with a new phase of unfreezing every five, and returns the whole weights."""
+    L.seed_everything(0)
+    data: Any
+    if network == "cnn":
+        data = DemoImages("source", examples_per_class=12, batch_size=12)
+        model = SeedCNN(10)
+    else:
+        data = DemoTexts("source", examples_per_class=60, batch_size=12)
+        model = LSTMClassifier(
+            vocabulary_size=data.vocabulary_size, num_classes=data.num_classes, hidden_size=16, dropout=0.0
+        )
+    # No Adam: it makes a step of any size out of a gradient of 1e-12.
+    module = Classifier(
+        model, data.num_classes, optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)
+    )
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=STEPS,
+        limit_val_batches=0,
+        callbacks=[
+            ProgressiveUnfreezing(schedule="gradual", until={"steps": 5}),
+            ModelCheckpoint(dirpath=folder, filename=f"{network}_{{step}}", every_n_train_steps=7, save_top_k=-1),
+        ],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return {name: w.full_tensor() if hasattr(w, "full_tensor") else w for name, w in weights.items()}  # type: ignore[operator]
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    results = {}
+    for network in ("cnn", "lstm"):
+        for name, ckpt_path in (("whole", None), ("resumed", str(folder / f"{network}_step=7.ckpt"))):
+            weights = train(network, folder, ckpt_path, devices=2, strategy=FullyShardedStrategy())
+            results[f"{network} {name}"] = weights
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        torch.save(results, folder / "results.pt")
