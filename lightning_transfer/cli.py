@@ -1,4 +1,4 @@
-"""The commands ``fit``, ``validate``, ``test``, ``predict``, ``plan`` and ``lr-find``, on LightningCLI.
+"""The commands ``fit``, ``validate``, ``test``, ``predict``, ``plan``, ``lr-find`` and ``prepare``, on LightningCLI.
 
 The path of an experiment: configs/*.yaml and flags name a DataModule, a LightningModule and a Trainer, which this
 module builds. The DataModule makes batches (named tuples); the LightningModule feeds their ``inputs`` to its network,
@@ -34,7 +34,7 @@ from lightning_transfer.profiling import SilentProfiler
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.runs import check_writable, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
-from lightning_transfer.trainer import Trainer
+from lightning_transfer.trainer import ONE_CPU, Trainer
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
@@ -116,7 +116,7 @@ class CommandLine(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """The commands, and the arguments of their methods that the command line supplies."""
         supplied = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "plan": supplied, "lr_find": supplied}
+        return {**LightningCLI.subcommands(), "plan": supplied, "lr_find": supplied, "prepare": supplied}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what an experiment has beyond a model, data and a trainer."""
@@ -184,7 +184,7 @@ class CommandLine(LightningCLI):
             checkpoint = start_of_fit(checkpoint, experiment, self._get(self.config, "version"))
         else:
             self.save_config_callback = None
-            if checkpoint is None and self.subcommand not in ("plan", "lr_find"):
+            if checkpoint is None and self.subcommand not in ("plan", "lr_find", "prepare"):
                 raise UserError(
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"
@@ -192,6 +192,8 @@ class CommandLine(LightningCLI):
         if checkpoint is not None and not Path(checkpoint).exists():
             raise UserError(f"checkpoint {checkpoint!r} does not exist: expected a file, or for fit also last")
         self.checkpoint = checkpoint
+        if self.subcommand == "prepare":
+            vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # where the login node has no GPU
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer, with the logger, the record and the progress bar where the config names none."""
@@ -230,6 +232,8 @@ class CommandLine(LightningCLI):
         curves = self.trainer.lr_find(**kwargs)
         folder = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"), "lr_find")
         print(write_curves(curves, folder))
+
+    before_prepare = before_fit  # may download weights
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from a checkpoint where there is one to go on from."""

@@ -5,6 +5,9 @@ import lightning as L
 from lightning_transfer.study.range_test import Curve, range_test
 from lightning_transfer.transfer.plan import plan
 
+# Settings with which a trainer exists on every machine.
+ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+
 
 class Trainer(L.Trainer):
     """Lightning's trainer, and the commands that need a model and data but train nothing to keep."""
@@ -38,3 +41,18 @@ class Trainer(L.Trainer):
             steps: Number of optimizer steps of a test.
         """
         return range_test(self, model, datamodule, lowest, highest, steps)
+
+    def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
+        """Fills the caches that a run needs: data, downloaded and decoded, and weights. Nothing is trained.
+
+        On a login node, with the same configs: compute nodes then need no network. Needs no GPU.
+
+        Args:
+            model: The module to be trained, built with its downloaded weights.
+            datamodule: Its data.
+        """
+        datamodule.prepare_data()
+        for stage in ("fit", "test"):
+            datamodule.setup(stage)
+        datamodule.test_dataloader()
+        print("prepared: runs of these configs need no network, with HF_HUB_OFFLINE=1 and the same cache folders")
