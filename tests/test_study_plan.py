@@ -1,13 +1,18 @@
 """Which runs a study has, how they differ, and what is noticed when its settings change."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from conftest import REPOSITORY
 from study_toys import STRATEGIES, pretend, pretend_all, toy_study
 
+from lightning_transfer.cli import main
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.command import read_study
 from lightning_transfer.study.config import Pretraining, Study, Tuning, check
 from lightning_transfer.study.grid import expand, flags
 from lightning_transfer.study.plan import Plan
@@ -114,6 +119,13 @@ def test_size_may_change_other_settings() -> None:
     cells = plan_of(toy_study(at_size={4: {"trainer": {"max_epochs": 9}}}, overrides={"trainer.max_epochs": 2})).final()
     for cell in cells:
         assert f"--trainer.max_epochs={9 if cell.size == 4 else 2}" in cell.arguments
+
+
+def test_settings_may_name_the_folder_of_the_study_wherever_it_lies() -> None:
+    study = toy_study(overrides={"data.vocabulary_path": "{study}/pretrain-source-seed_0/tokenizer.json"})
+    here, there = (Plan(study, Path(logs)).tuning()[0] for logs in ("logs", "elsewhere"))
+    assert "--data.vocabulary_path=logs/toy/pretrain-source-seed_0/tokenizer.json" in here.arguments
+    assert here.settings == there.settings
 
 
 def started(study: Study) -> Cell:
@@ -232,3 +244,27 @@ def test_missing_weights_are_named() -> None:
     plan = plan_of(toy_study(weights={"given": "nowhere.ckpt"}))
     with pytest.raises(UserError, match=r"starting weights 'nowhere\.ckpt' of the study: No such file"):
         plan.tuning()
+
+
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "configs" / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_study_composes_with_and_without_weights(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = file.read_text().split("\nname:")[0]
+    for word in ("Question", "Command", "Result"):
+        assert re.search(rf"^# {word}: +\S", head, re.MULTILINE), word
+    study, given = read_study(["--config", str(file)])
+    assert study.name == file.stem
+    plan = Plan(study, Path(given.logs))
+    first, last = plan.tuning()[0], plan.tuning()[-1]
+    assert first.arm == plan.arms[0]
+    assert last.arm == plan.arms[-1]
+    for cell in [*plan.pretraining(), first, last]:
+        with pytest.raises(SystemExit) as stop:
+            main([*cell.arguments, "--print_config"])
+        assert stop.value.code == 0, capsys.readouterr().err
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["experiment"] == study.name
+        if cell.kind == "tuning":
+            assert printed["model"]["init_args"]["optimizer"]["init_args"]["lr"] == cell.value
+            assert printed["data"]["init_args"]["examples_per_class"] == cell.size

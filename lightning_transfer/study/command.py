@@ -38,6 +38,32 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: Where the study, or a folder made for another one, is at fault.
     """
+    study, given = read_study(arguments)
+    plan = Plan(study, Path(given.logs))
+    if given.report_only:
+        check_unchanged(plan)
+    else:
+        _run(plan, given.launcher, given.workers, given.retry_failed)
+    outcomes = Outcomes(plan)
+    if not outcomes.results:
+        raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
+    command = shlex.join(["lightning-transfer", "study", *arguments])
+    page = write_report(outcomes, Path(given.report_folder or plan.folder / "report"), command)
+    print(f"{headline(outcomes).replace('**', '')}\nreport: {page}")
+
+
+def read_study(arguments: list[str]) -> tuple[Study, Any]:
+    """Reads a study and how to run it.
+
+    Args:
+        arguments: Those of the command.
+
+    Returns:
+        The study, and the other options by name.
+
+    Raises:
+        UserError: For values that cannot be.
+    """
     parser = Parser(prog="lightning-transfer study", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="File of the study, as in configs/studies.")
     parser.add_class_arguments(Study, as_group=True)
@@ -56,17 +82,7 @@ def main(arguments: list[str]) -> None:
     check(study)
     if given.workers < 0:
         raise UserError(f"--workers is {given.workers}: expected 0 or more")
-    plan = Plan(study, Path(given.logs))
-    if given.report_only:
-        check_unchanged(plan)
-    else:
-        _run(plan, given.launcher, given.workers, given.retry_failed)
-    outcomes = Outcomes(plan)
-    if not outcomes.results:
-        raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
-    command = shlex.join(["lightning-transfer", "study", *arguments])
-    page = write_report(outcomes, Path(given.report_folder or plan.folder / "report"), command)
-    print(f"{headline(outcomes).replace('**', '')}\nreport: {page}")
+    return study, given
 
 
 def _run(plan: Plan, launcher: str, workers: int, retry_failed: bool) -> None:

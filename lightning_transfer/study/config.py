@@ -68,7 +68,7 @@ class Study:
         baseline: The strategy that the others are compared with.
         tuning: How the learning rate is chosen; without it the base experiment's is used by all.
         overrides: What to change in the base experiment, nested or by dotted names. A leaf ``{grid: [a, b]}`` runs the
-            study with each of its values.
+            study with each of its values; ``{study}`` in a value stands for the study's folder.
         metric: What is compared and tuned for: the name after ``test/`` and ``val/``, higher being better.
         threads: CPU threads of each cell; by default the cores divided by the workers. A fixed number gives the same
             figures with any number of workers.

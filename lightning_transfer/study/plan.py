@@ -138,7 +138,8 @@ class Plan:
     ) -> Cell:
         name = re.sub(r"[^\w.=-]+", "_", name)
         place = {"logs": str(self.logs), "experiment": self.study.name, "version": name}
-        given = [f"--{key}={value}" for key, value in {**flags, **place}.items()]
+        # Only the arguments know where the study lies: its settings stay the same wherever that is.
+        given = [f"--{key}={value.replace('{study}', str(self.folder))}" for key, value in {**flags, **place}.items()]
         settings = {"configs": [self._content(file) for file in configs], "arguments": flags, "weights": weights}
         return Cell(name, self.folder, arguments=("fit", *arguments, *given), settings=settings, files=tuple(configs),
                     **facts)  # fmt: skip
