@@ -17,6 +17,7 @@ def write_base_config(**changes: Any) -> str:
     """Writes the base experiment of the toy study, one epoch on two images a class unless changed."""
     config = yaml.safe_load(Path("configs/quickstart_transfer.yaml").read_text())
     config["trainer"] |= {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "enable_model_summary": False, **changes}
+    config["dashboards"] = None
     Path("base.yaml").write_text(yaml.safe_dump(config))
     return "base.yaml"
 
@@ -25,7 +26,7 @@ def toy_study(**changes: Any) -> Study:
     """A study of two strategies at two sizes with two seeds, from weights that it makes."""
     source = Pretraining(
         ["configs/quickstart.yaml", "configs/hardware/cpu.yaml"],
-        {"trainer.max_epochs": 1, "data": {"examples_per_class": 10}},
+        {"trainer.max_epochs": 1, "data": {"examples_per_class": 10}, "dashboards": None},
     )
     settings: dict[str, Any] = {
         "name": "toy",
