@@ -55,6 +55,15 @@ def test_evaluation_covers_every_row_once(world_size: int) -> None:
     shares = [ordered_batches(ROWS, batch_size=5, rank=rank, world_size=world_size)(0) for rank in range(world_size)]
     rows = np.concatenate([batch for share in shares for batch in share])
     assert sorted(rows) == ROWS.tolist()
+    alone = [batch.tolist() for batch in ordered_batches(ROWS, batch_size=5)(0)]
+    assert sorted(batch.tolist() for share in shares for batch in share) == alone
+
+
+def test_evaluation_of_few_rows_leaves_no_rank_without_a_batch() -> None:
+    shares = [ordered_batches(ROWS[:9], batch_size=500, rank=rank, world_size=4)(0) for rank in range(4)]
+    assert all(shares)
+    with pytest.raises(UserError, match="3 examples cannot be evaluated by 4 processes"):
+        ordered_batches(ROWS[:3], batch_size=500, world_size=4)
 
 
 @pytest.mark.parametrize("position", [1, 3, 4])

@@ -1,52 +1,78 @@
 """Several processes give the answer of one: the same batches, weights and metrics."""
 
 import json
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import fit_arguments
+from launching import FIT, run
+
+pytestmark = pytest.mark.slow  # starts processes
+
+PROCESSES = (1, 2, 4)
+
+
+def arguments(image_folder: Path, processes: int) -> list[str]:
+    several = ["--trainer.strategy", "ddp"] if processes > 1 else []
+    devices = ["--trainer.devices", str(processes), *several]
+    return fit_arguments(image_folder, *devices, "--data.batch_size", "12", "--data.eval_batch_size", "2")
 
 
 @pytest.fixture(scope="module")
 def runs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The folders of the same run in one process and in two."""
+    """The folders of the same run in one process, in two and in four."""
     folder = tmp_path_factory.mktemp("processes")
-    for processes in (1, 2):
-        arguments = fit_arguments(image_folder, "--experiment", str(processes), "--trainer.devices", str(processes))
-        arguments += ["--data.batch_size", "10", "--data.augmentation.horizontal_flip", "true"]
-        arguments += ["--trainer.log_every_n_steps", "4", "--trainer.max_epochs", "2", "--test_after_fit", "true"]
-        arguments += ["--trainer.strategy", "ddp"] if processes > 1 else []
-        done = subprocess.run(
-            [sys.executable, "-m", "lightning_transfer", *arguments],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "recommended to use" not in done.stderr
-    return {processes: folder / "logs" / str(processes) / "version_0" for processes in (1, 2)}
+    more = ["--data.augmentation.horizontal_flip", "true", "--trainer.max_epochs", "3", "--test_after_fit", "true"]
+    for processes in PROCESSES:
+        command = [*FIT, *arguments(image_folder, processes), *more, "--version", str(processes)]
+        status, output = run([*command, "--trainer.log_every_n_steps", "4"], folder)
+        assert status == 0, output
+        assert "recommended to use" not in output
+    return {processes: folder / "logs" / "default" / str(processes) for processes in PROCESSES}
 
 
-@pytest.mark.slow
+def results(runs: dict[int, Path]) -> list[dict]:
+    return [json.loads((folder / "results.json").read_text()) for folder in runs.values()]
+
+
 def test_weights_are_those_of_one_process_on_the_same_global_batches(runs: dict[int, Path]) -> None:
-    one, two = (
+    one, *others = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in runs.values()
     )
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-6)
+    for other in others:
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_metrics_are_those_of_one_process_and_written_once(runs: dict[int, Path]) -> None:
-    one, two = (json.loads((folder / "results.json").read_text()) for folder in runs.values())
-    assert (one["processes"], two["processes"]) == (1, 2)
-    assert two["validation"] == pytest.approx(one["validation"], abs=1e-6)
-    assert two["test"]["test/accuracy"] == one["test"]["test/accuracy"]
+def test_validation_metrics_are_those_of_one_process_after_every_epoch(runs: dict[int, Path]) -> None:
+    one, *others = results(runs)
+    assert [one["processes"], *(other["processes"] for other in others)] == [*PROCESSES]
+    assert [entry["epoch"] for entry in one["validations"]] == [0, 1, 2]
+    for other in others:
+        for ours, theirs in zip(other["validations"], one["validations"], strict=True):
+            assert ours == pytest.approx(theirs, rel=0, abs=1e-6)
+        assert other["test"]["test/accuracy"] == one["test"]["test/accuracy"]
+
+
+def test_run_is_written_once(runs: dict[int, Path]) -> None:
     for folder in runs.values():
-        assert len(list(folder.parent.iterdir())) == 1
+        assert (folder / "results.json").exists()
+        writers = {file.name.split(".")[-2] for file in folder.glob("events.out.tfevents.*")}
+        assert len(writers) == 1  # process numbers
+    assert len(list(runs[1].parent.iterdir())) == len(PROCESSES)
+
+
+def test_test_metrics_of_a_checkpoint_are_equal_to_the_last_digit(
+    runs: dict[int, Path], image_folder: Path, tmp_path: Path
+) -> None:
+    found = []
+    for processes in PROCESSES:
+        command = ["test", *arguments(image_folder, processes)[1:]]
+        command += ["--ckpt_path", str(runs[1] / "checkpoints" / "best.ckpt")]
+        status, output = run([*FIT, *command], tmp_path)
+        assert status == 0, output
+        found.append(dict(re.findall(r"(test/\w+)\D+([\d.e-]+)", output)))
+    assert set(found[0]) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
+    assert found[1] == found[0]
+    assert found[2] == found[0]

@@ -6,7 +6,7 @@ resumable, and shared out over ranks.
 
 import numpy as np
 
-from lightning_transfer.data.loader import Batches, EpochBatches, shuffled_batches
+from lightning_transfer.data.loader import Batches, EpochBatches, largest_batch, shuffled_batches
 
 # Lengths are sorted as if they were off by up to this share: so the same rows do not meet again in every epoch.
 _LENGTH_NOISE = 0.01
@@ -52,16 +52,20 @@ def token_batches(
     Args:
         rows: int64 [rows].
         lengths: int64 [rows of the split], the tokens of each row, by row number.
-        batch_size: Examples in a batch on each rank at most.
-        batch_tokens: Tokens in a batch on each rank at most, padding included; a longer row is a batch by itself.
-        rank: Which share of the rows to give.
+        batch_size: Examples in a batch at most.
+        batch_tokens: Tokens in a batch at most, padding included; a longer row is a batch by itself.
+        rank: Which share of the batches to give.
         world_size: The number of shares.
+
+    Raises:
+        UserError: Where there are fewer rows than ranks.
     """
+    size = largest_batch(len(rows), batch_size, world_size)
     # The longest first: where memory does not suffice, that shows in the first batch.
-    share = rows[np.argsort(-lengths[rows], kind="stable")][rank::world_size]
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
     chunks, start = [], 0
-    while start < len(share):
-        count = int(min(batch_size, max(1, batch_tokens // max(1, lengths[share[start]]))))
-        chunks.append(share[start : start + count])
+    while start < len(rows):
+        count = int(min(size, max(1, batch_tokens // max(1, lengths[rows[start]]))))
+        chunks.append(rows[start : start + count])
         start += count
-    return lambda epoch: chunks
+    return lambda epoch: chunks[rank::world_size]

@@ -92,10 +92,25 @@ def ordered_batches(rows: np.ndarray, *, batch_size: int, rank: int = 0, world_s
 
     Args:
         rows: int64 [rows].
-        batch_size: Examples in a batch on each rank; the last may be smaller.
-        rank: Which share of the rows to give.
+        batch_size: Examples in a batch at most.
+        rank: Which share of the batches to give.
         world_size: The number of shares.
+
+    Raises:
+        UserError: Where there are fewer rows than ranks.
     """
-    share = rows[rank::world_size]
-    chunks = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    return lambda epoch: chunks
+    size = largest_batch(len(rows), batch_size, world_size)
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    # Whole batches, not a share of each: what is computed of a row, to the last digit, depends on its batch.
+    return lambda epoch: chunks[rank::world_size]
+
+
+def largest_batch(count: int, batch_size: int, world_size: int) -> int:
+    """Gives the size of evaluation batches with which every rank has one.
+
+    Raises:
+        UserError: Where there are fewer examples than ranks: a rank without a batch would leave the others waiting.
+    """
+    if count < world_size:
+        raise UserError(f"{count} examples cannot be evaluated by {world_size} processes: choose fewer trainer.devices")
+    return min(batch_size, max(1, count // world_size))

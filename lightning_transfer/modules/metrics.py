@@ -1,9 +1,48 @@
 """What is measured when a classifier is evaluated."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+from torchmetrics.utilities import dim_zero_cat
+
+
+class ExactMean(Metric):
+    """A weighted mean of batches that is the same to the last digit on any number of processes.
+
+    Sums in floating point depend on their order: the values are kept, and sorted before they are added.
+    """
+
+    totals: list[Tensor]
+    weights: list[Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("totals", default=[], dist_reduce_fx="cat")
+        self.add_state("weights", default=[], dist_reduce_fx="cat")
+
+    def update(self, value: Tensor, weight: int) -> None:
+        """Adds the mean of a batch of ``weight`` examples."""
+        # One dimension: torchmetrics gathers a single value without one otherwise than several from another process.
+        self.totals.append((value.detach() * weight).reshape(1))
+        self.weights.append(torch.tensor([weight], device=value.device))
+
+    def compute(self) -> Tensor:
+        """Computes the mean."""
+        return dim_zero_cat(self.totals).sort().values.sum() / dim_zero_cat(self.weights).sum()
+
+
+class ExactCalibrationError(MulticlassCalibrationError):
+    """The expected calibration error, the same to the last digit on any number of processes: added up in an order."""
+
+    def compute(self) -> Tensor:
+        """Computes the error."""
+        confidences, order = dim_zero_cat(self.confidences).sort()
+        # Hits among equal confidences may come in any order: they are added up as whole numbers.
+        self.confidences, self.accuracies = [confidences], [dim_zero_cat(self.accuracies)[order]]
+        return super().compute()
 
 
 class EvaluationMetrics(nn.Module):
@@ -15,11 +54,11 @@ class EvaluationMetrics(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric()
+        self.loss = ExactMean()
         scores: dict[str, Metric | MetricCollection] = {
             "accuracy": MulticlassAccuracy(num_classes, average="micro"),
             "macro_f1": MulticlassF1Score(num_classes, average="macro"),
-            "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15, norm="l1"),
+            "calibration_error": ExactCalibrationError(num_classes, n_bins=15, norm="l1"),
         }
         self.scores = MetricCollection(scores)
 

@@ -74,8 +74,8 @@ def check_strategy(trainer: pl.Trainer) -> None:
     """
     if not isinstance(trainer.strategy.model, pl.LightningModule | DistributedDataParallel):
         raise UserError(
-            f"ProgressiveUnfreezing works on one device and with DDP, not with {type(trainer.strategy).__name__}; "
-            "choose strategy 'ddp'"
+            "ProgressiveUnfreezing works on one device, with DDP and with FullyShardedStrategy (FSDP2), not with "
+            f"{type(trainer.strategy).__name__}; compose configs/hardware/ddp.yaml or fsdp.yaml"
         )
 
 
