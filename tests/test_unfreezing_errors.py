@@ -120,5 +120,5 @@ def test_a_strategy_that_shards_parameters_is_refused() -> None:
     module = ToyModule()
     run.strategy.connect(module)
     run.strategy.model = Wrapped()
-    with pytest.raises(UserError, match="FSDP2.*, not with SingleDeviceStrategy"):
+    with pytest.raises(UserError, match=r"FSDP2.*, not with SingleDeviceStrategy"):
         run.callbacks[0].on_fit_start(run, module)
