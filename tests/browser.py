@@ -58,6 +58,8 @@ def chromium(width: int = 1500, height: int = 1000, dark: bool = False) -> Itera
     arguments += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--hide-scrollbars"]
     for argument in [*arguments, *(["--force-dark-mode"] if dark else [])]:
         options.add_argument(argument)
+    # A page counts as loaded when its text is there: the browser's own event may never come on a busy machine.
+    options.page_load_strategy = "none"
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
@@ -102,7 +104,7 @@ def wait_for_text(driver: webdriver.Chrome, *texts: str) -> None:
     until(lambda: all(text in page_text(driver) for text in texts), lambda: f"{texts} in: {page_text(driver)[:3000]}")
 
 
-def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 90) -> None:
+def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 180) -> None:
     """Waits for a condition; one that raises does not hold yet.
 
     Raises:

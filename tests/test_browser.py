@@ -102,6 +102,7 @@ def test_report_sorts_its_table_by_the_column_that_is_pressed(logs: Path) -> Non
     main(["report", str(logs)])
     with browser.chromium() as driver:
         driver.get((logs / "report.html").as_uri())
+        browser.wait_for_text(driver, "Comparison", "test/accuracy")
         [seed] = [button for button in browser.find_all(driver, "th button") if button.text.startswith("seed")]
         orders = []
         for _ in range(2):
