@@ -34,7 +34,7 @@ from lightning_transfer.profiling import SilentProfiler
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.runs import check_writable, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
-from lightning_transfer.trainer import ONE_CPU, Trainer
+from lightning_transfer.trainer import ONE_CPU, Trainer, check_precision
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
@@ -215,7 +215,7 @@ class CommandLine(LightningCLI):
             callbacks.append(progress_bar())
         if config["profiler"] is None:
             kwargs["profiler"] = SilentProfiler()
-        return make_preemptible(super().instantiate_trainer(callbacks=callbacks, **kwargs))
+        return make_preemptible(check_precision(super().instantiate_trainer(callbacks=callbacks, **kwargs)))
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""

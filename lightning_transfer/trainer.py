@@ -2,11 +2,23 @@
 
 import lightning as L
 
+from lightning_transfer.errors import UserError
 from lightning_transfer.study.range_test import Curve, range_test
 from lightning_transfer.transfer.plan import plan
 
 # Settings with which a trainer exists on every machine.
 ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+
+
+def check_precision(trainer: L.Trainer) -> L.Trainer:
+    """Refuses what would train without an error and to no good.
+
+    Raises:
+        UserError: For weights in float16 on a CPU.
+    """
+    if trainer.precision == "16-true" and trainer.strategy.root_device.type == "cpu":
+        raise UserError("precision 16-true gives non-finite weights on a CPU: choose bf16-true or bf16-mixed")
+    return trainer
 
 
 class Trainer(L.Trainer):

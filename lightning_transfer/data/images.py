@@ -125,7 +125,9 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         if trainer is not None and self.mixing is not None:
             draws = {"num_classes": self.num_classes, "seed": run_seed(), "epoch": trainer.current_epoch}
             images, labels = self.mixing(images, labels, indices, **draws)
-        return ImageBatch(images, labels, indices)
+        batch = ImageBatch(images, labels, indices)
+        # Lightning converts a batch to the precision of the weights before this, when images are bytes yet.
+        return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Undoes the normalisation, for people: float [batch, 3, height, width], from 0 to 255."""

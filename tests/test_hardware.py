@@ -1,0 +1,37 @@
+"""Every combination of hardware file, precision and data that a CPU can run."""
+
+import json
+import sys
+
+import pytest
+from conftest import REPOSITORY
+from launching import HERE, run
+from matrix_ranks import COMBINATIONS, HARDWARE, name_of, try_out
+from test_cli import error_line
+
+pytestmark = pytest.mark.slow  # starts processes
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What went wrong in each combination of two processes."""
+    folder = tmp_path_factory.mktemp("matrix")
+    (folder / "configs").symlink_to(REPOSITORY / "configs")
+    status, output = run([sys.executable, str(HERE / "matrix_ranks.py"), "outcomes.json"], folder, seconds=500)
+    assert status == 0, output
+    found: dict[str, str] = json.loads((folder / "outcomes.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(("hardware", "precision", "experiment"), COMBINATIONS)
+def test_combination_trains(hardware: str, precision: str, experiment: str, request: pytest.FixtureRequest) -> None:
+    if HARDWARE[hardware] == 1:
+        assert try_out(hardware, precision, experiment) == ""
+    else:
+        assert request.getfixturevalue("outcomes")[name_of(hardware, precision, experiment)] == ""
+
+
+def test_float16_weights_on_a_cpu_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["fit", "--config", "configs/quickstart.yaml", "--config", "configs/hardware/cpu.yaml"]
+    line = error_line(capsys, *command, "--trainer.precision", "16-true")
+    assert line == "precision 16-true gives non-finite weights on a CPU: choose bf16-true or bf16-mixed"
