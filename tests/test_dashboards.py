@@ -115,6 +115,20 @@ def test_projector_has_the_sample_before_and_after(examples: int, image_folder: 
     assert (folder / "projector_config.pbtxt").read_text().count("embeddings {") == 2
 
 
+def test_network_that_looks_twice_is_shown_by_its_first_look(image_folder: Path) -> None:
+    flags = [
+        "--model.network",
+        "FastCNN",
+        "--model.network.widths",
+        "[8, 8, 8]",
+        "--model.network.test_views",
+        "mirror",
+    ]
+    main(fit_arguments(image_folder, *flags))
+    assert (run_folder() / "projector" / "after" / "points.tsv").exists()
+    assert "attribution/grad_cam" in read_run(run_folder(), "run").images
+
+
 def test_run_is_described_by_what_sets_it_apart(run: Run) -> None:
     described = run.data["run/hyperparameters"]
     assert described["strategy"] == "gradual_discriminative"

@@ -137,4 +137,4 @@ def _with_leaf(
         logits = pl_module(*inputs)
     finally:
         hook.remove()
-    return *cuts[-1], logits
+    return *cuts[0], logits  # of several views of a batch, the first is the batch as it is

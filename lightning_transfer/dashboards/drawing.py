@@ -170,6 +170,13 @@ def shortened(text: str, width: float, size: float = 12) -> str:
     return text + "…"
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """Encodes a picture, uint8 [height, width, 3 or 4], with little compression: most of the time goes into that."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def data_uri(picture: bytes, kind: str = "png") -> str:
     """Writes an encoded picture as an address that holds the picture itself."""
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
@@ -178,9 +185,7 @@ def data_uri(picture: bytes, kind: str = "png") -> str:
 def _accent_pixels(opacities: np.ndarray) -> str:
     pixels = np.empty((*opacities.shape, 4), np.uint8)
     pixels[..., :3], pixels[..., 3] = COLORS["accent"], opacities * 255
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return data_uri(buffer.getvalue())
+    return data_uri(png(pixels))
 
 
 def _on_white(color: Color, opacity: float) -> tuple[int, int, int]:

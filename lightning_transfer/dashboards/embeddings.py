@@ -50,6 +50,7 @@ class Embeddings(L.Callback):
         """Computes the features before the training, unless a run goes on."""
         if not has_tensorboard(trainer) or not trainer.enable_validation or trainer.global_step > 0:
             return
+        self._features, self._batches = [], []
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         loaders: Any = trainer.val_dataloaders
         batches = []
@@ -63,7 +64,7 @@ class Embeddings(L.Callback):
         with evaluating(trainer, pl_module), self._listening(pl_module):
             for batch in batches:
                 pl_module(*batch.inputs)
-        self._batches = batches
+                self._batches.append(batch)
         self._write(trainer, pl_module, "before")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -110,7 +111,9 @@ class Embeddings(L.Callback):
         first = next(module for module in head.modules if any(True for _ in module.parameters(recurse=False)))
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._features.append(inputs[0].detach().flatten(1).float())
+            # A network that looks at several views of a batch calls its head for each: the first is the batch as it is.
+            if len(self._features) == len(self._batches):
+                self._features.append(inputs[0].detach().flatten(1).float())
 
         hook = first.register_forward_pre_hook(keep)
         try:
@@ -183,7 +186,7 @@ def write_embedding(
         metadata_path=f"projector/{name}/metadata.tsv",
     )
     if pictures is not None:
-        _sprite(pictures).save(place / "sprite.png")
+        _sprite(pictures).save(place / "sprite.png", compress_level=1)
         info.sprite.image_path = f"projector/{name}/sprite.png"
         info.sprite.single_image_dim.extend([_THUMBNAIL, _THUMBNAIL])
     file, config = folder / "projector_config.pbtxt", ProjectorConfig()

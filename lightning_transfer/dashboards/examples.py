@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
 from lightning_transfer.dashboards.drawing import Color
-from lightning_transfer.dashboards.events import add_data, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
 from lightning_transfer.dashboards.groups import own_groups
 from lightning_transfer.dashboards.predictions import escaped
 from lightning_transfer.dashboards.samples import (
@@ -47,7 +47,7 @@ class TrainingExamples(L.Callback):
         if isinstance(batch, ImageBatch):
             pictures = list(to_pixels(trainer, batch.images[:_TRAINING_PICTURES]))
             grid = picture_grid(pictures, [[(names[label], "ink")] for label in labels[: len(pictures)]])
-            writer.add_image("training/examples", grid, 0, dataformats="HWC")
+            add_picture(writer, "training/examples", grid, 0)
             return
         lines = ["| label | tokens | text, one · between tokens |", "|---|---|---|"]
         for row in range(min(_TRAINING_TEXTS, len(labels))):
@@ -118,7 +118,7 @@ class Attributions(L.Callback):
             overlays = _overlay(torch.from_numpy(pictures.copy()), scores.float().cpu()).numpy()
             both: list[list[tuple[str, Color]]] = [*([] for _ in pictures), *captions]
             grid = picture_grid([*pictures, *overlays], both)
-            writer.add_image("attribution/grad_cam", grid, step, dataformats="HWC")
+            add_picture(writer, "attribution/grad_cam", grid, step)
         else:
             entries = _attended(trainer, self._sample, scores.float().cpu(), [c[0][0] for c in captions], names)
             writer.add_text("attribution/tokens", _markdown(entries), step)

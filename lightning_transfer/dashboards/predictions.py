@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.dashboards.drawing import Color, PixelCanvas
-from lightning_transfer.dashboards.events import add_data, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
 from lightning_transfer.dashboards.figures import ConfusionMatrix, Figure, Reliability
 from lightning_transfer.dashboards.samples import class_names, is_shown, join, picture_grid, take, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch
@@ -70,7 +70,7 @@ class ValidationPredictions(L.Callback):
         for name, figure in figures.items():
             canvas = PixelCanvas(*figure.size)
             figure.draw(canvas)
-            writer.add_image(f"validation/{name}", canvas.pixels(), self._step, dataformats="HWC")
+            add_picture(writer, f"validation/{name}", canvas.pixels(), self._step)
             add_data(writer, f"validation/{name}_data", asdict(figure), self._step)
         if tally.examples is not None:
             _write_top_losses(trainer, writer, tally, names, self._step)
@@ -154,7 +154,7 @@ def _write_top_losses(trainer: L.Trainer, writer: Any, tally: _Tally, names: lis
             for entry in entries
         ]
         grid = picture_grid(list(to_pixels(trainer, tally.examples.images)), captions)
-        writer.add_image("validation/top_losses", grid, step, dataformats="HWC")
+        add_picture(writer, "validation/top_losses", grid, step)
     else:
         documents = zip(tally.examples.token_ids.tolist(), tally.examples.lengths.tolist(), strict=True)
         for entry, (token_ids, length) in zip(entries, documents, strict=True):

@@ -34,7 +34,9 @@ td.text { white-space: normal; text-align: left; min-width: 18rem; } td.name, th
 pre { overflow-x: auto; font-size: 0.8rem; border: 1px solid var(--grid); border-radius: 6px; padding: 0.6rem; }
 .tokens { line-height: 1.9; font-size: 0.9rem; } .tokens span { border-radius: 3px; padding: 0.1em 0.15em; }
 .muted { color: var(--muted); }
-@media print { body { margin: 0; max-width: none; font-size: 11px; } th button::after { content: ""; }
+@media print { html { font-size: 11px; } body { margin: 0; max-width: none; font-size: 1rem; }
+  th button::after { content: ""; } .scroll { overflow: visible; }
+  .scroll th, .scroll td { white-space: normal; padding: 0.3rem 0.5rem; }
   figure, tr { break-inside: avoid; } details::details-content { content-visibility: visible; display: block; }
   pre { white-space: pre-wrap; } .charts { grid-template-columns: 1fr 1fr; } }
 """ + "".join(f".series-{number}::before {{ color: var(--series-{number}); }}\n" for number in range(COLORS))

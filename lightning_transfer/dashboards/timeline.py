@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 
 from lightning_transfer.dashboards.drawing import PixelCanvas
-from lightning_transfer.dashboards.events import add_data, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
 from lightning_transfer.dashboards.figures import Timeline, thinned
 from lightning_transfer.dashboards.groups import shown_groups, trainable_names
 from lightning_transfer.dashboards.learning_rates import AppliedLearningRates
@@ -86,5 +86,5 @@ class UnfreezingTimeline(L.Callback):
         if writer is not None and self._timeline.groups:
             canvas = PixelCanvas(*self._timeline.size)
             self._timeline.draw(canvas)
-            writer.add_image("phase/timeline", canvas.pixels(), step, dataformats="HWC")
+            add_picture(writer, "phase/timeline", canvas.pixels(), step)
             add_data(writer, "phase/timeline_data", asdict(self._timeline), step)

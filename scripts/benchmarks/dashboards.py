@@ -1,21 +1,18 @@
-"""What the dashboards cost a run of the classic network on CIFAR-10."""
+"""What the dashboards cost a run of the classic network on CIFAR-10, in batches of 128."""
 
 import statistics
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+from unittest.mock import patch
+
+import lightning as L
 
 from benchmarks.measure import Part, Row, Settings, silence
 from lightning_transfer.cli import main
-
-CANDIDATES: dict[str, tuple[str, ...]] = {
-    "without dashboards": ("--dashboards", "null"),
-    "all of them": (),
-    "scalars only": (
-        *("--dashboards.timeline", "false", "--dashboards.training_examples", "false"),
-        *("--dashboards.predictions", "false", "--dashboards.attributions", "false", "--dashboards.embeddings", "0"),
-        *("--dashboards.run_card", "false", "--dashboards.graph", "false"),
-    ),
-}
+from lightning_transfer.dashboards.settings import Dashboards
 
 
 def fit(epochs: int, *arguments: str) -> float:
@@ -32,24 +29,67 @@ def fit(epochs: int, *arguments: str) -> float:
     return time.process_time() - start
 
 
-def epoch(settings: Settings) -> list[Row]:
-    """CPU seconds of a run of several epochs, batches of 128, from its first line to its last."""
-    epochs = settings.scaled(5, 1)
-    seconds: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+class Account:
+    """Adds up the CPU time that the dashboards take within their hooks, by callback."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def callbacks(self, settings: Dashboards, config: Mapping[str, Any], text: str) -> list[L.Callback]:
+        """Builds the dashboards, each hook that they have under a clock."""
+        built = _BUILD(settings, config, text)
+        for callback in built:
+            for name in dir(L.Callback):
+                if name.startswith("on_") and getattr(type(callback), name) is not getattr(L.Callback, name):
+                    setattr(callback, name, self._timed(type(callback).__name__, getattr(callback, name)))
+        return built
+
+    def _timed(self, name: str, hook: Callable[..., None]) -> Callable[..., None]:
+        def timed(*arguments: Any, **options: Any) -> None:
+            start = time.thread_time()
+            hook(*arguments, **options)
+            self.seconds[name] += time.thread_time() - start
+
+        return timed
+
+
+_BUILD = Dashboards.callbacks
+
+
+def hooks(settings: Settings) -> list[Row]:
+    """CPU time within the hooks of each dashboard, and of all the rest of the same run."""
+    epochs = settings.scaled(10, 1)
+    fit(1, "--dashboards", "null")  # imports and caches
+    account = Account()
+    with patch.object(Dashboards, "callbacks", lambda *arguments: account.callbacks(*arguments)):
+        total = fit(epochs)
+    dashboards = sum(account.seconds.values())
+    rest = total - dashboards
+    seconds = {"training without them": rest, "all dashboards": dashboards, **dict(account.seconds.most_common())}
+    return [
+        {"part": name, f"CPU seconds of {epochs} epochs": value, "of training, %": 100 * value / rest}
+        for name, value in seconds.items()
+    ]
+
+
+def runs(settings: Settings) -> list[Row]:
+    """CPU seconds of whole runs with and without dashboards, in turns."""
+    epochs = settings.scaled(10, 1)
+    candidates: dict[str, tuple[str, ...]] = {"without": ("--dashboards", "null"), "with": ()}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     fit(1)  # imports and caches
     for _ in range(settings.repeats):
-        for name, arguments in CANDIDATES.items():
+        for name, arguments in candidates.items():
             seconds[name].append(fit(epochs, *arguments))
-    first = seconds["without dashboards"]
+    ratios = [own / other for own, other in zip(seconds["with"], seconds["without"], strict=True)]
     return [
         {
-            "candidate": name,
-            f"CPU seconds of {epochs} epochs": statistics.median(values),
-            "more than without, %": 100
-            * (statistics.median(own / other for own, other in zip(values, first, strict=True)) - 1),
+            "dashboards": name,
+            f"CPU seconds of {epochs} epochs, best": min(values),
+            "median ratio": statistics.median(ratios) if name == "with" else 1.0,
         }
         for name, values in seconds.items()
     ]
 
 
-PARTS: dict[str, Part] = {"epoch": epoch}
+PARTS: dict[str, Part] = {"hooks": hooks, "runs": runs}
