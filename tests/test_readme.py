@@ -21,6 +21,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+# The same commands on less: the first epoch of each fit.
+LESS = {
+    "fit": ["--trainer.max_epochs", "1"],
+    "study": ["--tuning", "null", "--seeds", "[0]", "--overrides.trainer.max_epochs", "1", "--workers", "0"],
+}
 COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
 
 
@@ -30,8 +35,7 @@ def test_commands_run_in_their_order(image_folder: Path, capsys: pytest.CaptureF
     assert len(ours) >= 6
     for arguments in ours:
         arguments = [str(image_folder) if argument.startswith("/data/") else argument for argument in arguments]
-        # The same commands on less: the first epoch of each fit.
-        main([*arguments, *(["--trainer.max_epochs", "1"] if arguments[0] == "fit" else [])])
+        main([*arguments, *LESS.get(arguments[0], [])])
     assert "accuracy" in capsys.readouterr().out
 
 
