@@ -134,6 +134,15 @@ def requested_addresses(driver: webdriver.Chrome) -> list[str]:
 def unfold(driver: webdriver.Chrome) -> None:
     """Opens the groups of tags that TensorBoard has folded: all but the first two."""
     until(lambda: find_all(driver, "button.heading"), "groups of tags")
-    time.sleep(1)
-    for heading in find_all(driver, "button.heading:not([open-button])"):
-        driver.execute_script("arguments[0].click()", heading)
+
+    def folded() -> list[Any]:
+        return find_all(driver, "button.heading:not([open-button])")
+
+    def click() -> bool:
+        # Elements are replaced while the page is still being built: another try finds the new ones.
+        for heading in folded():
+            driver.execute_script("arguments[0].click()", heading)
+        time.sleep(1)
+        return not folded()
+
+    until(click, "all groups of tags open")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -61,7 +62,7 @@ def test_finished_runs_are_never_run_again_and_an_unfinished_one_goes_on(capsys:
     study = small()
     main([*study, "--workers", "0"])
     output = capsys.readouterr().out
-    assert [line.split()[0] for line in output.splitlines()[:9]] == [f"{number}/9" for number in range(1, 10)]
+    assert re.findall(r"^\d+/9", output, re.MULTILINE) == [f"{number}/9" for number in range(1, 10)]
     assert "left" in output.splitlines()[0]
     assert (Path("logs/toy/report/toy.html")).exists()
     first, times = table(), changed_times()
@@ -69,8 +70,7 @@ def test_finished_runs_are_never_run_again_and_an_unfinished_one_goes_on(capsys:
 
     (Path("logs/toy/full-size_2-seed_1") / "results.json").unlink()
     main([*study, "--workers", "0"])
-    [line, *_] = capsys.readouterr().out.splitlines()
-    assert line.startswith("9/9  full-size_2-seed_1")
+    assert re.findall(r"^\d+/9 +\S+", capsys.readouterr().out, re.MULTILINE) == ["9/9  full-size_2-seed_1"]
     assert table() == first
     again = changed_times()
     assert {name for name in times if again[name] != times[name]} == {"full-size_2-seed_1"}
