@@ -18,19 +18,19 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import lightning_transfer
 from lightning_transfer import results
+from lightning_transfer.arguments import add_experiment_arguments
 from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
+from lightning_transfer.overhead import SilentProfiler, skip_empty_hooks
 from lightning_transfer.predictions import write_predictions
-from lightning_transfer.profiling import SilentProfiler
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.runs import check_writable, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
@@ -120,38 +120,7 @@ class CommandLine(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what an experiment has beyond a model, data and a trainer."""
-        parser.add_argument("--experiment", type=str, default="default", help="Name of the folder under logs.")
-        parser.add_argument(
-            "--version", type=str | None, help="Name of the run's folder; version_0, version_1, ... if not given."
-        )
-        parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
-        parser.add_argument(
-            "--test_after_fit", type=bool, default=False, help="Whether fit ends by testing the best checkpoint."
-        )
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            help="Starting weights of fit: a checkpoint or state dict (.ckpt, .pt, .safetensors), torchvision weights"
-            " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file).",
-        )
-        parser.add_argument(
-            "--init_allow",
-            type=list[str],
-            default=[],
-            help="Glob patterns of tensors that may differ from the starting weights; those of the head always may.",
-        )
-        parser.add_argument("--output", type=str, default="predictions.jsonl", help="File that predict writes.")
-        parser.add_argument("--dashboards", type=Dashboards | None, default=Dashboards(), help="What is shown.")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "model": {"class_path": "lightning_transfer.Classifier"},
-                "checkpoint.monitor": "val/accuracy",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best",
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        add_experiment_arguments(parser)
         # Ignored where a class has no such argument; None where the data has no classes, or is no text.
         for target in ("num_classes", "network.init_args.num_classes", "network.init_args.vocabulary_size"):
             number = partial(self._number, target.rpartition(".")[2])
@@ -215,7 +184,8 @@ class CommandLine(LightningCLI):
             callbacks.append(progress_bar())
         if config["profiler"] is None:
             kwargs["profiler"] = SilentProfiler()
-        return make_preemptible(check_precision(super().instantiate_trainer(callbacks=callbacks, **kwargs)))
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        return skip_empty_hooks(make_preemptible(check_precision(trainer)))
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from conftest import fit_arguments, run_folder
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from lightning_transfer import Classifier, SeedCNN
 from lightning_transfer.cli import main
-from lightning_transfer.profiling import SilentProfiler
+from lightning_transfer.overhead import SilentProfiler, skip_empty_hooks
 
 
 def test_silent_profiler_gives_a_context_and_no_generator() -> None:
@@ -24,6 +26,29 @@ def test_profiler_that_is_asked_for_reports(image_folder: Path) -> None:
     main(fit_arguments(image_folder, "--trainer.profiler", "SimpleProfiler", "--trainer.profiler.filename", "actions"))
     [report] = run_folder().glob("*actions*.txt")
     assert "run_training_batch" in report.read_text()
+
+
+class CountsSteps(L.Callback):
+    """Has one of a step's hooks, and gets another by assignment."""
+
+    def __init__(self) -> None:
+        self.batches = self.backwards = 0
+        self.on_after_backward = self.count
+
+    def count(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.backwards += 1
+
+    def on_train_batch_end(self, *arguments: object) -> None:
+        self.batches += 1
+
+
+def test_only_hooks_that_do_nothing_are_skipped() -> None:
+    counter = CountsSteps()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+    trainer = skip_empty_hooks(L.Trainer(max_steps=3, accelerator="cpu", callbacks=[counter], **quiet))
+    trainer.fit(BoringModel())
+    assert (counter.batches, counter.backwards) == (3, 3)
+    assert counter.on_train_batch_start is None
 
 
 def test_step_reads_no_tensor(monkeypatch: pytest.MonkeyPatch, image_folder: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -17,9 +18,10 @@ from lightning_transfer.transfer.plateau import validation_follows
 class LastCheckpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``: after every epoch, and where the run is asked to stop.
 
-    After SIGTERM or SIGUSR1 to any of its processes, all of them stop at the next step boundary: the optimizer has
-    stepped, a validation that was due is done, and the checkpoint goes on from there. The exit status is 128 plus the
-    signal's number, 143 for SIGTERM. On SIGUSR1 a SLURM job also puts itself back into the queue.
+    After SIGTERM or SIGUSR1 the run stops at the next step boundary; several processes at the one after, when all have
+    heard of it. The optimizer has stepped, a validation that was due is done, and the checkpoint goes on from there.
+    The exit status is 128 plus the signal's number, 143 for SIGTERM. On SIGUSR1 a SLURM job also puts itself back into
+    the queue.
 
     Args:
         signals: Where the signals are noted.
@@ -30,16 +32,25 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(filename="last", enable_version_counter=False)
         self._signals = signals
         self._stopping = 0  # the signal that a checkpoint has been written for
+        self._processes: Any = None  # the group that asks
+        self._highest = torch.tensor(0)  # of the signals of all processes, once the question is answered
+        self._question: torch.distributed.Work | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets signals wait for a step boundary from now on."""
         super().on_train_start(trainer, pl_module)
         self._signals.training = True
+        if trainer.world_size > 1:
+            # Over CPU memory: asking the accelerators would make the host wait for them in every step.
+            self._processes = torch.distributed.new_group(backend="gloo")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets SIGTERM end the process at once again."""
         super().on_train_end(trainer, pl_module)
         self._signals.training = False
+        if self._question is not None:
+            self._question.wait()
+            self._question = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Lets SIGTERM end the process at once again."""
@@ -53,6 +64,8 @@ class LastCheckpoint(ModelCheckpoint):
     ) -> None:
         """Saves if asked to stop, unless a validation or the end of the epoch follows."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not self._processes and not self._signals.received:
+            return
         if not (trainer.is_last_batch or trainer.fit_loop._should_accumulate() or validation_follows(trainer)):
             self._save_if_asked_to_stop(trainer)
 
@@ -75,14 +88,25 @@ class LastCheckpoint(ModelCheckpoint):
             self._stop(trainer)
 
     def _save_if_asked_to_stop(self, trainer: L.Trainer) -> None:
-        signum = self._signals.received
-        if trainer.world_size > 1:
-            # Wherever the signal arrived, all stop at the same step, or they would wait for each other forever.
-            received = torch.tensor(signum, device=trainer.strategy.root_device)
-            signum = int(trainer.strategy.reduce(received, reduce_op="max"))
-        if signum:
+        if signum := self._signal_of_all() if self._processes else self._signals.received:
             self._stopping = signum
             trainer.save_checkpoint(self._path, weights_only=False)
+
+    def _signal_of_all(self) -> int:
+        """What any process had received one boundary ago, and asks anew.
+
+        Wherever the signal arrived, all stop at the same step, or they would wait for each other forever. Nobody waits
+        for an answer: it has a step's time to come.
+        """
+        signum = 0
+        if self._question is not None:
+            self._question.wait()
+            signum = int(self._highest)
+        self._highest = torch.tensor(self._signals.received)
+        self._question = torch.distributed.all_reduce(
+            self._highest, torch.distributed.ReduceOp.MAX, group=self._processes, async_op=True
+        )
+        return signum
 
     def _stop(self, trainer: L.Trainer) -> None:
         self._signals.stopping = True
@@ -105,4 +129,6 @@ def make_preemptible(trainer: L.Trainer) -> L.Trainer:
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
     # Lightning's wait for the other ranks in the middle of whatever the signal interrupts, and exit with status 0.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # And with them the question that its loop asks all ranks in every step, waiting for the answer.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
