@@ -1,0 +1,103 @@
+"""Language modelling: a training step of configs/imdb_lm.yaml beside what a tutorial does.
+
+It needs the reviews of IMDB, from a mirror or the Hub; quick, it takes the embedded ones.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.measure import Part, Row, Settings, compare, cpu_seconds
+from lightning_transfer import DemoTextStreams, LanguageModelDataModule, LSTMLanguageModel
+from lightning_transfer.data.language_modelling import TokenBatch
+from lightning_transfer.networks.lstm_encoder import LayerState
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "imdb_lm.yaml"
+State = tuple[Tensor, Tensor]
+
+
+class PlainLanguageModel(nn.Module):
+    """Embedding, torch's LSTM, and a linear layer to all words: no dropout, no penalties, nothing tied."""
+
+    def __init__(self, vocabulary_size: int, embedding_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.lstm = nn.LSTM(embedding_size, hidden_size)
+        self.head = nn.Linear(hidden_size, vocabulary_size)
+
+    def forward(self, batch: TokenBatch, state: State | None) -> tuple[Tensor, State]:
+        """Computes the loss of a segment, and the state after it."""
+        states, last = self.lstm(self.embedding(batch.token_ids), state)
+        return F.cross_entropy(self.head(states.flatten(0, 1)).float(), batch.labels), (
+            last[0].detach(),
+            last[1].detach(),
+        )
+
+
+class OurLanguageModel(nn.Module):
+    """The network of the config with its dropouts and penalties, as LanguageModel trains it."""
+
+    def __init__(self, vocabulary_size: int, model: dict[str, Any]) -> None:
+        super().__init__()
+        self.network = LSTMLanguageModel(vocabulary_size, **model["network"]["init_args"])
+        self.penalties = model["activation_penalty"], model["temporal_activation_penalty"]
+
+    def forward(self, batch: TokenBatch, state: list[LayerState] | None) -> tuple[Tensor, list[LayerState]]:
+        """Computes the loss of a segment, and the state after it."""
+        losses, states, dropped, last = self.network(batch.token_ids, batch.labels, state)
+        activation, temporal = self.penalties
+        loss = losses.mean() + activation * dropped.float().square().mean()
+        loss = loss + temporal * states.diff(dim=0).float().square().mean()
+        return loss, [(hidden.detach(), cell.detach()) for hidden, cell in last]
+
+
+def training(network: nn.Module, batches: list[TokenBatch], precision: str) -> Callable[[], None]:
+    """Steps over successive segments: forward, backward, clipping and an Adam step each."""
+    optimizer = torch.optim.Adam(network.parameters())
+
+    def steps() -> None:
+        state = None
+        for batch in batches:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss, state = network(batch, state)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 0.25)
+            optimizer.step()
+
+    return steps
+
+
+def step(settings: Settings) -> list[Row]:
+    """A training step of configs/imdb_lm.yaml beside nn.LSTM with a softmax over all 30,000 words."""
+    config = yaml.safe_load(CONFIG.read_text())
+    if settings.quick:
+        data: LanguageModelDataModule = DemoTextStreams()
+    else:
+        data = LanguageModelDataModule(**{**config["data"]["init_args"], "varied_segments": False})
+    batches = list(islice(data.train_dataloader(), settings.scaled(3, 1)))
+    model = config["model"]["init_args"]
+    sizes = model["network"]["init_args"]
+    vocabulary = max(data.vocabulary_size, sizes["cutoffs"][-1] + 1)
+    plain = PlainLanguageModel(vocabulary, sizes["embedding_size"], sizes["hidden_size"])
+    ours = OurLanguageModel(vocabulary, model)
+    candidates = {
+        "nn.LSTM, full softmax": training(plain, batches, "32"),
+        "the same, bf16-mixed": training(plain, batches, "bf16"),
+        "LSTMLanguageModel": training(ours, batches, "32"),
+        "the same, bf16-mixed, as in the config": training(ours, batches, "bf16"),
+    }
+    for steps in candidates.values():
+        steps()
+    timed = {name: partial(cpu_seconds, steps) for name, steps in candidates.items()}
+    return compare(timed, settings, sum(len(batch.labels) for batch in batches), "tokens")
+
+
+PARTS: dict[str, Part] = {"step": step}
