@@ -127,7 +127,7 @@ def verdicts_on(scores: np.ndarray) -> list[Verdict]:
 def test_study_without_a_winner_names_one_in_at_most_one_of_twenty(
     means: list[float], sizes: int, spreads: tuple[float, ...]
 ) -> None:
-    studies = 1000
+    studies = 1000 // sizes
     named = sum(
         any(verdict.is_winner for verdict in verdicts_on(scores))
         for scores in scores_of_studies(means, sizes, spreads, studies)
@@ -138,7 +138,7 @@ def test_study_without_a_winner_names_one_in_at_most_one_of_twenty(
 
 @pytest.mark.parametrize("sizes", [1, 5])
 def test_one_as_good_as_the_best_is_told_apart_in_at_most_one_study_of_twenty(sizes: int) -> None:
-    studies = 1000
+    studies = 1000 // sizes
     wrong = sum(
         any(len(verdict.undecided) < len(NOTHING) - 1 for verdict in verdicts_on(scores))
         for scores in scores_of_studies(NOTHING, sizes, (0.2, 1.0, 3.0), studies)

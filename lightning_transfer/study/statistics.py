@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
@@ -50,9 +50,7 @@ class Comparison:
         """Of the paired t test, two-sided; 1 where the differences do not vary, which proves nothing."""
         if self._do_not_vary:
             return 1.0
-        n = len(self.differences)
-        t = np.mean(self.differences) / (np.std(self.differences, ddof=1) / math.sqrt(n))
-        return float(2 * special.stdtr(n - 1, -abs(t)))
+        return float(stats.ttest_1samp(self.differences, 0).pvalue)
 
     @property
     def wilcoxon_p(self) -> float:
@@ -94,8 +92,8 @@ def summarise(values: Iterable[float]) -> Summary:
     mean, n = float(np.mean(found)), len(found)
     if n < 2:
         return Summary(n, mean, -math.inf, math.inf)
-    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.std(found, ddof=1) / math.sqrt(n))
-    return Summary(n, mean, mean - half, mean + half)
+    low, high = stats.ttest_1samp(found, 0).confidence_interval(CONFIDENCE)
+    return Summary(n, mean, float(low), float(high))
 
 
 def compare(scores: Scores, others: Scores) -> Comparison | None:
