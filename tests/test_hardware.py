@@ -3,11 +3,15 @@
 import json
 import sys
 
+import lightning as L
 import pytest
+import torch
 from conftest import REPOSITORY
 from launching import HERE, run
 from matrix_ranks import COMBINATIONS, HARDWARE, name_of, try_out
 from test_cli import error_line
+
+from lightning_transfer.trainer import check_precision
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -35,3 +39,13 @@ def test_float16_weights_on_a_cpu_are_refused(capsys: pytest.CaptureFixture[str]
     command = ["fit", "--config", "configs/quickstart.yaml", "--config", "configs/hardware/cpu.yaml"]
     line = error_line(capsys, *command, "--trainer.precision", "16-true")
     assert line == "precision 16-true gives non-finite weights on a CPU: choose bf16-true or bf16-mixed"
+
+
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_bfloat16_warns_where_the_cpu_has_no_instructions_for_it(
+    capability: str, warned: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    check_precision(L.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False))
+    said = [str(warning.message) for warning in recwarn if "precision" in str(warning.message)]
+    assert said == ["precision bf16-mixed: this CPU has no instructions for it, 32-true is many times as fast"] * warned

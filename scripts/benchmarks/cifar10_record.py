@@ -24,7 +24,7 @@ def train(recipe: str, seed: int, settings: Settings) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as logs:
         command = [
             *(sys.executable, "-m", "lightning_transfer", "fit", "--config", str(CONFIGS / f"{recipe}.yaml")),
-            *("--config", str(CONFIGS / "hardware" / f"{hardware}.yaml"), "--trainer.precision", "bf16-mixed"),
+            *("--config", str(CONFIGS / "hardware" / f"{hardware}.yaml")),
             *("--seed_everything", str(seed), "--logs", logs, *(quick if settings.quick else ()), *settings.arguments),
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
