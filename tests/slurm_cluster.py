@@ -81,7 +81,9 @@ class SlurmCluster:
 
     def release(self, job: str) -> None:
         """Starts a requeued job now: SLURM holds it back for some two minutes."""
-        if self.describe(job).get("Reason") == "BeginTime":
+        facts = self.describe(job)
+        # Its reason to wait is only given once the scheduler has looked at it.
+        if facts["JobState"] == "PENDING" and facts["EligibleTime"] > time.strftime("%Y-%m-%dT%H:%M:%S"):
             self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def wait(self, job: str, seconds: float = 180) -> str:
