@@ -2,7 +2,7 @@
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.range_test import Curve, range_test

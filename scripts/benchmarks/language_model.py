@@ -92,7 +92,7 @@ def step(settings: Settings) -> list[Row]:
         "nn.LSTM, full softmax": training(plain, batches, "32"),
         "the same, bf16-mixed": training(plain, batches, "bf16"),
         "LSTMLanguageModel": training(ours, batches, "32"),
-        "here, bf16-mixed": training(ours, batches, "bf16"),
+        "LSTMLanguageModel, bf16-mixed": training(ours, batches, "bf16"),
     }
     for steps in candidates.values():
         steps()
