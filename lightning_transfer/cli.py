@@ -29,7 +29,7 @@ from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptib
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
-from lightning_transfer.overhead import SilentProfiler, skip_empty_hooks
+from lightning_transfer.overhead import SilentProfiler, shorten_steps
 from lightning_transfer.predictions import write_predictions
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.runs import check_writable, start_of_fit
@@ -185,7 +185,7 @@ class CommandLine(LightningCLI):
         if config["profiler"] is None:
             kwargs["profiler"] = SilentProfiler()
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        return skip_empty_hooks(make_preemptible(check_precision(trainer)))
+        return make_preemptible(check_precision(trainer))
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""
@@ -207,6 +207,7 @@ class CommandLine(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from a checkpoint where there is one to go on from."""
+        shorten_steps(self.trainer, self.model)
         self.trainer.fit(**{**kwargs, "ckpt_path": self.checkpoint})
 
     def after_fit(self) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from lightning_transfer import Classifier, SeedCNN
 from lightning_transfer.cli import main
-from lightning_transfer.overhead import SilentProfiler, skip_empty_hooks
+from lightning_transfer.overhead import SilentProfiler, shorten_steps
 
 
 def test_silent_profiler_gives_a_context_and_no_generator() -> None:
@@ -42,13 +42,38 @@ class CountsSteps(L.Callback):
         self.batches += 1
 
 
-def test_only_hooks_that_do_nothing_are_skipped() -> None:
-    counter = CountsSteps()
+class IndexedModel(BoringModel):
+    """Asks for the number of a batch, and has one of a step's hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.indices: list[int] = []
+        self.ends = 0
+
+    def training_step(self, batch: torch.Tensor, number: int) -> dict[str, torch.Tensor]:
+        self.indices.append(number)
+        return super().training_step(batch, number)
+
+    def on_train_batch_end(self, *arguments: object) -> None:
+        self.ends += 1
+
+
+class UnindexedModel(IndexedModel):
+    def training_step(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return super().training_step(batch, -1)
+
+
+@pytest.mark.parametrize(("model", "indices"), [(IndexedModel, [0, 1, 2]), (UnindexedModel, [-1, -1, -1])])
+def test_only_hooks_that_do_nothing_are_skipped(model: type[IndexedModel], indices: list[int]) -> None:
+    counter, module = CountsSteps(), model()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
-    trainer = skip_empty_hooks(L.Trainer(max_steps=3, accelerator="cpu", callbacks=[counter], **quiet))
-    trainer.fit(BoringModel())
-    assert (counter.batches, counter.backwards) == (3, 3)
+    trainer = L.Trainer(max_steps=3, accelerator="cpu", callbacks=[counter], **quiet)
+    shorten_steps(trainer, module)
+    trainer.fit(module)
+    assert (counter.batches, counter.backwards, module.ends) == (3, 3, 3)
     assert counter.on_train_batch_start is None
+    assert module.on_train_batch_start is None
+    assert module.indices == indices
 
 
 def test_step_reads_no_tensor(monkeypatch: pytest.MonkeyPatch, image_folder: Path) -> None:
