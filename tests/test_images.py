@@ -146,3 +146,31 @@ def test_split_stays_in_memory_where_there_is_no_accelerator(image_folder: Path)
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     assert data.make_batch(data._split("train"), np.arange(4)).images.device.type == "cpu"
     assert not data._on_device
+
+
+def test_size_and_normalisation_follow_the_data_and_the_checkpoint(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (40 + row, 24), (51, 102, 10 * row)) for row in range(6)]
+    columns = {"image": images, "label": [0, 1] * 3}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"])})
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    folder = write_parquet(tmp_path / "set", train=dataset, test=dataset)
+    data = fitted(ImageDataModule(str(folder), validation_fraction=0.34))
+    assert data.image_size == 24
+    mean, std = (values.flatten() for values in data.normalisation)
+    blues = torch.arange(6) * 10 / 255
+    torch.testing.assert_close(mean, torch.tensor([0.2, 0.4, blues.mean()]))
+    torch.testing.assert_close(std, torch.tensor([1 / 255, 1 / 255, blues.std(correction=0)]))
+
+    restored = ImageDataModule("moved away")
+    restored.load_state_dict(data.state_dict())
+    assert restored.image_size == 24
+    torch.testing.assert_close(restored.normalisation, data.normalisation, rtol=0, atol=0)
+    pixels = torch.full((1, 3, 2, 2), 7, dtype=torch.uint8)
+    torch.testing.assert_close(restored.to_pixels(restored._normalise(pixels)), pixels.float())
+
+
+def test_large_images_are_brought_to_what_pretrained_weights_have_seen(tmp_path: Path) -> None:
+    image = {"image": [Image.new("RGB", (300, 400))] * 4, "label": [0, 1] * 2}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})
+    folder = write_parquet(tmp_path / "set", train=datasets.Dataset.from_dict(image, features=features))
+    assert ImageDataModule(str(folder)).image_size == 224

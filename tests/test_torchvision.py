@@ -15,7 +15,7 @@ from torchvision.models import regnet
 from lightning_transfer import Classifier, DemoImages, ProgressiveUnfreezing, TorchvisionNetwork
 from lightning_transfer.cli import main
 from lightning_transfer.data.batches import ImageBatch
-from lightning_transfer.data.images import normalisation_of_weights
+from lightning_transfer.data.normalisation import normalisation_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import resolve_layer_groups
 from lightning_transfer.networks.torchvision import _NAMED_STAGES, _SEQUENCES, torchvision_layer_groups

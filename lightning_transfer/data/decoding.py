@@ -31,8 +31,7 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
     Raises:
         UserError: Where the column does not hold images, or one of them cannot be decoded.
     """
-    if not isinstance(dataset.features[column], datasets.Image):
-        raise UserError(f"column {column!r} holds {dataset.features[column]}, not images: name another image_column")
+    _require_images(dataset, column)
     key = {"fingerprint": dataset._fingerprint, "column": column, "image_size": image_size, "layout": _LAYOUT}
 
     def build(folder: Path) -> None:
@@ -45,6 +44,22 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
         images.flush()
 
     return torch.from_numpy(cache.load_or_build("images", key, build)["images"])
+
+
+def typical_size(dataset: datasets.Dataset, column: str, sample: int = 100) -> int:
+    """Says how large the images of a column are: the median of the shorter sides of a sample, in pixels.
+
+    Args:
+        dataset: A split with the column.
+        column: The name of the image column.
+        sample: How many images to look at, from all over the split.
+
+    Raises:
+        UserError: Where the column does not hold images, or one of them cannot be decoded.
+    """
+    _require_images(dataset, column)
+    rows = np.linspace(0, len(dataset) - 1, min(sample, len(dataset))).astype(np.int64)
+    return int(np.median([min(image.size) for image in _decoded_rows(dataset.select(rows), column)]))
 
 
 def decode_folder(folder: str, image_size: int) -> tuple[list[str], Tensor]:
@@ -88,6 +103,11 @@ def to_array(image: Image.Image, image_size: int) -> np.ndarray:
     if image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def _require_images(dataset: datasets.Dataset, column: str) -> None:
+    if not isinstance(dataset.features[column], datasets.Image):
+        raise UserError(f"column {column!r} holds {dataset.features[column]}, not images: name another image_column")
 
 
 def _decode_file(file: Path, image_size: int) -> np.ndarray:

@@ -1,20 +1,24 @@
 """Image classification data: decoded once into an array of bytes, served in whole batches."""
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import models
 
 from lightning_transfer.data import demo_images
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.data.classification import ClassificationDataModule, Split, require_positive, run_seed
-from lightning_transfer.data.decoding import decode_column, decode_folder
+from lightning_transfer.data.decoding import decode_column, decode_folder, typical_size
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
-from lightning_transfer.errors import UserError, did_you_mean
+from lightning_transfer.data.normalisation import channel_statistics, normalisation_of_weights
+from lightning_transfer.errors import UserError
+
+LARGEST_SIZE = 224  # pixels, of images whose size was not asked for: what most pretrained weights have seen
 
 
 class ImageDataModule(ClassificationDataModule[Tensor]):
@@ -25,9 +29,11 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     Args:
         image_column: The column of the images.
-        image_size: Height and width of the images in pixels.
-        mean: Mean of each channel, for pixels from 0 to 1, subtracted from every image.
-        std: Standard deviation of each channel, by which every image is then divided.
+        image_size: Height and width of the images in pixels. If not given, the median of the shorter sides in a sample
+            of the training split, and at most 224.
+        mean: Mean of each channel, for pixels from 0 to 1, subtracted from every image. If not given, that of a sample
+            of the training split.
+        std: Standard deviation of each channel, by which every image is then divided; likewise.
         normalise_as: Name of torchvision weights, for example ResNet18_Weights.IMAGENET1K_V1: takes the mean and std
             that they were trained with in place of ``mean`` and ``std``.
         augmentation: Random changes to training images.
@@ -41,9 +47,9 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         self,
         path: str,
         image_column: str = "image",
-        image_size: int = 32,
-        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        image_size: int | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
         normalise_as: str | None = None,
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
@@ -52,18 +58,18 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, **kwargs)
-        require_positive(image_size=image_size)
+        if image_size is not None:
+            require_positive(image_size=image_size)
         if resident_gib < 0:
             raise UserError(f"data.resident_gib is {resident_gib}: expected 0 or more")
         if normalise_as is not None:
             mean, std = normalisation_of_weights(normalise_as)
-        if min(std) <= 0:
+        if std is not None and min(std) <= 0:
             raise UserError(f"data.std is {list(std)}: expected numbers above 0")
         self.image_column = image_column
-        self.image_size = image_size
-        # (bytes / 255 - mean) / std in one multiplication and one addition.
-        self._scale = 1 / (255 * torch.tensor(std)).view(3, 1, 1)
-        self._shift = (-torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1)
+        self._image_size = image_size
+        self._mean: Sequence[float] | None = mean
+        self._std: Sequence[float] | None = std
         self.augmentation = augmentation
         self.mixing = mixing
         self.resident_gib = resident_gib
@@ -74,6 +80,33 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def is_augmented(self) -> bool:
         """Whether a training image is another one in every epoch."""
         return self.augmentation is not None or self.mixing is not None
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images in pixels: what was asked for, or what the training split suggests."""
+        if self._image_size is None:
+            typical = typical_size(self.open_split(self.train_split, self.image_column), self.image_column)
+            self._image_size = min(typical, LARGEST_SIZE)
+        return self._image_size
+
+    @cached_property
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel, float32 [3, 1, 1] each: what was asked for, or measured."""
+        if self._mean is None or self._std is None:
+            mean, std = channel_statistics(self._split(self.train_split).inputs)
+            self._mean, self._std = self._mean or mean, self._std or std
+        return torch.tensor(self._mean).view(3, 1, 1), torch.tensor(self._std).view(3, 1, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training set, the names of the classes, and how images are brought into shape."""
+        mean, std = (values.flatten().tolist() for values in self.normalisation)
+        return {**super().state_dict(), "image_size": self.image_size, "mean": mean, "std": std}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes training go on from a saved place, and predictions see images as the training did."""
+        super().load_state_dict(state_dict)
+        self._image_size = self._image_size or state_dict.get("image_size")
+        self._mean, self._std = self._mean or state_dict.get("mean"), self._std or state_dict.get("std")
 
     def read_split(self, split: str) -> Split[Tensor]:
         """Reads a split: its images from the cache once they have been decoded."""
@@ -131,31 +164,13 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Undoes the normalisation, for people: float [batch, 3, height, width], from 0 to 255."""
-        return (images - self._shift.to(images.device)) / self._scale.to(images.device)
+        mean, std = (values.to(images.device) for values in self.normalisation)
+        return 255 * (images * std + mean)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        return images.float().mul_(self._scale.to(images.device)).add_(self._shift.to(images.device))
-
-
-def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Looks up what the images were normalised by that torchvision's weights were trained on.
-
-    Args:
-        name: Name of weights of a classification network, for example ResNet18_Weights.IMAGENET1K_V1.
-
-    Returns:
-        Mean and standard deviation of each channel, for pixels from 0 to 1.
-
-    Raises:
-        UserError: If there are no such weights.
-    """
-    enums = [models.get_model_weights(network) for network in models.list_models(module=models)]
-    known = {f"{enum.__name__}.{key}": weights for enum in enums for key, weights in enum.__members__.items()}
-    if name not in known:
-        hint = did_you_mean(name, known, "expected one like ResNet18_Weights.IMAGENET1K_V1")
-        raise UserError(f"data.normalise_as: torchvision has no weights {name!r}: {hint}")
-    transforms = known[name].transforms()
-    return tuple(transforms.mean), tuple(transforms.std)
+        mean, std = (values.to(images.device) for values in self.normalisation)
+        # (bytes / 255 - mean) / std in one multiplication and one addition.
+        return images.float().mul_(1 / (255 * std)).add_(-mean / std)
 
 
 class CIFAR10(ImageDataModule):
@@ -165,11 +180,12 @@ class CIFAR10(ImageDataModule):
         self,
         path: str = "uoft-cs/cifar10",
         image_column: str = "img",
+        image_size: int = 32,
         mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
         **kwargs: Any,
     ) -> None:
-        super().__init__(path=path, image_column=image_column, mean=mean, std=std, **kwargs)
+        super().__init__(path=path, image_column=image_column, image_size=image_size, mean=mean, std=std, **kwargs)
 
 
 class CIFAR100(ImageDataModule):
@@ -184,13 +200,13 @@ class CIFAR100(ImageDataModule):
         path: str = "uoft-cs/cifar100",
         labels: Literal["fine", "coarse"] = "fine",
         image_column: str = "img",
+        image_size: int = 32,
         mean: tuple[float, float, float] = (0.5071, 0.4866, 0.4409),
         std: tuple[float, float, float] = (0.2673, 0.2564, 0.2762),
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path=path, image_column=image_column, label_column=f"{labels}_label", mean=mean, std=std, **kwargs
-        )
+        kwargs["label_column"] = f"{labels}_label"
+        super().__init__(path=path, image_column=image_column, image_size=image_size, mean=mean, std=std, **kwargs)
 
 
 class DemoImages(ImageDataModule):
@@ -200,8 +216,14 @@ class DemoImages(ImageDataModule):
         task: Which of the two tasks.
     """
 
-    def __init__(self, task: Literal["source", "target"] = "source", **kwargs: Any) -> None:
-        super().__init__(path="embedded", **kwargs)
+    def __init__(
+        self,
+        task: Literal["source", "target"] = "source",
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(path="embedded", image_size=32, mean=mean, std=std, **kwargs)
         self.task = task
 
     def read_class_names(self) -> list[str]:

@@ -1,0 +1,46 @@
+"""What images are normalised by: as pretrained weights saw theirs, or as the data itself suggests."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import models
+
+from lightning_transfer.errors import UserError, did_you_mean
+
+
+def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Looks up what the images were normalised by that torchvision's weights were trained on.
+
+    Args:
+        name: Name of weights of a classification network, for example ResNet18_Weights.IMAGENET1K_V1.
+
+    Returns:
+        Mean and standard deviation of each channel, for pixels from 0 to 1.
+
+    Raises:
+        UserError: If there are no such weights.
+    """
+    enums = [models.get_model_weights(network) for network in models.list_models(module=models)]
+    known = {f"{enum.__name__}.{key}": weights for enum in enums for key, weights in enum.__members__.items()}
+    if name not in known:
+        hint = did_you_mean(name, known, "expected one like ResNet18_Weights.IMAGENET1K_V1")
+        raise UserError(f"data.normalise_as: torchvision has no weights {name!r}: {hint}")
+    transforms = known[name].transforms()
+    return tuple(transforms.mean), tuple(transforms.std)
+
+
+def channel_statistics(images: Tensor, sample: int = 5000) -> tuple[list[float], list[float]]:
+    """Computes the mean and the standard deviation of each channel, for pixels from 0 to 1.
+
+    Args:
+        images: uint8 [rows, 3, height, width].
+        sample: How many images to look at, from all over them.
+    """
+    rows = np.linspace(0, len(images) - 1, min(sample, len(images))).astype(np.int64)
+    chosen = images[torch.from_numpy(rows)]
+    # By counts of the 256 values: exact, and no copy of the images as floats.
+    counts = torch.stack([torch.bincount(chosen[:, channel].flatten(), minlength=256) for channel in range(3)]).double()
+    values, shares = torch.arange(256) / 255.0, counts / counts.sum(1, keepdim=True)
+    mean = shares @ values.double()
+    variance = (shares * (values - mean.unsqueeze(1)) ** 2).sum(1)
+    return mean.tolist(), variance.sqrt().clamp_min(1 / 255).tolist()
