@@ -161,7 +161,7 @@ def test_size_and_normalisation_follow_the_data_and_the_checkpoint(tmp_path: Pat
     torch.testing.assert_close(mean, torch.tensor([0.2, 0.4, blues.mean()]))
     torch.testing.assert_close(std, torch.tensor([1 / 255, 1 / 255, blues.std(correction=0)]))
 
-    restored = ImageDataModule("moved away")
+    restored = ImageDataModule("moved away")  # as predict has it: nothing but the checkpoint
     restored.load_state_dict(data.state_dict())
     assert restored.image_size == 24
     torch.testing.assert_close(restored.normalisation, data.normalisation, rtol=0, atol=0)

@@ -99,8 +99,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set, the names of the classes, and how images are brought into shape."""
-        mean, std = (values.flatten().tolist() for values in self.normalisation)
-        return {**super().state_dict(), "image_size": self.image_size, "mean": mean, "std": std}
+        shape = {"image_size": self._image_size, "mean": self._mean, "std": self._std}
+        return {**super().state_dict(), **shape}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes training go on from a saved place, and predictions see images as the training did."""
