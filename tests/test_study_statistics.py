@@ -92,6 +92,21 @@ def test_winner_has_to_beat_every_other() -> None:
     assert {verdict.best, *verdict.undecided} == {"best", "tied"}
 
 
+def test_best_mean_over_other_seeds_is_no_winner_where_the_shared_seeds_say_the_opposite() -> None:
+    # Two runs failed, on the seeds where everyone does badly: what is left has the better mean, and loses every pair.
+    luck = {0: 50.0, 1: 50.2, 2: 49.8, 3: 10.0, 4: 10.0}
+    table = {
+        "better": luck,
+        "failed on the hard seeds": {seed: luck[seed] - 5 - 0.01 * seed for seed in (0, 1, 2)},
+        "worst": {seed: score - 30 - 0.1 * seed for seed, score in luck.items()},
+    }
+    [verdict] = judge([table])
+    assert verdict.best == "failed on the hard seeds"
+    assert not verdict.is_winner
+    assert (verdict.rival, verdict.p) == ("better", 1)
+    assert "better" in verdict.undecided
+
+
 def test_lonely_strategy_is_no_winner() -> None:
     [verdict] = judge([{"only": {0: 1.0, 1: 2.0}}])
     assert not verdict.is_winner

@@ -70,7 +70,7 @@ class Verdict:
         best: Name of the one with the highest mean.
         rival: Name of the one that it is least surely better than; None without any other.
         comparison: The best against that rival; None where they share no seed.
-        p: Of that comparison, corrected for the number of verdicts.
+        p: Of that comparison, corrected for the number of verdicts; 1 where the best is not ahead in it.
         undecided: Names of those that are not shown to be worse than the best.
     """
 
@@ -128,10 +128,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def judge(tables: Sequence[Mapping[str, Scores]]) -> list[Verdict]:
     """Says of each table who is best, and whether it wins.
 
-    The winner has to beat each of the others by a paired t test: with all of them equal, or with some of them tied at
-    the top, that happens by chance in at most one table of twenty. The tables share that chance (Bonferroni), so that
-    it holds for naming any wrong winner at all. Who is worse than the best is another question, with an answer for
-    every pair: that is corrected for all pairs of all tables.
+    The winner has to beat each of the others by a paired t test, on the seeds that the two share: with all of them
+    equal, or with some of them tied at the top, that happens by chance in at most one table of twenty. The tables share
+    that chance (Bonferroni), so that it holds for naming any wrong winner at all. Who is worse than the best is another
+    question, with an answer for every pair: that is corrected for all pairs of all tables.
 
     Args:
         tables: For each size the scores by name and seed; none is empty.
@@ -142,7 +142,8 @@ def judge(tables: Sequence[Mapping[str, Scores]]) -> list[Verdict]:
 def _judge(table: Mapping[str, Scores], tables: int) -> Verdict:
     best = max(table, key=lambda name: float(np.mean(list(table[name].values()))))
     found = {name: compare(table[best], scores) for name, scores in table.items() if name != best}
-    p = {name: comparison.p if comparison else 1.0 for name, comparison in found.items()}
+    # Where runs failed, the best mean may come from other seeds than the rival's: only pairs show who is better.
+    p = {name: pair.p if pair and pair.difference.mean > 0 else 1.0 for name, pair in found.items()}
     if not p:
         return Verdict(best, None, None, 1.0, ())
     rival = max(p, key=lambda name: p[name])
