@@ -94,6 +94,28 @@ def test_failed_and_missing_runs_are_counted_and_not_replaced(plan: Plan) -> Non
     assert (row["planned"], row["finished"], row["failed"]) == ("5", "3", "1")
 
 
+def test_best_that_shares_no_seed_with_its_rival_is_not_called_without_one(plan: Plan) -> None:
+    for cell in plan.final():
+        assert cell.arm is not None
+        if cell.size == 4 and (cell.seed < 2) == (cell.arm.strategy == "gradual"):
+            cell.forget()
+    text = report(plan)
+    assert "Size 4: no difference shown. gradual has the best mean, but shares no finished seed with scratch." in text
+
+
+def test_size_without_facts_of_the_data_is_reported(plan: Plan) -> None:
+    for cell in plan.final():
+        if cell.size == 4:
+            pretend(cell, accuracy(cell), data=None)
+    assert "| 2 (12) | 4 |" in report(plan)
+
+
+def test_strategy_that_is_not_compared_with_the_baseline_is_named() -> None:
+    plan = Plan(toy_study(strategies=STRATEGIES, baseline="full", tuning=None), Path("logs"))
+    pretend_all(plan.final(), accuracy)
+    assert "full takes starting weights; not compared with it, because they take none: scratch." in report(plan)
+
+
 def test_tuned_value_at_the_end_of_the_list_is_marked(plan: Plan) -> None:
     for cell in plan.tuning():
         pretend(cell, 0.9 if cell.value == 0.01 else 0.1)

@@ -106,6 +106,13 @@ class Outcomes:
         found = self.at(size)
         return [found[place].label for place in pareto_front([(o.seconds, o.summary.mean) for o in found])]
 
+    @property
+    def uncompared(self) -> list[str]:
+        """The labels of the arms that have no baseline, since that one takes starting weights and they take none."""
+        plan = self.plan
+        others = [arm for arm in plan.arms if arm.strategy != plan.study.baseline]
+        return [plan.label(arm) for arm in others if plan.baseline(arm) is None]
+
     def _build(self) -> dict[Key, Outcome]:
         study, plan = self.plan.study, self.plan
         keys: list[Key] = [(arm, size) for size in study.sizes for arm in plan.arms]

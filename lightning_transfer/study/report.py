@@ -77,7 +77,7 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
         f"Test {study.metric} in %: means with 95 % t intervals over {len(study.seeds)} seeds. "
         f"Columns: `{study.size_key}` (training labels). The best mean of each column is bold."
     )
-    header = ["", *(f"{_size(size)} ({outcomes.train_examples(size) or '?':,})" for size in outcomes.sizes)]
+    header = ["", *(f"{_size(size)}{_labels(outcomes.train_examples(size))}" for size in outcomes.sizes)]
     by_label: dict[str, list[str]] = {outcome.label: [] for outcome in outcomes}
     verdicts = outcomes.verdicts()
     for outcome in outcomes:
@@ -96,6 +96,11 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
         "test "
         f"assumes less, and on {n} pairs can never give a p below {smallest_wilcoxon_p(n):.4f}; it is not corrected."
     )
+    if outcomes.uncompared:
+        yield Paragraph(
+            f"{study.baseline} takes starting weights; not compared with it, because they take none: "
+            f"{_listed(outcomes.uncompared)}."
+        )
     yield Table(
         ["", "size", "difference", "95 % interval", "p, t test", "p, corrected", "p, Wilcoxon"],
         [_difference_row(o, o.difference, o.corrected_p or 0) for o in outcomes if o.difference is not None],
@@ -146,10 +151,13 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
 
 def _verdict(size: float | None, verdict: Verdict) -> str:
     where = f"Size {_size(size)}: "
-    if verdict.comparison is None:
+    if verdict.rival is None:
         return f"{where}{verdict.best} has no rival."
     if verdict.is_winner:
         return f"{where}**{verdict.best}** wins, {_lead(verdict)}."
+    if verdict.comparison is None:
+        shared = f"shares no finished seed with {verdict.rival}"
+        return f"{where}no difference shown. {verdict.best} has the best mean, but {shared}."
     return (
         f"{where}no difference shown. {verdict.best} has the best mean, not told apart from "
         f"{_listed(list(verdict.undecided))} (its lead over {verdict.rival}: {_interval(verdict.comparison)} points)."
@@ -211,6 +219,10 @@ def _p(p: float) -> str:
 
 def _size(size: float | None) -> str:
     return "all" if size is None else f"{size:,}"
+
+
+def _labels(count: int | None) -> str:
+    return "" if count is None else f" ({count:,})"
 
 
 def _per_seeds(seeds: int) -> str:
