@@ -18,6 +18,8 @@ from lightning_transfer.study.grid import expand, flags
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.tuning import at_the_edge, choose
 
+ONE = {"scratch": STRATEGIES["scratch"]}
+
 
 def plan_of(study: Study) -> Plan:
     return Plan(study, Path("logs"))
@@ -119,6 +121,22 @@ def test_size_may_change_other_settings() -> None:
     cells = plan_of(toy_study(at_size={4: {"trainer": {"max_epochs": 9}}}, overrides={"trainer.max_epochs": 2})).final()
     for cell in cells:
         assert f"--trainer.max_epochs={9 if cell.size == 4 else 2}" in cell.arguments
+
+
+def test_all_of_the_data_is_said_in_the_terms_of_the_size_key() -> None:
+    for key, everything in {"data.train_fraction": "1.0", "data.examples_per_class": "null"}.items():
+        small, whole = plan_of(toy_study(sizes=[1, None], size_key=key, strategies=ONE, tuning=None, seeds=[0])).final()
+        assert f"--{key}=1" in small.arguments
+        assert f"--{key}={everything}" in whole.arguments
+
+
+def test_all_of_the_data_parses_as_a_fraction(capsys: pytest.CaptureFixture[str]) -> None:
+    [cell] = plan_of(toy_study(sizes=[None], size_key="data.train_fraction", strategies=ONE, seeds=[0])).final()
+    with pytest.raises(SystemExit) as stop:
+        main([*cell.arguments, "--print_config"])
+    captured = capsys.readouterr()
+    assert stop.value.code == 0, captured.err
+    assert yaml.safe_load(captured.out)["data"]["init_args"]["train_fraction"] == 1.0
 
 
 def test_settings_may_name_the_folder_of_the_study_wherever_it_lies() -> None:

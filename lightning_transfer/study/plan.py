@@ -15,6 +15,7 @@ from lightning_transfer.study.config import Pretraining, Study, Tuning
 from lightning_transfer.study.grid import expand, flags
 
 Choices = dict[tuple[Arm, float | None], Any]  # the tuned value of each arm at each size
+_EVERYTHING = {"data.train_fraction": 1.0}  # how an argument that knows no null says that all data is meant
 
 
 class Plan:
@@ -98,7 +99,7 @@ class Plan:
         study = self.study
         name = [self.label(arm), f"size_{'all' if size is None else size}", f"seed_{seed}"]
         at_size = {} if size is None else flags(study.at_size.get(size, {}))
-        settings = {**flags(self.variants[arm.variant]), **at_size, study.size_key: json.dumps(size)}
+        settings = {**flags(self.variants[arm.variant]), **at_size, study.size_key: _size_value(study.size_key, size)}
         settings |= {key: str(seed) for key in study.seed_keys}
         if study.tuning and value is not None:
             settings |= flags({study.tuning.key: value})
@@ -165,6 +166,11 @@ class Plan:
 
 def _configs(files: list[str]) -> list[str]:
     return [f"--config={file}" for file in files]
+
+
+def _size_value(key: str, size: float | None) -> str:
+    # Said even where it is the default: the base experiment may have a size of its own.
+    return json.dumps(_EVERYTHING.get(key) if size is None else size)
 
 
 def _short(name: str) -> str:
