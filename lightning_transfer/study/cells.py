@@ -76,8 +76,10 @@ class Cell:
 
     @property
     def failure(self) -> str | None:
-        """The line that says why the run failed; None where it did not."""
+        """The line that says why the run failed; None where it did not, or has come to its end after all."""
         file = self.folder / FAILURE
+        if self.is_finished:  # its worker died right after, or its job came late
+            return None
         return json.loads(file.read_text())["error"] if file.exists() else None
 
     @property
@@ -89,6 +91,20 @@ class Cell:
     def is_over(self) -> bool:
         """Whether the run has finished or failed."""
         return self.is_finished or self.failure is not None
+
+    def score(self, metric: str) -> float:
+        """A metric of the finished run: on the test split; of a tuning run on the validation split.
+
+        Raises:
+            UserError: Where the run logged no such metric.
+        """
+        assert self.result is not None
+        split, prefix = ("validation", "val/") if self.kind == "tuning" else ("test", "test/")
+        logged: dict[str, float] = self.result[split] or {}
+        if f"{prefix}{metric}" not in logged:
+            names = ", ".join(sorted(name.removeprefix(prefix) for name in logged)) or "nothing, for it logged none"
+            raise UserError(f"metric {metric!r} of the study was not logged by {self.folder}: expected one of {names}")
+        return logged[f"{prefix}{metric}"]
 
     def check_unchanged(self) -> None:
         """Compares what the cell is asked with what its folder was made for, if there is one.

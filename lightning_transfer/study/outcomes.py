@@ -120,9 +120,7 @@ class Outcomes:
         for cell in self.cells:
             assert cell.arm is not None
             cells[cell.arm, cell.size].append(cell)
-        scores = {
-            key: self._read(cells[key], lambda result: 100 * result["test"][f"test/{study.metric}"]) for key in keys
-        }
+        scores = {key: self._read(cells[key], lambda cell: 100 * cell.score(study.metric)) for key in keys}
         differences = self._differences(keys, scores)
         corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
         edges = at_the_edge(study, self.choices)
@@ -132,7 +130,7 @@ class Outcomes:
                 size,
                 tuple(cells[arm, size]),
                 scores[arm, size],
-                self._read(cells[arm, size], lambda result: result["train_seconds"]),
+                self._read(cells[arm, size], lambda cell: self.results[cell]["train_seconds"]),
                 self.choices.get((arm, size)),
                 edges.get((arm, size)),
                 differences.get((arm, size)),
@@ -141,8 +139,8 @@ class Outcomes:
             for arm, size in keys
         }
 
-    def _read(self, cells: list[Cell], value: Callable[[dict[str, Any]], float]) -> dict[int, float]:
-        return {cell.seed: value(self.results[cell]) for cell in cells if cell in self.results}
+    def _read(self, cells: list[Cell], value: Callable[[Cell], float]) -> dict[int, float]:
+        return {cell.seed: value(cell) for cell in cells if cell in self.results}
 
     def _differences(self, keys: list[Key], scores: dict[Key, dict[int, float]]) -> dict[Key, Comparison]:
         baselines = {arm: self.plan.baseline(arm) for arm, _ in keys}

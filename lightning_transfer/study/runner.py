@@ -26,10 +26,11 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
         The seconds of the fits together.
 
     Raises:
-        UserError: Where a cell's settings have changed, and where a pretraining failed.
+        UserError: Where a cell's settings have changed, where a pretraining failed, and for a metric of the study that
+            the runs do not log.
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
-    progress = _Progress([*pretraining, *tuning, *plan.final()], parallel, retry_failed)
+    progress = _Progress(plan.study.metric, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
     _run_stage(pretraining, execute, retry_failed, progress)
     for cell in pretraining:
         if not cell.is_finished:
@@ -61,33 +62,40 @@ def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress
             cell.forget()
     for cell, seconds in execute([cell for cell in cells if not cell.is_over]):
         progress.report(cell, seconds)
+        if cell.arm and cell.is_finished:
+            cell.score(progress.metric)  # or a mistyped one would only be found once all are tuned
 
 
 class _Progress:
     """One line for each cell that ends, with an estimate of the time left.
 
     Args:
+        metric: The study's.
         cells: All cells of the study.
         parallel: How many run at a time.
         retry_failed: Whether failed ones are still to be run.
     """
 
-    def __init__(self, cells: list[Cell], parallel: int, retry_failed: bool) -> None:
+    def __init__(self, metric: str, cells: list[Cell], parallel: int, retry_failed: bool) -> None:
+        self.metric = metric
         self.total = len(cells)
-        self.left = [cell.size for cell in cells if not cell.is_finished and (retry_failed or not cell.failure)]
+        left = [cell for cell in cells if not cell.is_finished and (retry_failed or not cell.failure)]
+        self.left = {cell.name: cell.size for cell in left}
         self.parallel = parallel
         self.seconds: dict[float | None, list[float]] = {}  # of the cells run, by size
 
     def report(self, cell: Cell, seconds: float) -> None:
         """Prints the line of a cell."""
-        self.left.remove(cell.size)
+        self.left.pop(cell.name, None)
         result = cell.result
         if result is None:
             outcome = f"FAILED: {cell.failure}" if cell.failure else "stopped before its end"
         else:
             self.seconds.setdefault(cell.size, []).append(seconds)
             metrics = {**(result["validation"] or {}), **(result["test"] or {})}
-            outcome = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith("/accuracy"))
+            outcome = "  ".join(
+                f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(f"/{self.metric}")
+            )
         done = f"{self.total - len(self.left)}/{self.total}"
         print(f"{done}  {cell.name}  {outcome}  {seconds:.1f} s{self._time_left()}", flush=True)
 
@@ -95,7 +103,7 @@ class _Progress:
         if not self.left or not self.seconds:
             return ""
         every = fmean(second for seconds in self.seconds.values() for second in seconds)
-        left = sum(fmean(self.seconds[size]) if size in self.seconds else every for size in self.left)
+        left = sum(fmean(self.seconds[size]) if size in self.seconds else every for size in self.left.values())
         return f"  about {_duration(left / min(self.parallel, len(self.left)))} left"
 
 

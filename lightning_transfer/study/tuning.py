@@ -73,7 +73,7 @@ def _scores(study: Study, cells: Iterable[Cell]) -> Scores:
             results = [result["validation"] for cell in candidate if (result := cell.result) is not None]
             if len(results) < len(candidate):
                 continue
-            metric = fmean(result[f"val/{study.metric}"] for result in results)
+            metric = fmean(cell.score(study.metric) for cell in candidate)
             loss = fmean(result.get("val/loss", 0.0) for result in results)
             if math.isfinite(metric):
                 scores.setdefault(key, {})[name] = (metric, -loss, candidate[0].value)

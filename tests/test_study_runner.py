@@ -1,0 +1,71 @@
+"""What a study makes of runs that end: well, badly, both at once, or with a metric that nobody logged."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_toys import pretend, pretend_all, toy_study
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.outcomes import Outcomes
+from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.runner import run_study
+
+
+def toy_plan(**changes: Any) -> Plan:
+    return Plan(toy_study(**changes), Path("logs"))
+
+
+def noting(ran: list[str]) -> Callable[[list[Cell]], Iterator[tuple[Cell, float]]]:
+    """Pretends to run cells, and notes which."""
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            ran.append(cell.name)
+            pretend(cell, 0.5)
+            yield cell, 1.0
+
+    return execute
+
+
+def test_finished_run_has_not_failed_whatever_was_recorded_of_it() -> None:
+    # A worker that dies after its last run has written its results, or a job that comes late.
+    finished, failed, *_ = toy_plan(tuning=None).final()
+    for cell in (finished, failed):
+        cell.fail("its process ended with exit status 1")
+    pretend(finished, 0.5)
+    assert (finished.failure, finished.is_over) == (None, True)
+    assert failed.failure == "its process ended with exit status 1"
+
+
+def test_retry_keeps_a_finished_run_that_was_taken_for_failed() -> None:
+    plan = toy_plan(tuning=None, weights={"none": None})
+    late, *others = plan.final()
+    late.fail("its job 1 ended without a result")
+    pretend_all([late, *others], lambda _: 0.5)
+    ran: list[str] = []
+    run_study(plan, noting(ran), parallel=1, retry_failed=True)
+    assert ran == []
+    assert late.is_finished
+
+
+def test_metric_that_is_not_logged_ends_the_study_after_its_first_run() -> None:
+    plan = toy_plan(metric="acuracy", weights={"none": None})
+    ran: list[str] = []
+    message = r"metric 'acuracy' of the study was not logged by logs/toy/tune-\S+: expected one of accuracy, loss"
+    with pytest.raises(UserError, match=message):
+        run_study(plan, noting(ran), parallel=1, retry_failed=False)
+    assert len(ran) == 1
+    pretend_all(plan.tuning(), lambda _: 0.5)
+    with pytest.raises(UserError, match=message):  # nor does it say so in another way when it is started again
+        run_study(plan, noting(ran), parallel=1, retry_failed=False)
+    assert len(ran) == 1
+
+
+def test_metric_of_the_test_that_is_not_logged_is_named_in_the_report() -> None:
+    plan = toy_plan(metric="macro_f1", tuning=None)
+    pretend_all(plan.final(), lambda _: 0.5)
+    with pytest.raises(UserError, match=r"'macro_f1' of the study was not logged by logs/toy/scratch-.*accuracy, loss"):
+        Outcomes(plan)
