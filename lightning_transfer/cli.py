@@ -27,6 +27,7 @@ from lightning_transfer import results
 from lightning_transfer.arguments import add_experiment_arguments
 from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
 from lightning_transfer.overhead import SilentProfiler, shorten_steps
@@ -161,8 +162,16 @@ class CommandLine(LightningCLI):
         if checkpoint is not None and not Path(checkpoint).exists():
             raise UserError(f"checkpoint {checkpoint!r} does not exist: expected a file, or for fit also last")
         self.checkpoint = checkpoint
+        self._normalise_as_starting_weights()
         if self.subcommand == "prepare":
             vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # where the login node has no GPU
+
+    def _normalise_as_starting_weights(self) -> None:
+        """Has images normalised as they were for torchvision's weights, if a run starts from them."""
+        source, data = self._get(self.config, "init_from"), self._get(self.config, "data")
+        arguments = vars(data.init_args) if data is not None and "init_args" in data else {}
+        if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
+            arguments["normalise_as"] = source
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer, with the logger, the record and the progress bar where the config names none."""

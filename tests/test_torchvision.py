@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -13,7 +14,8 @@ from torchvision import models
 from torchvision.models import regnet
 
 from lightning_transfer import Classifier, DemoImages, ProgressiveUnfreezing, TorchvisionNetwork
-from lightning_transfer.cli import main
+from lightning_transfer.cli import CommandLine, main
+from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.data.normalisation import normalisation_of_weights
 from lightning_transfer.errors import UserError
@@ -231,6 +233,15 @@ def test_images_are_normalised_as_those_that_the_weights_saw() -> None:
     pixels = torch.randint(256, (2, 3, 480, 480), dtype=torch.uint8)
     normalised = data.on_after_batch_transfer(ImageBatch(pixels, torch.zeros(2), torch.zeros(2)), 0).images
     torch.testing.assert_close(normalised, weights.transforms()(pixels))
+
+
+def test_images_are_normalised_as_the_starting_weights_say(own_folder: Path) -> None:
+    unfreezing = ["--trainer.callbacks+", "ProgressiveUnfreezing"]
+    arguments = ["plan", "--data", "DemoImages", "--model.network", "SeedCNN", "--trainer.accelerator", "cpu"]
+    for source, means in (("ResNet18_Weights.DEFAULT", [0.485, 0.456, 0.406]), ("my_Weights.ckpt", [0.5] * 3)):
+        command = CommandLine([*arguments, *unfreezing, "--init_from", source], StopSignals())
+        mean, _ = command.datamodule.normalisation
+        torch.testing.assert_close(mean.flatten(), torch.tensor(means))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             of the training split.
         std: Standard deviation of each channel, by which every image is then divided; likewise.
         normalise_as: Name of torchvision weights, for example ResNet18_Weights.IMAGENET1K_V1: takes the mean and std
-            that they were trained with in place of ``mean`` and ``std``.
+            that they were trained with in place of ``mean`` and ``std``. Those of ``--init_from`` if not given.
         augmentation: Random changes to training images.
         mixing: Mixup or CutMix of training images, once augmented and normalised.
         resident_gib: Up to this many GiB, all images of a split are kept in the memory of an accelerator, if there is

@@ -20,13 +20,22 @@ def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tup
     Raises:
         UserError: If there are no such weights.
     """
-    enums = [models.get_model_weights(network) for network in models.list_models(module=models)]
-    known = {f"{enum.__name__}.{key}": weights for enum in enums for key, weights in enum.__members__.items()}
+    known = _weights_by_name()
     if name not in known:
         hint = did_you_mean(name, known, "expected one like ResNet18_Weights.IMAGENET1K_V1")
         raise UserError(f"data.normalise_as: torchvision has no weights {name!r}: {hint}")
     transforms = known[name].transforms()
     return tuple(transforms.mean), tuple(transforms.std)
+
+
+def is_name_of_weights(name: str) -> bool:
+    """Whether torchvision has weights of a classification network by this name."""
+    return "_Weights." in name and name in _weights_by_name()
+
+
+def _weights_by_name() -> dict[str, models.WeightsEnum]:
+    enums = [models.get_model_weights(network) for network in models.list_models(module=models)]
+    return {f"{enum.__name__}.{key}": weights for enum in enums for key, weights in enum.__members__.items()}
 
 
 def channel_statistics(images: Tensor, sample: int = 5000) -> tuple[list[float], list[float]]:
