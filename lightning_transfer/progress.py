@@ -13,8 +13,8 @@ from lightning_transfer.dashboards.learning_rates import AppliedLearningRates
 
 
 def progress_bar() -> ProgressBar:
-    """Chooses how to show progress: a bar where standard error is a terminal, else one line an epoch."""
-    return TrainingBar() if sys.stderr.isatty() else EpochLines()
+    """Chooses how to show progress: a bar where standard output is a terminal, else one line an epoch."""
+    return TrainingBar() if sys.stdout.isatty() else EpochLines()
 
 
 class Standing:

@@ -6,7 +6,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_transfer.dashboards.scalars import examples_in
 from lightning_transfer.errors import UserError
 
 _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")
@@ -43,7 +43,7 @@ class ResultsRecorder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts the examples."""
-        self.train_examples += len(batch.labels) * trainer.world_size
+        self.train_examples += examples_in(batch) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of validation."""
@@ -126,23 +126,27 @@ class ResultsRecorder(L.Callback):
 
 def write(folder: Path, record: dict[str, Any]) -> None:
     """Writes ``results.json`` into the folder, whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".json", delete=False) as stream:
-        json.dump(record, stream, indent=1)
-    Path(stream.name).replace(folder / "results.json")
+    unfinished = folder / "results.json.unfinished"
+    unfinished.write_text(json.dumps(record, indent=1))
+    unfinished.replace(folder / "results.json")
 
 
 def table(record: dict[str, Any], folder: Path) -> str:
     """The end of a run on the terminal: metrics by split, what it took, and how to look at it."""
     splits = [split for split in ("validation", "test") if record[split]]
-    values = {split: {name.split("/")[1]: value for name, value in record[split].items()} for split in splits}
-    names = values[splits[0]] if splits else {}
+    values = {split: {name.split("/")[-1]: value for name, value in record[split].items()} for split in splits}
+    names = dict.fromkeys(name for found in values.values() for name in found)
     lines = ["".join([f"{'':<20}", *(f"{split:>12}" for split in splits)])] if splits else []
-    lines += ["".join([f"{name:<20}", *(f"{values[split][name]:>12.4f}" for split in splits)]) for name in names]
+    lines += ["".join([f"{name:<20}", *(_number(values[split].get(name)) for split in splits)]) for name in names]
     took = (
         f"{record['epochs']} epoch{'s' if record['epochs'] != 1 else ''} in {record['fit_seconds']:.1f} s"
         f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['device']}"
     )
     return "\n".join([*lines, took, f"results: {folder}/results.json", f"tensorboard --logdir {folder.parents[1]}"])
+
+
+def _number(value: float | None) -> str:
+    return f"{'' if value is None else format(value, '.4f'):>12}"
 
 
 def _device(trainer: L.Trainer) -> str:
@@ -158,8 +162,11 @@ def versions() -> dict[str, str]:
 def source_commit() -> str | None:
     """The commit of the source that ran, marked where files were changed; None outside a checkout."""
     package = Path(__file__).parent
-    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    git = ["git", "-C", str(package)]
     try:
+        # A package that is only installed somewhere inside a repository is not part of it.
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

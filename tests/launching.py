@@ -20,7 +20,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **shared, "GLOO_SOCKET_IFNAME": "lo", _MARK: uuid.uuid4().hex, **more}
 
 
-def run(command: list[str], folder: Path, seconds: float = 240, **variables: str) -> tuple[int, str]:
+def run(command: list[str], folder: Path, seconds: float = 480, **variables: str) -> tuple[int, str]:
     """Runs a command to its end and returns its status and its output.
 
     Raises:

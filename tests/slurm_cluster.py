@@ -86,7 +86,7 @@ class SlurmCluster:
         if facts["JobState"] == "PENDING" and facts["EligibleTime"] > time.strftime("%Y-%m-%dT%H:%M:%S"):
             self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
-    def wait(self, job: str, seconds: float = 180) -> str:
+    def wait(self, job: str, seconds: float = 360) -> str:
         """Waits until a job has ended, through any requeues, and returns its last state."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

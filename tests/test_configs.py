@@ -71,3 +71,16 @@ def test_strategy_composes_with_transfer(experiment: Path, strategy: Path, capsy
     callbacks = printed["trainer"]["callbacks"] or []
     schedules = [callback["init_args"]["schedule"] for callback in callbacks]
     assert schedules == ([] if scratch else [strategy.stem.removesuffix("_discriminative")])
+
+
+def test_run_on_kubernetes_is_a_valid_command(capsys: pytest.CaptureFixture[str]) -> None:
+    job = yaml.safe_load((REPOSITORY / "scripts" / "kubernetes.yaml").read_text())
+    pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    [command] = pod["containers"][0]["args"]
+    arguments = command.rpartition("' lightning-transfer ")[2].split()
+    with pytest.raises(SystemExit) as exit_status:
+        main(["fit", *arguments, "--print_config"])
+    assert exit_status.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["version"] == "run1"
+    [timeout] = [entry["value"] for entry in pod["containers"][0]["env"] if "SHUTDOWN_TIMEOUT" in entry["name"]]
+    assert int(timeout) < pod["terminationGracePeriodSeconds"]

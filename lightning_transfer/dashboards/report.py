@@ -30,6 +30,7 @@ PICTURES = {
     "attribution/grad_cam": "Grad-CAM: where the evidence for the prediction lies",
     "validation/top_losses": "Top losses: the worst mistakes of the last validation",
 }
+ACCURACIES = ("val/accuracy", "test/accuracy")  # the best of several runs is bold
 _NAMED_LINES = 8  # with more runs, lines are coloured by strategy
 
 
@@ -51,14 +52,14 @@ def _table(runs: Sequence[Run]) -> str:
     columns = ("run", "strategy", "seed", "training examples", "val/accuracy", "val/loss", "test/accuracy", "epochs")
     rows = [_row(run) for run in runs]
     shown = [name for name in (*columns, "seconds") if any(row.get(name) is not None for row in rows)]
-    best = {name: max((row[name] for row in rows if row.get(name) is not None), default=None) for name in shown[4:]}
+    best = {name: max((row[name] for row in rows if row.get(name) is not None), default=None) for name in ACCURACIES}
     lines = []
     for row in sorted(rows, key=lambda row: -(row.get("val/accuracy") or 0)):
         cells = []
         for name in shown:
             value = row.get(name)
             words = _words(value)
-            if len(rows) > 1 and name in ("val/accuracy", "test/accuracy") and value == best.get(name):
+            if len(rows) > 1 and value is not None and value == best.get(name):
                 words = f"<strong>{words}</strong>"
             kind = ' class="name"' if isinstance(value, str) else f' data-value="{value if value is not None else -1}"'
             cells.append(f"<td{kind}>{words}</td>")
@@ -106,7 +107,9 @@ def _comparison(runs: Sequence[Run]) -> str:
     colors = {run.name: order.index(label) for run, label in zip(runs, labels, strict=True)}
     charts = []
     for title, tag in (("validation accuracy", "val/accuracy"), ("validation loss", "val/loss")):
-        series = {run.name: run.scalars.get(tag, []) for run in runs}
+        series = {run.name: run.scalars[tag] for run in runs if run.scalars.get(tag)}
+        if not series:
+            continue
         chart = line_chart(title, series, colors)
         if len(runs) > _NAMED_LINES:
             keys = " ".join(

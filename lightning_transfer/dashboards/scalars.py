@@ -105,7 +105,7 @@ class TrainingScalars(L.Callback):
         """Writes a sample once the optimizer has stepped."""
         if self._rates is None:
             return
-        self._speed.end_step(_examples(batch) * trainer.world_size)
+        self._speed.end_step(examples_in(batch) * trainer.world_size)
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not self._is_sampled or not stepped:
             return
@@ -204,7 +204,8 @@ def _part(parameter: Tensor) -> Tensor:
     return flat[:: math.ceil(flat.numel() / _MOST_VALUES)]
 
 
-def _examples(batch: Any) -> int:
+def examples_in(batch: Any) -> int:
+    """Counts the examples of any batch: its labels, else the first tensor found in it; 0 where there is none."""
     labels = getattr(batch, "labels", None)
     if isinstance(labels, Tensor):
         return len(labels)

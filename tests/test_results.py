@@ -1,0 +1,72 @@
+"""The record of a run, of any module and any batch."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+
+from lightning_transfer import results
+from lightning_transfer.cli import main
+from lightning_transfer.dashboards.report import report
+from lightning_transfer.dashboards.runs import Run
+
+RECORD = {
+    "validation": None,
+    "test": None,
+    "epochs": 1,
+    "fit_seconds": 1.0,
+    "train_examples_per_second": 10,
+    "device": "cpu",
+}
+
+
+class OtherModel(BoringModel):
+    """Of someone else: its batches are bare tensors, its metrics have names of their own."""
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("distance", self.step(batch))
+
+
+def test_any_module_of_lightning_leaves_a_record(own_folder: Path) -> None:
+    main(
+        [
+            *("fit", "--model", "test_results.OtherModel", "--data", f"{BoringDataModule.__module__}.BoringDataModule"),
+            *("--checkpoint.monitor", "distance", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
+        ]
+    )
+    assert (own_folder / "logs/default/version_0/results.json").is_file()
+
+
+def test_table_has_every_metric_of_either_split() -> None:
+    record = RECORD | {"validation": {"val/loss": 1.0}, "test": {"test/loss": 2.0, "exact": 0.5}}
+    lines = results.table(record, Path("logs/a/b")).splitlines()
+    assert lines[1].split() == ["loss", "1.0000", "2.0000"]
+    assert lines[2].split() == ["exact", "0.5000"]
+
+
+def test_record_is_as_readable_as_any_file_of_the_user(tmp_path: Path) -> None:
+    results.write(tmp_path, RECORD)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "results.json").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_package_installed_inside_a_repository_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "--message=a"]
+    for command in (["init", "--quiet"], commit):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
+    assert results.source_commit() is None
+    (tmp_path / "results.py").touch()
+    subprocess.run(["git", "add", "results.py"], cwd=tmp_path, check=True)
+    assert results.source_commit() is not None
+
+
+def test_report_of_runs_that_measured_no_accuracy_compares_their_losses() -> None:
+    runs = [Run(f"run{number}", {"val/loss": [(1, 2.0), (2, 1.0)]}) for number in range(9)]
+    page = report(runs, "nine")
+    assert "validation loss" in page
+    assert "validation accuracy" not in page
+    assert page.count("<figure") == page.count("</figure>")
+    assert page.count("<figcaption") == page.count("</figcaption>")
