@@ -84,7 +84,25 @@ def tensorboard(logs: Path) -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(60)
+        finally:
+            server.kill()
+
+
+def open_page(driver: webdriver.Chrome, file: Path) -> None:
+    """Opens a file and waits until its scripts have run."""
+    driver.get(file.as_uri())
+    until(
+        lambda: driver.execute_script("return [location.pathname, document.readyState].join()") == f"{file},complete",
+        f"{file}",
+    )
+
+
+def look_through_a_phone(driver: webdriver.Chrome) -> None:
+    """Makes the page as narrow as a phone: no window can be."""
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def page_text(driver: webdriver.Chrome) -> str:

@@ -5,8 +5,11 @@ Pictures of every page are left in ``logs/screenshots`` of the test's folder, or
 
 import json
 import os
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import browser
 import pytest
@@ -81,18 +84,33 @@ def test_tensorboard_shows_the_run_in(tab: str, served: str, driver: webdriver.C
     assert not browser.severe_messages(driver)
 
 
-@pytest.mark.parametrize("width", [1200, 500], ids=["desktop", "phone"])
-def test_report_opens_without_errors_and_asks_no_host(width: int, logs: Path, screenshots: Path) -> None:
+def test_every_chart_of_custom_scalars_finds_its_curves(served: str) -> None:
+    def ask(what: str, **query: str) -> Any:
+        address = f"{served}/data/plugin/custom_scalars/{what}?{urllib.parse.urlencode(query)}"
+        return json.load(urllib.request.urlopen(address, timeout=60))
+
+    charts = [chart for category in ask("layout")["category"] for chart in category["chart"]]
+    assert len(charts) > 5
+    for chart in charts:
+        for tag in chart["multiline"]["tag"]:
+            assert ask("scalars", run="default/version_0", tag=tag)["tag_to_events"], (chart["title"], tag)
+
+
+@pytest.mark.parametrize("device", ["desktop", "phone"])
+def test_report_opens_without_errors_and_asks_no_host(device: str, logs: Path, screenshots: Path) -> None:
     run = logs / "default" / "version_0"
     main(["report", str(logs)])
     main(["report", str(run)])
-    with browser.chromium(width, 1400) as driver:
+    with browser.chromium(1200, 1400) as driver:
+        if device == "phone":
+            browser.look_through_a_phone(driver)
         for page, content in ((logs, "Comparison"), (run, "Top losses")):
-            driver.get((page / "report.html").as_uri())
+            browser.open_page(driver, page / "report.html")
             browser.wait_for_text(driver, content, "test/accuracy")
-            driver.save_screenshot(str(screenshots / f"report_{width}_{page.name}.png"))
+            driver.save_screenshot(str(screenshots / f"report_{device}_{page.name}.png"))
             # No wider than the window: only tables scroll by themselves.
-            assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+            wide, window = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+            assert wide <= window == (390 if device == "phone" else 1200)
         assert not browser.severe_messages(driver)
         asked = {address.split(":")[0] for address in browser.requested_addresses(driver)}
         assert asked <= {"file", "data"}
@@ -101,8 +119,7 @@ def test_report_opens_without_errors_and_asks_no_host(width: int, logs: Path, sc
 def test_report_sorts_its_table_by_the_column_that_is_pressed(logs: Path) -> None:
     main(["report", str(logs)])
     with browser.chromium() as driver:
-        driver.get((logs / "report.html").as_uri())
-        browser.wait_for_text(driver, "Comparison", "test/accuracy")
+        browser.open_page(driver, logs / "report.html")
         [seed] = [button for button in browser.find_all(driver, "th button") if button.text.startswith("seed")]
         orders = []
         for _ in range(2):
