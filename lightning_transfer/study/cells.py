@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.grid import Variant, flatten
+from lightning_transfer.study.ranks import ranks_of_one_run
 
 CELL, FAILURE, LOG, RESULTS = "cell.json", "failed.json", "log.txt", "results.json"
 
@@ -156,7 +157,7 @@ class Cell:
         start = time.perf_counter()
         self.begin()
         arguments, error = [*self.arguments, *self.resume()], None
-        with _output_to(self.folder / LOG), _command_line(arguments):
+        with _output_to(self.folder / LOG), _command_line(arguments), ranks_of_one_run():
             try:
                 main()
             except SystemExit as stop:
