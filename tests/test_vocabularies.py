@@ -11,8 +11,8 @@ from torch import nn
 from lightning_transfer import Classifier, DemoTexts, LSTMClassifier, load_starting_weights
 from lightning_transfer.cli import main
 from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.sources import read_source
 from lightning_transfer.transfer.vocabularies import move_rows, token_tensors
-from lightning_transfer.transfer.weights import read_source
 
 
 def arguments(task: str, experiment: str, *more: str) -> list[str]:

@@ -126,6 +126,36 @@ def test_pickle_with_code_is_refused_and_not_executed(tmp_path: Path) -> None:
     assert not Path("exploded").exists()
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("bomb", "holds more than weights and was not opened"), ("truncated", "is damaged or no file of weights")],
+)
+def test_local_copy_of_torchvision_weights_is_opened_as_carefully(
+    damage: str, message: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = pickle.dumps({"weight": _Bomb()}) if damage == "bomb" else checkpoint.read_bytes()[:5000]
+    file = tmp_path / "hub" / "checkpoints" / Path(models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url).name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=f"{file} {message}"):
+        load_starting_weights(models.squeezenet1_1(), "SqueezeNet1_1_Weights.IMAGENET1K_V1")
+    assert not Path("exploded").exists()
+
+
+class _NormalisedHead(SeedCNN):
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.head = torch.nn.Sequential(torch.nn.BatchNorm1d(84), torch.nn.Linear(84, 10))
+
+
+def test_new_head_may_have_buffers_and_so_may_the_one_left_over(tmp_path: Path) -> None:
+    for source, target in ((SeedCNN(3), _NormalisedHead()), (_NormalisedHead(), SeedCNN(3))):
+        torch.save(source.state_dict(), tmp_path / "weights.pt")
+        load_starting_weights(target, str(tmp_path / "weights.pt"))
+        assert torch.equal(source.state_dict()["convolution1.weight"], target.state_dict()["convolution1.weight"])
+
+
 def test_truncated_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     content = checkpoint.read_bytes()
     for suffix in (".ckpt", ".safetensors"):

@@ -3,34 +3,16 @@
 Weights only: nothing in a file is ever executed, and neither optimizer nor progress comes along.
 """
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from lightning_transfer.errors import UserError, did_you_mean
+from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import group_patterns, resolve_layer_groups, some_of
+from lightning_transfer.transfer.sources import Weights, read_source
 from lightning_transfer.transfer.vocabularies import move_rows, token_tensors
-
-HUB_PREFIX = "hf://"
-Weights = dict[str, Tensor]
-
-
-class Source(NamedTuple):
-    """What a source of weights holds.
-
-    Attributes:
-        weights: Its tensors by name.
-        vocabulary: The tokens of its data in the order of their ids, where it says so.
-    """
-
-    weights: Weights
-    vocabulary: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,7 @@ def load_starting_weights(
     by_token = {}
     if vocabulary is not None and source_vocabulary is not None and list(vocabulary) != source_vocabulary:
         by_token = _move_tokens(found, module, source_vocabulary, vocabulary)
-    head, head_paths = _head(module)
+    head = _head(module)
     loaded, made_anew, problems = [], {}, []
     for name, tensor in own.items():
         if name in found and found[name].shape == tensor.shape:
@@ -98,13 +80,12 @@ def load_starting_weights(
             continue
         reason = f"{_shape(tensor)}, {_shape(found[name]) if name in found else 'missing'} in the source"
         made_anew[name] = reason
-        if name not in head and not _is_allowed(name, allow):
+        if not _is_allowed(name, [*head, *allow]):
             problems.append(f"{name} is {reason}")
     left_over = sorted([*(name for name in found if name not in own), *outside])
     for name in left_over:
         # A head of another kind leaves tensors over under the same path.
-        of_head = any(fnmatchcase(name, f"{path}.*") for path in head_paths)
-        if name not in outside and not of_head and not _is_allowed(name, allow):
+        if name not in outside and not _is_allowed(name, [*head, *allow]):
             problems.append(f"{name} is in the source only")
     if not loaded or problems:
         raise UserError(
@@ -115,60 +96,6 @@ def load_starting_weights(
     return WeightsReport(source, loaded, made_anew, left_over, by_token)
 
 
-def read_source(source: str) -> Source:
-    """Read the tensors of a source by name, and its vocabulary; see :func:`load_starting_weights`.
-
-    Raises:
-        UserError: For a source that is missing, damaged or unsafe.
-    """
-    if source.startswith(HUB_PREFIX):
-        return _read_file(_download(source))
-    if "_Weights." in source and not Path(source).exists():
-        return Source(_read_torchvision(source))
-    file = Path(source)
-    if not file.is_file():
-        raise UserError(
-            f"starting weights {source!r} are not a file: give a checkpoint, a name of torchvision weights such as"
-            f" ResNet18_Weights.IMAGENET1K_V1, or {HUB_PREFIX}owner/repository/file"
-        )
-    return _read_file(file)
-
-
-def _read_file(file: Path) -> Source:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return Source(load_file(file))
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{file} holds more than weights and was not opened: save a state_dict of tensors alone"
-        ) from error
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
-        raise UserError(f"{file} is damaged or no file of weights: {str(error).splitlines()[0]}") from error
-    vocabulary = None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        vocabulary, content = _vocabulary(content), content["state_dict"]
-    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} if content else {}
-    if not weights:
-        raise UserError(f"{file} holds no tensors by name: expected a checkpoint or a state_dict")
-    # What torch.compile and DistributedDataParallel put before every name.
-    names = {name: name.replace("_orig_mod.", "").removeprefix("module.") for name in weights}
-    return Source({names[name]: value for name, value in weights.items()}, vocabulary)
-
-
-def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
-    """Find the vocabulary in a checkpoint of this project: its data module saves its tokenizer."""
-    for state in checkpoint.values():
-        if isinstance(state, Mapping) and isinstance(state.get("tokenizer"), str):
-            from tokenizers import Tokenizer
-
-            ids: dict[str, int] = Tokenizer.from_str(state["tokenizer"]).get_vocab()
-            return sorted(ids, key=ids.__getitem__)
-    return None
-
-
 def _move_tokens(found: Weights, module: nn.Module, source: list[str], target: Sequence[str]) -> dict[str, str]:
     """Move the rows of embeddings, in place; say of each how many were found."""
     shared = len(set(source) & set(target))
@@ -177,37 +104,6 @@ def _move_tokens(found: Weights, module: nn.Module, source: list[str], target: S
     for name in names:
         found[name] = move_rows(found[name], source, target)
     return dict.fromkeys(names, counts)
-
-
-def _read_torchvision(name: str) -> Weights:
-    from torchvision import models
-
-    try:
-        weights = models.get_weight(name)
-    except (KeyError, ValueError) as error:
-        known = [str(entry) for model in models.list_models() for entry in models.get_model_weights(model)]
-        hint = did_you_mean(name, known, "see torchvision.models")
-        raise UserError(f"torchvision has no weights {name!r}: {hint}") from error
-    try:
-        state: Weights = weights.get_state_dict(check_hash=True)
-    except OSError as error:
-        raise UserError(
-            f"{name} cannot be downloaded ({error}): fetch {weights.url} elsewhere and give the file instead"
-        ) from error
-    return state
-
-
-def _download(source: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    owner, _, rest = source.removeprefix(HUB_PREFIX).partition("/")
-    repository, _, file = rest.partition("/")
-    if not file:
-        raise UserError(f"{source!r} names no file: expected {HUB_PREFIX}owner/repository/file")
-    try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source} cannot be downloaded: {str(error).splitlines()[0]}") from error
 
 
 def _align(weights: Weights, own: Mapping[str, Tensor]) -> tuple[Weights, list[str]]:
@@ -230,13 +126,13 @@ def _prefixes(names: Mapping[str, Tensor]) -> list[str]:
     return ["", *sorted(found, key=lambda prefix: (prefix.count("."), prefix))]
 
 
-def _head(module: nn.Module) -> tuple[set[str], list[str]]:
-    """Return the last layer group's tensors and paths by name; none where the module names no groups."""
+def _head(module: nn.Module) -> list[str]:
+    """Return patterns of the last layer group's tensors, with its buffers; none where the module names no groups."""
     layer_groups = getattr(module, "layer_groups", None)
     if not layer_groups:
-        return set(), []
+        return []
     group = list(resolve_layer_groups(module, layer_groups, rest="frozen").values())[-2]
-    return set(group.parameters), group_patterns(layer_groups)[group.name]
+    return [*group.parameters, *(f"{path}.*" for path in group_patterns(layer_groups)[group.name])]
 
 
 def _is_allowed(name: str, patterns: Sequence[str]) -> bool:

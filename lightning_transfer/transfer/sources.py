@@ -1,0 +1,117 @@
+"""Where starting weights are read from: files, torchvision and the Hub; tensors alone, nothing is ever executed."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_transfer.errors import UserError, did_you_mean
+
+HUB_PREFIX = "hf://"
+Weights = dict[str, Tensor]
+
+
+class Source(NamedTuple):
+    """What a source of weights holds.
+
+    Attributes:
+        weights: Its tensors by name.
+        vocabulary: The tokens of its data in the order of their ids, where it says so.
+    """
+
+    weights: Weights
+    vocabulary: list[str] | None = None
+
+
+def read_source(source: str) -> Source:
+    """Read the tensors of a source by name, and its vocabulary.
+
+    Args:
+        source: As :func:`~lightning_transfer.transfer.weights.load_starting_weights` takes it.
+
+    Raises:
+        UserError: For a source that is missing, damaged or unsafe.
+    """
+    if source.startswith(HUB_PREFIX):
+        return _read_file(_download(source))
+    if "_Weights." in source and not Path(source).exists():
+        return Source(_read_torchvision(source))
+    file = Path(source)
+    if not file.is_file():
+        raise UserError(
+            f"starting weights {source!r} are not a file: give a checkpoint, a name of torchvision weights such as"
+            f" ResNet18_Weights.IMAGENET1K_V1, or {HUB_PREFIX}owner/repository/file"
+        )
+    return _read_file(file)
+
+
+def _read_file(file: Path) -> Source:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return Source(load_file(file))
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{file} holds more than weights and was not opened: save a state_dict of tensors alone"
+        ) from error
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+        raise UserError(f"{file} is damaged or no file of weights: {str(error).splitlines()[0]}") from error
+    vocabulary = None
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        vocabulary, content = _vocabulary(content), content["state_dict"]
+    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} if content else {}
+    if not weights:
+        raise UserError(f"{file} holds no tensors by name: expected a checkpoint or a state_dict")
+    # What torch.compile and DistributedDataParallel put before every name.
+    names = {name: name.replace("_orig_mod.", "").removeprefix("module.") for name in weights}
+    return Source({names[name]: value for name, value in weights.items()}, vocabulary)
+
+
+def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
+    """Find the vocabulary in a checkpoint of this project: its data module saves its tokenizer."""
+    for state in checkpoint.values():
+        if isinstance(state, Mapping) and isinstance(state.get("tokenizer"), str):
+            from tokenizers import Tokenizer
+
+            ids: dict[str, int] = Tokenizer.from_str(state["tokenizer"]).get_vocab()
+            return sorted(ids, key=ids.__getitem__)
+    return None
+
+
+def _read_torchvision(name: str) -> Weights:
+    from torchvision import models
+
+    try:
+        weights = models.get_weight(name)
+    except (KeyError, ValueError) as error:
+        known = [str(entry) for model in models.list_models() for entry in models.get_model_weights(model)]
+        hint = did_you_mean(name, known, "see torchvision.models")
+        raise UserError(f"torchvision has no weights {name!r}: {hint}") from error
+    kept = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    if kept.is_file():
+        return _read_file(kept).weights
+    try:
+        state: Weights = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{name} cannot be downloaded ({error}): fetch {weights.url} elsewhere and give the file instead"
+        ) from error
+    return state
+
+
+def _download(source: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    owner, _, rest = source.removeprefix(HUB_PREFIX).partition("/")
+    repository, _, file = rest.partition("/")
+    if not file:
+        raise UserError(f"{source!r} names no file: expected {HUB_PREFIX}owner/repository/file")
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source} cannot be downloaded: {str(error).splitlines()[0]}") from error
