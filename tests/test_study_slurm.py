@@ -8,6 +8,7 @@ import pytest
 from conftest import REPOSITORY
 from slurm_cluster import SlurmCluster
 from study_toys import toy_study
+from submitit.slurm.slurm import SlurmExecutor
 from test_study import small, table
 
 from lightning_transfer.cli import main
@@ -47,6 +48,11 @@ def cells() -> list[Cell]:
     return plan.final()
 
 
+def numbers(cluster: SlurmCluster) -> set[str]:
+    """Of all jobs that the cluster has seen."""
+    return set(cluster.run("squeue", "--noheader", "--array", "--states=all", "--format=%i").split())
+
+
 def test_jobs_of_an_interrupted_study_are_found_again(on_slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     found, folder = cells(), Path("logs/toy/slurm")
     with monkeypatch.context() as patch:
@@ -58,6 +64,51 @@ def test_jobs_of_an_interrupted_study_are_found_again(on_slurm: SlurmCluster, mo
     assert all(cell.is_finished for cell in found)
 
 
+def test_study_killed_while_it_submits_finds_its_jobs_again(
+    on_slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit_and_die(
+        executor: SlurmExecutor, jobs: Any, submit: Any = SlurmExecutor._internal_process_submissions
+    ) -> Any:
+        submit(executor, jobs)
+        raise KeyboardInterrupt
+
+    found, folder = cells(), Path("logs/toy/slurm")
+    before = numbers(on_slurm)
+    with monkeypatch.context() as patch:
+        patch.setattr(SlurmExecutor, "_internal_process_submissions", submit_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            list(launcher.run_on_slurm(found, folder, JOBS, 1))
+    submitted = numbers(on_slurm) - before
+    assert len(submitted) == 2
+    assert {cell.name for cell, _ in launcher.run_on_slurm(found, folder, JOBS, 1)} == {cell.name for cell in found}
+    assert numbers(on_slurm) - before == submitted
+    assert all(cell.is_finished for cell in found)
+
+
+def test_single_job_is_found_again(on_slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, folder = cells()[:1], Path("logs/toy/slurm")  # no array, whose jobs are named in another way
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "_wait", lambda *_: iter(()))
+        list(launcher.run_on_slurm(found, folder, JOBS, 1))
+    before = numbers(on_slurm)
+    assert [cell.name for cell, _ in launcher.run_on_slurm(found, folder, JOBS, 1)] == [found[0].name]
+    assert numbers(on_slurm) == before
+
+
+def test_record_of_the_jobs_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_half(file: Path, text: str, write: Any = Path.write_text) -> None:
+        write(file, text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    Path("slurm").mkdir()
+    launcher._record(Path("slurm"), {"first": "toy-1_0"})
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(KeyboardInterrupt):
+        launcher._record(Path("slurm"), {"first": "toy-1_0", "second": "toy-2_0"})
+    assert launcher._known_jobs(Path("slurm")) == {"first": "toy-1_0"}
+
+
 def test_job_that_ends_without_a_result_is_a_failed_run(
     on_slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,7 +116,7 @@ def test_job_that_ends_without_a_result_is_a_failed_run(
     found, folder = cells()[:1], Path("logs/toy/slurm")
 
     def cancel_and_wait(waiting: list[Cell], jobs: dict[str, str], wait: Any = launcher._wait) -> Any:
-        on_slurm.run("scancel", *jobs.values())
+        on_slurm.run("scancel", *(f"--name={job.rpartition('_')[0]}" for job in jobs.values()))
         return wait(waiting, jobs)
 
     monkeypatch.setattr(launcher, "_wait", cancel_and_wait)

@@ -139,7 +139,7 @@ class Cell:
         arm = vars(self.arm) if self.arm else {}
         facts = {"name": self.name, "kind": self.kind, **arm, "size": self.size, "seed": self.seed, "value": self.value}
         command = shlex.join(["lightning-transfer", *self.arguments])
-        _write_json(self.folder / CELL, {**facts, "command": command, "settings": self.settings})
+        write_json(self.folder / CELL, {**facts, "command": command, "settings": self.settings})
 
     def run(self) -> float:
         """Runs the cell in this process, from wherever it stopped; what it prints goes to its log.
@@ -176,7 +176,7 @@ class Cell:
     def fail(self, error: str) -> None:
         """Records that the run failed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_json(self.folder / FAILURE, {"error": error})
+        write_json(self.folder / FAILURE, {"error": error})
 
     def forget(self) -> None:
         """Deletes what the run left, so that it starts anew."""
@@ -223,7 +223,7 @@ def _last_error_line(log: Path) -> str | None:
     return lines[-1].removeprefix(marker) if lines else None
 
 
-def _write_json(file: Path, content: Any) -> None:
+def write_json(file: Path, content: Any) -> None:
     """Writes the file whole or not at all."""
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps(content, indent=1))

@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.cells import Cell, write_json
 from lightning_transfer.study.workers import Ended, run_here
 
 POLL_SECONDS = 2.0
@@ -41,8 +43,7 @@ def run_on_slurm(cells: list[Cell], folder: Path, parameters: dict[str, Any], th
     queued = _queue(set(jobs.values()))
     new = [cell for cell in cells if jobs.get(cell.name) not in queued]
     if new:
-        jobs |= _submit(new, folder, dict(parameters), threads)
-        (folder / _JOBS).write_text(json.dumps(jobs))
+        jobs |= _submit(new, jobs, folder, dict(parameters), threads)
     yield from _wait(cells, jobs)
 
 
@@ -70,7 +71,13 @@ class CellJob:
         return DelayedSubmission(self)
 
 
-def _submit(cells: list[Cell], folder: Path, parameters: dict[str, Any], threads: int | None) -> dict[str, str]:
+def _submit(
+    cells: list[Cell], known: dict[str, str], folder: Path, parameters: dict[str, Any], threads: int | None
+) -> dict[str, str]:
+    """Submits an array of jobs under a name of its own; gives each cell's job as that name and its place in the array.
+
+    They are recorded beforehand, by what is known without SLURM: a study that is killed in between finds them.
+    """
     # The signal on which our fits stop at a step boundary and requeue their job: submitit's default kills them.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
     try:
@@ -80,14 +87,19 @@ def _submit(cells: list[Cell], folder: Path, parameters: dict[str, Any], threads
     size = parameters.pop("cells_per_job", 1)
     chunks = [cells[start : start + size] for start in range(0, len(cells), size)]
     threads = threads or parameters.get("cpus_per_task", 1)
+    readable = re.sub(r"[^\w.-]+", "_", parameters.get("slurm_job_name", folder.parent.name))
+    name = f"{readable}-{uuid.uuid4().hex[:8]}"
+    jobs = {cell.name: f"{name}_{place}" for place, chunk in enumerate(chunks) for cell in chunk}
     try:
-        executor = submitit.AutoExecutor(folder / "%j", cluster="slurm")
-        executor.update_parameters(**{"slurm_job_name": folder.parent.name, **parameters})
+        executor = submitit.AutoExecutor(folder / name, cluster="slurm")
+        executor.update_parameters(**{**parameters, "slurm_job_name": name})
+        _record(folder, known | jobs)
         with executor.batch():
-            submitted = [executor.submit(CellJob(chunk, threads)) for chunk in chunks]
+            for chunk in chunks:
+                executor.submit(CellJob(chunk, threads))
     except (NameError, TypeError, ValueError, RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"slurm of the study: {' '.join(str(error).split())}") from error
-    return {cell.name: job.job_id for job, chunk in zip(submitted, chunks, strict=True) for cell in chunk}
+    return jobs
 
 
 def _wait(cells: list[Cell], jobs: dict[str, str]) -> Iterator[Ended]:
@@ -99,7 +111,7 @@ def _wait(cells: list[Cell], jobs: dict[str, str]) -> Iterator[Ended]:
             if not cell.is_over and jobs[cell.name] not in queued:
                 left = gone.setdefault(jobs[cell.name], time.monotonic())
                 if time.monotonic() - left > GRACE_SECONDS:
-                    cell.fail(f"its job {jobs[cell.name]} ended without a result, see the log in slurm beside it")
+                    cell.fail(f"its job {jobs[cell.name]} ended without a result, see the folder of that name in slurm")
             if cell.is_over:
                 waiting.remove(cell)
                 yield cell, _seconds(cell)
@@ -110,21 +122,25 @@ def _queue(jobs: set[str]) -> set[str]:
     """Those of the jobs that are waiting or running."""
     if not jobs:
         return set()
-    arrays = ",".join({job.partition("_")[0] for job in jobs})
-    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={arrays}"]
+    names = ",".join(sorted({job.rpartition("_")[0] for job in jobs}))
+    command = ["squeue", "--noheader", "--array", "--format=%j_%K", f"--name={names}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise UserError("--slurm needs SLURM's own commands on this machine: squeue was not found") from None
-    # It complains of arrays that are over long since.
-    if done.returncode and "Invalid job id" not in done.stderr:
+    if done.returncode:
         return jobs
-    return jobs & set(done.stdout.split())
+    return jobs & set(done.stdout.replace("_N/A", "_0").split())  # a single job is no array
 
 
 def _known_jobs(folder: Path) -> dict[str, str]:
     file = folder / _JOBS
     return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _record(folder: Path, jobs: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _JOBS, jobs)
 
 
 def _seconds(cell: Cell) -> float:
