@@ -36,6 +36,7 @@ def test_finished_runs_are_kept_and_unfinished_ones_resume(small: list[str]) -> 
 
     [gradual] = Path("logs/quickstart_transfer").glob("gradual*")
     [scratch] = Path("logs/quickstart_transfer").glob("scratch*")
+    assert gradual.name == "gradual_from_quickstart_log_every_n_steps_1_seed_0"
     assert json.loads((gradual / "results.json").read_text())["init_from"].startswith("logs/quickstart/pretrained")
     assert json.loads((scratch / "results.json").read_text())["init_from"] is None
     (gradual / "results.json").unlink()  # as if it had been stopped before its end
@@ -49,6 +50,21 @@ def test_finished_runs_are_kept_and_unfinished_ones_resume(small: list[str]) -> 
         return [line.split()[:-1] for line in output.split("seconds\n")[1].splitlines()[:3]]
 
     assert accuracies(second.stdout) == accuracies(first.stdout)
+
+
+@pytest.mark.slow
+def test_runs_of_other_settings_are_kept_apart_or_refused(small: list[str]) -> None:
+    done = transfer(*small, "--strategies", "scratch", "--", "--data.examples_per_class", "4")
+    assert done.returncode == 0, done.stderr
+    folder = Path("logs/quickstart_transfer/scratch_from_quickstart_examples_per_class_4_seed_0")
+    assert (folder / "results.json").exists()
+    target = Path("quickstart_transfer.yaml")
+    target.write_text(target.read_text().replace("max_epochs: 2", "max_epochs: 3"))
+    again = transfer(*small, "--strategies", "scratch", "--", "--data.examples_per_class", "4")
+    assert again.stderr.strip() == (
+        f"{folder} was made with other settings than quickstart_transfer.yaml: delete it, or choose other --logs"
+    )
+    assert again.returncode == 1
 
 
 def test_unknown_strategy_is_refused_with_those_there_are() -> None:
