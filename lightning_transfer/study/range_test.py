@@ -44,7 +44,7 @@ class Curve:
 
 
 def valley(losses: Sequence[float]) -> int:
-    """Finds the place two thirds down the longest fall of the losses, which need not be one step after another.
+    """Finds the middle of the longest fall of the losses, whose steps need not follow one another.
 
     Source: the ``valley`` of fastai's learning rate finder (ESRI's method).
     """
