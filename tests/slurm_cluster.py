@@ -164,7 +164,7 @@ def _quietly(cluster: SlurmCluster, *command: str) -> str:
     return done.stdout.strip()
 
 
-def _wait_until(condition: Callable[[], object], folder: Path, seconds: float = 60) -> None:
+def _wait_until(condition: Callable[[], object], folder: Path, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
