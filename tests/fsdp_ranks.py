@@ -8,22 +8,26 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_transfer import Classifier, DemoImages, DemoTexts, LSTMClassifier, ProgressiveUnfreezing, SeedCNN
 from lightning_transfer.cluster.sharding import FullyShardedStrategy
+from lightning_transfer.dashboards.settings import Dashboards
 
 STEPS = 14
+# With these a hold-out is three batches and a test split an odd number, so two ranks cannot have as many of them.
+EVAL_BATCH_SIZE = {"cnn": 291, "lstm": 141}
 
 
-def train(network: str, folder: Path, ckpt_path: str | None = None, **options: Any) -> dict[str, torch.Tensor]:
-    """Trains for some steps, with a new phase of unfreezing every five, and returns the whole weights."""
+def experiment(network: str) -> tuple[Classifier, Any]:
+    """Builds a module and its data, the same at each call."""
     L.seed_everything(0)
     data: Any
     if network == "cnn":
-        data = DemoImages("source", examples_per_class=12, batch_size=12)
+        data = DemoImages("source", examples_per_class=12, batch_size=12, eval_batch_size=EVAL_BATCH_SIZE[network])
         model = SeedCNN(10)
     else:
-        data = DemoTexts("source", examples_per_class=60, batch_size=12)
+        data = DemoTexts("source", examples_per_class=60, batch_size=12, eval_batch_size=EVAL_BATCH_SIZE[network])
         model = LSTMClassifier(
             vocabulary_size=data.vocabulary_size, num_classes=data.num_classes, hidden_size=16, dropout=0.0
         )
@@ -31,6 +35,12 @@ def train(network: str, folder: Path, ckpt_path: str | None = None, **options: A
     module = Classifier(
         model, data.num_classes, optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)
     )
+    return module, data
+
+
+def train(network: str, folder: Path, ckpt_path: str | None = None, **options: Any) -> dict[str, torch.Tensor]:
+    """Trains for some steps, with a new phase of unfreezing every five, and returns the whole weights."""
+    module, data = experiment(network)
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=STEPS,
@@ -50,12 +60,36 @@ def train(network: str, folder: Path, ckpt_path: str | None = None, **options: A
     return {name: w.full_tensor() if hasattr(w, "full_tensor") else w for name, w in weights.items()}  # type: ignore[operator]
 
 
+def evaluate(network: str, folder: Path, **options: Any) -> dict[str, float]:
+    """Trains with two validations and all dashboards, tests, and returns the metrics of both."""
+    module, data = experiment(network)
+    # The batch of the hold-out that is cut in two is cut unevenly: its first half is enough, the second is not.
+    dashboards = Dashboards(every_n_steps=1, embeddings=EVAL_BATCH_SIZE[network] // 2 + 1)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        num_sanity_val_steps=0,
+        callbacks=dashboards.callbacks({}, ""),
+        logger=TensorBoardLogger(folder, network, ""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+    trainer.fit(module, datamodule=data)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    [test] = trainer.test(module, datamodule=data, verbose=False)
+    return {**metrics, **test}
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    results = {}
+    results: dict[str, Any] = {}
     for network in ("cnn", "lstm"):
         for name, ckpt_path in (("whole", None), ("resumed", str(folder / f"{network}_step=7.ckpt"))):
             weights = train(network, folder, ckpt_path, devices=2, strategy=FullyShardedStrategy())
             results[f"{network} {name}"] = weights
+        results[f"{network} metrics"] = evaluate(network, folder, devices=2, strategy=FullyShardedStrategy())
     if os.environ.get("LOCAL_RANK", "0") == "0":
         torch.save(results, folder / "results.pt")

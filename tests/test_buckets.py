@@ -84,12 +84,12 @@ def test_restored_loader_gives_the_rest_of_the_epoch() -> None:
     assert seen + list(resumed) == list(loader())
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_evaluation_covers_every_row_once_within_its_limits(world_size: int) -> None:
-    shares = [
-        token_batches(ROWS, LENGTHS, batch_size=100, batch_tokens=4000, rank=rank, world_size=world_size)(0)
-        for rank in range(world_size)
-    ]
+@pytest.mark.parametrize("equal_counts", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_covers_every_row_once_within_its_limits(world_size: int, equal_counts: bool) -> None:
+    limits = {"batch_size": 100, "batch_tokens": 4000, "world_size": world_size, "equal_counts": equal_counts}
+    shares = [token_batches(ROWS, LENGTHS, rank=rank, **limits)(0) for rank in range(world_size)]
+    assert len({len(share) for share in shares}) == 1 or not equal_counts
     assert sorted(np.concatenate([row for share in shares for row in share])) == ROWS.tolist()
     for batch in (batch for share in shares for batch in share):
         assert len(batch) <= 100

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fsdp_ranks import STEPS, train
+from fsdp_ranks import STEPS, evaluate, train
 from launching import HERE, run
+
+from lightning_transfer.dashboards.runs import read_run
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -24,6 +26,21 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_unfreezing_equals_one_process(network: str, ranks: Path, tmp_path: Path) -> None:
     sharded = torch.load(ranks / "results.pt", weights_only=True)[f"{network} whole"]
     torch.testing.assert_close(sharded, train(network, tmp_path, devices=1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["cnn", "lstm"])
+def test_evaluation_in_batches_that_do_not_divide_equals_one_process(network: str, ranks: Path, tmp_path: Path) -> None:
+    alone = evaluate(network, tmp_path, devices=1)
+    sharded = torch.load(ranks / "results.pt", weights_only=True)[f"{network} metrics"]
+    assert {name.partition("/")[0] for name in alone} == {"val", "test"}
+    assert sharded == pytest.approx(alone, abs=1e-5)
+    one, two = (read_run(folder / network, network) for folder in (tmp_path, ranks))
+    counts = "validation/confusion_matrix_data"
+    assert two.data[counts] == one.data[counts]
+    assert two.images.keys() == one.images.keys()
+    for name in ("before", "after"):
+        places = [folder / network / "projector" / name / "points.tsv" for folder in (tmp_path, ranks)]
+        assert len({len(place.read_text().splitlines()) for place in places}) == 1
 
 
 @pytest.mark.parametrize("network", ["cnn", "lstm"])

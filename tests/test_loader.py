@@ -66,6 +66,24 @@ def test_evaluation_of_few_rows_leaves_no_rank_without_a_batch() -> None:
         ordered_batches(ROWS[:3], batch_size=500, world_size=4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 500])
+@pytest.mark.parametrize("count", [4, 7, 9, 43])
+def test_evaluation_in_equal_counts_covers_every_row_once_in_as_many_batches_on_each_rank(
+    count: int, batch_size: int
+) -> None:
+    options = {"batch_size": batch_size, "world_size": 4, "equal_counts": True}
+    shares = [ordered_batches(ROWS[:count], rank=rank, **options)(0) for rank in range(4)]
+    assert len({len(share) for share in shares}) == 1
+    batches = [batch for share in shares for batch in share]
+    assert sorted(np.concatenate(batches)) == ROWS[:count].tolist()
+    assert {len(batch) for batch in batches} <= set(range(1, max(batch_size, 2) + 1))
+
+
+def test_evaluation_that_divides_has_the_same_batches_in_equal_counts() -> None:
+    whole, equal = (ordered_batches(ROWS, batch_size=11, world_size=2, equal_counts=flag)(0) for flag in (False, True))
+    assert [batch.tolist() for batch in equal] == [batch.tolist() for batch in whole]
+
+
 @pytest.mark.parametrize("position", [1, 3, 4])
 def test_restored_loader_gives_the_rest_of_the_epoch_and_then_whole_epochs(position: int) -> None:
     interrupted = training_loader()

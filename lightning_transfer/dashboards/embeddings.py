@@ -61,8 +61,11 @@ class Embeddings(L.Callback):
             batches.append(batch)
             if sum(len(one.labels) for one in batches) >= self._examples:
                 break
+        # As many passes on every rank, as those on the first need: parameters may be divided over the ranks.
+        passes = trainer.strategy.broadcast(len(batches))
         with evaluating(trainer, pl_module), self._listening(pl_module):
-            for batch in batches:
+            for index in range(passes):
+                batch = batches[min(index, len(batches) - 1)]
                 pl_module(*batch.inputs)
                 self._batches.append(batch)
         self._write(trainer, pl_module, "before")

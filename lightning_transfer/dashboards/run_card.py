@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard.summary import hparams
 
 from lightning_transfer.dashboards.attribution import evaluating
@@ -83,14 +84,18 @@ class RunCard(L.Callback):
 
 
 class ModelGraph(L.Callback):
-    """Writes the graph of the model, traced with one example; a model that cannot be traced has none."""
+    """Writes the graph of the model, traced with one example; a model that cannot be traced has none.
+
+    Nor has one whose parameters are divided over the ranks: only the first rank traces.
+    """
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Traces once, before the first step."""
         writer = summary_writer(trainer) if current_step(trainer) == 0 and batch_idx == 0 else None
-        if writer is None or not is_shown(batch):
+        is_divided = any(isinstance(module, FSDPModule) for module in pl_module.modules())
+        if writer is None or is_divided or not is_shown(batch):
             return
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), evaluating(trainer, pl_module):
             warnings.simplefilter("ignore")  # of tracing: that branches are not followed, that it is deprecated

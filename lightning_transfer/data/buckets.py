@@ -6,7 +6,7 @@ resumable, and shared out over ranks.
 
 import numpy as np
 
-from lightning_transfer.data.loader import Batches, EpochBatches, largest_batch, shuffled_batches
+from lightning_transfer.data.loader import Batches, EpochBatches, equally_many, largest_batch, shuffled_batches
 
 # Lengths are sorted as if they were off by up to this share: so the same rows do not meet again in every epoch.
 _LENGTH_NOISE = 0.01
@@ -45,7 +45,14 @@ def bucketed_batches(
 
 
 def token_batches(
-    rows: np.ndarray, lengths: np.ndarray, *, batch_size: int, batch_tokens: int, rank: int = 0, world_size: int = 1
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    batch_size: int,
+    batch_tokens: int,
+    rank: int = 0,
+    world_size: int = 1,
+    equal_counts: bool = False,
 ) -> EpochBatches:
     """Every row once over all ranks together, from the longest to the shortest: for evaluation.
 
@@ -56,6 +63,8 @@ def token_batches(
         batch_tokens: Tokens in a batch at most, padding included; a longer row is a batch by itself.
         rank: Which share of the batches to give.
         world_size: The number of shares.
+        equal_counts: Whether every rank must have as many batches; see
+            :func:`~lightning_transfer.data.loader.equally_many`.
 
     Raises:
         UserError: Where there are fewer rows than ranks.
@@ -68,4 +77,5 @@ def token_batches(
         count = int(min(size, max(1, batch_tokens // max(1, lengths[rows[start]]))))
         chunks.append(rows[start : start + count])
         start += count
-    return lambda epoch: chunks[rank::world_size]
+    batches: Batches = equally_many(chunks, world_size) if equal_counts else chunks
+    return lambda epoch: batches[rank::world_size]

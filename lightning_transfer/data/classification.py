@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.data import hub
-from lightning_transfer.data.loader import BatchLoader, EpochBatches, ordered_batches, shuffled_batches
+from lightning_transfer.data.loader import (
+    BatchLoader,
+    EpochBatches,
+    must_pass_together,
+    ordered_batches,
+    shuffled_batches,
+)
 from lightning_transfer.data.splits import split_train_validation
 from lightning_transfer.errors import UserError
 
@@ -128,7 +134,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         """Divides the training rows into the batches of an epoch; ``share`` is this rank's part of each."""
         return shuffled_batches(rows, batch_size=self.batch_size, seed=run_seed(), **share)
 
-    def eval_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
+    def eval_batches(self, split: Split[Inputs], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches in their order; ``share`` is this rank's part of the rows."""
         return ordered_batches(rows, batch_size=self.eval_batch_size, **share)
 
@@ -192,7 +198,8 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
 
     def eval_loader(self, split: Split[Inputs], rows: np.ndarray) -> BatchLoader:
         """Batches of some rows of a split, each row once."""
-        return BatchLoader(lambda rows: self.make_batch(split, rows), self.eval_batches(split, rows, **self._share()))
+        share = {**self._share(), "equal_counts": must_pass_together(self.trainer)}
+        return BatchLoader(lambda rows: self.make_batch(split, rows), self.eval_batches(split, rows, **share))
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set and the names of the classes, as plain types."""

@@ -8,7 +8,9 @@ mid-epoch sees the batches that were still to come, each once.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import lightning as L
 import numpy as np
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lightning_transfer.errors import UserError
 
@@ -87,7 +89,9 @@ def shuffled_batches(
     return batches
 
 
-def ordered_batches(rows: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1) -> EpochBatches:
+def ordered_batches(
+    rows: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1, equal_counts: bool = False
+) -> EpochBatches:
     """Every row once, in order, over all ranks together: for evaluation. Nothing is padded or repeated.
 
     Args:
@@ -95,14 +99,43 @@ def ordered_batches(rows: np.ndarray, *, batch_size: int, rank: int = 0, world_s
         batch_size: Examples in a batch at most.
         rank: Which share of the batches to give.
         world_size: The number of shares.
+        equal_counts: Whether every rank must have as many batches; see :func:`equally_many`.
 
     Raises:
         UserError: Where there are fewer rows than ranks.
     """
     size = largest_batch(len(rows), batch_size, world_size)
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    batches: Batches = equally_many(chunks, world_size) if equal_counts else chunks
     # Whole batches, not a share of each: what is computed of a row, to the last digit, depends on its batch.
-    return lambda epoch: chunks[rank::world_size]
+    return lambda epoch: batches[rank::world_size]
+
+
+def equally_many(batches: Batches, world_size: int) -> Batches:
+    """Cuts the largest batches in two until every rank has as many: for passes that all ranks must make together.
+
+    What is computed of the rows of those few batches may differ in the last digit from what one process computes.
+    Where there is nothing left to cut, batches of one row are joined to two.
+
+    Args:
+        batches: int64 [rows] each, together at least one row for each rank.
+        world_size: The number of ranks.
+    """
+    sizes, rows = [len(batch) for batch in batches], np.concatenate(batches)
+    count = min(-(-len(sizes) // world_size), len(rows) // world_size) * world_size
+    while len(sizes) < count:
+        place = sizes.index(max(sizes))
+        sizes[place : place + 1] = [sizes[place] - sizes[place] // 2, sizes[place] // 2]
+    while len(sizes) > count:  # the last ones first: the longest texts come first
+        place = min(range(len(sizes) - 1), key=lambda place: (sizes[place] + sizes[place + 1], -place))
+        sizes[place : place + 2] = [sizes[place] + sizes[place + 1]]
+    return np.split(rows, np.cumsum(sizes)[:-1])
+
+
+def must_pass_together(trainer: L.Trainer | None) -> bool:
+    """Whether a rank can only make a pass together with all others, which hold parts of the parameters."""
+    divided = DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy
+    return trainer is not None and isinstance(trainer.strategy, divided)
 
 
 def largest_batch(count: int, batch_size: int, world_size: int) -> int:

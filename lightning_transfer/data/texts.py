@@ -85,10 +85,10 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         lengths = self._cut_lengths(split)
         return bucketed_batches(rows, lengths, batch_size=self.batch_size, seed=run_seed(), **share)
 
-    def eval_batches(self, split: Split[Documents], rows: np.ndarray, **share: int) -> EpochBatches:
+    def eval_batches(self, split: Split[Documents], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches of similar length with a limited number of tokens."""
-        limits = {"batch_size": self.eval_batch_size, "batch_tokens": self.eval_batch_tokens}
-        return token_batches(rows, self._cut_lengths(split), **limits, **share)
+        lengths, size, tokens = self._cut_lengths(split), self.eval_batch_size, self.eval_batch_tokens
+        return token_batches(rows, lengths, batch_size=size, batch_tokens=tokens, **share)
 
     def setup(self, stage: str) -> None:
         """Divides the training split, and writes the tokenizer beside the run."""
