@@ -1,10 +1,13 @@
 """A study small enough for tests, and results that no run made."""
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import yaml
 
 from lightning_transfer.study.cells import Cell
@@ -39,6 +42,20 @@ def toy_study(**changes: Any) -> Study:
         "threads": 1,
     }
     return Study(**{**settings, **changes})
+
+
+class Noting(Cell):
+    """A cell that trains nothing, whose seconds are the number of the process that ran it."""
+
+    def run(self) -> float:
+        return float(os.getpid())
+
+
+class Pause(L.Callback):
+    """Lets no epoch be shorter than the environment says, however fast the machine is."""
+
+    def on_train_epoch_end(self, *_: object) -> None:
+        time.sleep(float(os.environ.get("PAUSE_SECONDS", 0)))
 
 
 def pretend(cell: Cell, accuracy: float, **more: Any) -> None:

@@ -152,8 +152,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts the command line in a process of its own, which does not outlive the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    def start(*arguments: str, pause_seconds: float = 0) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
+        environment["PAUSE_SECONDS"] = str(pause_seconds)
         command = [sys.executable, "-m", "lightning_transfer", *arguments]
         started.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
         return started[-1]
@@ -193,20 +194,21 @@ def is_new(files: str, begun: float) -> bool:
 def test_study_killed_at_ten_random_moments_gives_the_table_of_the_uninterrupted_one(
     start: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
-    # Long enough to be killed within runs, and with enough of them to be killed between.
-    study = small(overrides={"trainer.max_epochs": 40})
+    # Long enough to be killed within runs, with enough of them to be killed between, and too long to end before.
+    study = small(overrides={"trainer": {"max_epochs": 40, "callbacks+": {"class_path": "study_toys.Pause"}}})
     main([*study, "--workers", "0", "--logs", "uninterrupted"])
     moments = random.Random(0)
     for number in range(10):
-        process, begun = start(*study, "--workers", "2" if number % 5 == 0 else "0"), time.time()
+        begun, workers = time.time(), "2" if number % 5 == 0 else "0"
+        process = start(*study, "--workers", workers, pause_seconds=0.1)
         sign = "*/cell.json" if number % 2 == 0 else "*/checkpoints/last.ckpt"
         wait_for(lambda: process.poll() is not None or is_new(sign, begun), 300, "a run to begin")  # noqa: B023
         time.sleep(moments.uniform(0, 1))
         assert process.poll() is None, "the study was over before it was killed"
-        workers = children(process)
+        started = children(process)
         process.kill()
         process.wait()
-        wait_for(lambda: not any(map(is_alive, workers)), 20, "the workers to end with their parent")  # noqa: B023
+        wait_for(lambda: not any(map(is_alive, started)), 60, "the workers to end with their parent")  # noqa: B023
     process = start(*study, "--workers", "2")
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
