@@ -1,6 +1,7 @@
 """Where a study's runs are run: in processes that start others, and in ones that are asked to stop."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from launching import FIT, run
-from study_toys import STRATEGIES, toy_study
+from study_toys import STRATEGIES, Noting, toy_study
+
+from lightning_transfer.cli import main
+from lightning_transfer.study.workers import Workers
 
 pytestmark = pytest.mark.slow
 
@@ -41,3 +45,31 @@ def test_runs_of_two_processes_follow_one_another_even_after_one_that_failed(wor
     assert {name: result["processes"] for name, result in results().items()} == {"scratch": 2, "full": 2}
     assert failures() == ["diverging-size_2-seed_0"]
     assert "FAILED: val/loss is nan after step" in output
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_run_that_is_asked_to_stop_has_not_failed_and_goes_on_with_the_next_start(
+    workers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interruption = {"class_path": "interruptions.Interruption", "init_args": {"steps": [3]}}
+    strategies = {name: STRATEGIES[name] for name in ("scratch", "full")}
+    study = write_study(strategies, overrides={"trainer": {"max_epochs": 30, "callbacks+": interruption}})
+    with pytest.raises(SystemExit) as stop:
+        main([*study, "--workers", workers])
+    assert stop.value.code == 143
+    assert "started again, the study goes on" in capsys.readouterr().out
+    assert results() == {}
+    main([*study, "--workers", workers])
+    assert failures() == []
+    found = results()
+    assert set(found) == {"scratch", "full"}
+    assert any("--ckpt_path" in result["command"] for result in found.values())
+    assert {result["steps"] for result in found.values()} == {30}
+
+
+def test_worker_stays_for_the_next_stage_of_the_study() -> None:
+    stages = [[Noting(name, Path("logs"), "final", (), {}, ()) for name in names] for names in ("ab", "c")]
+    with Workers(1, threads=1) as workers:
+        processes = {process for cells in stages for _, process in workers.run(cells)}
+    assert len(processes) == 1
+    assert processes != {os.getpid()}

@@ -2,6 +2,8 @@
 
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.report import headline, write_report
 from lightning_transfer.study.runner import Execute, check_unchanged, run_study
 from lightning_transfer.study.slurm import run_on_slurm
-from lightning_transfer.study.workers import run_here, run_in_processes
+from lightning_transfer.study.workers import Workers, run_here
 
 _SLURM_ARRAY_PARALLELISM = 256  # submitit's own default
 
@@ -87,25 +89,33 @@ def read_study(arguments: list[str]) -> tuple[Study, Any]:
 
 def _run(plan: Plan, launcher: str, workers: int, retry_failed: bool) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
-    study, parallel = plan.study, max(1, workers)
-    if launcher == "slurm":
-        parallel = study.slurm.get("slurm_array_parallelism", _SLURM_ARRAY_PARALLELISM)
-        execute: Execute = partial(
-            run_on_slurm, folder=plan.folder / "slurm", parameters=study.slurm, threads=study.threads
-        )
-    elif workers:
-        execute = partial(run_in_processes, workers=workers, threads=study.threads)
-    else:
-        execute = partial(run_here, threads=study.threads)
+    here = launcher == "local"
+    parallel = max(1, workers) if here else plan.study.slurm.get("slurm_array_parallelism", _SLURM_ARRAY_PARALLELISM)
     try:
-        with FileLock(plan.folder / ".lock", blocking=False):
+        with FileLock(plan.folder / ".lock", blocking=False), _executor(plan, launcher, workers) as execute:
             start = time.perf_counter()
-            fit_seconds = run_study(plan, execute, parallel, retry_failed)
+            run_seconds = run_study(plan, execute, parallel, retry_failed)
+            seconds = time.perf_counter() - start
     except Timeout:
         raise UserError(f"another study is running in {plan.folder}: wait for its end, or stop it first") from None
-    if fit_seconds and launcher == "local":
-        share = 1 - fit_seconds / ((time.perf_counter() - start) * parallel)
-        print(f"{share:.1%} of the time of {parallel} at once was not spent in fits")
+    except SystemExit:
+        print("asked to stop: started again, the study goes on", flush=True)
+        raise
+    if run_seconds and here:
+        share = 1 - run_seconds / (seconds * parallel)
+        print(f"{seconds:.0f} s with {parallel} at a time, of whose time {share:.1%} was spent outside the runs")
+
+
+@contextmanager
+def _executor(plan: Plan, launcher: str, workers: int) -> Iterator[Execute]:
+    study = plan.study
+    if launcher == "slurm":
+        yield partial(run_on_slurm, folder=plan.folder / "slurm", parameters=study.slurm, threads=study.threads)
+    elif workers:
+        with Workers(workers, study.threads) as started:
+            yield started.run
+    else:
+        yield partial(run_here, threads=study.threads)
 
 
 def _study(given: dict[str, Any]) -> Study:
