@@ -9,6 +9,7 @@ from study_toys import pretend, pretend_all, toy_study
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.config import Tuning
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import run_study
@@ -69,3 +70,61 @@ def test_metric_of_the_test_that_is_not_logged_is_named_in_the_report() -> None:
     pretend_all(plan.final(), lambda _: 0.5)
     with pytest.raises(UserError, match=r"'macro_f1' of the study was not logged by logs/toy/scratch-.*accuracy, loss"):
         Outcomes(plan)
+
+
+def stages(plan: Plan) -> list[list[str]]:
+    """Runs a study, and gives the names of what it ran at a time."""
+    found: list[list[str]] = []
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        if cells:
+            found.append([cell.name for cell in cells])
+        for cell in cells:
+            pretend(cell, 0.5)
+            yield cell, 1.0
+
+    run_study(plan, execute, parallel=2, retry_failed=False)
+    return found
+
+
+def test_what_needs_no_pretraining_is_run_beside_it() -> None:
+    first, second, third = stages(toy_plan(sizes=[2], seeds=[0], tuning=Tuning([0.1])))
+    assert first == ["pretrain-source-seed_0", "tune-scratch-size_2-seed_1000-lr_0.1"]
+    assert second == ["tune-full-size_2-seed_1000-lr_0.1"]
+    assert third == ["scratch-size_2-seed_0", "full-size_2-seed_0"]
+
+
+def test_what_takes_a_file_of_the_pretraining_waits_for_it() -> None:
+    vocabulary = {"data.vocabulary_path": "{study}/pretrain-source-seed_0/tokenizer.json"}
+    first, second, _ = stages(toy_plan(sizes=[2], seeds=[0], tuning=Tuning([0.1]), overrides=vocabulary))
+    assert first == ["pretrain-source-seed_0"]
+    assert len(second) == 2
+
+
+def test_failed_pretraining_ends_the_study_at_once() -> None:
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        assert cells[0].kind == "pretraining"
+        cells[0].fail("diverged")
+        yield cells[0], 1.0
+        raise AssertionError("something is run after it")
+
+    message = r"logs/toy/pretrain-source-seed_0 failed \(diverged\), see its log"
+    with pytest.raises(UserError, match=message):
+        run_study(toy_plan(), execute, parallel=1, retry_failed=False)
+    ran: list[str] = []
+    with pytest.raises(UserError, match=message):
+        run_study(toy_plan(), noting(ran), parallel=1, retry_failed=False)
+    assert ran == []
+    run_study(toy_plan(), noting(ran), parallel=1, retry_failed=True)
+    assert len(ran) == 1 + 8 + 8
+
+
+def test_time_of_failed_runs_is_time_of_runs() -> None:
+    plan = toy_plan(sizes=[2], tuning=None, weights={"none": None})
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for number, cell in enumerate(cells):
+            cell.fail("diverged") if number else pretend(cell, 0.5)
+            yield cell, 2.0
+
+    assert run_study(plan, execute, parallel=1, retry_failed=False) == 2.0 * 4

@@ -23,7 +23,7 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
         retry_failed: Whether failed cells are run again, from their start.
 
     Returns:
-        The seconds of the fits together.
+        The seconds of the cells together: of their own commands, whether they finished or failed.
 
     Raises:
         UserError: Where a cell's settings have changed, where a pretraining failed, and for a metric of the study that
@@ -31,16 +31,15 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
     progress = _Progress(plan.study.metric, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
-    _run_stage(pretraining, execute, retry_failed, progress)
-    for cell in pretraining:
-        if not cell.is_finished:
-            raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
-    _run_stage(tuning, execute, retry_failed, progress)
+    waiting = [cell for cell in tuning if _needs(cell, pretraining)]
+    # Together, or the other workers would be idle while one pretrains.
+    _run_stage([*pretraining, *(cell for cell in tuning if cell not in waiting)], execute, retry_failed, progress)
+    _run_stage(waiting, execute, retry_failed, progress)
     choices = choose(plan.study, tuning)
     if edges := describe_edges(plan, choices):
         print(f"note: {edges}")
     _run_stage(plan.final(choices), execute, retry_failed, progress)
-    return sum(sum(seconds) for seconds in progress.seconds.values())
+    return progress.run_seconds
 
 
 def check_unchanged(plan: Plan) -> None:
@@ -60,10 +59,23 @@ def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress
     for cell in cells:
         if retry_failed and cell.failure:
             cell.forget()
+        _check(cell, progress.metric)
     for cell, seconds in execute([cell for cell in cells if not cell.is_over]):
         progress.report(cell, seconds)
-        if cell.arm and cell.is_finished:
-            cell.score(progress.metric)  # or a mistyped one would only be found once all are tuned
+        _check(cell, progress.metric)
+
+
+def _needs(cell: Cell, pretraining: list[Cell]) -> bool:
+    """Whether a cell takes anything from a pretraining: its weights, or its vocabulary by an override."""
+    return any(source.name in argument for source in pretraining for argument in cell.arguments)
+
+
+def _check(cell: Cell, metric: str) -> None:
+    """Finds at once what would make all that follows in vain: a failed pretraining, and a mistyped metric."""
+    if cell.kind == "pretraining" and cell.failure:
+        raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
+    if cell.arm and cell.is_finished:
+        cell.score(metric)
 
 
 class _Progress:
@@ -82,11 +94,13 @@ class _Progress:
         left = [cell for cell in cells if not cell.is_finished and (retry_failed or not cell.failure)]
         self.left = {cell.name: cell.size for cell in left}
         self.parallel = parallel
-        self.seconds: dict[float | None, list[float]] = {}  # of the cells run, by size
+        self.run_seconds = 0.0
+        self.seconds: dict[float | None, list[float]] = {}  # of the cells finished, by size
 
     def report(self, cell: Cell, seconds: float) -> None:
         """Prints the line of a cell."""
         self.left.pop(cell.name, None)
+        self.run_seconds += seconds
         result = cell.result
         if result is None:
             outcome = f"FAILED: {cell.failure}" if cell.failure else "stopped before its end"
