@@ -27,6 +27,7 @@ from lightning_transfer import results
 from lightning_transfer.arguments import add_experiment_arguments
 from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
@@ -184,7 +185,7 @@ class CommandLine(LightningCLI):
                 logs, experiment, version, default_hp_metric=False, flush_secs=10
             )
         self.recorder = results.ResultsRecorder()
-        callbacks = [*(config["callbacks"] or []), self.recorder]
+        callbacks = [SessionStart(), *(config["callbacks"] or []), self.recorder]  # its mark before any other event
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import fit_arguments, run_folder
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from lightning_transfer.cli import main
 from lightning_transfer.dashboards.runs import Run, read_run
@@ -189,6 +190,31 @@ def test_resumed_run_continues_curves_and_timeline_where_the_checkpoint_stood(im
         if not tag.startswith("speed/"):
             assert resumed.scalars[tag] == points, tag
     assert resumed.data["phase/timeline_data"] == whole.data["phase/timeline_data"]
+
+
+def steps_shown(folder: Path) -> dict[str, list[int]]:
+    """The steps of each curve as TensorBoard itself reads them: it ignores the first START, unlike the reports."""
+    guidance = plugin_event_accumulator.STORE_EVERYTHING_SIZE_GUIDANCE
+    events = plugin_event_accumulator.EventAccumulator(str(folder), size_guidance=guidance)
+    events.Reload()
+    return {tag: [event.step for event in events.Tensors(tag)] for tag in events.PluginTagToContent("scalars")}
+
+
+@pytest.mark.parametrize("dashboards", [OFTEN, ("--dashboards", "null", "--trainer.log_every_n_steps", "3")])
+@pytest.mark.parametrize("start", [("--ckpt_path", "logs/again/run/checkpoints/epoch=0.ckpt"), ()])
+def test_curves_of_a_run_fitted_again_in_its_folder_do_not_jump_back(
+    start: tuple[str, ...], dashboards: tuple[str, ...], image_folder: Path
+) -> None:
+    keep = ("--checkpoint.filename", "{epoch}", "--checkpoint.save_top_k", "-1", "--version", "run")
+    arguments = fit_arguments(image_folder, *dashboards, *keep)
+    main([*arguments, "--experiment", "once", "--trainer.max_epochs", "2"])
+    main([*arguments, "--experiment", "again", "--trainer.max_epochs", "3"])  # one epoch more than what comes after
+    main([*arguments, "--experiment", "again", "--trainer.max_epochs", "2", *start])
+    once, again = Path("logs", "once", "run"), Path("logs", "again", "run")
+    assert steps_shown(once)["val/loss"] == [8, 17]
+    assert steps_shown(again) == steps_shown(once)
+    reported = {tag: [step for step, _ in points] for tag, points in read_run(again, "run").scalars.items()}
+    assert reported == steps_shown(once)
 
 
 class FlushThenDie(L.Callback):

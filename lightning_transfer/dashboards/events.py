@@ -71,16 +71,20 @@ def add_data(writer: SummaryWriter, tag: str, data: Any, step: int) -> None:
     event_file(writer).add_summary(Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)]), step)
 
 
-class ResumedRun(L.Callback):
-    """Takes back what an interrupted run wrote after the checkpoint that this run goes on from.
+class SessionStart(L.Callback):
+    """Takes back what an earlier fit in the same folder wrote at the steps that are still to come.
 
-    Both write to the same folder; without this, the curves of the steps in between would show twice.
+    Without this, the curves after the checkpoint that a run goes on from would show twice, and those of a run that is
+    started again from the beginning as well.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tells readers of the event files to drop events at this step and later from files before."""
+        """Tells readers of the event files to drop events at this step and later from files before.
+
+        In every fit: TensorBoard takes the first such mark of a folder for its beginning, and drops nothing there.
+        """
         writer = summary_writer(trainer)
-        # Not current_step: in a checkpoint from mid-epoch it does not count the last step yet.
-        if writer is not None and trainer.global_step > 0:
+        if writer is not None:
             log = SessionLog(status=SessionLog.START)
+            # Not current_step: in a checkpoint from mid-epoch it does not count the last step yet.
             event_file(writer).add_event(Event(step=trainer.global_step, session_log=log))

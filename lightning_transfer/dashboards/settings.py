@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 
 from lightning_transfer.dashboards.embeddings import Embeddings
-from lightning_transfer.dashboards.events import ResumedRun
 from lightning_transfer.dashboards.examples import Attributions, TrainingExamples
 from lightning_transfer.dashboards.predictions import ValidationPredictions
 from lightning_transfer.dashboards.run_card import ModelGraph, RunCard, hyperparameters_of
@@ -49,7 +48,6 @@ class Dashboards:
             configuration: The same as YAML.
         """
         return [
-            ResumedRun(),
             *([RunCard(hyperparameters_of(config), configuration)] if self.run_card else []),
             *([TrainingScalars(self.every_n_steps)] if self.scalars else []),
             *([UnfreezingTimeline()] if self.timeline else []),
