@@ -83,6 +83,17 @@ def test_probe_with_cached_features_trains_the_same_weights_to_the_same_accuracy
         torch.testing.assert_close(cached[name], tensor, msg=name)
 
 
+def test_compiled_network_may_be_cached(image_folder: Path) -> None:
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        network = SeedCNN(3)
+        if compiled:
+            network.compile(backend="eager")
+        results.append(probe(network, images(image_folder))[0].state_dict())
+    torch.testing.assert_close(*results)
+
+
 def test_every_example_passes_the_network_once(image_folder: Path) -> None:
     network = Counting()
     probe(network, images(image_folder))
@@ -98,6 +109,24 @@ def test_test_split_is_not_taken_for_the_training_split(image_folder: Path) -> N
     model.cache_features = False
     [without] = trainer.test(model, datamodule=images(image_folder), verbose=False)
     assert cached == without
+
+
+def test_fit_that_failed_leaves_no_features_to_other_stages(image_folder: Path) -> None:
+    class Failing(L.Callback):
+        def on_train_epoch_end(self, *_: object) -> None:
+            raise RuntimeError("failed")
+
+    torch.manual_seed(0)
+    model, data = Classifier(Counting(), 3, cache_features=True), images(image_folder)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    callbacks = [ProgressiveUnfreezing(schedule="linear_probe"), Failing()]
+    trainer = L.Trainer(max_epochs=1, callbacks=callbacks, enable_model_summary=False, **quiet)
+    with pytest.raises(RuntimeError, match="failed"):
+        trainer.fit(model, datamodule=data)
+    [after] = trainer.test(model, datamodule=data, verbose=False)
+    model._features = None
+    [expected] = trainer.test(model, datamodule=data, verbose=False)
+    assert after == expected
 
 
 def test_features_are_computed_anew_where_a_weight_below_the_head_changes(image_folder: Path) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_transfer import Classifier, DemoImages, SeedCNN
+from lightning_transfer.data import augment, mixing
+from lightning_transfer.data.augment import uniform
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.losses import classification_loss, count_correct
@@ -45,6 +47,24 @@ def test_cutmix_pastes_one_rectangle_and_mixup_blends_all_pixels_alike() -> None
     assert all((mask.float().diff(dim=1).abs().sum(1) <= 2).all() for mask in (rows, columns))
     blended = mix(mixup_alpha=0.4)[0]
     torch.testing.assert_close(blended.amax((1, 2, 3)), blended.amin((1, 2, 3)))
+
+
+def test_augmentation_and_mixing_share_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: dict[str, set[int]] = {"augment": set(), "mixing": set()}
+    for module in (augment, mixing):
+        seen = draws[module.__name__.rpartition(".")[2]]
+
+        def recorded(indices: Tensor, seed: int, epoch: int, draw: int, seen: set[int] = seen) -> Tensor:
+            seen.add(draw)
+            return uniform(indices, seed, epoch, draw)
+
+        monkeypatch.setattr(module, "uniform", recorded)
+    everything = augment.Augmentation(crop_padding=2, horizontal_flip=True, cutout=4)
+    everything(IMAGES, ROWS, seed=0, epoch=0)
+    mix(mixup_alpha=1.0, cutmix_alpha=1.0)
+    assert draws["augment"]
+    assert draws["mixing"]
+    assert not draws["augment"] & draws["mixing"]
 
 
 def test_either_kind_of_mixing_is_as_frequent_as_the_other() -> None:

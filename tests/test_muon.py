@@ -30,6 +30,18 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> l
     return losses
 
 
+def test_parameters_that_begin_at_zero_stay_finite_and_only_filters_are_scaled() -> None:
+    token, scale = nn.Parameter(torch.zeros(1, 1, 4)), nn.Parameter(torch.full((4, 1, 1), 1e-6))
+    filters = nn.Parameter(torch.zeros(2, 3, 3, 3))
+    for parameter in (token, scale, filters):
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    Muon([token, scale, filters], sgd_lr=0.1, sgd_momentum=0.5).step()
+    assert filters.isfinite().all()
+    # SGD with Nesterov momentum: the grad and half of it once more.
+    torch.testing.assert_close(token, torch.full_like(token, -1.5e-4))
+    torch.testing.assert_close(scale, torch.full_like(scale, 1e-6 - 1.5e-4))
+
+
 @pytest.mark.parametrize("shape", [(16, 72), (72, 16), (8, 8)])
 def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -57,9 +57,9 @@ class Mixing:
         Returns:
             Images like ``images``, and the share of each class in them, float32 [batch, num_classes].
         """
-        # Numbers of the draws: 0 to 2 are those of the augmentation of the same images.
-        cuts = uniform(indices, seed, epoch, 3) < (0.5 if self.mixup_alpha else 1.0) * bool(self.cutmix_alpha)
-        place = (uniform(indices, seed, epoch, 4) * _TABLE_SIZE).long()
+        # Numbers of the draws: 0 to 4 are those of the augmentation of the same images.
+        cuts = uniform(indices, seed, epoch, 5) < (0.5 if self.mixup_alpha else 1.0) * bool(self.cutmix_alpha)
+        place = (uniform(indices, seed, epoch, 6) * _TABLE_SIZE).long()
         blended = self._own_share(self.mixup_alpha, place)[:, None, None, None]
         box = _boxes(self._own_share(self.cutmix_alpha, place), images, indices, seed, epoch)
         own = torch.where(cuts[:, None, None, None], 1 - box.to(images.dtype), blended.to(images.dtype))
@@ -80,7 +80,7 @@ def _beta_sample(alpha: float, device: torch.device) -> Tensor:
 def _boxes(own_share: Tensor, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
     """Marks a rectangle around a random centre, cut off at the borders: bool [batch, 1, height, width]."""
     inside = []
-    for salt, size in ((5, images.shape[2]), (6, images.shape[3])):
+    for salt, size in ((7, images.shape[2]), (8, images.shape[3])):
         centre = uniform(indices, seed, epoch, salt) * size
         half = (1 - own_share).sqrt() * size / 2
         pixel = torch.arange(size, device=images.device) + 0.5

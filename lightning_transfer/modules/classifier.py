@@ -168,7 +168,11 @@ class Classifier(OptimizedModule):
         return class_probabilities(self(*batch.inputs), self.loss)
 
     def _logits(self, batch: Any) -> Tensor:
-        return self(*batch.inputs) if self._features is None else self._features.logits(batch)
+        # A fit that failed leaves its features behind: no other stage may read them.
+        if self._features is not None and self.trainer.state.fn == "fit":
+            return self._features.logits(batch)
+        logits: Tensor = self(*batch.inputs)
+        return logits
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return classification_loss(logits, labels, self.loss, self.num_classes, self.label_smoothing)

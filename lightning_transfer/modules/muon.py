@@ -13,7 +13,7 @@ from lightning_transfer.errors import UserError
 class Muon(Optimizer):
     """Orthogonalised momentum for filters, SGD with Nesterov momentum for all other parameters.
 
-    A filter (a parameter of 3 dimensions or more) is taken as a matrix with a row for each output channel. Its update
+    A filter (a parameter of 4 dimensions) is taken as a matrix with a row for each output channel. Its update
     is the nearest orthogonal matrix to its momentum, so that all directions learn alike; before each step it is scaled
     to the Frobenius norm of an orthogonal one, the root of its number of rows, which a norm layer behind it makes up
     for. Use it for convolutions that are followed by norm layers.
@@ -79,11 +79,11 @@ class Muon(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-            filters = [parameter for parameter in trained if parameter.ndim > 2]
-            rest = [parameter for parameter in trained if parameter.ndim <= 2]
+            filters = [parameter for parameter in trained if parameter.ndim == 4]
+            rest = [parameter for parameter in trained if parameter.ndim != 4]
             if filters:
                 for parameter, update in zip(filters, self._nesterov(filters, group["momentum"]), strict=True):
-                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp_min(1e-7))
                     parameter.sub_(group["lr"] * orthogonalise(update.flatten(1)).view_as(update))
             if rest:
                 updates = self._nesterov(rest, group["sgd_momentum"], group["weight_decay"])
