@@ -43,9 +43,12 @@ def epoch(settings: Settings) -> list[Row]:
     """An epoch after the first, with its validation, of a linear probe on the embedded images, without dashboards."""
     fraction = settings.scaled(25, 5) / 100
     rows: list[Row] = []
-    for name, cache in (("every epoch through the network", False), ("cached features", True)):
-        runs = [probe(fraction, cache) for _ in range(min(2, settings.repeats))]
-        seconds, accuracy, loss = min(runs)
+    candidates = {"every epoch through the network": False, "cached features": True}
+    turns = [
+        {name: probe(fraction, cache) for name, cache in candidates.items()} for _ in range(min(2, settings.repeats))
+    ]
+    for name in candidates:
+        seconds, accuracy, loss = min(turn[name] for turn in turns)
         first = rows[0]["CPU s an epoch"] if rows else seconds
         rate = float(first) / seconds
         rows.append(
