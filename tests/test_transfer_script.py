@@ -4,7 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -65,6 +68,55 @@ def test_runs_of_other_settings_are_kept_apart_or_refused(small: list[str]) -> N
         f"{folder} was made with other settings than quickstart_transfer.yaml: delete it, or choose other --logs"
     )
     assert again.returncode == 1
+
+
+@pytest.fixture
+def instant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
+    """The script with fits that end at once; gives the folders of those that it started."""
+    script = ModuleType("transfer")
+    SourceFileLoader("transfer", str(REPOSITORY / "scripts" / "transfer")).exec_module(script)
+
+    def start(*arguments: str) -> list[Path]:
+        started = []
+
+        def fit(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+            config = yaml.safe_load(Path(command[command.index("--config") + 1]).read_text())
+            started.append(Path("logs", config["experiment"], command[command.index("--version") + 1]))
+            started[-1].mkdir(parents=True, exist_ok=True)
+            (started[-1] / "results.json").write_text('{"validation": {}, "test": {}, "fit_seconds": 0}')
+            return subprocess.CompletedProcess(command, 0)
+
+        monkeypatch.setattr(subprocess, "run", fit)
+        monkeypatch.setattr(sys, "argv", ["transfer", "--strategies", "full", *arguments])
+        script.main()
+        return started
+
+    return start
+
+
+def test_other_values_are_other_runs(instant: Callable[..., list[Path]]) -> None:
+    values = (["--model.lr_decay", "2.6"], ["--model.lr_decay", "1.6"], ["--model.lr_decay=2.6"])
+    folders = {instant("--", *words)[-1].name for words in (*values, ["--model.lr_decay=1.6"])}
+    assert len(folders) == 4
+    assert instant("--", "--config=configs/options/ema.yaml")
+    assert not instant("--", "--config=configs/options/ema.yaml")
+
+
+def test_results_of_another_source_are_refused_where_that_was_deleted(
+    small: list[str], instant: Callable[..., list[Path]]
+) -> None:
+    pretrained, full = instant(*small)
+    shutil.rmtree(pretrained)
+    Path("quickstart.yaml").write_text(Path("quickstart.yaml").read_text() + "\n# changed\n")
+    with pytest.raises(SystemExit, match=f"{full} was made with other settings than quickstart.yaml: delete it"):
+        instant(*small)
+
+
+def test_folder_without_a_record_is_refused(instant: Callable[..., list[Path]]) -> None:
+    pretrained, _ = instant()
+    (pretrained / "transfer.json").unlink()
+    with pytest.raises(SystemExit, match=f"{pretrained} does not say with which settings it was made: delete it"):
+        instant()
 
 
 def test_unknown_strategy_is_refused_with_those_there_are() -> None:
