@@ -1,10 +1,10 @@
 """The trainer of the command line."""
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.lstm_encoder import has_bfloat16
 from lightning_transfer.study.range_test import Curve, range_test
 from lightning_transfer.transfer.plan import plan
 
@@ -22,7 +22,7 @@ def check_precision(trainer: L.Trainer) -> L.Trainer:
         if trainer.precision == "16-true":
             raise UserError("precision 16-true gives non-finite weights on a CPU: choose bf16-true or bf16-mixed")
         # Products of bfloat16 matrices came to a hundredth of float32's speed on such a CPU.
-        if "16" in str(trainer.precision) and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        if "16" in str(trainer.precision) and not has_bfloat16():
             rank_zero_warn(
                 f"precision {trainer.precision}: this CPU has no instructions for it, 32-true is many times as fast"
             )

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -141,6 +142,15 @@ def test_local_copy_of_torchvision_weights_is_opened_as_carefully(
     with pytest.raises(UserError, match=f"{file} {message}"):
         load_starting_weights(models.squeezenet1_1(), "SqueezeNet1_1_Weights.IMAGENET1K_V1")
     assert not Path("exploded").exists()
+
+
+def test_download_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tampered").write_bytes(b"tampered")
+    monkeypatch.setattr(torch.hub, "urlopen", lambda _: urlopen((tmp_path / "tampered").as_uri()))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="IMAGENET1K_V1 cannot be downloaded \\(invalid hash value.*: fetch https://"):
+        load_starting_weights(models.squeezenet1_1(), "SqueezeNet1_1_Weights.IMAGENET1K_V1")
+    assert not list((tmp_path / "hub" / "checkpoints").iterdir())
 
 
 class _NormalisedHead(SeedCNN):

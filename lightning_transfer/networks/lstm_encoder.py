@@ -59,6 +59,10 @@ class LSTMLayer(nn.Module):
         return torch.cat([states, take_steps(backward_states, reversed_steps)], 2), last
 
     def _run(self, lstm: nn.LSTM, inputs: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
+        if inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not has_bfloat16():
+            with torch.autocast("cpu", enabled=False):  # torch has no LSTM in bfloat16 for such a CPU
+                state = None if state is None else (state[0].float(), state[1].float())
+                return self._run(lstm, inputs.float(), state)
         if not self.training or not self.weight_dropout:
             states, last = lstm(inputs, state)
             return states, last
@@ -202,6 +206,11 @@ class VariationalDropout(nn.Module):
         if not self.training or not self.probability:
             return states
         return states * nn.functional.dropout(torch.ones_like(states[:1]), self.probability)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU may have instructions for bfloat16."""
+    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
 def reversed_within_length(lengths: Tensor, time: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from benchmarks.measure import Part, Row, Settings, compare, cpu_seconds
 from lightning_transfer import DemoTextStreams, LanguageModelDataModule, LSTMLanguageModel
 from lightning_transfer.data.language_modelling import TokenBatch
-from lightning_transfer.networks.lstm_encoder import LayerState
+from lightning_transfer.networks.lstm_encoder import LayerState, has_bfloat16
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "imdb_lm.yaml"
 State = tuple[Tensor, Tensor]
@@ -66,7 +66,7 @@ def training(network: nn.Module, batches: list[TokenBatch], precision: str) -> C
         state = None
         for batch in batches:
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16" and has_bfloat16()):
                 loss, state = network(batch, state)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 0.25)

@@ -25,6 +25,7 @@ from lightning_transfer.cli import main
 from lightning_transfer.data.loader import ordered_batches
 from lightning_transfer.data.tokenizer import tokenize, train_tokenizer
 from lightning_transfer.modules.classifier import Batch
+from lightning_transfer.networks.lstm_encoder import has_bfloat16
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "imdb_seed.yaml"
 
@@ -43,7 +44,7 @@ def training_step(network: nn.Module, batches: list[Batch], precision: str = "32
     def step() -> None:
         for batch in batches:
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16" and has_bfloat16()):
                 logits = network(*batch.inputs)
             nn.functional.cross_entropy(logits.float(), batch.labels).backward()
             optimizer.step()
