@@ -148,7 +148,7 @@ def test_download_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "tampered").write_bytes(b"tampered")
     monkeypatch.setattr(torch.hub, "urlopen", lambda _: urlopen((tmp_path / "tampered").as_uri()))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match="IMAGENET1K_V1 cannot be downloaded \\(invalid hash value.*: fetch https://"):
+    with pytest.raises(UserError, match=r"IMAGENET1K_V1 cannot be downloaded \(invalid hash value.*: fetch https://"):
         load_starting_weights(models.squeezenet1_1(), "SqueezeNet1_1_Weights.IMAGENET1K_V1")
     assert not list((tmp_path / "hub" / "checkpoints").iterdir())
 
