@@ -16,7 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_transfer.dashboards.scalars import examples_in
+from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
 
 _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")

@@ -4,7 +4,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.lstm_encoder import has_bfloat16
+from lightning_transfer.networks.processor import has_bfloat16
 from lightning_transfer.study.range_test import Curve, range_test
 from lightning_transfer.transfer.plan import plan
 

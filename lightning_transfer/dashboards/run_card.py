@@ -94,8 +94,9 @@ class ModelGraph(L.Callback):
     ) -> None:
         """Traces once, before the first step."""
         writer = summary_writer(trainer) if current_step(trainer) == 0 and batch_idx == 0 else None
-        is_divided = any(isinstance(module, FSDPModule) for module in pl_module.modules())
-        if writer is None or is_divided or not is_shown(batch):
+        if writer is None or not is_shown(batch):
+            return
+        if any(isinstance(module, FSDPModule) for module in pl_module.modules()):
             return
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), evaluating(trainer, pl_module):
             warnings.simplefilter("ignore")  # of tracing: that branches are not followed, that it is deprecated

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lightning_transfer.dashboards.events import add_scalars, current_step, has_tensorboard, summary_writer
 from lightning_transfer.dashboards.groups import shown_groups, trainable_names
 from lightning_transfer.dashboards.learning_rates import AppliedLearningRates
+from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
 
 # The Custom Scalars tab: section -> chart -> regular expressions of tags.
@@ -202,14 +203,3 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 def _part(parameter: Tensor) -> Tensor:
     flat = parameter.detach().view(-1) if parameter.is_contiguous() else parameter.detach().flatten()
     return flat[:: math.ceil(flat.numel() / _MOST_VALUES)]
-
-
-def examples_in(batch: Any) -> int:
-    """Counts the examples of any batch: its labels, else the first tensor found in it; 0 where there is none."""
-    labels = getattr(batch, "labels", None)
-    if isinstance(labels, Tensor):
-        return len(labels)
-    first = batch
-    while isinstance(first, dict | list | tuple) and first:
-        first = next(iter(first.values() if isinstance(first, dict) else first))
-    return len(first) if isinstance(first, Tensor) and first.ndim else 0

@@ -1,6 +1,6 @@
 """What travels from data to network: one named tuple per kind of input."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -42,3 +42,14 @@ class TextBatch(NamedTuple):
     def inputs(self) -> tuple[Tensor, ...]:
         """The arguments of the network's ``forward``."""
         return self.token_ids, self.lengths
+
+
+def examples_in(batch: Any) -> int:
+    """Counts the examples of any batch: its labels, else the first tensor found in it; 0 where there is none."""
+    labels = getattr(batch, "labels", None)
+    if isinstance(labels, Tensor):
+        return len(labels)
+    first = batch
+    while isinstance(first, dict | list | tuple) and first:
+        first = next(iter(first.values() if isinstance(first, dict) else first))
+    return len(first) if isinstance(first, Tensor) and first.ndim else 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lightning_transfer.data import cache
+from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -58,8 +59,8 @@ def typical_size(dataset: datasets.Dataset, column: str, sample: int = 100) -> i
         UserError: Where the column does not hold images, or one of them cannot be decoded.
     """
     _require_images(dataset, column)
-    rows = np.linspace(0, len(dataset) - 1, min(sample, len(dataset))).astype(np.int64)
-    return int(np.median([min(image.size) for image in _decoded_rows(dataset.select(rows), column)]))
+    images = _decoded_rows(dataset.select(evenly_spaced(len(dataset), sample)), column)
+    return int(np.median([min(image.size) for image in images]))
 
 
 def decode_folder(folder: str, image_size: int) -> tuple[list[str], Tensor]:

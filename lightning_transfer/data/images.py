@@ -16,6 +16,7 @@ from lightning_transfer.data.decoding import decode_column, decode_folder, typic
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.normalisation import channel_statistics, normalisation_of_weights
+from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.errors import UserError
 
 LARGEST_SIZE = 224  # pixels, of images whose size was not asked for: what most pretrained weights have seen
@@ -97,6 +98,12 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             self._mean, self._std = self._mean or mean, self._std or std
         return torch.tensor(self._mean).view(3, 1, 1), torch.tensor(self._std).view(3, 1, 1)
 
+    @cached_property
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What makes (bytes / 255 - mean) / std one multiplication and one addition."""
+        mean, std = self.normalisation
+        return 1 / (255 * std), -mean / std
+
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set, the names of the classes, and how images are brought into shape."""
         shape = {"image_size": self._image_size, "mean": self._mean, "std": self._std}
@@ -138,8 +145,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         Returns:
             float32 [count, 3, image_size, image_size].
         """
-        places = np.linspace(0, len(self._train_rows) - 1, min(count, len(self._train_rows))).astype(np.int64)
-        return self._normalise(self._split(self.train_split).inputs[torch.from_numpy(self._train_rows[places])])
+        rows = self._train_rows[evenly_spaced(len(self._train_rows), count)]
+        return self._normalise(self._split(self.train_split).inputs[torch.from_numpy(rows)])
 
     def predict_dataloader(self) -> BatchLoader:
         """Batches of the images in ``predict_path`` in the order of their names, else of the test split."""
@@ -164,13 +171,12 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Undoes the normalisation, for people: float [batch, 3, height, width], from 0 to 255."""
-        mean, std = (values.to(images.device) for values in self.normalisation)
-        return 255 * (images * std + mean)
+        scale, shift = (values.to(images.device) for values in self._scale_and_shift)
+        return (images - shift) / scale
 
     def _normalise(self, images: Tensor) -> Tensor:
-        mean, std = (values.to(images.device) for values in self.normalisation)
-        # (bytes / 255 - mean) / std in one multiplication and one addition.
-        return images.float().mul_(1 / (255 * std)).add_(-mean / std)
+        scale, shift = (values.to(images.device) for values in self._scale_and_shift)
+        return images.float().mul_(scale).add_(shift)
 
 
 class CIFAR10(ImageDataModule):

@@ -1,10 +1,12 @@
 """What images are normalised by: as pretrained weights saw theirs, or as the data itself suggests."""
 
-import numpy as np
+from functools import cache
+
 import torch
 from torch import Tensor
 from torchvision import models
 
+from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.errors import UserError, did_you_mean
 
 
@@ -33,6 +35,7 @@ def is_name_of_weights(name: str) -> bool:
     return "_Weights." in name and name in _weights_by_name()
 
 
+@cache
 def _weights_by_name() -> dict[str, models.WeightsEnum]:
     enums = [models.get_model_weights(network) for network in models.list_models(module=models)]
     return {f"{enum.__name__}.{key}": weights for enum in enums for key, weights in enum.__members__.items()}
@@ -45,8 +48,7 @@ def channel_statistics(images: Tensor, sample: int = 5000) -> tuple[list[float],
         images: uint8 [rows, 3, height, width].
         sample: How many images to look at, from all over them.
     """
-    rows = np.linspace(0, len(images) - 1, min(sample, len(images))).astype(np.int64)
-    chosen = images[torch.from_numpy(rows)]
+    chosen = images[torch.from_numpy(evenly_spaced(len(images), sample))]
     # By counts of the 256 values: exact, and no copy of the images as floats.
     counts = torch.stack([torch.bincount(chosen[:, channel].flatten(), minlength=256) for channel in range(3)]).double()
     values, shares = torch.arange(256) / 255.0, counts / counts.sum(1, keepdim=True)

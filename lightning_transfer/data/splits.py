@@ -10,6 +10,11 @@ import numpy as np
 from lightning_transfer.errors import UserError
 
 
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Gives int64 [min(count, total)]: places from all over ``total`` rows, the first and the last among them."""
+    return np.linspace(0, total - 1, min(count, total)).astype(np.int64)
+
+
 def split_train_validation(
     labels: np.ndarray,
     *,

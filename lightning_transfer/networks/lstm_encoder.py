@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.processor import has_bfloat16
 
 # Of one layer, after a segment of text: hidden and cell state, each [1, batch, units].
 LayerState = tuple[Tensor, Tensor]
@@ -206,11 +207,6 @@ class VariationalDropout(nn.Module):
         if not self.training or not self.probability:
             return states
         return states * nn.functional.dropout(torch.ones_like(states[:1]), self.probability)
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU may have instructions for bfloat16."""
-    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
 def reversed_within_length(lengths: Tensor, time: int) -> Tensor:

@@ -14,10 +14,10 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measure import Part, Row, Settings, compare, cpu_seconds
+from benchmarks.measure import PRECISIONS, Part, Row, Settings, compare, cpu_seconds
 from lightning_transfer import DemoTextStreams, LanguageModelDataModule, LSTMLanguageModel
 from lightning_transfer.data.language_modelling import TokenBatch
-from lightning_transfer.networks.lstm_encoder import LayerState, has_bfloat16
+from lightning_transfer.networks.lstm_encoder import LayerState
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "imdb_lm.yaml"
 State = tuple[Tensor, Tensor]
@@ -66,7 +66,7 @@ def training(network: nn.Module, batches: list[TokenBatch], precision: str) -> C
         state = None
         for batch in batches:
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16" and has_bfloat16()):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 loss, state = network(batch, state)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 0.25)
@@ -88,11 +88,16 @@ def step(settings: Settings) -> list[Row]:
     vocabulary = max(data.vocabulary_size, sizes["cutoffs"][-1] + 1)
     plain = PlainLanguageModel(vocabulary, sizes["embedding_size"], sizes["hidden_size"])
     ours = OurLanguageModel(vocabulary, model)
+    networks = {
+        "nn.LSTM, full softmax": (plain, "32"),
+        "the same, bf16-mixed": (plain, "bf16"),
+        "LSTMLanguageModel": (ours, "32"),
+        "LSTMLanguageModel, bf16-mixed": (ours, "bf16"),
+    }
     candidates = {
-        "nn.LSTM, full softmax": training(plain, batches, "32"),
-        "the same, bf16-mixed": training(plain, batches, "bf16"),
-        "LSTMLanguageModel": training(ours, batches, "32"),
-        "LSTMLanguageModel, bf16-mixed": training(ours, batches, "bf16"),
+        name: training(network, batches, precision)
+        for name, (network, precision) in networks.items()
+        if precision in PRECISIONS
     }
     for steps in candidates.values():
         steps()

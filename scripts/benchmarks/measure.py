@@ -16,6 +16,10 @@ from typing import Any
 import lightning as L
 import torch
 
+from lightning_transfer.networks.processor import has_bfloat16
+
+# That this processor computes in: a row in another would be one of float32 by a wrong name.
+PRECISIONS = ("32", "bf16") if has_bfloat16() else ("32",)
 Row = dict[str, str | float]  # a line of a table: column -> value
 Part = Callable[["Settings"], list[Row]]
 
