@@ -4,7 +4,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 STEP_HOOKS = (
@@ -15,6 +17,7 @@ STEP_HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
+BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 class SilentProfiler(PassThroughProfiler):
@@ -27,24 +30,77 @@ class SilentProfiler(PassThroughProfiler):
         return self._nothing
 
 
-def shorten_steps(trainer: L.Trainer, module: L.LightningModule) -> None:
+def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule | None) -> None:
     """Leaves out what Lightning would do in every step of a fit to no effect.
 
     Hooks that do nothing are not called: Lightning skips what is not callable. A dozen callbacks have over seventy such
-    hooks, each a formatted name, a context and a call. And the arguments of ``training_step`` are looked up once.
+    hooks, each a formatted name, a context and a call. What cannot change within a fit is looked up once: the arguments
+    of ``training_step``, and who moves a batch to the device. And metrics are only collected where some were logged.
 
     Args:
         trainer: Will fit the module.
         module: Is for this trainer alone from now on.
+        datamodule: Its data, if any.
     """
     for owner in (*trainer.callbacks, module):  # type: ignore[attr-defined]
         base = L.Callback if isinstance(owner, L.Callback) else L.LightningModule
         for name in STEP_HOOKS:
             if getattr(type(owner), name) is getattr(base, name) and name not in vars(owner):
                 setattr(owner, name, None)
+        if type(owner) is ModelCheckpoint and not owner._every_n_train_steps and owner._train_time_interval is None:
+            owner.on_train_batch_end = None  # type: ignore[method-assign, assignment]
+    if not trainer.gradient_clip_val and not is_overridden("configure_gradient_clipping", module):
+        module.configure_gradient_clipping = None  # type: ignore[method-assign, assignment]
+    _look_up_arguments_once(trainer, module)
+    if isinstance(trainer.profiler, SilentProfiler):  # type: ignore[attr-defined]
+        _look_up_batch_hooks_once(trainer, module, datamodule)
+    _collect_metrics_where_logged(trainer)
+
+
+def _look_up_arguments_once(trainer: L.Trainer, module: L.LightningModule) -> None:
     takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
 
     def arguments(given: dict[str, Any], batch: Any, batch_idx: int) -> dict[str, Any]:
         return given | {"batch": batch} | ({"batch_idx": batch_idx} if takes_index else {})
 
     trainer.fit_loop.epoch_loop._build_kwargs = arguments  # type: ignore[method-assign, assignment]
+
+
+def _look_up_batch_hooks_once(
+    trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule | None
+) -> None:
+    hooks: dict[str, Any] = {}
+    for name in BATCH_HOOKS:
+        owner = datamodule if datamodule is not None and is_overridden(name, datamodule) else module
+        # What trains on a CPU gets its batches in the CPU's memory.
+        transfers = name == "transfer_batch_to_device" and trainer.strategy.root_device.type != "cpu"
+        hooks[name] = getattr(owner, name) if transfers or is_overridden(name, owner) else None
+
+    def call(name: str, batch: Any, *arguments: Any) -> Any:
+        hook = hooks[name]
+        return batch if hook is None else hook(batch, *arguments)
+
+    module._call_batch_hook = call  # type: ignore[method-assign]
+
+
+def _collect_metrics_where_logged(trainer: L.Trainer) -> None:
+    """Of a batch in which nothing was logged all metrics are those of the batch before."""
+    results, connector = trainer.fit_loop.epoch_loop._results, trainer._logger_connector
+    log, on_batch_end = results.log, connector.on_batch_end
+    is_new = False
+
+    def note_and_log(*arguments: Any, **keywords: Any) -> None:
+        nonlocal is_new
+        is_new = True
+        log(*arguments, **keywords)
+
+    def collect() -> None:
+        nonlocal is_new
+        if is_new:
+            on_batch_end()
+        else:
+            results.batch = results.batch_size = None
+        is_new = False
+
+    results.log = note_and_log  # type: ignore[method-assign]
+    connector.on_batch_end = collect  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import fit_arguments, run_folder
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -68,12 +69,75 @@ def test_only_hooks_that_do_nothing_are_skipped(model: type[IndexedModel], indic
     counter, module = CountsSteps(), model()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
     trainer = L.Trainer(max_steps=3, accelerator="cpu", callbacks=[counter], **quiet)
-    shorten_steps(trainer, module)
+    shorten_steps(trainer, module, None)
     trainer.fit(module)
     assert (counter.batches, counter.backwards, module.ends) == (3, 3, 3)
     assert counter.on_train_batch_start is None
     assert module.on_train_batch_start is None
     assert module.indices == indices
+
+
+class LogsNowAndThen(BoringModel):
+    """Logs in every other step."""
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> dict[str, torch.Tensor]:
+        output = super().training_step(batch, batch_idx)
+        if batch_idx % 2:
+            self.log("loss", output["loss"], on_step=True, on_epoch=True)
+        return output
+
+
+class BoringData(L.LightningDataModule):
+    """Changes batches as they come to the device."""
+
+    def train_dataloader(self) -> torch.utils.data.DataLoader[torch.Tensor]:
+        return BoringModel().train_dataloader()
+
+    def on_after_batch_transfer(self, batch: torch.Tensor, dataloader_idx: int) -> torch.Tensor:
+        return 2 * batch
+
+
+class SeesMetrics(L.Callback):
+    """Notes the metrics after every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: object) -> None:
+        self.seen.append(dict(trainer.callback_metrics))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.seen.append(dict(trainer.callback_metrics))
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_shortened_fit_equals_a_whole_one(clip: float | None, tmp_path: Path) -> None:
+    results = []
+    for shorten in (False, True):
+        L.seed_everything(0, verbose=False)
+        module, data, metrics = LogsNowAndThen(), BoringData(), SeesMetrics()
+        checkpoints = ModelCheckpoint(tmp_path / str(shorten), every_n_train_steps=3, save_top_k=-1)
+        best = ModelCheckpoint(tmp_path / str(shorten), filename="best", monitor="loss", enable_version_counter=False)
+        trainer = L.Trainer(
+            default_root_dir=tmp_path,
+            max_epochs=2,
+            limit_train_batches=5,
+            accelerator="cpu",
+            callbacks=[metrics, checkpoints, best],
+            gradient_clip_val=clip,
+            profiler=SilentProfiler(),
+            logger=False,
+            enable_progress_bar=False,
+        )
+        if shorten:
+            shorten_steps(trainer, module, data)
+        trainer.fit(module, datamodule=data)
+        results.append((module.state_dict(), metrics.seen, sorted(path.name for path in tmp_path.glob(f"{shorten}/*"))))
+    (weights, seen, files), (shortened_weights, shortened_seen, shortened_files) = results
+    torch.testing.assert_close(shortened_weights, weights, rtol=0, atol=0)
+    torch.testing.assert_close(shortened_seen, seen, rtol=0, atol=0)
+    assert shortened_files == files
+    assert len(files) == 4
 
 
 def test_step_reads_no_tensor(monkeypatch: pytest.MonkeyPatch, image_folder: Path) -> None:

@@ -63,7 +63,6 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves if asked to stop, unless a validation or the end of the epoch follows."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not self._processes and not self._signals.received:
             return
         if not (trainer.is_last_batch or trainer.fit_loop._should_accumulate() or validation_follows(trainer)):

@@ -48,7 +48,7 @@ def examples_in(batch: Any) -> int:
     """Counts the examples of any batch: its labels, else the first tensor found in it; 0 where there is none."""
     labels = getattr(batch, "labels", None)
     if isinstance(labels, Tensor):
-        return len(labels)
+        return labels.shape[0]
     first = batch
     while isinstance(first, dict | list | tuple) and first:
         first = next(iter(first.values() if isinstance(first, dict) else first))

@@ -122,7 +122,7 @@ class Classifier(OptimizedModule):
         # In place: an assignment would go through torch's look for tensors among the attributes.
         self._loss_sum.add_(loss.detach())
         self._correct.add_(count_correct(logits.detach(), batch.labels))
-        self._examples += len(batch.labels)
+        self._examples += batch.labels.shape[0]
         self._batches += 1
         if self.trainer._logger_connector.should_update_logs:
             self._log_training()

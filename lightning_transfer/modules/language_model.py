@@ -70,9 +70,9 @@ class LanguageModel(OptimizedModule):
         loss: Tensor = losses.mean()
         self._log_training(loss.detach(), len(batch.labels))
         if self.activation_penalty:
-            loss = loss + self.activation_penalty * dropped.float().square().mean()
+            loss = loss + self.activation_penalty * mean_square(dropped)
         if self.temporal_activation_penalty and len(states) > 1:
-            loss = loss + self.temporal_activation_penalty * states.diff(dim=0).float().square().mean()
+            loss = loss + self.temporal_activation_penalty * mean_square(states.diff(dim=0))
         return loss
 
     def on_train_start(self) -> None:
@@ -134,3 +134,8 @@ class LanguageModel(OptimizedModule):
             self._loss_sum.zero_()
             self._batches = self._tokens = 0
             self._start = now
+
+
+def mean_square(values: Tensor) -> Tensor:
+    """Computes the mean square in float32, without a copy of the values in it."""
+    return torch.linalg.vector_norm(values, dtype=torch.float32).square() / values.numel()

@@ -86,6 +86,7 @@ class TiedAdaptiveSoftmax(nn.Module):
             )
         self.head_size = edges[1]
         self.tails = list(pairwise(edges[1:]))
+        self.sizes = [stop - start for start, stop in pairwise(edges)]
         self.projection = nn.Linear(input_size, embedding_size) if input_size != embedding_size else nn.Identity()
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.clusters = nn.Linear(embedding_size, len(self.tails)) if self.tails else None
@@ -103,14 +104,16 @@ class TiedAdaptiveSoftmax(nn.Module):
         """
         states = self.projection(states)
         targets, tail_losses = labels, []
-        for index, (start, stop) in enumerate(self.tails):
+        # One split: each slice of its own would cost a gradient of the whole size.
+        head_part, *tail_parts = zip(*(whole.split(self.sizes) for whole in (weight, self.bias)), strict=True)
+        for index, ((start, stop), (tail_weight, tail_bias)) in enumerate(zip(self.tails, tail_parts, strict=True)):
             is_inside = (labels >= start) & (labels < stop)
             rows = is_inside.nonzero().squeeze(1)
             targets = targets.masked_fill(is_inside, self.head_size + index)
             # Rows are taken and given back by index: of a tail without labels that is nothing, and no error.
-            logits = F.linear(states[rows], weight[start:stop], self.bias[start:stop])
+            logits = F.linear(states[rows], tail_weight, tail_bias)
             tail_losses.append((rows, F.cross_entropy(logits.float(), labels[rows] - start, reduction="none")))
-        losses = F.cross_entropy(self._head_logits(states, weight).float(), targets, reduction="none")
+        losses = F.cross_entropy(self._head_logits(states, *head_part).float(), targets, reduction="none")
         for rows, tail_loss in tail_losses:
             losses = losses.index_add(0, rows, tail_loss)
         return losses
@@ -118,15 +121,15 @@ class TiedAdaptiveSoftmax(nn.Module):
     def log_probabilities(self, states: Tensor, weight: Tensor) -> Tensor:
         """Computes the log-probabilities of all tokens, float32 [tokens, vocabulary_size]; see :meth:`forward`."""
         states = self.projection(states)
-        head = self._head_logits(states, weight).float().log_softmax(1)
+        head_weight, head_bias = weight[: self.head_size], self.bias[: self.head_size]
+        head = self._head_logits(states, head_weight, head_bias).float().log_softmax(1)
         parts = [head[:, : self.head_size]]
         for index, (start, stop) in enumerate(self.tails):
             logits = F.linear(states, weight[start:stop], self.bias[start:stop])
             parts.append(logits.float().log_softmax(1) + head[:, [self.head_size + index]])
         return torch.cat(parts, 1)
 
-    def _head_logits(self, states: Tensor, weight: Tensor) -> Tensor:
-        weight, bias = weight[: self.head_size], self.bias[: self.head_size]
+    def _head_logits(self, states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.clusters is not None:
             weight, bias = torch.cat([weight, self.clusters.weight]), torch.cat([bias, self.clusters.bias])
         return F.linear(states, weight, bias)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from benchmarks.measure import PRECISIONS, Part, Row, Settings, compare, cpu_seconds
 from lightning_transfer import DemoTextStreams, LanguageModelDataModule, LSTMLanguageModel
 from lightning_transfer.data.language_modelling import TokenBatch
+from lightning_transfer.modules.language_model import mean_square
 from lightning_transfer.networks.lstm_encoder import LayerState
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "imdb_lm.yaml"
@@ -53,8 +54,8 @@ class OurLanguageModel(nn.Module):
         """Computes the loss of a segment, and the state after it."""
         losses, states, dropped, last = self.network(batch.token_ids, batch.labels, state)
         activation, temporal = self.penalties
-        loss = losses.mean() + activation * dropped.float().square().mean()
-        loss = loss + temporal * states.diff(dim=0).float().square().mean()
+        loss = losses.mean() + activation * mean_square(dropped)
+        loss = loss + temporal * mean_square(states.diff(dim=0))
         return loss, [(hidden.detach(), cell.detach()) for hidden, cell in last]
 
 
