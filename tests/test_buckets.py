@@ -100,3 +100,8 @@ def test_evaluation_covers_every_row_once_within_its_limits(world_size: int, equ
 def test_document_longer_than_a_batch_is_evaluated_by_itself() -> None:
     batches = token_batches(np.arange(3), np.array([5, 50_000, 5]), batch_size=9, batch_tokens=100)(0)
     assert [batch.tolist() for batch in batches] == [[1], [0, 2]]
+
+
+def test_large_evaluation_batches_have_a_multiple_of_eight_rows() -> None:
+    batches = token_batches(np.arange(100), np.full(100, 10), batch_size=61, batch_tokens=1000)(0)
+    assert [len(batch) for batch in batches] == [56, 44]

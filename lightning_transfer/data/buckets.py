@@ -11,6 +11,10 @@ from lightning_transfer.data.loader import Batches, EpochBatches, equally_many, 
 # Lengths are sorted as if they were off by up to this share: so the same rows do not meet again in every epoch.
 _LENGTH_NOISE = 0.01
 
+# An LSTM in bfloat16 on a CPU (oneDNN's) reads 112 documents five times as fast as 109, and none of 32 to 128 slower
+# where they are a multiple of this.
+_EVEN_SIZE = 8
+
 
 def bucketed_batches(
     rows: np.ndarray, lengths: np.ndarray, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
@@ -75,6 +79,7 @@ def token_batches(
     chunks, start = [], 0
     while start < len(rows):
         count = int(min(size, max(1, batch_tokens // max(1, lengths[rows[start]]))))
+        count -= count % _EVEN_SIZE if count > _EVEN_SIZE else 0
         chunks.append(rows[start : start + count])
         start += count
     batches: Batches = equally_many(chunks, world_size) if equal_counts else chunks
