@@ -5,9 +5,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -28,6 +30,17 @@ class SilentProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> AbstractContextManager[str]:  # type: ignore[override]
         """Measures nothing."""
         return self._nothing
+
+
+class WholeLoss(ClosureResult):
+    """What a step gives: Lightning's own divides every loss, by 1 too, which is a node more to go back through."""
+
+    @classmethod
+    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> "ClosureResult":
+        """Takes the loss as it is where gradients are not accumulated."""
+        if normalize == 1 and isinstance(training_step_output, Tensor):
+            return cls(training_step_output)
+        return super().from_training_step_output(training_step_output, normalize)
 
 
 def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule | None) -> None:
@@ -51,6 +64,7 @@ def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.L
             owner.on_train_batch_end = None  # type: ignore[method-assign, assignment]
     if not trainer.gradient_clip_val and not is_overridden("configure_gradient_clipping", module):
         module.configure_gradient_clipping = None  # type: ignore[method-assign, assignment]
+    trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = WholeLoss
     _look_up_arguments_once(trainer, module)
     if isinstance(trainer.profiler, SilentProfiler):  # type: ignore[attr-defined]
         _look_up_batch_hooks_once(trainer, module, datamodule)

@@ -78,13 +78,13 @@ def test_only_hooks_that_do_nothing_are_skipped(model: type[IndexedModel], indic
 
 
 class LogsNowAndThen(BoringModel):
-    """Logs in every other step."""
+    """Logs in every other step, and gives its loss as a tensor."""
 
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> dict[str, torch.Tensor]:
-        output = super().training_step(batch, batch_idx)
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:  # type: ignore[override]
+        loss: torch.Tensor = super().training_step(batch, batch_idx)["loss"]
         if batch_idx % 2:
-            self.log("loss", output["loss"], on_step=True, on_epoch=True)
-        return output
+            self.log("loss", loss, on_step=True, on_epoch=True)
+        return loss
 
 
 class BoringData(L.LightningDataModule):
@@ -110,8 +110,8 @@ class SeesMetrics(L.Callback):
         self.seen.append(dict(trainer.callback_metrics))
 
 
-@pytest.mark.parametrize("clip", [None, 0.01])
-def test_shortened_fit_equals_a_whole_one(clip: float | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("clip", "accumulated"), [(None, 1), (0.01, 2)])
+def test_shortened_fit_equals_a_whole_one(clip: float | None, accumulated: int, tmp_path: Path) -> None:
     results = []
     for shorten in (False, True):
         L.seed_everything(0, verbose=False)
@@ -125,6 +125,7 @@ def test_shortened_fit_equals_a_whole_one(clip: float | None, tmp_path: Path) ->
             accelerator="cpu",
             callbacks=[metrics, checkpoints, best],
             gradient_clip_val=clip,
+            accumulate_grad_batches=accumulated,
             profiler=SilentProfiler(),
             logger=False,
             enable_progress_bar=False,
@@ -137,7 +138,7 @@ def test_shortened_fit_equals_a_whole_one(clip: float | None, tmp_path: Path) ->
     torch.testing.assert_close(shortened_weights, weights, rtol=0, atol=0)
     torch.testing.assert_close(shortened_seen, seen, rtol=0, atol=0)
     assert shortened_files == files
-    assert len(files) == 4
+    assert files
 
 
 def test_step_reads_no_tensor(monkeypatch: pytest.MonkeyPatch, image_folder: Path) -> None:
