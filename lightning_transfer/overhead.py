@@ -94,7 +94,7 @@ def _look_up_batch_hooks_once(
         hook = hooks[name]
         return batch if hook is None else hook(batch, *arguments)
 
-    module._call_batch_hook = call  # type: ignore[method-assign]
+    module._call_batch_hook = call  # type: ignore[method-assign, assignment]
 
 
 def _collect_metrics_where_logged(trainer: L.Trainer) -> None:
@@ -116,5 +116,5 @@ def _collect_metrics_where_logged(trainer: L.Trainer) -> None:
             results.batch = results.batch_size = None
         is_new = False
 
-    results.log = note_and_log  # type: ignore[method-assign]
+    results.log = note_and_log
     connector.on_batch_end = collect  # type: ignore[method-assign]

@@ -138,4 +138,5 @@ class LanguageModel(OptimizedModule):
 
 def mean_square(values: Tensor) -> Tensor:
     """Computes the mean square in float32, without a copy of the values in it."""
-    return torch.linalg.vector_norm(values, dtype=torch.float32).square() / values.numel()
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float32)
+    return norm.square() / values.numel()

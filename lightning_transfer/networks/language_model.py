@@ -105,7 +105,7 @@ class TiedAdaptiveSoftmax(nn.Module):
         states = self.projection(states)
         targets, tail_losses = labels, []
         # One split: each slice of its own would cost a gradient of the whole size.
-        head_part, *tail_parts = zip(*(whole.split(self.sizes) for whole in (weight, self.bias)), strict=True)
+        head_part, *tail_parts = zip(*(torch.split(whole, self.sizes) for whole in (weight, self.bias)), strict=True)
         for index, ((start, stop), (tail_weight, tail_bias)) in enumerate(zip(self.tails, tail_parts, strict=True)):
             is_inside = (labels >= start) & (labels < stop)
             rows = is_inside.nonzero().squeeze(1)

@@ -31,12 +31,13 @@ def draw(rows: list[dict[str, float]], file: Path) -> None:
             panel = axes[row, column]
             panel.plot(places, [point[value] for point in points], marker="o", color="#1f6feb")
             panel.set_xscale("log")
-            panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
             panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel(title)
         panel.set_xticks(places, [f"{place:,.0f}" for place in places])
         panel.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    for left, value in zip(axes[:, 0], (RATE, MEMORY), strict=True):
+        left.set_ylim(0, 1.1 * max(row[value] for row in rows))
     axes[0, 0].set_ylabel("images per CPU second")
     axes[1, 0].set_ylabel(MEMORY)
     with matplotlib.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none"}):
