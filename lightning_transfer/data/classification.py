@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import datasets
 import lightning as L
@@ -18,28 +18,8 @@ from lightning_transfer.data.loader import (
     ordered_batches,
     shuffled_batches,
 )
-from lightning_transfer.data.splits import split_train_validation
+from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
-
-Inputs = TypeVar("Inputs")
-
-
-class Split(Generic[Inputs]):
-    """All of a split, in memory or memory-mapped.
-
-    Args:
-        inputs: The inputs of all rows.
-        labels: int64 [rows], -1 where unknown.
-        fingerprint: Changes with the data.
-    """
-
-    def __init__(self, inputs: Inputs, labels: Tensor, fingerprint: str) -> None:
-        self.inputs = inputs
-        self.labels = labels
-        self.fingerprint = fingerprint
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
@@ -58,6 +38,8 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         train_fraction: Share of the rest of each class to train on. A smaller one is a subset of a larger one.
         examples_per_class: Training examples of each class, in place of train_fraction; nested likewise.
         split_seed: Seed of the hold-out and of the cut of the training set.
+        resident_gib: Up to this many GiB, all of a split is kept in the memory of an accelerator, if there is one, and
+            batches are taken there; 0 sends every batch over.
 
     Raises:
         UserError: For values out of range, and data that is missing or not as described.
@@ -75,9 +57,12 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         train_fraction: float = 1.0,
         examples_per_class: int | None = None,
         split_seed: int = 0,
+        resident_gib: float = 4.0,
     ) -> None:
         super().__init__()
         require_positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
+        if resident_gib < 0:
+            raise UserError(f"data.resident_gib is {resident_gib}: expected 0 or more")
         self.path = path
         self.label_column = label_column
         self.train_split = train_split
@@ -88,10 +73,12 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         self.train_fraction = train_fraction
         self.examples_per_class = examples_per_class
         self.split_seed = split_seed
+        self.resident_gib = resident_gib
         self.predict_path: str | None = None
         self.predict_names: list[str] | None = None
         self._class_names: list[str] | None = None
         self._splits: dict[str, Split[Inputs]] = {}
+        self._on_device: dict[Split[Inputs], tuple[Tensor, ...]] = {}
         self._train_rows = self._validation_rows = np.empty(0, np.int64)
         self._train_loader: BatchLoader | None = None
         self._resume_at: dict[str, int] = {}
@@ -101,8 +88,22 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         """Reads a split whole, from the cache where it can."""
 
     @abstractmethod
+    def tensors_of(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
+        """Gives the tensors that hold a split."""
+
+    @abstractmethod
     def make_batch(self, split: Split[Inputs], rows: np.ndarray) -> Any:
         """Makes a batch of rows, int64 [batch]: a named tuple with ``labels`` and ``inputs``."""
+
+    def resident(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
+        """Gives the tensors that hold a split where batches are to be taken from them."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        tensors = self.tensors_of(split)
+        if device.type == "cpu" or sum(tensor.nbytes for tensor in tensors) > self.resident_gib * 2**30:
+            return tensors
+        if split not in self._on_device or self._on_device[split][0].device != device:
+            self._on_device[split] = tuple(tensor.to(device) for tensor in tensors)
+        return self._on_device[split]
 
     def read_class_names(self) -> list[str]:
         """Reads the names of the training split's class labels; integers are named by themselves, up to the largest."""

@@ -11,12 +11,12 @@ from torch import Tensor
 from lightning_transfer.data import demo_images
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch
-from lightning_transfer.data.classification import ClassificationDataModule, Split, require_positive, run_seed
+from lightning_transfer.data.classification import ClassificationDataModule, require_positive, run_seed
 from lightning_transfer.data.decoding import decode_column, decode_folder, typical_size
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.normalisation import channel_statistics, normalisation_of_weights
-from lightning_transfer.data.splits import evenly_spaced
+from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.errors import UserError
 
 LARGEST_SIZE = 224  # pixels, of images whose size was not asked for: what most pretrained weights have seen
@@ -39,8 +39,6 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             that they were trained with in place of ``mean`` and ``std``. Those of ``--init_from`` if not given.
         augmentation: Random changes to training images.
         mixing: Mixup or CutMix of training images, once augmented and normalised.
-        resident_gib: Up to this many GiB, all images of a split are kept in the memory of an accelerator, if there is
-            one, and batches are taken there; 0 sends every batch over.
         predict_path: A folder of images for ``predict``; the test split if not given.
     """
 
@@ -54,15 +52,12 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         normalise_as: str | None = None,
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
-        resident_gib: float = 4.0,
         predict_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, **kwargs)
         if image_size is not None:
             require_positive(image_size=image_size)
-        if resident_gib < 0:
-            raise UserError(f"data.resident_gib is {resident_gib}: expected 0 or more")
         if normalise_as is not None:
             mean, std = normalisation_of_weights(normalise_as)
         if std is not None and min(std) <= 0:
@@ -73,8 +68,6 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         self._std: Sequence[float] | None = std
         self.augmentation = augmentation
         self.mixing = mixing
-        self.resident_gib = resident_gib
-        self._on_device: dict[Split[Tensor], tuple[Tensor, Tensor]] = {}
         self.predict_path = predict_path
 
     @property
@@ -121,20 +114,15 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         labels = self.read_labels(dataset, split)
         return Split(decode_column(dataset, self.image_column, self.image_size), labels, dataset._fingerprint)
 
+    def tensors_of(self, split: Split[Tensor]) -> tuple[Tensor, ...]:
+        """Gives images and labels."""
+        return split.inputs, split.labels
+
     def make_batch(self, split: Split[Tensor], rows: np.ndarray) -> ImageBatch:
         """Takes the images of the rows, as bytes, on the accelerator where they are kept there."""
-        images, labels = self._resident(split)
+        images, labels = self.resident(split)
         indices = torch.from_numpy(rows).to(images.device, non_blocking=True)
         return ImageBatch(images[indices], labels[indices], indices)
-
-    def _resident(self, split: Split[Tensor]) -> tuple[Tensor, Tensor]:
-        """Gives the images and labels of a split where batches are to be taken from them."""
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        if device.type == "cpu" or split.inputs.nbytes > self.resident_gib * 2**30:
-            return split.inputs, split.labels
-        if split not in self._on_device or self._on_device[split][0].device != device:
-            self._on_device[split] = (split.inputs.to(device), split.labels.to(device))
-        return self._on_device[split]
 
     def training_sample(self, count: int) -> Tensor:
         """Takes training images from all over the training set, normalised as in evaluation, after ``setup``.

@@ -1,13 +1,36 @@
-"""Hold-outs and cuts of a training set: stratified by class, seeded, and nested.
+"""Splits of a data set, and hold-outs and cuts of a training set: stratified by class, seeded, and nested.
 
 Every class has its own random order, a function of the seed alone. The hold-out is the head of each order and a
 training set the stretch after it, so a smaller training set is a subset of a larger one at the same seed, and none of
 them ever touches the hold-out.
 """
 
+from typing import Generic, TypeVar
+
 import numpy as np
+from torch import Tensor
 
 from lightning_transfer.errors import UserError
+
+Inputs = TypeVar("Inputs")
+
+
+class Split(Generic[Inputs]):
+    """All of a split, in memory or memory-mapped.
+
+    Args:
+        inputs: The inputs of all rows.
+        labels: int64 [rows], -1 where unknown.
+        fingerprint: Changes with the data.
+    """
+
+    def __init__(self, inputs: Inputs, labels: Tensor, fingerprint: str) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:

@@ -8,12 +8,15 @@ from typing import Any, Literal, cast
 import datasets
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_transfer.data import demo_texts
 from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.buckets import bucketed_batches, token_batches
-from lightning_transfer.data.classification import ClassificationDataModule, Split, require_positive, run_seed
+from lightning_transfer.data.classification import ClassificationDataModule, require_positive, run_seed
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
+from lightning_transfer.data.splits import Split
 from lightning_transfer.data.tokenizer import PADDING_ID, SEPARATOR_ID, Documents, cached_documents, tokenize
 from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
 from lightning_transfer.errors import UserError
@@ -63,22 +66,28 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         documents = cached_documents(self.tokenizer, *column_of_texts(dataset, self.text_column), len(dataset))
         return Split(documents, labels, dataset._fingerprint)
 
+    def tensors_of(self, split: Split[Documents]) -> tuple[Tensor, ...]:
+        """Gives token ids, offsets and labels."""
+        token_ids, offsets = map(torch.from_numpy, split.inputs)
+        return token_ids, offsets, split.labels
+
     def make_batch(self, split: Split[Documents], rows: np.ndarray) -> TextBatch:
-        """Cuts, pads and stacks the documents of the rows."""
-        token_ids, offsets = split.inputs
-        starts, whole = offsets[rows][:, None], (offsets[rows + 1] - offsets[rows])[:, None]
-        lengths = np.minimum(whole, self.max_tokens)
-        step = np.arange(lengths.max())
+        """Cuts, pads and stacks the documents of the rows, on the accelerator where they are kept there."""
+        token_ids, offsets, labels = self.resident(split)
+        device = token_ids.device
+        # Known here: asking the device would be to wait for it.
+        longest = int((split.inputs.offsets[rows + 1] - split.inputs.offsets[rows]).max())
+        step = torch.arange(min(longest, self.max_tokens), device=device)
+        indices = torch.from_numpy(rows).to(device, non_blocking=True)
+        starts = offsets[indices].unsqueeze(1)
+        whole = offsets[indices + 1].unsqueeze(1) - starts
+        lengths = whole.clamp(max=self.max_tokens)
         # Steps past the first quarter of a cut document skip what was left out.
-        source = starts + step + np.where(step >= self.max_tokens // 4, whole - lengths, 0)
-        padded = np.where(step < lengths, token_ids[np.minimum(source, len(token_ids) - 1)], PADDING_ID)
+        source = starts + step + torch.where(step >= self.max_tokens // 4, whole - lengths, 0)
+        padded = token_ids[source.clamp(max=len(token_ids) - 1)].long().masked_fill(step >= lengths, PADDING_ID)
         if self.document_start:
-            padded, lengths = np.pad(padded, ((0, 0), (1, 0)), constant_values=SEPARATOR_ID), lengths + 1
-        return TextBatch(
-            torch.from_numpy(padded.astype(np.int64)),
-            torch.from_numpy(lengths[:, 0]),
-            split.labels[torch.from_numpy(rows)],
-        )
+            padded, lengths = pad(padded, (1, 0), value=SEPARATOR_ID), lengths + 1
+        return TextBatch(padded, lengths.squeeze(1), labels[indices])
 
     def train_batches(self, split: Split[Documents], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into batches of similar length."""

@@ -19,7 +19,7 @@ from benchmarks.measure import Clock, Part, Row, Settings, compare, silence
 from lightning_transfer import ImageDataModule, SeedCNN
 from lightning_transfer.cli import main
 from lightning_transfer.data.augment import Augmentation
-from lightning_transfer.data.classification import Split
+from lightning_transfer.data.splits import Split
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 Channels = tuple[float, float, float]
