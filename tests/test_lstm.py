@@ -8,7 +8,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import resolve_layer_groups
 from lightning_transfer.networks.lstm import LSTMClassifier, Pooling
-from lightning_transfer.networks.lstm_encoder import LSTMLayer, reversed_within_length
+from lightning_transfer.networks.lstm_layer import LSTMLayer, reversed_within_length
+from lightning_transfer.networks.processor import trains_lstm_in_bfloat16
 
 LENGTHS = torch.tensor([7, 1, 4, 7, 2])
 
@@ -127,3 +128,31 @@ def test_value_out_of_range_is_refused_by_name(arguments: dict, message: str) ->
     with pytest.raises(UserError) as error:
         LSTMClassifier(**{"vocabulary_size": 50, **arguments})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("weight_dropout", [0.0, 1e-9])
+@pytest.mark.parametrize("hidden_size", [64, 1024])
+@pytest.mark.filterwarnings("ignore:this CPU computes wrong gradients")
+def test_gradients_in_bfloat16_are_those_in_float32_but_for_rounding(hidden_size: int, weight_dropout: float) -> None:
+    # With AMX, torch 2.14's LSTM of 1,024 units has others, and says nothing.
+    torch.manual_seed(0)
+    layer = LSTMLayer(32, hidden_size, weight_dropout=weight_dropout)
+    inputs, weights = torch.randn(5, 16, 32, requires_grad=True), torch.randn(5, 16, hidden_size)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            states, _ = layer(inputs)
+        parameters = [inputs, *layer.parameters()]
+        gradients.append(torch.autograd.grad((states.float() * weights).sum(), parameters))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def test_trial_of_bfloat16_draws_nothing_that_a_run_would_draw() -> None:
+    trains_lstm_in_bfloat16.cache_clear()
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        trains_lstm_in_bfloat16(8, 16)
+    assert torch.equal(torch.rand(3), expected)

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_transfer.modules.optimization import OptimizedModule
 from lightning_transfer.networks.language_model import LSTMLanguageModel
-from lightning_transfer.networks.lstm_encoder import LayerState
+from lightning_transfer.networks.lstm_layer import LayerState
 
 
 class TokenBatch(Protocol):

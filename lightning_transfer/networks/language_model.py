@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.lstm_encoder import (
-    LayerState,
     LSTMEncoder,
     VariationalDropout,
     require_probabilities,
 )
+from lightning_transfer.networks.lstm_layer import LayerState
 
 
 class LSTMLanguageModel(LSTMEncoder):

@@ -9,9 +9,8 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.networks.lstm_encoder import (
     LSTMEncoder,
     require_sizes,
-    reversed_within_length,
-    take_steps,
 )
+from lightning_transfer.networks.lstm_layer import reversed_within_length, take_steps
 
 Pooling = Literal["last", "max", "mean", "all"]
 

@@ -18,7 +18,7 @@ from benchmarks.measure import PRECISIONS, Part, Row, Settings, compare, cpu_sec
 from lightning_transfer import DemoTextStreams, LanguageModelDataModule, LSTMLanguageModel
 from lightning_transfer.data.language_modelling import TokenBatch
 from lightning_transfer.modules.language_model import mean_square
-from lightning_transfer.networks.lstm_encoder import LayerState
+from lightning_transfer.networks.lstm_layer import LayerState
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "imdb_lm.yaml"
 State = tuple[Tensor, Tensor]
