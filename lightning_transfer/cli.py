@@ -20,13 +20,14 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 
 import lightning_transfer
 from lightning_transfer import results
 from lightning_transfer.arguments import add_experiment_arguments
 from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.dashboards.events import EventLogger, SessionStart
+from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser, find_user_error
@@ -180,7 +181,7 @@ class CommandLine(LightningCLI):
             logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
             fitting = self.subcommand == "fit"
             # Events are written every ten seconds: of a killed run no more than those is missing.
-            kwargs["logger"] = fitting and EventLogger(
+            kwargs["logger"] = fitting and TensorBoardLogger(
                 logs, experiment, version, default_hp_metric=False, flush_secs=10
             )
         self.recorder = results.ResultsRecorder()

@@ -2,15 +2,17 @@
 
 import json
 import sys
+from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, fit_arguments, run_folder
 from launching import HERE, run
 from matrix_ranks import COMBINATIONS, HARDWARE, name_of, try_out
 from test_cli import error_line
 
+from lightning_transfer.cli import main
 from lightning_transfer.trainer import check_precision
 
 pytestmark = pytest.mark.slow  # starts processes
@@ -33,6 +35,15 @@ def test_combination_trains(hardware: str, precision: str, experiment: str, requ
         assert try_out(hardware, precision, experiment) == ""
     else:
         assert request.getfixturevalue("outcomes")[name_of(hardware, precision, experiment)] == ""
+
+
+def test_lines_for_speed_combine_and_train_alike(image_folder: Path) -> None:
+    lines = ["--model.channels_last", "true", "--trainer.precision", "bf16-mixed", "--data.resident_gib", "0.5"]
+    losses = []
+    for compiled in ("false", "true"):
+        main(fit_arguments(image_folder, *lines, "--model.compile", compiled))
+        losses.append(json.loads((run_folder() / "results.json").read_text())["validation"]["val/loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
 def test_float16_weights_on_a_cpu_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

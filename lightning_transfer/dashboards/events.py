@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
@@ -18,18 +17,6 @@ from lightning_transfer.dashboards.drawing import png
 
 # Values of this plugin are data for the report. TensorBoard has no such plugin and shows them nowhere.
 PLUGIN = "lightning_transfer"
-
-
-class EventLogger(TensorBoardLogger):
-    """TensorBoard's logger, which looks for its file of hyperparameters until it is there and not at every log."""
-
-    _is_saved = False
-
-    def save(self) -> None:
-        """Writes the hyperparameters if they are not written yet."""
-        if not self._is_saved:
-            super().save()
-            self._is_saved = Path(self.log_dir, self.NAME_HPARAMS_FILE).exists()
 
 
 class EventFile(Protocol):
