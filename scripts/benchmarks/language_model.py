@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.measure import PRECISIONS, Part, Row, Settings, compare, cpu_seconds
+from benchmarks.ngrams import perplexity
 from lightning_transfer import DemoTextStreams, LanguageModelDataModule, LSTMLanguageModel
-from lightning_transfer.data.language_modelling import TokenBatch
+from lightning_transfer.data.language_modelling import TokenBatch, stream_of
 from lightning_transfer.modules.language_model import mean_square
 from lightning_transfer.networks.lstm_layer import LayerState
 
@@ -106,4 +107,13 @@ def step(settings: Settings) -> list[Row]:
     return compare(timed, settings, sum(len(batch.labels) for batch in batches), "tokens")
 
 
-PARTS: dict[str, Part] = {"step": step}
+def trigrams(settings: Settings) -> list[Row]:
+    """Perplexity of trigrams, Kneser-Ney smoothed, on the hold-out and in the vocabulary of configs/imdb_lm.yaml."""
+    config = yaml.safe_load(CONFIG.read_text())
+    data = DemoTextStreams() if settings.quick else LanguageModelDataModule(**config["data"]["init_args"])
+    train, validation = (stream_of(data.documents, rows) for rows in data._divide())
+    found = perplexity(train, validation, data.vocabulary_size)
+    return [{"tokens read": len(train), "tokens judged": len(validation), "perplexity": found}]
+
+
+PARTS: dict[str, Part] = {"step": step, "trigrams": trigrams}
