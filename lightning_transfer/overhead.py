@@ -110,7 +110,7 @@ def _collect_metrics_where_logged(trainer: L.Trainer) -> None:
 
     def collect() -> None:
         nonlocal is_new
-        if is_new:
+        if is_new or trainer._results is not results:  # validation within the fit has its own
             on_batch_end()
         else:
             results.batch = results.batch_size = None

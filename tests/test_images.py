@@ -129,18 +129,6 @@ def test_real_cifar100_has_fine_and_coarse_labels(labels: str, classes: int) -> 
     assert rows.max() < classes
 
 
-@pytest.mark.parametrize(("resident_gib", "device"), [(4.0, "meta"), (0.0, "cpu")])
-def test_split_that_fits_is_kept_on_the_accelerator(image_folder: Path, resident_gib: float, device: str) -> None:
-    data = fitted(CIFAR10(str(image_folder), resident_gib=resident_gib))
-    # torch's device without memory stands for any accelerator.
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
-    batch = data.make_batch(data._split("train"), np.arange(4))
-    assert {tensor.device.type for tensor in batch} == {device}
-    first, second = (data._resident(data._split("train"))[0] for _ in range(2))
-    assert first is second
-    data.setup("fit")  # the split itself is still in memory
-
-
 def test_split_stays_in_memory_where_there_is_no_accelerator(image_folder: Path) -> None:
     data = fitted(CIFAR10(str(image_folder)))
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))

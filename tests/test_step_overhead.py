@@ -80,11 +80,22 @@ def test_only_hooks_that_do_nothing_are_skipped(model: type[IndexedModel], indic
 class LogsNowAndThen(BoringModel):
     """Logs in every other step, and gives its loss as a tensor."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_sizes: list[object] = []
+
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:  # type: ignore[override]
         loss: torch.Tensor = super().training_step(batch, batch_idx)["loss"]
         if batch_idx % 2:
             self.log("loss", loss, on_step=True, on_epoch=True)
         return loss
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:  # type: ignore[override]
+        self.log("val", super().validation_step(batch, batch_idx)["x"], on_step=True, on_epoch=True)
+
+    def on_validation_epoch_end(self) -> None:
+        # What Lightning takes for the size of a batch here, after the last of them.
+        self.batch_sizes += [self.trainer._results.batch_size, self.trainer._results.batch is None]
 
 
 class BoringData(L.LightningDataModule):
@@ -92,6 +103,9 @@ class BoringData(L.LightningDataModule):
 
     def train_dataloader(self) -> torch.utils.data.DataLoader[torch.Tensor]:
         return BoringModel().train_dataloader()
+
+    def val_dataloader(self) -> torch.utils.data.DataLoader[torch.Tensor]:
+        return BoringModel().val_dataloader()
 
     def on_after_batch_transfer(self, batch: torch.Tensor, dataloader_idx: int) -> torch.Tensor:
         return 2 * batch
@@ -104,6 +118,9 @@ class SeesMetrics(L.Callback):
         self.seen: list[dict[str, torch.Tensor]] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, *arguments: object) -> None:
+        self.seen.append(dict(trainer.callback_metrics))
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *arguments: object) -> None:
         self.seen.append(dict(trainer.callback_metrics))
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -122,6 +139,8 @@ def test_shortened_fit_equals_a_whole_one(clip: float | None, accumulated: int, 
             default_root_dir=tmp_path,
             max_epochs=2,
             limit_train_batches=5,
+            limit_val_batches=3,
+            num_sanity_val_steps=0,
             accelerator="cpu",
             callbacks=[metrics, checkpoints, best],
             gradient_clip_val=clip,
@@ -133,11 +152,12 @@ def test_shortened_fit_equals_a_whole_one(clip: float | None, accumulated: int, 
         if shorten:
             shorten_steps(trainer, module, data)
         trainer.fit(module, datamodule=data)
-        results.append((module.state_dict(), metrics.seen, sorted(path.name for path in tmp_path.glob(f"{shorten}/*"))))
-    (weights, seen, files), (shortened_weights, shortened_seen, shortened_files) = results
+        files = sorted(path.name for path in tmp_path.glob(f"{shorten}/*"))
+        results.append((module.state_dict(), metrics.seen, [*files, *module.batch_sizes]))
+    (weights, seen, others), (shortened_weights, shortened_seen, shortened_others) = results
     torch.testing.assert_close(shortened_weights, weights, rtol=0, atol=0)
     torch.testing.assert_close(shortened_seen, seen, rtol=0, atol=0)
-    assert shortened_files == files
+    assert shortened_others == others
     assert files
 
 
