@@ -26,14 +26,8 @@ def probe(images: type[ImageDataModule], train_fraction: float, cache: bool) -> 
             [
                 *("fit", "--config", str(CONFIGS / "quickstart.yaml"), "--test_after_fit", "false", "--logs", logs),
                 *("--config", str(CONFIGS / "strategies" / "linear_probe.yaml")),
-                *(
-                    "--data",
-                    images.__name__,
-                    "--data.train_fraction",
-                    str(train_fraction),
-                    "--data.batch_size",
-                    str(BATCH_SIZE),
-                ),
+                *("--data", images.__name__, "--data.train_fraction", str(train_fraction)),
+                *("--data.batch_size", str(BATCH_SIZE)),
                 *("--model.network", "TorchvisionNetwork", "--model.network.name", "resnet18"),
                 *("--model.network.small_images", "true", "--model.cache_features", str(cache).lower()),
                 *("--trainer.max_epochs", str(EPOCHS), "--trainer.accelerator", "cpu", "--dashboards", "null"),
