@@ -15,13 +15,14 @@ import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+# A requeued job starts again once its old credentials have expired, which takes two minutes by default.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
@@ -79,13 +80,6 @@ class SlurmCluster:
         words = self.run("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def release(self, job: str) -> None:
-        """Starts a requeued job now: SLURM holds it back for some two minutes."""
-        facts = self.describe(job)
-        # Its reason to wait is only given once the scheduler has looked at it.
-        if facts["JobState"] == "PENDING" and facts["EligibleTime"] > time.strftime("%Y-%m-%dT%H:%M:%S"):
-            self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-
     def wait(self, job: str, seconds: float = 360) -> str:
         """Waits until a job has ended, through any requeues, and returns its last state."""
         deadline = time.monotonic() + seconds
@@ -93,7 +87,6 @@ class SlurmCluster:
             state = self.describe(job)["JobState"]
             if state in ENDED:
                 return state
-            self.release(job)
             time.sleep(0.3)
         raise AssertionError(f"job {job} has not ended after {seconds} s: {self.describe(job)}")
 

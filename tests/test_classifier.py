@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_transfer import Classifier, DemoImages, SeedCNN
+from lightning_transfer import Classifier, DemoImages, FastCNN, SeedCNN
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.losses import class_probabilities, classification_loss, predicted_classes
 
@@ -100,10 +100,19 @@ def test_layer_groups_cover_every_parameter_from_input_to_head() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_network_keeps_its_names_and_its_logits() -> None:
+def test_compiled_network_keeps_its_names_and_in_bfloat16_its_logits_and_gradients() -> None:
     torch.manual_seed(0)
-    plain = Classifier(SeedCNN(10), 10)
-    compiled = Classifier(SeedCNN(10), 10, compile=True)
+    images, labels = torch.randn(16, 3, 32, 32), torch.randint(10, (16,))
+    plain = Classifier(FastCNN(10, (8, 8, 8)), 10)
+    plain.network.fit_whitening(images)
+    compiled = Classifier(FastCNN(10, (8, 8, 8)), 10, compile=True)
     compiled.load_state_dict(plain.state_dict())
-    images = torch.randn(4, 3, 32, 32)
-    torch.testing.assert_close(compiled(images), plain(images))
+    logits = []
+    for model in (plain, compiled):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits.append(model(images))
+        F.cross_entropy(logits[-1].float(), labels).backward()
+    torch.testing.assert_close(*logits, rtol=0.05, atol=0.05)
+    filters = [(ours.grad, own.grad) for ours, own in zip(compiled.parameters(), plain.parameters(), strict=True)]
+    for ours, own in [pair for pair in filters if pair[1].ndim == 4]:
+        assert (ours - own).norm() < 0.05 * own.norm()

@@ -45,8 +45,7 @@ def test_job_requeued_by_signal_and_by_hand_ends_as_the_uninterrupted_one(
         mark = tmp_path / f"interrupted_after_{step}"
         deadline = time.monotonic() + 240
         while not mark.exists():
-            assert time.monotonic() < deadline, (tmp_path / f"logs/slurm-{job}.out").read_text()
-            slurm.release(job)
+            assert time.monotonic() < deadline, slurm.describe(job)
             time.sleep(0.2)
         slurm.run(*command)
     assert slurm.wait(job) == "COMPLETED"

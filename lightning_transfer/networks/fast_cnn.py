@@ -102,7 +102,7 @@ class FastCNN(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         features = self.block3(self.block2(self.block1(F.gelu(self.whitening(images)))))
-        logits: Tensor = self.head(features.amax((2, 3)))
+        logits: Tensor = self.head(F.adaptive_max_pool2d(features, 1).flatten(1))
         return logits
 
 
