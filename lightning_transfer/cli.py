@@ -49,11 +49,16 @@ An experiment is a YAML file, composed with another for the hardware, and change
 Every argument of a class: lightning-transfer fit --data.help CIFAR10, --model.help Classifier.
 Other commands, each with a --help of its own:
   lightning-transfer study --config configs/studies/demo.yaml   compares strategies over training-set sizes and seeds
+  lightning-transfer ensemble logs/a/0 logs/a/1                 finished runs as one classifier
   lightning-transfer report logs                                one HTML page about a run, or all runs in a folder
 """
 
 # Commands that train nothing themselves, by the module whose ``main`` takes their arguments.
-COMMANDS = {"report": "lightning_transfer.dashboards.command", "study": "lightning_transfer.study.command"}
+COMMANDS = {
+    "ensemble": "lightning_transfer.ensemble",
+    "report": "lightning_transfer.dashboards.command",
+    "study": "lightning_transfer.study.command",
+}
 
 
 def main(args: ArgsType = None) -> None:

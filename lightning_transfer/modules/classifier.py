@@ -155,9 +155,9 @@ class Classifier(OptimizedModule):
         """Logs the validation metrics."""
         self._log_metrics("val", self.validation_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the test metrics."""
-        self._evaluate(batch, self.test_metrics)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Adds a batch to the test metrics, and gives its class probabilities to callbacks."""
+        return self._evaluate(batch, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics."""

@@ -1,0 +1,174 @@
+"""The command ``lightning-transfer ensemble``: finished runs as one classifier, by their mean class probabilities."""
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_transfer.cli import CommandLine
+from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.errors import UserError
+from lightning_transfer.modules.classifier import Batch
+from lightning_transfer.modules.metrics import EvaluationMetrics
+
+_COMMANDS = {"test": "test", "validation": "validate"}  # by split
+
+
+class Predictions(NamedTuple):
+    """What a run says of a split.
+
+    Attributes:
+        rows: int64 [examples], their places in the data, rising.
+        labels: int64 [examples].
+        probabilities: float32 [examples, classes].
+    """
+
+    rows: Tensor
+    labels: Tensor
+    probabilities: Tensor
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluates runs, each alone and all as one.
+
+    Args:
+        arguments: What follows ``ensemble`` on the command line.
+
+    Raises:
+        UserError: For a folder without a finished run, and runs that were evaluated on different examples.
+    """
+    parser = argparse.ArgumentParser(
+        prog="lightning-transfer ensemble",
+        description="Averages the class probabilities of finished runs, for example of a forward and a backward"
+        " language model, and says what the average is worth. Any other argument goes to every run, for example"
+        " --trainer.accelerator cpu.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run: logs/EXPERIMENT/VERSION")
+    parser.add_argument("--split", choices=_COMMANDS, default="test", help="what to evaluate on; test by default")
+    parser.add_argument("--output", type=Path, help="file for the figures, as JSON")
+    given, others = parser.parse_known_args(arguments)
+    if len(given.runs) < 2:
+        raise UserError(f"an ensemble of {given.runs[0]} alone is that run: name at least two")
+    for run in given.runs:
+        if given.runs.count(run) > 1:
+            raise UserError(f"{run} is named twice: each run of an ensemble counts once")
+        _require_finished(run)
+
+    members = {str(run): predictions(run, given.split, others) for run in given.runs}
+    figures = {name: metrics(member) for name, member in members.items()}
+    figures[f"mean of {len(members)}"] = metrics(mean(members))
+    print(table(figures))
+    if given.output:
+        given.output.write_text(json.dumps({"split": given.split, "metrics": figures}, indent=1) + "\n")
+
+
+def _require_finished(run: Path) -> None:
+    for file in ("config.yaml", "checkpoints/best.ckpt"):
+        if not (run / file).is_file():
+            raise UserError(f"{run} has no {file}: expected the folder of a finished run, as logs/quickstart/version_0")
+
+
+def predictions(run: Path, split: str, others: list[str]) -> Predictions:
+    """Evaluates the best checkpoint of a run.
+
+    Args:
+        run: Its folder.
+        split: test or validation.
+        others: More arguments of the command line.
+    """
+    files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+    quiet = ["--trainer.enable_progress_bar", "false"]
+    with StopSignals() as signals, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # those are the ensemble's own
+        warnings.filterwarnings("ignore", message="The dirpath has changed")  # of a run that was moved: none is saved
+        return _Evaluation([_COMMANDS[split], *files, *quiet, *others], signals).collect()
+
+
+def mean(members: dict[str, Predictions]) -> Predictions:
+    """Averages the probabilities, each run counting the same.
+
+    Raises:
+        UserError: For other examples, labels or classes than those of the first run.
+    """
+    (first_name, first), *others = members.items()
+    for name, other in others:
+        if other.probabilities.shape != first.probabilities.shape or not (
+            torch.equal(other.rows, first.rows) and torch.equal(other.labels, first.labels)
+        ):
+            raise UserError(
+                f"{name} and {first_name} were not evaluated on the same examples: an ensemble needs the same data,"
+                " and for the validation split the same data.split_seed"
+            )
+    probabilities = torch.stack([member.probabilities for member in members.values()]).mean(0)
+    return first._replace(probabilities=probabilities)
+
+
+def metrics(member: Predictions) -> dict[str, float]:
+    """Computes the negative log-likelihood and the scores of a classifier's evaluation."""
+    evaluation = EvaluationMetrics(member.probabilities.shape[1])
+    # As small as float32 can be: a label thought impossible costs much, not everything.
+    logs = member.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+    evaluation.update(F.nll_loss(logs, member.labels), member.probabilities, member.labels)
+    return {name: value.item() for name, value in evaluation.compute_and_reset().items()}
+
+
+def table(figures: dict[str, dict[str, float]]) -> str:
+    """A line for each run, and one for their mean."""
+    width = max(map(len, figures))
+    names = next(iter(figures.values()))
+    lines = ["".join([f"{'':<{width}}", *(f"{name:>20}" for name in names)])]
+    lines += [
+        "".join([f"{run:<{width}}", *(f"{value:>20.4f}" for value in row.values())]) for run, row in figures.items()
+    ]
+    return "\n".join(lines)
+
+
+class _Evaluation(CommandLine):
+    """``test`` or ``validate``, which keep the class probabilities."""
+
+    def test(self, **arguments: Any) -> None:
+        self._evaluate(self.trainer.test, arguments)
+
+    def validate(self, **arguments: Any) -> None:
+        self._evaluate(self.trainer.validate, arguments)
+
+    def _evaluate(self, evaluate: Any, arguments: dict[str, Any]) -> None:
+        if self.trainer.world_size > 1:
+            raise UserError(f"ensemble runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
+        self.kept = _Keep()
+        self.trainer.callbacks.append(self.kept)  # type: ignore[attr-defined]
+        evaluate(**{**arguments, "verbose": False})
+
+    def collect(self) -> Predictions:
+        """Puts together what was kept, in the order of the data."""
+        loader: Any = self.trainer.test_dataloaders or self.trainer.val_dataloaders
+        rows = np.concatenate(loader.batches(0))
+        order = torch.from_numpy(np.argsort(rows))
+        labels, probabilities = (torch.cat(parts)[order] for parts in zip(*self.kept.batches, strict=True))
+        return Predictions(torch.from_numpy(rows)[order], labels, probabilities)
+
+
+class _Keep(L.Callback):
+    """Keeps labels and class probabilities of every batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Tensor, Tensor]] = []
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *batch: Any) -> None:
+        self._keep(outputs, *batch)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *batch: Any
+    ) -> None:
+        self._keep(outputs, *batch)
+
+    def _keep(self, probabilities: Tensor, batch: Batch, *_: int) -> None:
+        self.batches.append((batch.labels.cpu(), probabilities.cpu()))

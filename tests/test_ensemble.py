@@ -1,0 +1,103 @@
+"""Finished runs as one classifier."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_transfer.cli import main
+from lightning_transfer.ensemble import Predictions, mean, metrics
+from lightning_transfer.errors import UserError
+
+HERE = ["--trainer.accelerator", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs, one that reads forward and one that reads backward."""
+    logs = tmp_path_factory.mktemp("logs")
+    arguments = {
+        "--logs": str(logs),
+        "--experiment": "reviews",
+        "--test_after_fit": "true",
+        "--data": "DemoTexts",
+        "--data.examples_per_class": "40",
+        "--model.network": "LSTMClassifier",
+        "--model.network.embedding_size": "8",
+        "--model.network.hidden_size": "8",
+        "--trainer.max_epochs": "1",
+        "--trainer.enable_progress_bar": "false",
+        "--trainer.enable_model_summary": "false",
+    }
+    for seed, direction in enumerate(["forward", "backward"]):
+        own = ["--version", direction, "--model.network.direction", direction, "--seed_everything", str(seed)]
+        main(["fit", *(word for pair in arguments.items() for word in pair), *HERE, *own])
+    return [logs / "reviews" / "forward", logs / "reviews" / "backward"]
+
+
+def results(run: Path) -> dict[str, dict[str, float]]:
+    record: dict[str, dict[str, float]] = json.loads((run / "results.json").read_text())
+    return record
+
+
+def ensemble(*arguments: object) -> dict[str, dict[str, float]]:
+    main(["ensemble", *map(str, arguments), "--output", "figures.json", *HERE])
+    figures: dict[str, dict[str, float]] = json.loads(Path("figures.json").read_text())["metrics"]
+    return figures
+
+
+def test_each_run_is_worth_what_its_record_says_and_the_mean_more(runs: list[Path]) -> None:
+    figures = ensemble(*runs)
+    assert list(figures) == [*map(str, runs), "mean of 2"]
+    for run in runs:
+        expected = {name.removeprefix("test/"): value for name, value in results(run)["test"].items()}
+        assert figures[str(run)] == pytest.approx(expected, abs=1e-6)
+    # The loss is convex in the probabilities, and the runs do not say the same of every review.
+    assert figures["mean of 2"]["loss"] < sum(figures[str(run)]["loss"] for run in runs) / 2
+
+
+def test_validation_split_is_that_of_the_runs(runs: list[Path]) -> None:
+    figures = ensemble(*runs, "--split", "validation")
+    for run in runs:
+        assert figures[str(run)]["loss"] == pytest.approx(results(run)["validation"]["val/loss"], abs=1e-6)
+
+
+def test_mean_and_its_metrics_are_those_computed_by_hand() -> None:
+    rows, labels = torch.arange(2), torch.tensor([0, 1])
+    first = Predictions(rows, labels, torch.tensor([[0.9, 0.1], [0.6, 0.4]]))
+    second = Predictions(rows, labels, torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
+    together = mean({"first": first, "second": second})
+    assert together.probabilities.tolist() == [pytest.approx([0.7, 0.3]), pytest.approx([0.3, 0.7])]
+    assert metrics(first)["accuracy"] == 0.5
+    assert metrics(together)["accuracy"] == 1
+    assert metrics(together)["loss"] == pytest.approx(-torch.tensor(0.7).log().item())
+
+
+def test_label_thought_impossible_costs_a_finite_loss() -> None:
+    certain = Predictions(torch.arange(1), torch.tensor([1]), torch.tensor([[1.0, 0.0]]))
+    assert 80 < metrics(certain)["loss"] < 100
+
+
+@pytest.mark.parametrize("change", ["rows", "labels", "classes"])
+def test_runs_of_other_examples_are_refused(change: str) -> None:
+    first = Predictions(torch.arange(2), torch.tensor([0, 1]), torch.full((2, 2), 0.5))
+    other = {
+        "rows": first._replace(rows=torch.tensor([0, 2])),
+        "labels": first._replace(labels=torch.tensor([1, 1])),
+        "classes": first._replace(probabilities=torch.full((2, 3), 1 / 3)),
+    }[change]
+    with pytest.raises(UserError, match=r"b and a were not evaluated on the same examples: .*data\.split_seed"):
+        mean({"a": first, "b": other})
+
+
+def test_what_is_no_finished_run_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for arguments, line in {
+        (str(tmp_path),): f"an ensemble of {tmp_path} alone is that run: name at least two",
+        ("a", "b", "a/"): "a is named twice",
+        (str(tmp_path), "b"): f"{tmp_path} has no config.yaml: expected the folder of a finished run",
+    }.items():
+        with pytest.raises(SystemExit) as exit_:
+            main(["ensemble", *arguments])
+        assert exit_.value.code == 2
+        assert line in capsys.readouterr().err
