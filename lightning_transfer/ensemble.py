@@ -71,20 +71,21 @@ def main(arguments: list[str]) -> None:
 
 
 def _require_finished(run: Path) -> None:
-    for file in ("config.yaml", "checkpoints/best.ckpt"):
+    for file in ("config.yaml", "results.json"):
         if not (run / file).is_file():
             raise UserError(f"{run} has no {file}: expected the folder of a finished run, as logs/quickstart/version_0")
 
 
 def predictions(run: Path, split: str, others: list[str]) -> Predictions:
-    """Evaluates the best checkpoint of a run.
+    """Evaluates the best checkpoint of a run, or its last where nothing was held out to tell the best by.
 
     Args:
         run: Its folder.
         split: test or validation.
         others: More arguments of the command line.
     """
-    files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+    best, last = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(best if best.is_file() else last)]
     quiet = ["--trainer.enable_progress_bar", "false"]
     with StopSignals() as signals, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # those are the ensemble's own

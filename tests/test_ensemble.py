@@ -57,6 +57,14 @@ def test_each_run_is_worth_what_its_record_says_and_the_mean_more(runs: list[Pat
     assert figures["mean of 2"]["loss"] < sum(figures[str(run)]["loss"] for run in runs) / 2
 
 
+def test_run_without_a_hold_out_is_worth_its_last_weights(runs: list[Path]) -> None:
+    everything = ["--data.validation_fraction", "0", "--version", "everything", "--dashboards", "null"]
+    main(["fit", "--config", str(runs[0] / "config.yaml"), *everything])
+    run = runs[0].with_name("everything")
+    figures = ensemble(runs[1], run)
+    assert figures[str(run)]["loss"] == pytest.approx(results(run)["test"]["test/loss"], abs=1e-6)
+
+
 def test_validation_split_is_that_of_the_runs(runs: list[Path]) -> None:
     figures = ensemble(*runs, "--split", "validation")
     for run in runs:

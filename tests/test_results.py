@@ -1,10 +1,12 @@
 """The record of a run, of any module and any batch."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import fit_arguments, run_folder
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
 from lightning_transfer import results
@@ -37,6 +39,20 @@ def test_any_module_of_lightning_leaves_a_record(own_folder: Path) -> None:
         ]
     )
     assert (own_folder / "logs/default/version_0/results.json").is_file()
+
+
+def test_run_that_holds_nothing_out_trains_on_everything_and_tests_its_last_weights(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = ["--data.validation_fraction", "0", "--test_after_fit", "true", "--trainer.max_epochs", "2"]
+    main(fit_arguments(image_folder, *nothing))
+    record = json.loads((run_folder() / "results.json").read_text())
+    assert (record["data"]["train_examples"], record["data"]["validation_examples"]) == (90, 0)
+    assert (record["validation"], record["best_checkpoint"], record["validations"]) == (None, None, [])
+    last = str(run_folder() / "checkpoints" / "last.ckpt")
+    main(["test", "--config", str(run_folder() / "config.yaml"), "--ckpt_path", last])
+    assert str(record["test"]["test/loss"])[:8] in capsys.readouterr().out
+    main(["report", "logs"])
 
 
 def test_table_has_every_metric_of_either_split() -> None:

@@ -34,7 +34,8 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         test_split: The split to test on.
         batch_size: Training examples in a batch, over all devices together.
         eval_batch_size: Examples in a batch on each device in validation, test and prediction.
-        validation_fraction: Share of each class of the training split that is held out for validation.
+        validation_fraction: Share of each class of the training split that is held out for validation. With 0 all of it
+            is trained on, nothing is validated, and the last weights are the result: once all choices are made.
         train_fraction: Share of the rest of each class to train on. A smaller one is a subset of a larger one.
         examples_per_class: Training examples of each class, in place of train_fraction; nested likewise.
         split_seed: Seed of the hold-out and of the cut of the training set.
@@ -184,8 +185,10 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         self._resume_at = {}
         return self._train_loader
 
-    def val_dataloader(self) -> BatchLoader:
-        """Batches of the hold-out."""
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Batches of the hold-out; none, and no validation, where nothing is held out."""
+        if not len(self._validation_rows):
+            return []
         return self.eval_loader(self._split(self.train_split), self._validation_rows)
 
     def test_dataloader(self) -> BatchLoader:
