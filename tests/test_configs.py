@@ -1,5 +1,6 @@
 """Every shipped config: parsed, documented in its head, and run."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def is_embedded(config: Path) -> bool:
     return yaml.safe_load(config.read_text())["data"]["class_path"].split(".")[-1].startswith("Demo")
 
 
-@pytest.mark.parametrize("hardware", HARDWARE, ids=lambda path: path.stem)
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+# Of a hardware file only the trainer's keys matter, whatever the experiment: each is tried with a few.
+@pytest.mark.parametrize(
+    ("experiment", "hardware"), zip(EXPERIMENTS, itertools.cycle(HARDWARE), strict=False), ids=lambda path: path.stem
+)
 def test_experiment_composes_with_hardware(
     experiment: Path, hardware: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
