@@ -23,6 +23,9 @@ from lightning_transfer.study.cells import Cell
 MEASURED = ("validation", "test", "steps", "epochs", "validations", "data")  # what a result says but for its clock
 
 
+REPORT = Path("logs/toy/report/toy.md")
+
+
 def write_study(**changes: Any) -> list[str]:
     """Writes a toy study, and gives the arguments that run it."""
     Path("study.yaml").write_text(yaml.safe_dump(asdict(toy_study(**changes)), sort_keys=False))
@@ -67,6 +70,8 @@ def test_finished_runs_are_never_run_again_and_an_unfinished_one_goes_on(capsys:
     assert (Path("logs/toy/report/toy.html")).exists()
     first, times = table(), changed_times()
     assert len(first) == 1 + 2 * 2 + 2 * 2
+    main([*study, "--workers", "0", "--report_only"])
+    assert "Command: `lightning-transfer study --config study.yaml --workers 0`" in REPORT.read_text()
 
     (Path("logs/toy/full-size_2-seed_1") / "results.json").unlink()
     main([*study, "--workers", "0"])

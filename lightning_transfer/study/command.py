@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> None:
     outcomes = Outcomes(plan)
     if not outcomes.results:
         raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
-    command = shlex.join(["lightning-transfer", "study", *arguments])
+    runs = (argument for argument in arguments if argument != "--report_only")  # that option runs nothing
+    command = shlex.join(["lightning-transfer", "study", *runs])
     page = write_report(outcomes, Path(given.report_folder or plan.folder / "report"), command)
     print(f"{headline(outcomes).replace('**', '')}\nreport: {page}")
 
