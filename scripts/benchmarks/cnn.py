@@ -41,7 +41,7 @@ class GeneratedImages(ImageDataModule):
     """
 
     def __init__(self, count: int, mean: Channels = MEAN, std: Channels = STD, **kwargs: Any) -> None:
-        # Some more, for a hold-out of a hundred: a run without one is refused.
+        # Some more, for a hold-out of a hundred: validation is a part of a run.
         self.count = count + 110
         super().__init__("generated", mean=mean, std=std, validation_fraction=100 / self.count, **kwargs)
 

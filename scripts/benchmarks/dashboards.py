@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import lightning as L
 
+from benchmarks.cnn import CONFIGS
 from benchmarks.measure import Part, Row, Settings, silence
 from lightning_transfer.cli import main
 from lightning_transfer.dashboards.settings import Dashboards
@@ -21,7 +22,8 @@ def fit(epochs: int, *arguments: str) -> float:
     with tempfile.TemporaryDirectory() as logs, silence():
         main(
             [
-                *("fit", "--config", "configs/cifar10_cnn.yaml", "--config", "configs/hardware/cpu.yaml"),
+                *("fit", "--config", str(CONFIGS / "cifar10_cnn.yaml")),
+                *("--config", str(CONFIGS / "hardware" / "cpu.yaml")),
                 *("--trainer.max_epochs", str(epochs), "--test_after_fit", "false", "--logs", logs),
                 *arguments,
             ]
