@@ -52,6 +52,13 @@ def test_option_says_what_it_does_and_runs_alone(option: Path) -> None:
     main([*arguments(Path("configs/strategies/gradual.yaml"), option), "--trainer.fast_dev_run", "2"])
 
 
+def test_early_stopping_without_a_validation_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    run = arguments(Path("configs/strategies/scratch.yaml"), Path("configs/options/early_stopping.yaml"))
+    with pytest.raises(SystemExit):
+        main([*run, "--data.validation_fraction", "0"])
+    assert "early stopping waits for val/loss, and nothing is validated" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_resumed_run_with_all_options_stops_where_the_uninterrupted_one_stops() -> None:
     impatient = Path("early_stopping.yaml")  # the option, but too impatient for a learning rate that is too high

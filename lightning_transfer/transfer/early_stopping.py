@@ -6,6 +6,8 @@ import lightning.pytorch as pl
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from lightning_transfer.errors import UserError
+
 
 class EarlyStopping(callbacks.EarlyStopping):
     """Lightning's ``EarlyStopping``, with two differences in what a run resumed from a checkpoint does.
@@ -18,6 +20,9 @@ class EarlyStopping(callbacks.EarlyStopping):
         mode: Whether it is to fall (``min``) or to rise (``max``).
         patience: Validations in a row without an improvement after which training stops.
         min_delta: The least change that counts as an improvement.
+
+    Raises:
+        UserError: Before the first step, where nothing is validated.
     """
 
     def __init__(
@@ -27,5 +32,11 @@ class EarlyStopping(callbacks.EarlyStopping):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop before the first step where the checkpoint is that of a training that was stopped."""
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        if not sum(trainer.num_val_batches):
+            raise UserError(
+                f"early stopping waits for {self.monitor}, and nothing is validated: hold out examples"
+                " (data.validation_fraction), or leave it out"
+            )
         if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             trainer.should_stop = True
