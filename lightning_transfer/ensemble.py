@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lightning_transfer.cli import CommandLine
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.classifier import Batch
+from lightning_transfer.modules.classifier import Batch, Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
@@ -142,11 +142,15 @@ class _Evaluation(CommandLine):
         self._evaluate(self.trainer.validate, arguments)
 
     def _evaluate(self, evaluate: Any, arguments: dict[str, Any]) -> None:
+        if not isinstance(self.model, Classifier):
+            raise UserError(f"{type(self.model).__name__} gives no class probabilities: an ensemble is of classifiers")
         if self.trainer.world_size > 1:
             raise UserError(f"ensemble runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
         self.kept = _Keep()
         self.trainer.callbacks.append(self.kept)  # type: ignore[attr-defined]
         evaluate(**{**arguments, "verbose": False})
+        if not self.kept.batches:
+            raise UserError("a run that held nothing out has no validation split: leave --split at test")
 
     def collect(self) -> Predictions:
         """Puts together what was kept, in the order of the data."""

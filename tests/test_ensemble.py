@@ -57,12 +57,25 @@ def test_each_run_is_worth_what_its_record_says_and_the_mean_more(runs: list[Pat
     assert figures["mean of 2"]["loss"] < sum(figures[str(run)]["loss"] for run in runs) / 2
 
 
-def test_run_without_a_hold_out_is_worth_its_last_weights(runs: list[Path]) -> None:
+def test_run_without_a_hold_out_is_worth_its_last_weights(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     everything = ["--data.validation_fraction", "0", "--version", "everything", "--dashboards", "null"]
     main(["fit", "--config", str(runs[0] / "config.yaml"), *everything])
     run = runs[0].with_name("everything")
     figures = ensemble(runs[1], run)
     assert figures[str(run)]["loss"] == pytest.approx(results(run)["test"]["test/loss"], abs=1e-6)
+    with pytest.raises(SystemExit):
+        ensemble(run, runs[1], "--split", "validation")
+    assert "a run that held nothing out has no validation split" in capsys.readouterr().err
+
+
+def test_language_models_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [Path("logs/quickstart_lm") / version for version in ("a", "b")]
+    for run in runs:
+        small = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1", "--dashboards", "null", *HERE]
+        main(["fit", "--config", "configs/quickstart_lm.yaml", "--version", run.name, *small])
+    with pytest.raises(SystemExit):
+        ensemble(*runs)
+    assert "LanguageModel gives no class probabilities" in capsys.readouterr().err
 
 
 def test_validation_split_is_that_of_the_runs(runs: list[Path]) -> None:
