@@ -21,8 +21,6 @@ from lightning_transfer.cli import main
 from lightning_transfer.study.cells import Cell
 
 MEASURED = ("validation", "test", "steps", "epochs", "validations", "data")  # what a result says but for its clock
-
-
 REPORT = Path("logs/toy/report/toy.md")
 
 

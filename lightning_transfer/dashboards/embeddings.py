@@ -52,17 +52,17 @@ class Embeddings(L.Callback):
             return
         self._features, self._batches = [], []
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        if not sum(trainer.num_val_batches):
+            return
         loaders: Any = trainer.val_dataloaders
-        batches: list[Any] = []
-        for batch in (loaders or [[]])[0] if isinstance(loaders, list | tuple) else loaders:
+        batches = []
+        for batch in loaders[0] if isinstance(loaders, list | tuple) else loaders:
             batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
             if not is_shown(batch):
                 return
             batches.append(batch)
             if sum(len(one.labels) for one in batches) >= self._examples:
                 break
-        if not batches:
-            return
         # As many passes on every rank, as those on the first need: parameters may be divided over the ranks.
         passes = trainer.strategy.broadcast(len(batches))
         with evaluating(trainer, pl_module), self._listening(pl_module):
