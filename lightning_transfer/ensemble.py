@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -155,10 +154,8 @@ class _Evaluation(CommandLine):
     def collect(self) -> Predictions:
         """Puts together what was kept, in the order of the data."""
         loader: Any = self.trainer.test_dataloaders or self.trainer.val_dataloaders
-        rows = np.concatenate(loader.batches(0))
-        order = torch.from_numpy(np.argsort(rows))
-        labels, probabilities = (torch.cat(parts)[order] for parts in zip(*self.kept.batches, strict=True))
-        return Predictions(torch.from_numpy(rows)[order], labels, probabilities)
+        rows = loader.in_order([torch.from_numpy(batch) for batch in loader.batches(0)])
+        return Predictions(rows, *map(loader.in_order, zip(*self.kept.batches, strict=True)))
 
 
 class _Keep(L.Callback):

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_transfer.data.classification import ClassificationDataModule
@@ -19,14 +17,13 @@ def write_predictions(
     Args:
         output: The file to write.
         batches: Class probabilities, float [batch, classes] each, as the loader's batches came.
-        loader: Knows which rows they were: texts, for instance, come by length.
+        loader: Knows which rows they were.
         data: Knows the names of the classes, and of the examples where they have any.
 
     Returns:
         The number of examples.
     """
-    rows = np.concatenate(loader.batches(0))
-    probabilities = torch.cat(batches)[np.argsort(rows)].tolist()
+    probabilities = loader.in_order(batches).tolist()
     names = data.predict_names or range(len(probabilities))
     with output.open("w", encoding="utf-8") as lines:
         for name, row in zip(names, probabilities, strict=True):

@@ -10,7 +10,9 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import Tensor
 
 from lightning_transfer.errors import UserError
 
@@ -50,6 +52,10 @@ class BatchLoader:
         for batch in self.batches(self._epoch)[self._position :]:
             self._position += 1
             yield self.fetch(batch)
+
+    def in_order(self, parts: Sequence[Tensor]) -> Tensor:
+        """Joins what was computed of each batch of an evaluation, in the order of the rows: texts come by length."""
+        return torch.cat(list(parts))[np.argsort(np.concatenate(self.batches(0)))]
 
     def state_dict(self) -> dict[str, int]:
         """The place in the training set: the epoch and the number of its batches handed out."""
