@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.bigrams import BigramEmbedding
 from lightning_transfer.networks.layer_groups import resolve_layer_groups
 from lightning_transfer.networks.lstm import LSTMClassifier, Pooling
 from lightning_transfer.networks.lstm_layer import LSTMLayer, reversed_within_length
@@ -90,6 +91,45 @@ def test_layer_groups_run_from_input_to_head_and_hold_every_parameter() -> None:
     assert sum(len(group.parameters) for group in groups.values()) == len(list(net.parameters()))
 
 
+def with_bigrams(**arguments: object) -> LSTMClassifier:
+    net = network(bigram_buckets=1000, **arguments)
+    assert net.bigrams is not None
+    nn.init.normal_(net.bigrams.weight)
+    return net
+
+
+def test_bigrams_start_as_nothing_and_then_tell_apart_what_stands_in_another_order() -> None:
+    assert torch.equal(network(bigram_buckets=1000)(token_ids(), LENGTHS), network()(token_ids(), LENGTHS))
+    ids = torch.tensor([[3, 5], [5, 3], [3, 5]])  # 3 5 3 and 5 3 5
+    pairs = with_bigrams().bigrams(ids)  # type: ignore[misc]
+    assert torch.equal(pairs[2, 0], pairs[1, 1])  # "5 3" in both
+    assert torch.equal(pairs[1, 0], pairs[2, 1])  # "3 5" in both
+    assert not torch.equal(pairs[1, 0], pairs[2, 0])
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_padding_never_changes_a_logit_of_bigrams(direction: str) -> None:
+    net = with_bigrams(pooling="all", direction=direction)
+    more_padding = torch.cat([token_ids(padding=9), torch.full((5, 20), 13)], 1)
+    torch.testing.assert_close(net(more_padding, LENGTHS), net(token_ids(), LENGTHS), rtol=0, atol=1e-6)
+
+
+def test_bigrams_are_of_the_group_of_the_embedding() -> None:
+    groups = resolve_layer_groups(net := with_bigrams(), net.layer_groups)
+    assert list(groups) == ["embedding", "lstm.0", "head"]
+    assert set(groups["embedding"].parameters) == {"embedding.weight", "bigrams.weight"}
+
+
+def test_bigram_dropout_drops_whole_pairs_in_training_only() -> None:
+    bigrams = BigramEmbedding(10, 6, dropout=0.25)
+    nn.init.ones_(bigrams.weight)
+    pairs = torch.zeros(400, 100, dtype=torch.int64)
+    dropped = bigrams(pairs)
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert torch.equal(dropped.amin(2), dropped.amax(2))
+    assert torch.equal(bigrams.eval()(pairs), torch.ones(400, 100, 6))
+
+
 def test_single_logit_and_one_logit_for_each_class() -> None:
     assert network(single_logit=True)(token_ids(), LENGTHS).shape == (5, 1)
     assert network(num_classes=3)(token_ids(), LENGTHS).shape == (5, 3)
@@ -122,6 +162,12 @@ def test_document_of_50000_tokens_has_finite_logits() -> None:
         ({"dropout": 1.0}, "network.dropout is 1.0: expected at least 0 and below 1"),
         ({"vocabulary_size": None}, "network.vocabulary_size is None: give a text data set, or a number"),
         ({"num_classes": 3, "single_logit": True}, "network.single_logit needs 2 classes, and there are 3"),
+        ({"bigram_buckets": 0}, "network.bigram_buckets is 0: expected 1 or more"),
+        ({"bigram_dropout": 1.0}, "network.bigram_dropout is 1.0: expected at least 0 and below 1"),
+        (
+            {"bigram_buckets": 9, "gradient_tokens": 9},
+            "network.gradient_tokens and network.bigram_buckets do not go together: leave one out",
+        ),
     ],
 )
 def test_value_out_of_range_is_refused_by_name(arguments: dict, message: str) -> None:

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.lstm_encoder import (
-    LSTMEncoder,
-    require_sizes,
-)
+from lightning_transfer.networks.bigrams import BigramEmbedding
+from lightning_transfer.networks.lstm_encoder import LSTMEncoder, require_probabilities, require_sizes
 from lightning_transfer.networks.lstm_layer import reversed_within_length, take_steps
 
 Pooling = Literal["last", "max", "mean", "all"]
@@ -28,10 +26,13 @@ class LSTMClassifier(LSTMEncoder):
         direction: ``backward`` reads each document from its end: for an encoder that has learned the language so.
         gradient_tokens: Time steps at the end of a batch through which training goes back; what comes before is read
             without gradients and hands on its state and its states to the pooling. All if not given.
+        bigram_buckets: Rows of a hashed embedding of each pair of neighbouring tokens, which is added to that of the
+            token (Joulin et al., 2017). None if not given.
+        bigram_dropout: Probability of dropping a pair, in place, in training.
 
     Raises:
         UserError: For sizes below 1, probabilities outside 0 to below 1, one logit for more than two classes, and
-            ``gradient_tokens`` with both directions.
+            ``gradient_tokens`` with both directions or with ``bigram_buckets``.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class LSTMClassifier(LSTMEncoder):
         single_logit: bool = False,
         direction: Literal["forward", "backward"] = "forward",
         gradient_tokens: int | None = None,
+        bigram_buckets: int | None = None,
+        bigram_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary_size, dropout=dropout, **kwargs)
@@ -52,12 +55,25 @@ class LSTMClassifier(LSTMEncoder):
             require_sizes(gradient_tokens=gradient_tokens)
             if self.state_size != self.output_size:
                 raise UserError("network.gradient_tokens needs one direction: set network.bidirectional to false")
+            if bigram_buckets is not None:
+                raise UserError("network.gradient_tokens and network.bigram_buckets do not go together: leave one out")
+        require_probabilities(bigram_dropout=bigram_dropout)
+        self.bigrams: BigramEmbedding | None = None
+        if bigram_buckets is not None:
+            require_sizes(bigram_buckets=bigram_buckets)
+            self.bigrams = BigramEmbedding(bigram_buckets, self.embedding.embedding_dim, bigram_dropout)
         self.pooling = pooling
         self.direction = direction
         self.gradient_tokens = gradient_tokens
         self.dropout = nn.Dropout(dropout)
         features = self.state_size * (3 if pooling == "all" else 1)
         self.head = nn.Linear(features, 1 if single_logit else num_classes)
+
+    @property
+    def layer_groups(self) -> dict[str, list[str]]:
+        """The layers to freeze and unfreeze together; pairs of tokens are embedded with the tokens."""
+        groups = super().layer_groups
+        return groups if self.bigrams is None else {**groups, "embedding": ["embedding", "bigrams"]}
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Computes the logits; padding never changes them.
@@ -83,6 +99,10 @@ class LSTMClassifier(LSTMEncoder):
             states, _ = self.encode(steps, reversed_steps)
         logits: Tensor = self.head(self.dropout(self._pool(states, lengths)))
         return logits
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        embedded = super()._embed(token_ids)
+        return embedded if self.bigrams is None else embedded + self.bigrams(token_ids)
 
     def _pool(self, states: Tensor, lengths: Tensor) -> Tensor:
         pooled = []

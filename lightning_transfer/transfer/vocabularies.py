@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lightning_transfer.networks.bigrams import BigramEmbedding
+
 
 def move_rows(rows: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
     """Gives each token of a vocabulary the row that it has in another, and new tokens the mean of all rows.
@@ -50,3 +52,8 @@ def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
         for name, parameter in part.named_parameters(recurse=False)
         if len(parameter) == vocabulary_size
     }
+
+
+def bigram_tensors(module: nn.Module) -> set[str]:
+    """Finds the tensors whose rows are found by a hash of token ids, by names as in the module's state dict."""
+    return {f"{path}.weight" for path, part in module.named_modules() if isinstance(part, BigramEmbedding)}
