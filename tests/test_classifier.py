@@ -104,7 +104,7 @@ def test_compiled_network_keeps_its_names_and_in_bfloat16_its_logits_and_gradien
     torch.manual_seed(0)
     images, labels = torch.randn(16, 3, 32, 32), torch.randint(10, (16,))
     plain = Classifier(FastCNN(10, (8, 8, 8)), 10)
-    plain.network.fit_whitening(images)
+    plain.network.fit_to_data(images)
     compiled = Classifier(FastCNN(10, (8, 8, 8)), 10, compile=True)
     compiled.load_state_dict(plain.state_dict())
     logits = []

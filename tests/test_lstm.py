@@ -92,19 +92,35 @@ def test_layer_groups_run_from_input_to_head_and_hold_every_parameter() -> None:
 
 
 def with_bigrams(**arguments: object) -> LSTMClassifier:
-    net = network(bigram_buckets=1000, **arguments)
+    net = network(bigrams=1000, **arguments)
+    net.fit_to_data(token_ids().flatten())
     assert net.bigrams is not None
     nn.init.normal_(net.bigrams.weight)
     return net
 
 
-def test_bigrams_start_as_nothing_and_then_tell_apart_what_stands_in_another_order() -> None:
-    assert torch.equal(network(bigram_buckets=1000)(token_ids(), LENGTHS), network()(token_ids(), LENGTHS))
-    ids = torch.tensor([[3, 5], [5, 3], [3, 5]])  # 3 5 3 and 5 3 5
-    pairs = with_bigrams().bigrams(ids)  # type: ignore[misc]
-    assert torch.equal(pairs[2, 0], pairs[1, 1])  # "5 3" in both
-    assert torch.equal(pairs[1, 0], pairs[2, 1])  # "3 5" in both
-    assert not torch.equal(pairs[1, 0], pairs[2, 0])
+def test_bigrams_are_the_most_frequent_pairs_that_no_zero_divides() -> None:
+    bigrams = BigramEmbedding(2, vocabulary_size=50, embedding_size=6)
+    assert not bigrams.is_fitted
+    bigrams.fit(torch.tensor([3, 5, 0, 5, 3, 7, 0, 7, 0, 7, 0, 7, 3, 5, 0, 5, 3]))
+    assert bigrams.is_fitted
+    assert bigrams.pairs.tolist() == [3 * 50 + 5, 5 * 50 + 3]  # each twice; 3 7 and 7 3 once, across zeros none
+
+
+def test_bigrams_start_as_nothing_and_embed_a_pair_at_its_second_token() -> None:
+    net = network(bigrams=9)
+    net.fit_to_data(torch.tensor([3, 5]))
+    assert torch.equal(net(token_ids(), LENGTHS), network()(token_ids(), LENGTHS))
+    assert net.bigrams is not None
+    nn.init.ones_(net.bigrams.weight)
+    embedded = net.bigrams(torch.tensor([[3, 5, 3], [5, 3, 3], [3, 5, 5]]))
+    assert embedded.mean(2).tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 1]]
+
+
+def test_network_without_bigrams_or_with_known_ones_needs_no_data() -> None:
+    assert network().sample_size == 0
+    assert network(bigrams=9).sample_size > 0
+    assert with_bigrams().sample_size == 0
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -121,13 +137,14 @@ def test_bigrams_are_of_the_group_of_the_embedding() -> None:
 
 
 def test_bigram_dropout_drops_whole_pairs_in_training_only() -> None:
-    bigrams = BigramEmbedding(10, 6, dropout=0.25)
+    bigrams = BigramEmbedding(10, 50, 6, dropout=0.25)
+    bigrams.fit(torch.tensor([3, 3]))
     nn.init.ones_(bigrams.weight)
-    pairs = torch.zeros(400, 100, dtype=torch.int64)
-    dropped = bigrams(pairs)
+    pairs = torch.full((400, 100), 3)
+    dropped = bigrams(pairs)[1:]
     assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
     assert torch.equal(dropped.amin(2), dropped.amax(2))
-    assert torch.equal(bigrams.eval()(pairs), torch.ones(400, 100, 6))
+    assert torch.equal(bigrams.eval()(pairs)[1:], torch.ones(399, 100, 6))
 
 
 def test_single_logit_and_one_logit_for_each_class() -> None:
@@ -162,11 +179,11 @@ def test_document_of_50000_tokens_has_finite_logits() -> None:
         ({"dropout": 1.0}, "network.dropout is 1.0: expected at least 0 and below 1"),
         ({"vocabulary_size": None}, "network.vocabulary_size is None: give a text data set, or a number"),
         ({"num_classes": 3, "single_logit": True}, "network.single_logit needs 2 classes, and there are 3"),
-        ({"bigram_buckets": 0}, "network.bigram_buckets is 0: expected 1 or more"),
+        ({"bigrams": -1}, "network.bigrams is -1: expected 0 or more"),
         ({"bigram_dropout": 1.0}, "network.bigram_dropout is 1.0: expected at least 0 and below 1"),
         (
-            {"bigram_buckets": 9, "gradient_tokens": 9},
-            "network.gradient_tokens and network.bigram_buckets do not go together: leave one out",
+            {"bigrams": 9, "gradient_tokens": 9},
+            "network.gradient_tokens and network.bigrams do not go together: leave one out",
         ),
     ],
 )

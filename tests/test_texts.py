@@ -84,6 +84,17 @@ def test_another_text_column_of_the_same_data_is_another_text(tmp_path: Path) ->
     assert titles.tokenizer.token_to_id("title") is not None
 
 
+def test_training_sample_is_of_the_training_documents_with_zeros_between_and_for_unknown_words() -> None:
+    data = DemoTexts(examples_per_class=3, max_vocabulary_size=20)
+    data.setup("fit")
+    documents = data.read_split("train").inputs
+    parts = np.split(documents.token_ids, documents.offsets[1:-1])
+    expected = np.concatenate([np.append(parts[row], 0) for row in data._train_rows])
+    assert (expected == 1).any()
+    assert data.training_sample(100).tolist() == np.where(expected == 1, 0, expected).tolist()
+    assert data.training_sample(2).eq(0).sum() < data.training_sample(100).eq(0).sum()
+
+
 def test_long_document_keeps_its_first_quarter_and_its_end() -> None:
     data = DemoTexts(max_tokens=8)
     split = data.read_split("test")

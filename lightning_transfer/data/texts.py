@@ -16,8 +16,15 @@ from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.buckets import bucketed_batches, token_batches
 from lightning_transfer.data.classification import ClassificationDataModule, require_positive, run_seed
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
-from lightning_transfer.data.splits import Split
-from lightning_transfer.data.tokenizer import PADDING_ID, SEPARATOR_ID, Documents, cached_documents, tokenize
+from lightning_transfer.data.splits import Split, evenly_spaced
+from lightning_transfer.data.tokenizer import (
+    PADDING_ID,
+    SEPARATOR_ID,
+    UNKNOWN_ID,
+    Documents,
+    cached_documents,
+    tokenize,
+)
 from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
 from lightning_transfer.errors import UserError
 
@@ -104,6 +111,21 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         super().setup(stage)
         if stage == "fit":
             self.write_tokenizer(self.trainer)
+
+    def training_sample(self, count: int) -> Tensor:
+        """Takes training documents from all over the training set, whole, after ``setup``.
+
+        Args:
+            count: How many, or all where there are fewer.
+
+        Returns:
+            int64 [tokens]: one after the other, with padding between them and in place of unknown words.
+        """
+        token_ids, offsets = self._split(self.train_split).inputs
+        rows = self._train_rows[evenly_spaced(len(self._train_rows), count)]
+        padded = [np.append(token_ids[offsets[row] : offsets[row + 1]], PADDING_ID) for row in rows]
+        sample = torch.from_numpy(np.concatenate(padded)).long()
+        return sample.masked_fill(sample == UNKNOWN_ID, PADDING_ID)
 
     def predict_dataloader(self) -> BatchLoader:
         """Batches of the documents in ``predict_path``, else of the test split."""

@@ -12,8 +12,6 @@ from lightning_transfer.modules.losses import Loss, class_probabilities, classif
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.optimization import OptimizedModule
 
-WHITENING_IMAGES = 2000  # two million patches for a covariance of 12 x 12
-
 
 class Batch(Protocol):
     """What the classifier needs of a batch."""
@@ -89,19 +87,20 @@ class Classifier(OptimizedModule):
         self._examples = self._batches = 0
 
     def on_fit_start(self) -> None:
-        """Prepares the cache of features, and a whitening that has neither been computed nor loaded."""
+        """Prepares the cache of features, and what the network computes from training data before it learns."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.cache_features:
             self._features = FeatureCache(self.network, self.forward, data)
-        fit_whitening: Any = getattr(self.network, "fit_whitening", None)
-        if fit_whitening is None:
+        network: Any = self.network
+        sample_size = getattr(network, "sample_size", 0)
+        if not sample_size:
             return
         if not hasattr(data, "training_sample"):
             raise UserError(
-                f"{type(self.network).__name__} computes its whitening from training images, which"
-                f" {type(data).__name__} does not give: call network.fit_whitening(images) before the fit"
+                f"{type(network).__name__} computes something from training examples first, which"
+                f" {type(data).__name__} does not give: call network.fit_to_data(sample) before the fit"
             )
-        fit_whitening(data.training_sample(WHITENING_IMAGES).to(self.device))
+        network.fit_to_data(data.training_sample(sample_size).to(self.device))
 
     def on_fit_end(self) -> None:
         """Forgets the features: they are those of the training split."""

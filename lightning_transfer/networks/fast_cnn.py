@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lightning_transfer.errors import UserError
 
+_WHITENING_IMAGES = 2000  # two million patches for a covariance of 12 x 12
 _SMALLEST_IMAGE = 9  # pixels: one less after the whitening, then halved three times
 
 
@@ -17,7 +18,7 @@ class FastCNN(nn.Module):
 
     The filters of the first layer are no parameters: they whiten the 2 x 2 patches of the training images, and are
     computed from them once, before the first step. :class:`~lightning_transfer.Classifier` does so at the start of a
-    fit, unless weights were loaded; elsewhere call :meth:`fit_whitening`. Until then the network gives NaN.
+    fit, unless weights were loaded; elsewhere call :meth:`fit_to_data`. Until then the network gives NaN.
 
     Args:
         num_classes: Number of outputs; follows from the data on the command line.
@@ -61,14 +62,18 @@ class FastCNN(nn.Module):
         self.head = ScaledLinear(widths[2], num_classes)
         self.layer_groups = {"stem": ["whitening"], **{n: [n] for n in ("block1", "block2", "block3", "head")}}
 
-    def fit_whitening(self, images: Tensor) -> None:
-        """Computes the filters of the first layer, unless they have been computed or loaded.
+    @property
+    def sample_size(self) -> int:
+        """How many training images :meth:`fit_to_data` takes; 0 once they are not needed."""
+        return _WHITENING_IMAGES if self.whitening.weight.isnan().any() else 0
+
+    def fit_to_data(self, images: Tensor) -> None:
+        """Computes the filters of the first layer.
 
         Args:
-            images: float [examples, 3, height, width], normalised training images; some thousands are enough.
+            images: float [examples, 3, height, width], normalised training images.
         """
-        if self.whitening.weight.isnan().any():
-            self.whitening.fit(images)
+        self.whitening.fit(images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes the logits.

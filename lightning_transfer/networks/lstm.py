@@ -10,6 +10,8 @@ from lightning_transfer.networks.bigrams import BigramEmbedding
 from lightning_transfer.networks.lstm_encoder import LSTMEncoder, require_probabilities, require_sizes
 from lightning_transfer.networks.lstm_layer import reversed_within_length, take_steps
 
+_BIGRAM_DOCUMENTS = 100_000  # enough to know which pairs of tokens are frequent
+
 Pooling = Literal["last", "max", "mean", "all"]
 
 
@@ -26,13 +28,14 @@ class LSTMClassifier(LSTMEncoder):
         direction: ``backward`` reads each document from its end: for an encoder that has learned the language so.
         gradient_tokens: Time steps at the end of a batch through which training goes back; what comes before is read
             without gradients and hands on its state and its states to the pooling. All if not given.
-        bigram_buckets: Rows of a hashed embedding of each pair of neighbouring tokens, which is added to that of the
-            token (Joulin et al., 2017). None if not given.
+        bigrams: How many of the most frequent pairs of neighbouring tokens in the training documents have an embedding
+            too, which is added to that of the pair's second token. They are found before the first step of a fit,
+            unless weights were loaded; elsewhere call :meth:`fit_to_data`.
         bigram_dropout: Probability of dropping a pair, in place, in training.
 
     Raises:
         UserError: For sizes below 1, probabilities outside 0 to below 1, one logit for more than two classes, and
-            ``gradient_tokens`` with both directions or with ``bigram_buckets``.
+            ``gradient_tokens`` with both directions or with ``bigrams``.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class LSTMClassifier(LSTMEncoder):
         single_logit: bool = False,
         direction: Literal["forward", "backward"] = "forward",
         gradient_tokens: int | None = None,
-        bigram_buckets: int | None = None,
+        bigrams: int = 0,
         bigram_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -55,13 +58,13 @@ class LSTMClassifier(LSTMEncoder):
             require_sizes(gradient_tokens=gradient_tokens)
             if self.state_size != self.output_size:
                 raise UserError("network.gradient_tokens needs one direction: set network.bidirectional to false")
-            if bigram_buckets is not None:
-                raise UserError("network.gradient_tokens and network.bigram_buckets do not go together: leave one out")
+            if bigrams:
+                raise UserError("network.gradient_tokens and network.bigrams do not go together: leave one out")
         require_probabilities(bigram_dropout=bigram_dropout)
-        self.bigrams: BigramEmbedding | None = None
-        if bigram_buckets is not None:
-            require_sizes(bigram_buckets=bigram_buckets)
-            self.bigrams = BigramEmbedding(bigram_buckets, self.embedding.embedding_dim, bigram_dropout)
+        if bigrams < 0:
+            raise UserError(f"network.bigrams is {bigrams}: expected 0 or more")
+        sizes = bigrams, vocabulary_size, self.embedding.embedding_dim
+        self.bigrams = BigramEmbedding(*sizes, bigram_dropout) if bigrams else None
         self.pooling = pooling
         self.direction = direction
         self.gradient_tokens = gradient_tokens
@@ -74,6 +77,21 @@ class LSTMClassifier(LSTMEncoder):
         """The layers to freeze and unfreeze together; pairs of tokens are embedded with the tokens."""
         groups = super().layer_groups
         return groups if self.bigrams is None else {**groups, "embedding": ["embedding", "bigrams"]}
+
+    @property
+    def sample_size(self) -> int:
+        """How many training documents :meth:`fit_to_data` takes; 0 once they are not needed."""
+        return 0 if self.bigrams is None or self.bigrams.is_fitted else _BIGRAM_DOCUMENTS
+
+    def fit_to_data(self, token_ids: Tensor) -> None:
+        """Finds the frequent pairs of tokens.
+
+        Args:
+            token_ids: int64 [tokens], training documents one after the other; 0 (padding between them, and what is
+                unknown) is in no pair.
+        """
+        assert self.bigrams is not None
+        self.bigrams.fit(token_ids)
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Computes the logits; padding never changes them.

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_transfer.networks.bigrams import BigramEmbedding
-
 
 def move_rows(rows: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
     """Gives each token of a vocabulary the row that it has in another, and new tokens the mean of all rows.
@@ -54,6 +52,7 @@ def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
     }
 
 
-def bigram_tensors(module: nn.Module) -> set[str]:
-    """Finds the tensors whose rows are found by a hash of token ids, by names as in the module's state dict."""
-    return {f"{path}.weight" for path, part in module.named_modules() if isinstance(part, BigramEmbedding)}
+def bound_tensors(module: nn.Module) -> set[str]:
+    """Finds the tensors of layers that mean nothing in another vocabulary, by names as in the module's state dict."""
+    bound = [path for path, part in module.named_modules() if getattr(part, "bound_to_vocabulary", False)]
+    return {name for name in module.state_dict() if name.rpartition(".")[0] in bound}

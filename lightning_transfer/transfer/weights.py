@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import group_patterns, resolve_layer_groups, some_of
 from lightning_transfer.transfer.sources import Weights, read_source
-from lightning_transfer.transfer.vocabularies import bigram_tensors, move_rows, token_tensors
+from lightning_transfer.transfer.vocabularies import bound_tensors, move_rows, token_tensors
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def load_starting_weights(
     layer group, are made anew where their shapes differ or the source lacks them: another number of classes or
     another kind of head. Any other difference is an error, unless a pattern allows it. Where the vocabularies of source
     and module are known and differ, the rows of embeddings are moved by token,
-    and embeddings of pairs of tokens are made anew.
+    and layers that are bound to a vocabulary are made anew.
 
     Args:
         module: What to load into, in place.
@@ -70,15 +70,15 @@ def load_starting_weights(
     own = module.state_dict()
     weights, source_vocabulary = read_source(source)
     found, outside = _align(weights, own)
-    by_token, bigrams = {}, set[str]()
+    by_token, bound = {}, set[str]()
     if vocabulary is not None and source_vocabulary is not None and list(vocabulary) != source_vocabulary:
         by_token = _move_tokens(found, module, source_vocabulary, vocabulary)
-        bigrams = bigram_tensors(module)  # a hash of two ids says nothing of another vocabulary's
+        bound = bound_tensors(module)
     head = _head(module)
     loaded, made_anew, problems = [], {}, []
     for name, tensor in own.items():
-        if name in bigrams:
-            made_anew[name] = "pairs of tokens of another vocabulary"
+        if name in bound:
+            made_anew[name] = "of another vocabulary"
             continue
         if name in found and found[name].shape == tensor.shape:
             loaded.append(name)
