@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
 from lightning_transfer.dashboards.groups import own_groups
+from lightning_transfer.networks.bigrams import BigramEmbedding
 
 
 class Corners(L.LightningModule):
@@ -32,9 +33,9 @@ class Corners(L.LightningModule):
 class BagOfWords(L.LightningModule):
     """Sums what each token says for the single logit; time comes first, as in recurrent networks."""
 
-    def __init__(self) -> None:
+    def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(5, 3)
+        self.embedding = embedding
         self.head = nn.Linear(3, 1, bias=False)
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -61,9 +62,15 @@ def test_grad_cam_is_bright_where_the_evidence_is(frozen: bool, trainer: L.Train
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
-def test_gradient_times_input_adds_up_to_a_linear_logit(trainer: L.Trainer) -> None:
+@pytest.mark.parametrize("with_pairs", [False, True])
+def test_gradient_times_input_adds_up_to_a_linear_logit(with_pairs: bool, trainer: L.Trainer) -> None:
     torch.manual_seed(0)
-    module = BagOfWords()
+    embedding = nn.Embedding(5, 3)
+    if with_pairs:
+        embedding = BigramEmbedding(embedding.weight, 2)
+        embedding.fit(torch.tensor([1, 2, 2, 0]))
+        nn.init.normal_(embedding.pair_weight)
+    module = BagOfWords(embedding)
     token_ids, lengths = torch.tensor([[1, 2, 3], [4, 1, 0], [2, 2, 2]]), torch.tensor([3, 2, 3])
     with evaluating(trainer, module, with_gradients=True):
         scores, logits = gradient_times_input(module, own_groups(module), token_ids, lengths)

@@ -94,13 +94,13 @@ def test_layer_groups_run_from_input_to_head_and_hold_every_parameter() -> None:
 def with_bigrams(**arguments: object) -> LSTMClassifier:
     net = network(bigrams=1000, **arguments)
     net.fit_to_data(token_ids().flatten())
-    assert net.bigrams is not None
-    nn.init.normal_(net.bigrams.weight)
+    assert isinstance(net.embedding, BigramEmbedding)
+    nn.init.normal_(net.embedding.pair_weight)
     return net
 
 
 def test_bigrams_are_the_most_frequent_pairs_that_no_zero_divides() -> None:
-    bigrams = BigramEmbedding(2, vocabulary_size=50, embedding_size=6)
+    bigrams = BigramEmbedding(torch.zeros(50, 6), 2)
     assert not bigrams.is_fitted
     bigrams.fit(torch.tensor([3, 5, 0, 5, 3, 7, 0, 7, 0, 7, 0, 7, 3, 5, 0, 5, 3]))
     assert bigrams.is_fitted
@@ -111,10 +111,11 @@ def test_bigrams_start_as_nothing_and_embed_a_pair_at_its_second_token() -> None
     net = network(bigrams=9)
     net.fit_to_data(torch.tensor([3, 5]))
     assert torch.equal(net(token_ids(), LENGTHS), network()(token_ids(), LENGTHS))
-    assert net.bigrams is not None
-    nn.init.ones_(net.bigrams.weight)
-    embedded = net.bigrams(torch.tensor([[3, 5, 3], [5, 3, 3], [3, 5, 5]]))
-    assert embedded.mean(2).tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 1]]
+    assert isinstance(net.embedding, BigramEmbedding)
+    nn.init.ones_(net.embedding.pair_weight)
+    ids = torch.tensor([[3, 5, 3], [5, 3, 3], [3, 5, 5]])
+    embedded = net.embedding(ids) - nn.functional.embedding(ids, net.embedding.weight)
+    torch.testing.assert_close(embedded.mean(2), torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 1]]))
 
 
 def test_network_without_bigrams_or_with_known_ones_needs_no_data() -> None:
@@ -133,13 +134,13 @@ def test_padding_never_changes_a_logit_of_bigrams(direction: str) -> None:
 def test_bigrams_are_of_the_group_of_the_embedding() -> None:
     groups = resolve_layer_groups(net := with_bigrams(), net.layer_groups)
     assert list(groups) == ["embedding", "lstm.0", "head"]
-    assert set(groups["embedding"].parameters) == {"embedding.weight", "bigrams.weight"}
+    assert set(groups["embedding"].parameters) == {"embedding.weight", "embedding.pair_weight"}
 
 
 def test_bigram_dropout_drops_whole_pairs_in_training_only() -> None:
-    bigrams = BigramEmbedding(10, 50, 6, dropout=0.25)
+    bigrams = BigramEmbedding(torch.zeros(50, 6), 10, dropout=0.25)
     bigrams.fit(torch.tensor([3, 3]))
-    nn.init.ones_(bigrams.weight)
+    nn.init.ones_(bigrams.pair_weight)
     pairs = torch.full((400, 100), 3)
     dropped = bigrams(pairs)[1:]
     assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])

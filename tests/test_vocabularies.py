@@ -11,6 +11,7 @@ from torch import nn
 from lightning_transfer import Classifier, DemoTexts, LSTMClassifier, load_starting_weights
 from lightning_transfer.cli import main
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.bigrams import BigramEmbedding
 from lightning_transfer.transfer.sources import read_source
 from lightning_transfer.transfer.vocabularies import move_rows, token_tensors
 
@@ -68,16 +69,14 @@ def test_shared_tokens_keep_their_row_and_new_ones_get_the_mean(checkpoint: Path
 def test_pairs_of_tokens_of_another_vocabulary_are_made_anew() -> None:
     main(arguments("source", "pairs", "--model.network.bigrams", "100"))
     checkpoint = str(run_folder("pairs") / "checkpoints" / "best.ckpt")
-    for task, expected in (
-        ("source", {}),
-        ("target", dict.fromkeys(["network.bigrams.weight", "network.bigrams.pairs"], "of another vocabulary")),
-    ):
+    bound = ["network.embedding.pair_weight", "network.embedding.pairs"]
+    for task, expected in (("source", {}), ("target", dict.fromkeys(bound, "of another vocabulary"))):
         vocabulary = DemoTexts(task).vocabulary
         network = LSTMClassifier(len(vocabulary), embedding_size=8, hidden_size=8, pooling="max", bigrams=100)
         report = load_starting_weights(Classifier(network, 2), checkpoint, vocabulary=vocabulary)
         assert report.made_anew == expected
-        assert network.bigrams is not None
-        assert network.bigrams.is_fitted == network.bigrams.weight.any() == (task == "source")
+        assert isinstance(network.embedding, BigramEmbedding)
+        assert network.embedding.is_fitted == network.embedding.pair_weight.any() == (task == "source")
 
 
 def test_tokens_in_another_order_are_moved_though_every_shape_fits(checkpoint: Path) -> None:

@@ -7,31 +7,29 @@ from torch.nn import functional as F
 _NO_PAIR = torch.iinfo(torch.int64).max
 
 
-class BigramEmbedding(nn.Module):
-    """Embeds each token together with the one before it, where the two are a frequent pair: "not good".
+class BigramEmbedding(nn.Embedding):
+    """Embeds tokens, and adds to each an embedding of it and the one before it where the two are a frequent pair.
 
-    Which pairs are frequent is learned by :meth:`fit` and stays in a buffer; until then there are none. All rows start
-    at zero, so the network starts as one without them. Only frequent pairs: what stands in one document alone is
-    learned by heart and helps with no other.
+    Which pairs are frequent, "not good" say, is learned by :meth:`fit` and stays in a buffer; until then there are
+    none. Their rows start at zero, so the network starts as one without them. Only frequent pairs: what stands in one
+    document alone is learned by heart and helps with no other.
 
     Args:
+        token_weight: float [vocabulary_size, embedding_size], the embeddings of the tokens to start from.
         count: Pairs at most.
-        vocabulary_size: Number of token ids.
-        embedding_size: Features of a pair.
         dropout: Probability of dropping a pair, in place, in training.
     """
 
     pairs: Tensor
-    bound_to_vocabulary = True  # its tensors mean nothing in another one
+    bound_to_vocabulary = ("pairs", "pair_weight")  # these mean nothing in another one
 
-    def __init__(self, count: int, vocabulary_size: int, embedding_size: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.vocabulary_size = vocabulary_size
+    def __init__(self, token_weight: Tensor, count: int, dropout: float = 0.0) -> None:
+        tokens, features = token_weight.shape
+        super().__init__(tokens, features, _weight=token_weight)
         self.dropout = dropout
         # Rising numbers of pairs; what is never reached stands for those that were not found.
         self.register_buffer("pairs", torch.full((count,), _NO_PAIR))
-        # No nn.Embedding: a row does not stand for a token, and is not moved as one from one vocabulary to another.
-        self.weight = nn.Parameter(torch.zeros(count, embedding_size))
+        self.pair_weight = nn.Parameter(torch.zeros(count, self.embedding_dim))
 
     @property
     def is_fitted(self) -> bool:
@@ -51,20 +49,20 @@ class BigramEmbedding(nn.Module):
         self.pairs[: len(frequent)] = frequent
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Embeds the pairs of documents from their start.
+        """Embeds documents from their start, with their pairs.
 
         Args:
             token_ids: int64 [time, batch].
 
         Returns:
-            float [time, batch, embedding_size]: of each token and the one before it, zeros where they are no pair.
+            float [time, batch, embedding_size].
         """
         numbers = self._numbers(F.pad(token_ids[:-1], (0, 0, 1, 0)), token_ids)
         rows = torch.searchsorted(self.pairs, numbers).clamp(max=len(self.pairs) - 1)
-        weight = (self.pairs[rows] == numbers).to(self.weight.dtype)
+        share = (self.pairs[rows] == numbers).to(self.pair_weight.dtype)
         if self.training and self.dropout:
-            weight = weight * (torch.rand_like(weight) >= self.dropout) / (1 - self.dropout)
-        return F.embedding(rows, self.weight) * weight.unsqueeze(2)
+            share = share * (torch.rand_like(share) >= self.dropout) / (1 - self.dropout)
+        return super().forward(token_ids) + F.embedding(rows, self.pair_weight) * share.unsqueeze(2)
 
     def _numbers(self, before: Tensor, after: Tensor) -> Tensor:
-        return before * self.vocabulary_size + after
+        return before * self.num_embeddings + after

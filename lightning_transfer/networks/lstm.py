@@ -63,8 +63,8 @@ class LSTMClassifier(LSTMEncoder):
         require_probabilities(bigram_dropout=bigram_dropout)
         if bigrams < 0:
             raise UserError(f"network.bigrams is {bigrams}: expected 0 or more")
-        sizes = bigrams, vocabulary_size, self.embedding.embedding_dim
-        self.bigrams = BigramEmbedding(*sizes, bigram_dropout) if bigrams else None
+        if bigrams:
+            self.embedding = BigramEmbedding(self.embedding.weight, bigrams, bigram_dropout)
         self.pooling = pooling
         self.direction = direction
         self.gradient_tokens = gradient_tokens
@@ -73,15 +73,10 @@ class LSTMClassifier(LSTMEncoder):
         self.head = nn.Linear(features, 1 if single_logit else num_classes)
 
     @property
-    def layer_groups(self) -> dict[str, list[str]]:
-        """The layers to freeze and unfreeze together; pairs of tokens are embedded with the tokens."""
-        groups = super().layer_groups
-        return groups if self.bigrams is None else {**groups, "embedding": ["embedding", "bigrams"]}
-
-    @property
     def sample_size(self) -> int:
         """How many training documents :meth:`fit_to_data` takes; 0 once they are not needed."""
-        return 0 if self.bigrams is None or self.bigrams.is_fitted else _BIGRAM_DOCUMENTS
+        needs_pairs = isinstance(self.embedding, BigramEmbedding) and not self.embedding.is_fitted
+        return _BIGRAM_DOCUMENTS if needs_pairs else 0
 
     def fit_to_data(self, token_ids: Tensor) -> None:
         """Finds the frequent pairs of tokens.
@@ -90,8 +85,8 @@ class LSTMClassifier(LSTMEncoder):
             token_ids: int64 [tokens], training documents one after the other; 0 (padding between them, and what is
                 unknown) is in no pair.
         """
-        assert self.bigrams is not None
-        self.bigrams.fit(token_ids)
+        assert isinstance(self.embedding, BigramEmbedding)
+        self.embedding.fit(token_ids)
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Computes the logits; padding never changes them.
@@ -117,10 +112,6 @@ class LSTMClassifier(LSTMEncoder):
             states, _ = self.encode(steps, reversed_steps)
         logits: Tensor = self.head(self.dropout(self._pool(states, lengths)))
         return logits
-
-    def _embed(self, token_ids: Tensor) -> Tensor:
-        embedded = super()._embed(token_ids)
-        return embedded if self.bigrams is None else embedded + self.bigrams(token_ids)
 
     def _pool(self, states: Tensor, lengths: Tensor) -> Tensor:
         pooled = []

@@ -53,6 +53,12 @@ def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
 
 
 def bound_tensors(module: nn.Module) -> set[str]:
-    """Finds the tensors of layers that mean nothing in another vocabulary, by names as in the module's state dict."""
-    bound = [path for path, part in module.named_modules() if getattr(part, "bound_to_vocabulary", False)]
-    return {name for name in module.state_dict() if name.rpartition(".")[0] in bound}
+    """Finds the tensors that mean nothing in another vocabulary, by names as in the module's state dict.
+
+    A layer names those of its own in ``bound_to_vocabulary``.
+    """
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, part in module.named_modules()
+        for name in getattr(part, "bound_to_vocabulary", ())
+    }

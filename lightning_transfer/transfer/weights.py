@@ -72,8 +72,8 @@ def load_starting_weights(
     found, outside = _align(weights, own)
     by_token, bound = {}, set[str]()
     if vocabulary is not None and source_vocabulary is not None and list(vocabulary) != source_vocabulary:
-        by_token = _move_tokens(found, module, source_vocabulary, vocabulary)
         bound = bound_tensors(module)
+        by_token = _move_tokens(found, token_tensors(module, len(vocabulary)) - bound, source_vocabulary, vocabulary)
     head = _head(module)
     loaded, made_anew, problems = [], {}, []
     for name, tensor in own.items():
@@ -101,11 +101,11 @@ def load_starting_weights(
     return WeightsReport(source, loaded, made_anew, left_over, by_token)
 
 
-def _move_tokens(found: Weights, module: nn.Module, source: list[str], target: Sequence[str]) -> dict[str, str]:
+def _move_tokens(found: Weights, tensors: set[str], source: list[str], target: Sequence[str]) -> dict[str, str]:
     """Move the rows of embeddings, in place; say of each how many were found."""
     shared = len(set(source) & set(target))
     counts = f"{shared:,} of {len(target):,} tokens; {len(target) - shared:,} new ones start from the mean"
-    names = [name for name in token_tensors(module, len(target)) & found.keys() if len(found[name]) == len(source)]
+    names = [name for name in tensors & found.keys() if len(found[name]) == len(source)]
     for name in names:
         found[name] = move_rows(found[name], source, target)
     return dict.fromkeys(names, counts)
