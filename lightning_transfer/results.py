@@ -34,6 +34,11 @@ class ResultsRecorder(L.Callback):
         self.validation_seconds = 0.0
         self.train_examples = 0
         self._fit_start = self._validation_start = 0.0
+        self._is_fit = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Notes what is run: a fit goes on from a saved record, a test of its best checkpoint must not."""
+        self._is_fit = stage == "fit"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
@@ -80,8 +85,9 @@ class ResultsRecorder(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a saved record."""
-        vars(self).update(state_dict)
+        """Goes on from a saved record, in a fit."""
+        if self._is_fit:
+            vars(self).update(state_dict)
 
     def record(self, trainer: L.Trainer, test: Mapping[str, float] | None) -> dict[str, Any]:
         """Puts the record together.

@@ -60,6 +60,18 @@ def test_results_say_what_was_reached_and_how(finished_run: Path) -> None:
     assert results["device"].startswith("cpu")
 
 
+def test_results_are_of_the_whole_fit_also_where_an_early_checkpoint_is_tested(image_folder: Path) -> None:
+    still = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0")  # no later epoch is better
+    main(fit_arguments(image_folder, *still, "--trainer.max_epochs", "3", "--test_after_fit", "true"))
+    results = json.loads((run_folder() / "results.json").read_text())
+    best = torch.load(results["best_checkpoint"], weights_only=True)
+    assert best["epoch"] == 0
+    assert results["test"]
+    assert [entry["epoch"] for entry in results["validations"]] == [0, 1, 2]
+    [recorder] = [state for name, state in best["callbacks"].items() if "ResultsRecorder" in name]
+    assert results["fit_seconds"] > recorder["fit_seconds"]
+
+
 def test_run_ends_with_a_table_and_the_tensorboard_command(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
