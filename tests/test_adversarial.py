@@ -116,6 +116,25 @@ def test_what_is_read_without_gradients_or_is_padding_is_not_moved(steps: int, n
     torch.testing.assert_close(lengths, torch.tensor(norms))
 
 
+def test_network_in_bfloat16_stays_in_it() -> None:
+    torch.manual_seed(0)
+    network = BagOfWords(batch_first=True).bfloat16()
+    _, loss, moved = losses(network, 0.5)
+    assert network.embedded.dtype == torch.bfloat16
+    assert moved > loss
+
+
+def test_network_that_embeds_twice_is_refused_in_one_line() -> None:
+    network = BagOfWords(batch_first=True)
+
+    def embed_too(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+        network.embedding(inputs[0])
+
+    network.register_forward_pre_hook(embed_too)
+    with pytest.raises(UserError, match="embeds the tokens of a batch 2 times"):
+        losses(network, 0.5)
+
+
 @pytest.mark.parametrize(
     ("network", "arguments", "message"),
     [

@@ -42,6 +42,9 @@ def adversarial_loss(
     Returns:
         The logits and the loss of the batch as it is, and the loss of the moved one.
 
+    Raises:
+        UserError: Where the embedding is not called once with gradients.
+
     Source:
         Miyato, Dai and Goodfellow, Adversarial Training Methods for Semi-Supervised Text Classification, 2017.
     """
@@ -52,13 +55,18 @@ def adversarial_loss(
         if not torch.is_grad_enabled():  # what a network reads without gradients stays where it is
             return None
         if step is not None:
-            return output + step
+            return output + step.to(output.dtype)
         calls.append((inputs[0], output if output.requires_grad else output.requires_grad_()))
         return None
 
     hook = embedding.register_forward_hook(watch)
     try:
         logits, loss = compute()
+        if len(calls) != 1:
+            raise UserError(
+                f"model.adversarial_norm expects one call of the embedding, and the network embeds the tokens of a batch"
+                f" {len(calls)} times: leave it at 0"
+            )
         [(embedded_ids, embedded)] = calls
         (gradient,) = torch.autograd.grad(loss, embedded, retain_graph=True)
         step = _of_length(gradient, norm, _has_batch_first(embedded_ids, token_ids))
