@@ -64,8 +64,8 @@ def adversarial_loss(
         logits, loss = compute()
         if len(calls) != 1:
             raise UserError(
-                f"model.adversarial_norm expects one call of the embedding, and the network embeds the tokens of a batch"
-                f" {len(calls)} times: leave it at 0"
+                f"model.adversarial_norm is for networks that embed a batch once, and this one embeds the tokens of a"
+                f" batch {len(calls)} times: leave it at 0"
             )
         [(embedded_ids, embedded)] = calls
         (gradient,) = torch.autograd.grad(loss, embedded, retain_graph=True)
