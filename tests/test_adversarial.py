@@ -87,9 +87,7 @@ def test_fit_trains_on_the_moved_batch_and_evaluates_as_it_is() -> None:
         L.seed_everything(0)
         data = DemoTexts("target", batch_size=16)
         data.prepare_data()
-        network = LSTMClassifier(
-            data.vocabulary_size, embedding_size=8, hidden_size=8, bigrams=50, gradient_tokens=None
-        )
+        network = LSTMClassifier(data.vocabulary_size, embedding_size=8, hidden_size=8, bigrams=50)
         model = Classifier(network, 2, adversarial_norm=norm)
         trainer = L.Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False, max_steps=5
@@ -101,9 +99,8 @@ def test_fit_trains_on_the_moved_batch_and_evaluates_as_it_is() -> None:
     assert torch.equal(weights[1], weights[2])
 
 
-@pytest.mark.parametrize(
-    ("steps", "norms"), [(2, [0.5, 0.5, 0.0]), (3, [0.5, 0.5, 0.5])]
-)  # the third has 2 tokens of 4
+# The third document has 2 tokens of 4.
+@pytest.mark.parametrize(("steps", "norms"), [(2, [0.5, 0.5, 0.0]), (3, [0.5, 0.5, 0.5])])
 def test_what_is_read_without_gradients_or_is_padding_is_not_moved(steps: int, norms: list[float]) -> None:
     torch.manual_seed(0)
     network = LSTMClassifier(10, embedding_size=4, hidden_size=4, gradient_tokens=steps)

@@ -34,7 +34,7 @@ def adversarial_loss(
     Every document's embedded tokens move along their gradient, normalised over the document. Dropout falls anew.
 
     Args:
-        embedding: What is moved is its output. Frozen or not.
+        embedding: What is moved is its output, frozen or not.
         token_ids: int64 [batch, time], what the network reads.
         norm: Euclidean length of the step of a document, over all its tokens and features.
         compute: Computes the logits and the mean loss of the batch, by way of the embedding.
@@ -56,7 +56,7 @@ def adversarial_loss(
             return None
         if step is not None:
             return output + step.to(output.dtype)
-        calls.append((inputs[0], output if output.requires_grad else output.requires_grad_()))
+        calls.append((inputs[0], output.requires_grad_()))
         return None
 
     hook = embedding.register_forward_hook(watch)
@@ -64,7 +64,7 @@ def adversarial_loss(
         logits, loss = compute()
         if len(calls) != 1:
             raise UserError(
-                f"model.adversarial_norm is for networks that embed a batch once, and this one embeds the tokens of a"
+                "model.adversarial_norm is for networks that embed a batch once, and this one embeds the tokens of a"
                 f" batch {len(calls)} times: leave it at 0"
             )
         [(embedded_ids, embedded)] = calls
