@@ -24,10 +24,11 @@ def write_predictions(
         The number of examples.
     """
     probabilities = loader.in_order(batches).tolist()
-    names = data.predict_names or range(len(probabilities))
+    rows = loader.rows(len(batches)).sort().values.tolist()
     with output.open("w", encoding="utf-8") as lines:
-        for name, row in zip(names, probabilities, strict=True):
-            line = {"name": name, "class": data.class_names[row.index(max(row))]}
-            line["probabilities"] = dict(zip(data.class_names, row, strict=True))
+        for row, of_classes in zip(rows, probabilities, strict=True):
+            name = data.predict_names[row] if data.predict_names else row
+            line = {"name": name, "class": data.class_names[of_classes.index(max(of_classes))]}
+            line["probabilities"] = dict(zip(data.class_names, of_classes, strict=True))
             lines.write(json.dumps(line) + "\n")
     return len(probabilities)

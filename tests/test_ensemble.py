@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_transfer.cli import main
-from lightning_transfer.ensemble import Predictions, mean, metrics
+from lightning_transfer.ensemble import Predictions, mean, metrics, predictions
 from lightning_transfer.errors import UserError
 
 HERE = ["--trainer.accelerator", "cpu"]
@@ -82,6 +82,15 @@ def test_validation_split_is_that_of_the_runs(runs: list[Path]) -> None:
     figures = ensemble(*runs, "--split", "validation")
     for run in runs:
         assert figures[str(run)]["loss"] == pytest.approx(results(run)["validation"]["val/loss"], abs=1e-6)
+
+
+def test_limited_evaluation_is_of_the_examples_it_saw(runs: list[Path]) -> None:
+    limited = ["--trainer.limit_test_batches", "1", "--data.eval_batch_tokens", "500"]
+    figures = ensemble(*runs, *limited)
+    forward, backward = (predictions(run, "test", [*limited, *HERE]) for run in runs)
+    assert 0 < len(forward.rows) < len(predictions(runs[0], "test", HERE).rows)
+    assert figures[str(runs[0])] == metrics(forward)
+    assert figures["mean of 2"] == metrics(mean({"forward": forward, "backward": backward}))
 
 
 def test_mean_and_its_metrics_are_those_computed_by_hand() -> None:

@@ -183,6 +183,17 @@ def test_predict_on_json_lines_equals_predict_on_lines(finished_run: Path) -> No
     )
 
 
+def test_limited_predict_names_the_documents_it_read(finished_run: Path) -> None:
+    Path("new.txt").write_text("a\na film of two hours, long and dull\nb\n")
+    every = predict(finished_run, "--data.predict_path", "new.txt")
+    short = predict(
+        finished_run,
+        *("--data.predict_path", "new.txt", "--data.eval_batch_tokens", "2", "--trainer.limit_predict_batches", "1"),
+    )
+    assert [line["name"] for line in short] == [1]  # the longest comes first
+    assert short[0]["probabilities"] == pytest.approx(every[1]["probabilities"], abs=1e-6)
+
+
 def test_predict_without_a_file_takes_the_test_split_in_its_order(finished_run: Path) -> None:
     lines = predict(finished_run)
     assert [line["class"] for line in lines] == ["neg", "pos"] * 15

@@ -53,9 +53,16 @@ class BatchLoader:
             self._position += 1
             yield self.fetch(batch)
 
+    def rows(self, batches: int) -> Tensor:
+        """Gives the rows of the first batches of an evaluation, in the order in which they are read: int64 [rows]."""
+        return torch.from_numpy(np.concatenate(self.batches(0)[:batches]))
+
     def in_order(self, parts: Sequence[Tensor]) -> Tensor:
-        """Joins what was computed of each batch of an evaluation, in the order of the rows: texts come by length."""
-        return torch.cat(list(parts))[np.argsort(np.concatenate(self.batches(0)))]
+        """Joins what was computed of the first batches of an evaluation in the order of their rows.
+
+        Texts are read by length.
+        """
+        return torch.cat(list(parts))[self.rows(len(parts)).argsort()]
 
     def state_dict(self) -> dict[str, int]:
         """The place in the training set: the epoch and the number of its batches handed out."""
