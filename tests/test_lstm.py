@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_transfer.errors import UserError
@@ -208,6 +209,46 @@ def test_gradients_in_bfloat16_are_those_in_float32_but_for_rounding(hidden_size
             states, _ = layer(inputs)
         parameters = [inputs, *layer.parameters()]
         gradients.append(torch.autograd.grad((states.float() * weights).sum(), parameters))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("weight_dropout", [0.0, 0.3])
+def test_autocast_in_bfloat16_on_a_gpu_is_not_one_in_float16(
+    weight_dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch has cuDNN compute in float16 there, and gradients of a loss that is not scaled overflow.
+    monkeypatch.setattr("lightning_transfer.networks.lstm_layer.has_bfloat16_lstm", lambda device: True)
+    with FakeTensorMode(), torch.device("cuda"):  # shapes and dtypes of a GPU, without one
+        first, second = LSTMLayer(8, 16, weight_dropout=weight_dropout), LSTMLayer(16, 4)
+        inputs = torch.randn(5, 3, 8)
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        torch.set_autocast_enabled("cuda", True)
+        try:
+            states, last = first(inputs)
+            states, last = first(inputs, state=last)
+            assert (states.dtype, last[0].dtype, last[1].dtype) == (torch.bfloat16,) * 3
+            assert second(states)[0].dtype == torch.bfloat16
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_gradients_on_a_gpu_are_those_in_float32_but_for_rounding(
+    bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not bfloat16:
+        monkeypatch.setattr("lightning_transfer.networks.lstm_layer.has_bfloat16_lstm", lambda device: False)
+    torch.manual_seed(0)
+    layer = LSTMLayer(32, 64).cuda()
+    inputs = torch.randn(5, 16, 32, device="cuda", requires_grad=True)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+            states, _ = layer(inputs)
+        # Far beyond what float16 holds.
+        gradients.append(torch.autograd.grad(1e6 * states.float().sum(), [inputs, *layer.parameters()]))
     for exact, rounded in zip(*gradients, strict=True):
         assert (rounded - exact).norm() < 0.05 * exact.norm()
 

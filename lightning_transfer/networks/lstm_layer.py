@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.networks.processor import has_bfloat16, trains_lstm_in_bfloat16
+from lightning_transfer.networks.processor import has_bfloat16, has_bfloat16_lstm, trains_lstm_in_bfloat16
 
 # Of one layer, after a segment of text: hidden and cell state, each [1, batch, units].
 LayerState = tuple[Tensor, Tensor]
@@ -54,12 +54,12 @@ class LSTMLayer(nn.Module):
         return torch.cat([states, take_steps(backward_states, reversed_steps)], 2), last
 
     def _run(self, lstm: nn.LSTM, inputs: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
-        is_bfloat16 = torch.is_autocast_enabled("cpu") or inputs.dtype == torch.bfloat16
-        if inputs.device.type == "cpu" and is_bfloat16 and not _computes_in_bfloat16(lstm):
-            state = None if state is None else (state[0].float(), state[1].float())
-            with torch.autocast("cpu", enabled=False):
-                states, last = self._with_own_weights(lstm, inputs.float(), state)
-            return states.to(inputs.dtype), last
+        dtype = _dtype_to_choose(lstm, inputs)
+        if dtype is not None:
+            state = None if state is None else (state[0].to(dtype), state[1].to(dtype))
+            with torch.autocast(inputs.device.type, enabled=False):
+                states, last = self._with_own_weights(lstm, inputs.to(dtype), state)
+            return states.to(inputs.dtype) if dtype == torch.float32 else states, last
         if self.training and self.weight_dropout:
             return self._with_own_weights(lstm, inputs, state)
         states, last = lstm(inputs, state)
@@ -76,6 +76,19 @@ class LSTMLayer(nn.Module):
         # The function behind nn.LSTM, which takes its weights from nowhere but its parameters.
         states, hidden, cell = torch.lstm(inputs, state, list(weights.values()), True, 1, 0.0, True, False, False)
         return states, (hidden, cell)
+
+
+def _dtype_to_choose(lstm: nn.LSTM, inputs: Tensor) -> torch.dtype | None:
+    """What an LSTM has to be computed in for right gradients, where torch would choose something else."""
+    device = inputs.device
+    is_autocast = torch.is_autocast_enabled(device.type)
+    if (torch.get_autocast_dtype(device.type) if is_autocast else inputs.dtype) != torch.bfloat16:
+        return None
+    if device.type == "cuda" and is_autocast:
+        return torch.bfloat16 if has_bfloat16_lstm(device) else torch.float32
+    if device.type == "cpu" and not _computes_in_bfloat16(lstm):
+        return torch.float32
+    return None
 
 
 def _computes_in_bfloat16(lstm: nn.LSTM) -> bool:

@@ -1,4 +1,4 @@
-"""What the processor of this machine can compute in."""
+"""What the processors of this machine can compute in."""
 
 import warnings
 from functools import lru_cache
@@ -10,6 +10,16 @@ from torch import Tensor, nn
 def has_bfloat16() -> bool:
     """Whether this CPU may have instructions for bfloat16."""
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+
+
+def has_bfloat16_lstm(device: torch.device) -> bool:
+    """Whether cuDNN has an LSTM in bfloat16 for a GPU: from 9.13 and Ampere on.
+
+    Under autocast in bfloat16 torch has cuDNN compute LSTMs in float16 all the same, where large gradients of a loss
+    that is not scaled become infinite, and small ones zero.
+    """
+    version = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
+    return version >= 91300 and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @lru_cache
