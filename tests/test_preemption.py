@@ -66,6 +66,27 @@ def test_user_signal_stops_with_its_own_status_right_after_the_step(
     assert "SIGUSR1: stopped after step 5, in logs/default/stopped/checkpoints/last.ckpt" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--trainer.check_val_every_n_epoch", "3"],
+        ["--trainer.check_val_every_n_epoch", "3", "--data.validation_fraction", "0"],
+        ["--trainer.val_check_interval", "4"],
+        ["--trainer.val_check_interval", "4", "--data.validation_fraction", "0"],
+        ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "13"],
+        ["--trainer.max_epochs", "-1", "--trainer.max_steps", "14"],
+    ],
+    ids=" ".join,
+)
+def test_last_checkpoint_is_of_the_last_step_however_often_is_validated(
+    arguments: list[str], image_folder: Path
+) -> None:
+    main(fit_arguments(image_folder, "--trainer.max_epochs", "2", *arguments))
+    run = Path("logs/default/version_0")
+    steps = json.loads((run / "results.json").read_text())["steps"]
+    assert last_checkpoint(run)["global_step"] == steps
+
+
 def test_run_asked_to_stop_in_its_last_step_finishes(image_folder: Path) -> None:
     main(arguments(image_folder, "plain", "finished", 18))
     assert Path("logs/default/finished/results.json").exists()

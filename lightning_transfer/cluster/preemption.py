@@ -16,7 +16,7 @@ from lightning_transfer.transfer.plateau import validation_follows
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: after every epoch, and where the run is asked to stop.
+    """Keeps ``last.ckpt``: after every epoch, every validation within one, and where the run is asked to stop.
 
     After SIGTERM or SIGUSR1 the run stops at the next step boundary; several processes at the one after, when all have
     heard of it. The optimizer has stepped, a validation that was due is done, and the checkpoint goes on from there.
@@ -69,14 +69,14 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_if_asked_to_stop(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves if asked to stop, unless the end of the epoch follows."""
-        super().on_validation_end(trainer, pl_module)
+        """Saves, unless the end of the epoch follows."""
         if not (trainer.sanity_checking or trainer.is_last_batch):
+            self._save(trainer)
             self._save_if_asked_to_stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves if asked to stop."""
-        super().on_train_epoch_end(trainer, pl_module)
+        """Saves, whether or not there was a validation, after which alone Lightning might save."""
+        self._save(trainer)
         self._save_if_asked_to_stop(trainer)
 
     def on_train_batch_start(
@@ -85,6 +85,10 @@ class LastCheckpoint(ModelCheckpoint):
         """Stops if asked to: only here, since Lightning writes a step's metrics after the hooks above."""
         if self._stopping:
             self._stop(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_if_asked_to_stop(self, trainer: L.Trainer) -> None:
         if signum := self._signal_of_all() if self._processes else self._signals.received:
