@@ -45,20 +45,39 @@ def test_parameters_that_begin_at_zero_stay_finite_and_only_filters_are_scaled()
 @pytest.mark.parametrize("shape", [(16, 72), (72, 16), (8, 8)])
 def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    result = orthogonalise(matrix, iterations=6)
+    [result, scaled] = orthogonalise(torch.stack([matrix, 9 * matrix]), iterations=6)
+    torch.testing.assert_close(scaled, result)
     assert ((torch.linalg.svdvals(result) - 1).abs() < 0.4).all()
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     nearest = left @ right
     assert F.cosine_similarity(result.flatten(), nearest.flatten(), dim=0) > 0.95
 
 
-def test_step_of_a_filter_has_the_length_of_the_learning_rate_in_every_direction() -> None:
-    weight = nn.Parameter(torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)))
-    weight.grad = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (8, 1, 2, 2)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_step_of_a_filter_has_the_length_of_the_learning_rate_in_every_direction(
+    shape: tuple[int, ...], memory_format: torch.memory_format
+) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=memory_format)
+    weight.requires_grad_()
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(memory_format=memory_format)
     start = weight.detach() * (8**0.5 / weight.detach().norm())
     Muon([weight], lr=0.1).step()
     singular_values = torch.linalg.svdvals(((start - weight) / 0.1).detach().flatten(1))
     assert ((singular_values - 1).abs() < 0.4).all()
+
+
+def test_filters_of_one_shape_move_as_each_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights, gradients = torch.randn(2, 3, 8, 4, 3, 3, generator=generator)
+    together, alone = ([nn.Parameter(weight.clone()) for weight in weights] for _ in range(2))
+    for parameters in (together, alone):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+    Muon(together).step()
+    for parameter in alone:
+        Muon([parameter]).step()
+    torch.testing.assert_close(together, alone)
 
 
 def test_rest_moves_as_under_sgd_with_nesterov_momentum() -> None:
