@@ -54,9 +54,11 @@ def test_augmentation_and_mixing_share_no_draw(monkeypatch: pytest.MonkeyPatch) 
     for module in (augment, mixing):
         seen = draws[module.__name__.rpartition(".")[2]]
 
-        def recorded(indices: Tensor, seed: int, epoch: int, draw: int, seen: set[int] = seen) -> Tensor:
+        def recorded(
+            indices: Tensor, seed: int, epoch: int, draw: int, among: Tensor | None, seen: set[int] = seen
+        ) -> Tensor:
             seen.add(draw)
-            return uniform(indices, seed, epoch, draw)
+            return uniform(indices, seed, epoch, draw, among=among)
 
         monkeypatch.setattr(module, "uniform", recorded)
     everything = augment.Augmentation(crop_padding=2, horizontal_flip=True, cutout=4)
@@ -65,6 +67,17 @@ def test_augmentation_and_mixing_share_no_draw(monkeypatch: pytest.MonkeyPatch) 
     assert draws["augment"]
     assert draws["mixing"]
     assert not draws["augment"] & draws["mixing"]
+
+
+def test_draws_of_a_whole_epoch_are_those_of_the_batch() -> None:
+    mixing_both = Mixing(mixup_alpha=1.0, cutmix_alpha=1.0)
+    arguments = {"num_classes": 4, "seed": 0, "epoch": 3}
+    for one, other in zip(
+        mixing_both(IMAGES, LABELS, ROWS, **arguments),
+        mixing_both(IMAGES, LABELS, ROWS, **arguments, among=torch.arange(0, 4096)),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
 
 
 def test_either_kind_of_mixing_is_as_frequent_as_the_other() -> None:

@@ -1,7 +1,7 @@
 """Mixup and CutMix: training images blended with each other, on the device, with randomness per example."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -42,7 +42,15 @@ class Mixing:
             raise UserError("mixing.mixup_alpha and mixing.cutmix_alpha are both 0: give one above 0, or no mixing")
 
     def __call__(
-        self, images: Tensor, labels: Tensor, indices: Tensor, *, num_classes: int, seed: int, epoch: int
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        *,
+        num_classes: int,
+        seed: int,
+        epoch: int,
+        among: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mixes a batch.
 
@@ -53,15 +61,17 @@ class Mixing:
             num_classes: Number of classes.
             seed: Another seed gives other draws.
             epoch: Another epoch likewise.
+            among: int64 [rows], the rows of all images, rising: the draws of an epoch are then made at once.
 
         Returns:
             Images like ``images``, and the share of each class in them, float32 [batch, num_classes].
         """
+        draw = partial(uniform, indices, seed, epoch, among=among)
         # Numbers of the draws: 0 to 4 are those of the augmentation of the same images.
-        cuts = uniform(indices, seed, epoch, 5) < (0.5 if self.mixup_alpha else 1.0) * bool(self.cutmix_alpha)
-        place = (uniform(indices, seed, epoch, 6) * _TABLE_SIZE).long()
+        cuts = draw(5) < (0.5 if self.mixup_alpha else 1.0) * bool(self.cutmix_alpha)
+        place = (draw(6) * _TABLE_SIZE).long()
         blended = self._own_share(self.mixup_alpha, place)[:, None, None, None]
-        box = _boxes(self._own_share(self.cutmix_alpha, place), images, indices, seed, epoch)
+        box = _boxes(self._own_share(self.cutmix_alpha, place), images, (draw(7), draw(8)))
         own = torch.where(cuts[:, None, None, None], 1 - box.to(images.dtype), blended.to(images.dtype))
         share = own.mean((2, 3)).float()
         targets = F.one_hot(labels, num_classes).float()
@@ -77,11 +87,11 @@ def _beta_sample(alpha: float, device: torch.device) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).beta(alpha, alpha, _TABLE_SIZE)).float().to(device)
 
 
-def _boxes(own_share: Tensor, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
+def _boxes(own_share: Tensor, images: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
     """Marks a rectangle around a random centre, cut off at the borders: bool [batch, 1, height, width]."""
     inside = []
-    for salt, size in ((7, images.shape[2]), (8, images.shape[3])):
-        centre = uniform(indices, seed, epoch, salt) * size
+    for place, size in zip(places, images.shape[2:], strict=True):
+        centre = place * size
         half = (1 - own_share).sqrt() * size / 2
         pixel = torch.arange(size, device=images.device) + 0.5
         inside.append((pixel - centre[:, None]).abs() < half[:, None])
