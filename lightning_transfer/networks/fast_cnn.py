@@ -134,8 +134,8 @@ class Whitening(nn.Module):
             images: float [examples, 3, height, width].
             smallest_variance: Added to the variance of each direction, so that faint ones are not amplified to noise.
         """
-        patches = F.unfold(images.float(), 2).transpose(1, 2).reshape(-1, 12)
-        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+        patches = F.unfold(images.float(), 2)  # [examples, 12, places]
+        variances, directions = torch.linalg.eigh((patches @ patches.mT).mean(0) / patches.shape[2])
         filters = (directions / (variances + smallest_variance).sqrt()).T.reshape(12, 3, 2, 2)
         self.weight.copy_(torch.cat([filters, -filters]))
 
