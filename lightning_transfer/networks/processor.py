@@ -12,6 +12,7 @@ def has_bfloat16() -> bool:
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
+@lru_cache
 def has_bfloat16_lstm(device: torch.device) -> bool:
     """Whether cuDNN has an LSTM in bfloat16 for a GPU: from 9.13 and Ampere on.
 
