@@ -72,6 +72,8 @@ def main(args: ArgsType = None) -> None:
     """
     # At every run, Lightning's own use of torch and its advertisements.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Said where nothing is held out, and no best checkpoint is to be had. A mistyped monitor is an error.
+    warnings.filterwarnings("ignore", message=".*could not find the monitored key")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     given = sys.argv[1:] if args is None else args
     try:
