@@ -55,10 +55,10 @@ def test_augmentation_and_mixing_share_no_draw(monkeypatch: pytest.MonkeyPatch) 
         seen = draws[module.__name__.rpartition(".")[2]]
 
         def recorded(
-            indices: Tensor, seed: int, epoch: int, draw: int, among: Tensor | None, seen: set[int] = seen
+            indices: Tensor, seed: int, epoch: int, draw: int, total: int | None, seen: set[int] = seen
         ) -> Tensor:
             seen.add(draw)
-            return uniform(indices, seed, epoch, draw, among=among)
+            return uniform(indices, seed, epoch, draw, total=total)
 
         monkeypatch.setattr(module, "uniform", recorded)
     everything = augment.Augmentation(crop_padding=2, horizontal_flip=True, cutout=4)
@@ -74,7 +74,7 @@ def test_draws_of_a_whole_epoch_are_those_of_the_batch() -> None:
     arguments = {"num_classes": 4, "seed": 0, "epoch": 3}
     for one, other in zip(
         mixing_both(IMAGES, LABELS, ROWS, **arguments),
-        mixing_both(IMAGES, LABELS, ROWS, **arguments, among=torch.arange(0, 4096)),
+        mixing_both(IMAGES, LABELS, ROWS, **arguments, total=4096),
         strict=True,
     ):
         assert torch.equal(one, other)

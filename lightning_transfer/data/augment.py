@@ -46,9 +46,7 @@ class Augmentation:
             if value < 0:
                 raise UserError(f"augmentation.{name} is {value}: expected 0 or more pixels")
 
-    def __call__(
-        self, images: Tensor, indices: Tensor, *, seed: int, epoch: int, among: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, indices: Tensor, *, seed: int, epoch: int, total: int | None = None) -> Tensor:
         """Augments a batch.
 
         Args:
@@ -56,7 +54,7 @@ class Augmentation:
             indices: int64 [batch], the row of each image: with seed and epoch the source of its randomness.
             seed: Another seed gives other draws.
             epoch: Another epoch likewise.
-            among: int64 [rows], the rows of all images, rising: the draws of an epoch are then made at once.
+            total: How many rows there are: the draws of an epoch are then made at once.
 
         Returns:
             A tensor like ``images``.
@@ -69,23 +67,23 @@ class Augmentation:
             name, value = ("cutout", self.cutout) if self.cutout > largest else ("crop_padding", self.crop_padding)
             raise UserError(f"augmentation.{name} is {value}: too much for images of {largest} pixels")
         if self.crop_padding or self.horizontal_flip:
-            images = self._crop_and_flip(images, indices, seed, epoch, among)
-        return self._cut_out(images, indices, seed, epoch, among) if self.cutout else images
+            images = self._crop_and_flip(images, indices, seed, epoch, total)
+        return self._cut_out(images, indices, seed, epoch, total) if self.cutout else images
 
-    def _crop_and_flip(self, images: Tensor, indices: Tensor, seed: int, epoch: int, among: Tensor | None) -> Tensor:
+    def _crop_and_flip(self, images: Tensor, indices: Tensor, seed: int, epoch: int, total: int | None) -> Tensor:
         batch, channels, height, width = images.shape
         rows = torch.arange(height, device=images.device).expand(batch, -1)
         columns = torch.arange(width, device=images.device).expand(batch, -1)
         if self.horizontal_flip:
             alternating = self.horizontal_flip == "alternating"
-            flip = uniform(indices, seed, 0 if alternating else epoch, 0, among=among) < 0.5
+            flip = uniform(indices, seed, 0 if alternating else epoch, 0, total=total) < 0.5
             if alternating and epoch % 2:
                 flip = ~flip
             columns = torch.where(flip[:, None], width - 1 - columns, columns)
         if self.crop_padding:
             shifts = 2 * self.crop_padding + 1
-            rows = rows + (uniform(indices, seed, epoch, 1, among=among) * shifts).long()[:, None]
-            columns = columns + (uniform(indices, seed, epoch, 2, among=among) * shifts).long()[:, None]
+            rows = rows + (uniform(indices, seed, epoch, 1, total=total) * shifts).long()[:, None]
+            columns = columns + (uniform(indices, seed, epoch, 2, total=total) * shifts).long()[:, None]
             if self.padding == "zeros":
                 images = F.pad(images, (self.crop_padding,) * 4)
             else:
@@ -96,10 +94,10 @@ class Augmentation:
         pixels = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).reshape(batch, 1, -1)
         return images.flatten(2).gather(2, pixels.expand(-1, channels, -1)).view(batch, channels, height, width)
 
-    def _cut_out(self, images: Tensor, indices: Tensor, seed: int, epoch: int, among: Tensor | None) -> Tensor:
+    def _cut_out(self, images: Tensor, indices: Tensor, seed: int, epoch: int, total: int | None) -> Tensor:
         inside = []
         for draw, size in ((3, images.shape[2]), (4, images.shape[3])):
-            start = (uniform(indices, seed, epoch, draw, among=among) * (size - self.cutout + 1)).long()[:, None]
+            start = (uniform(indices, seed, epoch, draw, total=total) * (size - self.cutout + 1)).long()[:, None]
             places = torch.arange(size, device=images.device)
             inside.append((places >= start) & (places < start + self.cutout))
         hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
@@ -112,7 +110,7 @@ def _reflect(places: Tensor, size: int) -> Tensor:
     return size - 1 - (size - 1 - places.abs()).abs()
 
 
-def uniform(indices: Tensor, *salts: int, among: Tensor | None = None) -> Tensor:
+def uniform(indices: Tensor, *salts: int, total: int | None = None) -> Tensor:
     """Draws a number in [0, 1) for each index, a pure function of the index and the salts.
 
     Source: the 32-bit finaliser of MurmurHash3 (Appleby, 2011), run once for each salt.
@@ -120,20 +118,20 @@ def uniform(indices: Tensor, *salts: int, among: Tensor | None = None) -> Tensor
     Args:
         indices: int64 [batch].
         salts: Seed, epoch, number of the draw.
-        among: int64 [rows], rising, with every index: the numbers of all are kept, and looked up the next time. A batch
-            then takes two operations and not forty, which on an accelerator or in small batches take the time.
+        total: How many indices there are, from 0: the numbers of all are kept, and looked up the next time. A batch
+            then takes one operation and not forty, which on an accelerator or in small batches take the time.
 
     Returns:
         float32 [batch].
     """
-    if among is None:
+    if total is None:
         return _hash(indices, *salts)
-    return _kept(among, *salts)[torch.searchsorted(among, indices)]
+    return _kept(total, indices.device, *salts)[indices]
 
 
 @lru_cache(maxsize=16)  # of one epoch: no more draws than that have a number
-def _kept(among: Tensor, *salts: int) -> Tensor:
-    return _hash(among, *salts)
+def _kept(total: int, device: torch.device, *salts: int) -> Tensor:
+    return _hash(torch.arange(total, device=device), *salts)
 
 
 def _hash(indices: Tensor, *salts: int) -> Tensor:

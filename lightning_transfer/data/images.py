@@ -69,12 +69,6 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         self.augmentation = augmentation
         self.mixing = mixing
         self.predict_path = predict_path
-        self._rows_there: Tensor | None = None  # the rows of the training images, where the batches are
-
-    def setup(self, stage: str) -> None:
-        """Divides the training split."""
-        super().setup(stage)
-        self._rows_there = None
 
     @property
     def is_augmented(self) -> bool:
@@ -153,21 +147,21 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         """Augments and mixes training images and normalises all, on the device: only bytes were transferred."""
         images, labels, indices = batch
         trainer = self.trainer if self.trainer is not None and self.trainer.training else None
-        among = self._training_rows(images.device) if trainer is not None and self.is_augmented else None
         if trainer is not None and self.augmentation is not None:
-            images = self.augmentation(images, indices, seed=run_seed(), epoch=trainer.current_epoch, among=among)
+            images = self.augmentation(images, indices, seed=run_seed(), epoch=trainer.current_epoch, total=self._total)
         images = self._normalise(images)
         if trainer is not None and self.mixing is not None:
-            draws: dict[str, Any] = {"seed": run_seed(), "epoch": trainer.current_epoch, "among": among}
+            draws: dict[str, Any] = {"seed": run_seed(), "epoch": trainer.current_epoch, "total": self._total}
             images, labels = self.mixing(images, labels, indices, num_classes=self.num_classes, **draws)
         batch = ImageBatch(images, labels, indices)
         # Lightning converts a batch to the precision of the weights before this, when images are bytes yet.
         return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
 
-    def _training_rows(self, device: torch.device) -> Tensor:
-        if self._rows_there is None or self._rows_there.device != device:
-            self._rows_there = torch.from_numpy(self._train_rows).to(device)
-        return self._rows_there
+    @property
+    def _total(self) -> int | None:
+        """How many rows to draw for at once in an epoch, unless it sees but few of them."""
+        total = len(self._split(self.train_split))
+        return total if total < 10 * len(self._train_rows) else None
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Undoes the normalisation, for people: float [batch, 3, height, width], from 0 to 255."""

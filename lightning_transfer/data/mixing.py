@@ -50,7 +50,7 @@ class Mixing:
         num_classes: int,
         seed: int,
         epoch: int,
-        among: Tensor | None = None,
+        total: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mixes a batch.
 
@@ -61,12 +61,12 @@ class Mixing:
             num_classes: Number of classes.
             seed: Another seed gives other draws.
             epoch: Another epoch likewise.
-            among: int64 [rows], the rows of all images, rising: the draws of an epoch are then made at once.
+            total: How many rows there are: the draws of an epoch are then made at once.
 
         Returns:
             Images like ``images``, and the share of each class in them, float32 [batch, num_classes].
         """
-        draw = partial(uniform, indices, seed, epoch, among=among)
+        draw = partial(uniform, indices, seed, epoch, total=total)
         # Numbers of the draws: 0 to 4 are those of the augmentation of the same images.
         cuts = draw(5) < (0.5 if self.mixup_alpha else 1.0) * bool(self.cutmix_alpha)
         place = (draw(6) * _TABLE_SIZE).long()

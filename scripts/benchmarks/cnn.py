@@ -111,9 +111,9 @@ def by_loop(count: int, batch_size: int) -> float:
     network: nn.Module = SeedCNN(10).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=5e-4)
     start = time.process_time()
-    loss_sum, correct, among = torch.zeros(()), torch.zeros(()), torch.arange(count)
+    loss_sum, correct = torch.zeros(()), torch.zeros(())
     for rows in torch.randperm(count).split(batch_size):
-        inputs = augmentation(images[rows], rows, seed=0, epoch=0, among=among).float().mul_(scale).add_(shift)
+        inputs = augmentation(images[rows], rows, seed=0, epoch=0, total=count).float().mul_(scale).add_(shift)
         optimizer.zero_grad()
         logits = network(inputs)
         loss = F.cross_entropy(logits, labels[rows])

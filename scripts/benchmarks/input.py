@@ -43,9 +43,9 @@ def whole_batches(images: torch.Tensor, count: int) -> None:
     augmentation = Augmentation(crop_padding=4, horizontal_flip=True)
     std = torch.tensor(STD)
     scale, shift = (1 / (255 * std)).view(3, 1, 1), (-torch.tensor(MEAN) / std).view(3, 1, 1)
-    order, among = torch.from_numpy(np.random.default_rng(0).permutation(count)), torch.arange(count)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(count))
     for rows in order.split(BATCH_SIZE):
-        augmentation(images[rows], rows, seed=0, epoch=0, among=among).float().mul_(scale).add_(shift)
+        augmentation(images[rows], rows, seed=0, epoch=0, total=count).float().mul_(scale).add_(shift)
 
 
 PARTS: dict[str, Part] = {"pipelines": pipelines}
