@@ -154,7 +154,7 @@ class _Evaluation(CommandLine):
     def collect(self) -> Predictions:
         """Puts together what was kept, in the order of the data."""
         loader: Any = self.trainer.test_dataloaders or self.trainer.val_dataloaders
-        rows = loader.rows(len(self.kept.batches)).sort().values
+        rows = loader.rows(len(self.kept.batches))
         return Predictions(rows, *map(loader.in_order, zip(*self.kept.batches, strict=True)))
 
 

@@ -24,7 +24,7 @@ def write_predictions(
         The number of examples.
     """
     probabilities = loader.in_order(batches).tolist()
-    rows = loader.rows(len(batches)).sort().values.tolist()
+    rows = loader.rows(len(batches)).tolist()
     with output.open("w", encoding="utf-8") as lines:
         for row, of_classes in zip(rows, probabilities, strict=True):
             name = data.predict_names[row] if data.predict_names else row

@@ -4,8 +4,9 @@ The draws for an example are a hash of (seed, epoch, row): the same on any devic
 ranks, and after a resume. There is no generator whose state could be lost.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -66,24 +67,25 @@ class Augmentation:
         if self.cutout > largest or (self.crop_padding >= largest and self.padding == "reflection"):
             name, value = ("cutout", self.cutout) if self.cutout > largest else ("crop_padding", self.crop_padding)
             raise UserError(f"augmentation.{name} is {value}: too much for images of {largest} pixels")
+        draw = partial(uniform, indices, seed, total=total)
         if self.crop_padding or self.horizontal_flip:
-            images = self._crop_and_flip(images, indices, seed, epoch, total)
-        return self._cut_out(images, indices, seed, epoch, total) if self.cutout else images
+            images = self._crop_and_flip(images, draw, epoch)
+        return self._cut_out(images, draw, epoch) if self.cutout else images
 
-    def _crop_and_flip(self, images: Tensor, indices: Tensor, seed: int, epoch: int, total: int | None) -> Tensor:
+    def _crop_and_flip(self, images: Tensor, draw: Callable[..., Tensor], epoch: int) -> Tensor:
         batch, channels, height, width = images.shape
         rows = torch.arange(height, device=images.device).expand(batch, -1)
         columns = torch.arange(width, device=images.device).expand(batch, -1)
         if self.horizontal_flip:
             alternating = self.horizontal_flip == "alternating"
-            flip = uniform(indices, seed, 0 if alternating else epoch, 0, total=total) < 0.5
+            flip = draw(0 if alternating else epoch, 0) < 0.5
             if alternating and epoch % 2:
                 flip = ~flip
             columns = torch.where(flip[:, None], width - 1 - columns, columns)
         if self.crop_padding:
             shifts = 2 * self.crop_padding + 1
-            rows = rows + (uniform(indices, seed, epoch, 1, total=total) * shifts).long()[:, None]
-            columns = columns + (uniform(indices, seed, epoch, 2, total=total) * shifts).long()[:, None]
+            rows = rows + (draw(epoch, 1) * shifts).long()[:, None]
+            columns = columns + (draw(epoch, 2) * shifts).long()[:, None]
             if self.padding == "zeros":
                 images = F.pad(images, (self.crop_padding,) * 4)
             else:
@@ -94,10 +96,10 @@ class Augmentation:
         pixels = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).reshape(batch, 1, -1)
         return images.flatten(2).gather(2, pixels.expand(-1, channels, -1)).view(batch, channels, height, width)
 
-    def _cut_out(self, images: Tensor, indices: Tensor, seed: int, epoch: int, total: int | None) -> Tensor:
+    def _cut_out(self, images: Tensor, draw: Callable[..., Tensor], epoch: int) -> Tensor:
         inside = []
-        for draw, size in ((3, images.shape[2]), (4, images.shape[3])):
-            start = (uniform(indices, seed, epoch, draw, total=total) * (size - self.cutout + 1)).long()[:, None]
+        for number, size in ((3, images.shape[2]), (4, images.shape[3])):
+            start = (draw(epoch, number) * (size - self.cutout + 1)).long()[:, None]
             places = torch.arange(size, device=images.device)
             inside.append((places >= start) & (places < start + self.cutout))
         hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]

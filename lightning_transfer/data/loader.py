@@ -54,15 +54,18 @@ class BatchLoader:
             yield self.fetch(batch)
 
     def rows(self, batches: int) -> Tensor:
-        """Gives the rows of the first batches of an evaluation, in the order in which they are read: int64 [rows]."""
-        return torch.from_numpy(np.concatenate(self.batches(0)[:batches]))
+        """Gives the rows of the first batches of an evaluation: int64 [rows], rising."""
+        return self._rows_as_read(batches).sort().values
 
     def in_order(self, parts: Sequence[Tensor]) -> Tensor:
         """Joins what was computed of the first batches of an evaluation in the order of their rows.
 
         Texts are read by length.
         """
-        return torch.cat(list(parts))[self.rows(len(parts)).argsort()]
+        return torch.cat(list(parts))[self._rows_as_read(len(parts)).argsort()]
+
+    def _rows_as_read(self, batches: int) -> Tensor:
+        return torch.from_numpy(np.concatenate(self.batches(0)[:batches]))
 
     def state_dict(self) -> dict[str, int]:
         """The place in the training set: the epoch and the number of its batches handed out."""
