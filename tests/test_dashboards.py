@@ -116,6 +116,15 @@ def test_projector_has_the_sample_before_and_after(examples: int, image_folder: 
     assert (folder / "projector_config.pbtxt").read_text().count("embeddings {") == 2
 
 
+def test_projector_has_the_sample_as_it_is(image_folder: Path) -> None:
+    augmentation = "--data.augmentation", "Augmentation", "--data.augmentation.crop_padding", "8"
+    points = []
+    for flags in ((), augmentation):
+        main(fit_arguments(image_folder, "--dashboards.embeddings", "9", *flags))
+        points.append((run_folder() / "projector" / "before" / "points.tsv").read_text())
+    assert points[0] == points[1]
+
+
 def test_network_that_looks_twice_is_shown_by_its_first_look(image_folder: Path) -> None:
     flags = [
         "--model.network",

@@ -25,6 +25,10 @@ class ImageBatch(NamedTuple):
         return (self.images,)
 
 
+class TrainingImageBatch(ImageBatch):
+    """A batch of images to train on, as stored: augmented and mixed once on the device."""
+
+
 class TextBatch(NamedTuple):
     """A batch of labelled documents.
 

@@ -96,6 +96,10 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
     def make_batch(self, split: Split[Inputs], rows: np.ndarray) -> Any:
         """Makes a batch of rows, int64 [batch]: a named tuple with ``labels`` and ``inputs``."""
 
+    def make_training_batch(self, split: Split[Inputs], rows: np.ndarray) -> Any:
+        """Makes a batch of rows, int64 [batch], to train on."""
+        return self.make_batch(split, rows)
+
     def resident(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
         """Gives the tensors that hold a split where batches are to be taken from them."""
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
@@ -180,7 +184,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         """Batches of the training set in random order."""
         split = self._split(self.train_split)
         batches = self.train_batches(split, self._train_rows, **self._share())
-        self._train_loader = BatchLoader(lambda rows: self.make_batch(split, rows), batches)
+        self._train_loader = BatchLoader(lambda rows: self.make_training_batch(split, rows), batches)
         self._train_loader.load_state_dict(self._resume_at)
         self._resume_at = {}
         return self._train_loader

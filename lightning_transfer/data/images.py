@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_transfer.data import demo_images
 from lightning_transfer.data.augment import Augmentation
-from lightning_transfer.data.batches import ImageBatch
+from lightning_transfer.data.batches import ImageBatch, TrainingImageBatch
 from lightning_transfer.data.classification import ClassificationDataModule, require_positive, run_seed
 from lightning_transfer.data.decoding import decode_column, decode_folder, typical_size
 from lightning_transfer.data.loader import BatchLoader
@@ -124,6 +124,10 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         indices = torch.from_numpy(rows).to(images.device, non_blocking=True)
         return ImageBatch(images[indices], labels[indices], indices)
 
+    def make_training_batch(self, split: Split[Tensor], rows: np.ndarray) -> TrainingImageBatch:
+        """Takes the images of the rows, as bytes, to be augmented and mixed once on the device."""
+        return TrainingImageBatch(*self.make_batch(split, rows))
+
     def training_sample(self, count: int) -> Tensor:
         """Takes training images from all over the training set, normalised as in evaluation, after ``setup``.
 
@@ -146,22 +150,25 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Augments and mixes training images and normalises all, on the device: only bytes were transferred."""
         images, labels, indices = batch
-        trainer = self.trainer if self.trainer is not None and self.trainer.training else None
-        if trainer is not None and self.augmentation is not None:
-            images = self.augmentation(images, indices, seed=run_seed(), epoch=trainer.current_epoch, total=self._total)
+        draws = self._draws() if isinstance(batch, TrainingImageBatch) else None
+        if draws and self.augmentation is not None:
+            images = self.augmentation(images, indices, **draws)
         images = self._normalise(images)
-        if trainer is not None and self.mixing is not None:
-            draws: dict[str, Any] = {"seed": run_seed(), "epoch": trainer.current_epoch, "total": self._total}
+        if draws and self.mixing is not None:
             images, labels = self.mixing(images, labels, indices, num_classes=self.num_classes, **draws)
         batch = ImageBatch(images, labels, indices)
         # Lightning converts a batch to the precision of the weights before this, when images are bytes yet.
         return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
 
-    @property
-    def _total(self) -> int | None:
-        """How many rows to draw for at once in an epoch, unless it sees but few of them."""
+    def _draws(self) -> dict[str, Any]:
+        """What decides the draws of a step."""
         total = len(self._split(self.train_split))
-        return total if total < 10 * len(self._train_rows) else None
+        return {
+            "seed": run_seed(),
+            "epoch": self.trainer.current_epoch if self.trainer is not None else 0,
+            # The draws of an epoch are made for all rows at once, unless it sees but few of them.
+            "total": total if total < 10 * len(self._train_rows) else None,
+        }
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Undoes the normalisation, for people: float [batch, 3, height, width], from 0 to 255."""
