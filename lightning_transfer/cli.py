@@ -101,6 +101,7 @@ class CommandLine(LightningCLI):
     trainer: Trainer
 
     def __init__(self, args: ArgsType, signals: StopSignals) -> None:
+        self._signals = signals
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -112,11 +113,7 @@ class CommandLine(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "description": DESCRIPTION},
             seed_everything_default=0,
-            trainer_defaults={
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,
-                "callbacks": LastCheckpoint(signals),  # after the best checkpoint's callback, whose state it holds
-            },
+            trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
             save_config_kwargs={"overwrite": True},
             args=args,
         )
@@ -203,6 +200,12 @@ class CommandLine(LightningCLI):
             kwargs["profiler"] = SilentProfiler()
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         return make_preemptible(check_precision(trainer))
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        """Keeps the best and the last checkpoint, unless the config says to keep none."""
+        keeps = config["enable_checkpointing"] is not False
+        # The last one's callback comes after the best one's, whose state it saves.
+        return super()._instantiate_trainer(config, [*callbacks, LastCheckpoint(self._signals)] if keeps else [])
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""

@@ -82,6 +82,14 @@ def test_run_ends_with_a_table_and_the_tensorboard_command(
     assert "tensorboard --logdir logs" in output
 
 
+def test_run_without_checkpoints_tests_its_last_weights(image_folder: Path) -> None:
+    main(fit_arguments(image_folder, "--trainer.enable_checkpointing", "false", "--test_after_fit", "true"))
+    results = json.loads((run_folder() / "results.json").read_text())
+    assert not (run_folder() / "checkpoints").exists()
+    assert results["best_checkpoint"] is None
+    assert set(results["test"]) >= {"test/loss", "test/accuracy"}
+
+
 def test_best_checkpoint_tests_the_same_from_the_saved_config(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
