@@ -1,4 +1,7 @@
-"""What the dashboards cost a run of the classic network on CIFAR-10, in batches of 128."""
+"""What the dashboards cost a run of the classic network on CIFAR-10, in batches of 128.
+
+It needs CIFAR-10, from a mirror or the Hub; quick, it takes the embedded images.
+"""
 
 import statistics
 import tempfile
@@ -16,8 +19,9 @@ from lightning_transfer.cli import main
 from lightning_transfer.dashboards.settings import Dashboards
 
 
-def fit(epochs: int, *arguments: str) -> float:
+def fit(settings: Settings, epochs: int, *arguments: str) -> float:
     """Trains the classic network and gives the CPU seconds of the whole command."""
+    quick = ("--data", "DemoImages") if settings.quick else ()
     start = time.process_time()
     with tempfile.TemporaryDirectory() as logs, silence():
         main(
@@ -25,6 +29,7 @@ def fit(epochs: int, *arguments: str) -> float:
                 *("fit", "--config", str(CONFIGS / "cifar10_cnn.yaml")),
                 *("--config", str(CONFIGS / "hardware" / "cpu.yaml")),
                 *("--trainer.max_epochs", str(epochs), "--test_after_fit", "false", "--logs", logs),
+                *quick,
                 *arguments,
             ]
         )
@@ -61,10 +66,10 @@ _BUILD = Dashboards.callbacks
 def hooks(settings: Settings) -> list[Row]:
     """CPU time within the hooks of each dashboard, and of all the rest of the same run."""
     epochs = settings.scaled(10, 1)
-    fit(1, "--dashboards", "null")  # imports and caches
+    fit(settings, 1, "--dashboards", "null")  # imports and caches
     account = Account()
     with patch.object(Dashboards, "callbacks", lambda *arguments: account.callbacks(*arguments)):
-        total = fit(epochs)
+        total = fit(settings, epochs)
     dashboards = sum(account.seconds.values())
     rest = total - dashboards
     seconds = {"training without them": rest, "all dashboards": dashboards, **dict(account.seconds.most_common())}
@@ -79,10 +84,10 @@ def runs(settings: Settings) -> list[Row]:
     epochs = settings.scaled(10, 1)
     candidates: dict[str, tuple[str, ...]] = {"without": ("--dashboards", "null"), "with": ()}
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    fit(1)  # imports and caches
+    fit(settings, 1)  # imports and caches
     for _ in range(settings.repeats):
         for name, arguments in candidates.items():
-            seconds[name].append(fit(epochs, *arguments))
+            seconds[name].append(fit(settings, epochs, *arguments))
     ratios = [own / other for own, other in zip(seconds["with"], seconds["without"], strict=True)]
     return [
         {

@@ -12,25 +12,27 @@ from benchmarks.measure import Clock, Part, Row, Settings, silence
 from lightning_transfer import CIFAR10, DemoImages, ImageDataModule
 from lightning_transfer.cli import main
 
-EPOCHS, BATCH_SIZE = 4, 64
+BATCH_SIZE = 64
 
 
-def probe(images: type[ImageDataModule], train_fraction: float, cache: bool) -> tuple[float, float, float]:
+def probe(
+    images: type[ImageDataModule], fractions: dict[str, float], epochs: int, cache: bool
+) -> tuple[float, float, float]:
     """Runs the probe; gives CPU seconds of an epoch after the first, hold-out accuracy and loss."""
-    data = images(train_fraction=train_fraction, batch_size=BATCH_SIZE)
+    data = images(batch_size=BATCH_SIZE, **fractions)
     data.setup("fit")
     steps = max(1, len(data._train_rows) // BATCH_SIZE)
-    clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": steps + 1, "last": EPOCHS * steps}}
+    clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": steps + 1, "last": epochs * steps}}
     with tempfile.TemporaryDirectory() as logs, silence():
         main(
             [
                 *("fit", "--config", str(CONFIGS / "quickstart.yaml"), "--test_after_fit", "false", "--logs", logs),
                 *("--config", str(CONFIGS / "strategies" / "linear_probe.yaml")),
-                *("--data", images.__name__, "--data.train_fraction", str(train_fraction)),
-                *("--data.batch_size", str(BATCH_SIZE)),
+                *("--data", images.__name__, "--data.batch_size", str(BATCH_SIZE)),
+                *(part for name, value in fractions.items() for part in (f"--data.{name}", str(value))),
                 *("--model.network", "TorchvisionNetwork", "--model.network.name", "resnet18"),
                 *("--model.network.small_images", "true", "--model.cache_features", str(cache).lower()),
-                *("--trainer.max_epochs", str(EPOCHS), "--trainer.accelerator", "cpu", "--dashboards", "null"),
+                *("--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu", "--dashboards", "null"),
                 *(
                     "--trainer.log_every_n_steps",
                     "1" if steps < 50 else "50",
@@ -40,16 +42,18 @@ def probe(images: type[ImageDataModule], train_fraction: float, cache: bool) -> 
             ]
         )
         found = json.loads(next(Path(logs).rglob("results.json")).read_text())["validation"]
-    return Clock.seconds / (EPOCHS - 1), found["val/accuracy"], found["val/loss"]
+    return Clock.seconds / (epochs - 1), found["val/accuracy"], found["val/loss"]
 
 
 def epoch(settings: Settings) -> list[Row]:
     """An epoch after the first, with its validation, of a linear probe on a tenth of CIFAR-10, without dashboards."""
-    images, fraction = (DemoImages, 0.05) if settings.quick else (CIFAR10, 0.1)
+    images: type[ImageDataModule] = DemoImages if settings.quick else CIFAR10
+    fractions = {"train_fraction": 0.02, "validation_fraction": 0.02} if settings.quick else {"train_fraction": 0.1}
+    epochs = settings.scaled(4, 2)
     rows: list[Row] = []
     candidates = {"every epoch through the network": False, "cached features": True}
     turns = [
-        {name: probe(images, fraction, cache) for name, cache in candidates.items()}
+        {name: probe(images, fractions, epochs, cache) for name, cache in candidates.items()}
         for _ in range(min(2, settings.repeats))
     ]
     for name in candidates:
