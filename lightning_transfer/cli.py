@@ -36,7 +36,7 @@ from lightning_transfer.predictions import write_predictions
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.runs import check_writable, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
-from lightning_transfer.trainer import ONE_CPU, Trainer, check_precision
+from lightning_transfer.trainer import ONE_CPU, Trainer, check_settings
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
@@ -83,7 +83,8 @@ def main(args: ArgsType = None) -> None:
             with StopSignals() as signals:
                 CommandLine(args, signals)
     except Exception as error:
-        user_error = find_user_error(error, UserError, MisconfigurationException)
+        missing = error if isinstance(error, ModuleNotFoundError) else None
+        user_error = find_user_error(error, UserError, MisconfigurationException) or missing
         if user_error is None:
             raise
         print(f"lightning-transfer: error: {' '.join(str(user_error).split())}", file=sys.stderr)
@@ -199,13 +200,16 @@ class CommandLine(LightningCLI):
         if config["profiler"] is None:
             kwargs["profiler"] = SilentProfiler()
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        return make_preemptible(check_precision(trainer))
+        return make_preemptible(check_settings(trainer))
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         """Keeps the best and the last checkpoint, unless the config says to keep none."""
         keeps = config["enable_checkpointing"] is not False
-        # The last one's callback comes after the best one's, whose state it saves.
-        return super()._instantiate_trainer(config, [*callbacks, LastCheckpoint(self._signals)] if keeps else [])
+        try:
+            # The last one's callback comes after the best one's, whose state it saves.
+            return super()._instantiate_trainer(config, [*callbacks, LastCheckpoint(self._signals)] if keeps else [])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"trainer: {error}") from error
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""

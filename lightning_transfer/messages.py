@@ -13,6 +13,9 @@ from lightning_transfer.errors import did_you_mean
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
 _UNKNOWN_CLASS = re.compile(r'key "(?P<key>[\w.]+)".*dot import path string: (?P<name>\S+)')
+_AMBIGUOUS_CLASS = re.compile(
+    r'key "(?P<key>[\w.]+)".*Multiple subclasses with name (?P<name>\w+)\..*ambiguity: (?P<paths>[\w., ]+)\.'
+)
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
 
 
@@ -51,6 +54,9 @@ def one_line(message: str, option_names: set[str]) -> str:
     if match := _UNKNOWN_CLASS.search(message):
         nearest = _nearest(match["name"], set(lightning_transfer.__all__))
         return f"{match['key']}: '{match['name']}' is not a class that can be imported{nearest}"
+    if match := _AMBIGUOUS_CLASS.search(message):
+        paths = match["paths"].replace(", ", " or ")
+        return f"{match['key']}: {match['name']} is the name of several classes, write {paths}"
     return " ".join(_NOISE.sub("", message).split())
 
 

@@ -1,6 +1,7 @@
 """The trainer of the command line."""
 
 import lightning as L
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.errors import UserError
@@ -12,12 +13,16 @@ from lightning_transfer.transfer.plan import plan
 ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
 
 
-def check_precision(trainer: L.Trainer) -> L.Trainer:
-    """Refuses what would train without an error and to no good, and warns of what would only take its time.
+def check_settings(trainer: L.Trainer) -> L.Trainer:
+    """Refuses what would train to no good, and warns of what would only take its time.
 
     Raises:
-        UserError: For weights in float16 on a CPU.
+        UserError: For weights in float16 on a CPU, and a strategy that trains in copies of this process, which the
+            record of the run does not come back from.
     """
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
+        raise UserError(f"trainer.strategy is ddp_{launcher._start_method}: expected ddp, which starts its processes")
     if trainer.strategy.root_device.type == "cpu":
         if trainer.precision == "16-true":
             raise UserError("precision 16-true gives non-finite weights on a CPU: choose bf16-true or bf16-mixed")

@@ -267,12 +267,27 @@ def test_image_that_cannot_be_decoded_is_named_by_its_row(capsys: pytest.Capture
         (["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
         (["--ckpt_path", "nowhere.ckpt"], "checkpoint 'nowhere.ckpt' does not exist"),
         (["--trainer.max_epochs", "-5"], "max_epochs"),
+        (["--trainer.strategy", "fsdp"], "trainer: The strategy `fsdp` requires a GPU accelerator"),
+        (["--trainer.strategy", "ddp_fork"], "trainer.strategy is ddp_fork: expected ddp"),
+        (
+            ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"],
+            "trainer.callbacks: EarlyStopping is the name of several classes, write"
+            " lightning.pytorch.callbacks.EarlyStopping or lightning_transfer.EarlyStopping",
+        ),
     ],
 )
 def test_value_out_of_range_is_refused_by_name(
     arguments: list[str], expected: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in error_line(capsys, *fit_arguments(image_folder, *arguments))
+
+
+def test_package_that_is_not_installed_is_named(
+    image_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning.pytorch.accelerators.cpu._PSUTIL_AVAILABLE", False)
+    monkeypatch.setattr("lightning.pytorch.callbacks.device_stats_monitor._PSUTIL_AVAILABLE", False)
+    assert "psutil" in error_line(capsys, *fit_arguments(image_folder, "--trainer.callbacks+", "DeviceStatsMonitor"))
 
 
 def test_nothing_is_written_where_the_batch_size_is_wrong(
