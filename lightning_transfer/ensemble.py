@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_transfer.cli import CommandLine
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.command_line import CommandLine
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.classifier import Batch, Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics

@@ -1,0 +1,221 @@
+"""One run of ``fit``, ``validate``, ``test``, ``predict``, ``plan``, ``lr-find`` or ``prepare``, on LightningCLI.
+
+The path of an experiment: configs/*.yaml and flags name a DataModule, a LightningModule and a Trainer, which this
+module builds. The DataModule makes batches (named tuples); the LightningModule feeds their ``inputs`` to its network,
+and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<experiment>/<version>/``; at the end
+``results.json`` and a short table say what came out.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import lightning_transfer
+from lightning_transfer import results
+from lightning_transfer.arguments import add_experiment_arguments
+from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
+from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.dashboards.events import SessionStart
+from lightning_transfer.data.normalisation import is_name_of_weights
+from lightning_transfer.errors import UserError
+from lightning_transfer.messages import Parser
+from lightning_transfer.overhead import SilentProfiler, shorten_steps
+from lightning_transfer.predictions import write_predictions
+from lightning_transfer.progress import progress_bar
+from lightning_transfer.runs import check_writable, start_of_fit
+from lightning_transfer.study.lr_find import write_curves
+from lightning_transfer.trainer import ONE_CPU, Trainer, check_settings
+from lightning_transfer.transfer.weights import load_starting_weights
+
+# Imported so that the command line knows them by their short names: --data CIFAR10.
+EXPERIMENT_CLASSES = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__]
+
+DESCRIPTION = """Transfer learning experiments on PyTorch Lightning.
+
+An experiment is a YAML file, composed with another for the hardware, and changed by flags:
+  lightning-transfer fit --config configs/quickstart.yaml --config configs/hardware/cpu.yaml --trainer.max_epochs 3
+Every argument of a class: lightning-transfer fit --data.help CIFAR10, --model.help Classifier.
+Other commands, each with a --help of its own:
+  lightning-transfer study --config configs/studies/demo.yaml   compares strategies over training-set sizes and seeds
+  lightning-transfer ensemble logs/a/0 logs/a/1                 finished runs as one classifier
+  lightning-transfer report logs                                one HTML page about a run, or all runs in a folder
+"""
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI with our defaults: an experiment's folder, its checkpoints, its record.
+
+    Args:
+        args: The arguments as a list of strings; those of the process if None.
+        signals: Notes the signals that ask the run to stop.
+    """
+
+    trainer: Trainer
+
+    def __init__(self, args: ArgsType, signals: StopSignals) -> None:
+        self._signals = signals
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            trainer_class=Trainer,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # it would take all parameters as one group
+            load_from_checkpoint_support=False,  # it would store class paths in checkpoints, and trips over links
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False, "description": DESCRIPTION},
+            seed_everything_default=0,
+            trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
+            save_config_kwargs={"overwrite": True},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of their methods that the command line supplies."""
+        supplied = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "plan": supplied, "lr_find": supplied, "prepare": supplied}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what an experiment has beyond a model, data and a trainer."""
+        add_experiment_arguments(parser)
+        # Ignored where a class has no such argument; None where the data has no classes, or is no text.
+        for target in ("num_classes", "network.init_args.num_classes", "network.init_args.vocabulary_size"):
+            number = partial(self._number, target.rpartition(".")[2])
+            parser.link_arguments("data", f"model.init_args.{target}", number, "instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
+
+    def _number(self, name: str, data: L.LightningDataModule) -> int | None:
+        return getattr(self._restored(data), name, None)
+
+    def _restored(self, data: L.LightningDataModule) -> Any:
+        """Gives the data, for evaluation with its checkpoint's state: classes and vocabulary, without the data set.
+
+        Lightning restores it too, but only once the model, which depends on both, has been built.
+        """
+        checkpoint = self._get(self.config, "ckpt_path") if self.subcommand in ("validate", "test", "predict") else None
+        if checkpoint is not None and Path(checkpoint).is_file():
+            state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+            if type(data).__qualname__ in state:
+                data.load_state_dict(state[type(data).__qualname__])
+        return data
+
+    def before_instantiate_classes(self) -> None:
+        """Checks what would otherwise fail late."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        if self.subcommand == "fit":
+            experiment = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"))
+            check_writable(experiment)
+            checkpoint = start_of_fit(checkpoint, experiment, self._get(self.config, "version"))
+        else:
+            self.save_config_callback = None
+            if checkpoint is None and self.subcommand not in ("plan", "lr_find", "prepare"):
+                raise UserError(
+                    f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
+                    " logs/quickstart/version_0/checkpoints/best.ckpt"
+                )
+        if checkpoint is not None and not Path(checkpoint).exists():
+            raise UserError(f"checkpoint {checkpoint!r} does not exist: expected a file, or for fit also last")
+        self.checkpoint = checkpoint
+        self._normalise_as_starting_weights()
+        if self.subcommand == "prepare":
+            vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # where the login node has no GPU
+
+    def _normalise_as_starting_weights(self) -> None:
+        """Has images normalised as they were for torchvision's weights, if a run starts from them."""
+        source, data = self._get(self.config, "init_from"), self._get(self.config, "data")
+        arguments = vars(data.init_args) if data is not None and "init_args" in data else {}
+        if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
+            arguments["normalise_as"] = source
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer, with the logger, the record and the progress bar where the config names none."""
+        config = self._get(self.config_init, "trainer")
+        if config["logger"] is None:
+            logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
+            fitting = self.subcommand == "fit"
+            # Events are written every ten seconds: of a killed run no more than those is missing.
+            kwargs["logger"] = fitting and TensorBoardLogger(
+                logs, experiment, version, default_hp_metric=False, flush_secs=10
+            )
+        self.recorder = results.ResultsRecorder()
+        callbacks = [SessionStart(), *(config["callbacks"] or []), self.recorder]  # its mark before any other event
+        dashboards = self._get(self.config_init, "dashboards")
+        if self.subcommand == "fit" and dashboards is not None:
+            text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+            callbacks += dashboards.callbacks(yaml.safe_load(text), text)
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(progress_bar())
+        if config["profiler"] is None:
+            kwargs["profiler"] = SilentProfiler()
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        return make_preemptible(check_settings(trainer))
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        """Keeps the best and the last checkpoint, unless the config says to keep none."""
+        keeps = config["enable_checkpointing"] is not False
+        try:
+            # The last one's callback comes after the best one's, whose state it saves.
+            return super()._instantiate_trainer(config, [*callbacks, LastCheckpoint(self._signals)] if keeps else [])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"trainer: {error}") from error
+
+    def before_fit(self) -> None:
+        """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""
+        source = self._get(self.config, "init_from")
+        if source is not None and self.checkpoint is None:
+            vocabulary = getattr(self.datamodule, "vocabulary", None)
+            report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"), vocabulary)
+            if self.trainer.is_global_zero:
+                print(report)
+
+    def lr_find(self, **kwargs: Any) -> None:
+        """Writes the plot of the range test and prints what it suggests."""
+        self.before_fit()
+        curves = self.trainer.lr_find(**kwargs)
+        folder = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"), "lr_find")
+        print(write_curves(curves, folder))
+
+    before_prepare = before_fit  # may download weights
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains, from a checkpoint where there is one to go on from."""
+        shorten_steps(self.trainer, self.model, self.datamodule)
+        self.trainer.fit(**{**kwargs, "ckpt_path": self.checkpoint})
+
+    def after_fit(self) -> None:
+        """Tests the best checkpoint if asked to, writes the record and prints the table."""
+        if self._get(self.config, "trainer")["fast_dev_run"] or not self.trainer.state.finished:
+            return
+        test = None
+        if self._get(self.config, "test_after_fit"):
+            # By its path: for "best" Lightning prefers a checkpoint that a preempted job has left over.
+            checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or None
+            [test] = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
+        log_dir = self.trainer.log_dir  # on all ranks: it is broadcast
+        if self.trainer.is_global_zero and log_dir:
+            folder = Path(log_dir)
+            settings = {"experiment": "experiment", "init_from": "init_from", "seed": "seed_everything"}
+            record = {name: self._get(self.config, key) for name, key in settings.items()}
+            record |= self.recorder.record(self.trainer, test)
+            results.write(folder, record)
+            print(results.table(record, folder))
+
+    def predict(self, **kwargs: Any) -> None:
+        """Writes a line of JSON for each example: its name, the class and the probabilities of all classes."""
+        if self.trainer.world_size > 1:
+            raise UserError(f"predict runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
+        batches: list[torch.Tensor] = self.trainer.predict(**kwargs)  # type: ignore[assignment]
+        output = Path(self._get(self.config, "output"))
+        loader: Any = self.trainer.predict_dataloaders
+        count = write_predictions(output, batches, loader, self.datamodule)
+        print(f"{count} predictions in {output}")
