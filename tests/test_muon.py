@@ -80,6 +80,19 @@ def test_filters_of_one_shape_move_as_each_alone() -> None:
     torch.testing.assert_close(together, alone)
 
 
+def test_groups_move_as_each_alone_whether_or_not_their_settings_agree() -> None:
+    together, alone = small_network(), small_network()
+    paths = ["0", "1", "3"]
+    joined = Muon(parameter_groups(together, paths, lr=0.1, lr_decay=1))
+    single = [Muon([group]) for group in parameter_groups(alone, paths, lr=0.1, lr_decay=1)]
+    joined.param_groups[2]["lr"] = single[2].param_groups[0]["lr"] = 0.05
+    for network, optimizers in ((together, [joined]), (alone, single)):
+        F.cross_entropy(network(torch.ones(4, 3, 6, 6)), torch.arange(4)).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close([*together.parameters()], [*alone.parameters()])
+
+
 def test_rest_moves_as_under_sgd_with_nesterov_momentum() -> None:
     ours, theirs = nn.Linear(6, 4), nn.Linear(6, 4)
     theirs.load_state_dict(ours.state_dict())

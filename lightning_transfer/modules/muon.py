@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
 
+_SETTINGS = ("lr", "momentum", "sgd_lr_factor", "sgd_momentum", "weight_decay")  # of a parameter group
+
 
 class Muon(Optimizer):
     """Orthogonalised momentum for filters, SGD with Nesterov momentum for all other parameters.
@@ -77,8 +79,7 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for group, trained in self._groups_of_one_setting():
             filters = [parameter for parameter in trained if parameter.ndim == 4]
             rest = [parameter for parameter in trained if parameter.ndim != 4]
             if filters:
@@ -87,6 +88,14 @@ class Muon(Optimizer):
                 updates = self._nesterov(rest, group["sgd_momentum"], group["weight_decay"])
                 torch._foreach_add_(rest, updates, alpha=-group["lr"] * group["sgd_lr_factor"])
         return loss
+
+    def _groups_of_one_setting(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """Joins what groups train where all their settings agree: fewer operations take a step of more parameters."""
+        joined: dict[tuple[float, ...], tuple[dict[str, Any], list[Tensor]]] = {}
+        for group in self.param_groups:
+            _, trained = joined.setdefault(tuple(group[name] for name in _SETTINGS), (group, []))
+            trained += [parameter for parameter in group["params"] if parameter.grad is not None]
+        return list(joined.values())
 
     def _step_filters(self, filters: list[Tensor], group: dict[str, Any]) -> None:
         scales = torch._foreach_norm(filters)
