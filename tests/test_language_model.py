@@ -203,6 +203,19 @@ def run(folder: Path, checkpoint: Path | None = None) -> list[Tensor]:
     return weights(module)
 
 
+def test_overfit_batches_are_the_same_in_every_epoch() -> None:
+    seen: list[Tensor] = []
+
+    class Tokens(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: int) -> None:
+            seen.append(batch.token_ids.flatten())
+
+    data = streams()
+    trainer(Tokens(), max_epochs=2, overfit_batches=2).fit(model(data.vocabulary_size), datamodule=data)
+    assert len(seen) == 4
+    assert torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:]))
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tensor]]:
     folder = tmp_path_factory.mktemp("uninterrupted")

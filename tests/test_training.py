@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -63,6 +64,20 @@ def test_fit_equals_a_plain_loop_over_the_same_batches(tmp_path: Path) -> None:
         torch.nn.functional.cross_entropy(plain(normalised), batch.labels).backward()
         optimizer.step()
     assert equal(weights(model.network), weights(plain))
+
+
+def test_overfit_batches_are_the_same_in_every_epoch(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Rows(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: int) -> None:
+            seen.append(batch.indices)
+
+    fit = trainer(tmp_path, max_epochs=3, overfit_batches=2, limit_val_batches=0, callbacks=[Rows()])
+    fit.fit(classifier(), datamodule=data())
+    assert len(seen) == 6
+    assert torch.equal(torch.stack(seen[:2]), torch.stack(seen[2:4]))
+    assert torch.equal(torch.stack(seen[:2]), torch.stack(seen[4:]))
 
 
 def fitted(folder: Path, seed: int) -> list[Tensor]:

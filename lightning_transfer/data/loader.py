@@ -148,6 +148,12 @@ def equally_many(batches: Batches, world_size: int) -> Batches:
     return np.split(rows, np.cumsum(sizes)[:-1])
 
 
+def training_epochs(batches: EpochBatches, trainer: L.Trainer | None) -> EpochBatches:
+    """Gives the batches of each epoch, those of the first in all of them where ``trainer.overfit_batches`` is set."""
+    overfits = trainer is not None and trainer.overfit_batches  # type: ignore[attr-defined]
+    return (lambda epoch: batches(0)) if overfits else batches
+
+
 def must_pass_together(trainer: L.Trainer | None) -> bool:
     """Whether a rank can only make a pass together with all others, which hold parts of the parameters."""
     divided = DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy
