@@ -16,6 +16,7 @@ import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import lightning_transfer
 from lightning_transfer import results
@@ -170,13 +171,18 @@ class CommandLine(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
     def before_fit(self) -> None:
-        """Loads the starting weights, unless the run goes on from a checkpoint, which has its own."""
+        """Loads the starting weights, unless the run goes on from a checkpoint, and looks ahead to the test."""
         source = self._get(self.config, "init_from")
         if source is not None and self.checkpoint is None:
             vocabulary = getattr(self.datamodule, "vocabulary", None)
             report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"), vocabulary)
             if self.trainer.is_global_zero:
                 print(report)
+        if self._get(self.config, "test_after_fit"):
+            if not is_overridden("test_step", self.model):
+                raise UserError(f"test_after_fit is on, and {type(self.model).__name__} has no test: leave it off")
+            if self.datamodule is not None:
+                self.datamodule.test_follows = True
 
     def lr_find(self, **kwargs: Any) -> None:
         """Writes the plot of the range test and prints what it suggests."""

@@ -282,6 +282,39 @@ def test_value_out_of_range_is_refused_by_name(
     assert expected in error_line(capsys, *fit_arguments(image_folder, *arguments))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config", "configs/quickstart.yaml", "--data.test_split", "exam"], "demo split 'exam' is not one of"),
+        (["--config", "configs/quickstart_text.yaml", "--data.test_split", "exam"], "demo split 'exam' is not one of"),
+        (["--config", "configs/quickstart_lm.yaml"], "test_after_fit is on, and LanguageModel has no test"),
+    ],
+)
+def test_test_that_must_fail_is_refused_before_the_fit(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    assert expected in error_line(capsys, "fit", *arguments, "--test_after_fit", "true", *short)
+    assert not list(Path("logs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data", "DemoTexts", "--data.text_column", "words"], "'embedded' has no column 'words': its columns are "),
+        (
+            ["--data", "DemoTexts", "--model.network", "SeedCNN"],
+            "SeedCNN does not take the 2 inputs that the data gives",
+        ),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_by_name(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ["--config", "configs/quickstart_text.yaml", "--trainer.accelerator", "cpu"]
+    assert expected in error_line(capsys, "fit", *config, *arguments)
+
+
 def test_package_that_is_not_installed_is_named(
     image_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

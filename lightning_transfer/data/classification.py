@@ -26,7 +26,7 @@ from lightning_transfer.errors import UserError
 class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
     """Classification data from the Hub, a mirror or a folder.
 
-    Validation is a stratified hold-out of the training split; the test split is only read by ``test`` and ``predict``.
+    Validation is a stratified hold-out of the training split; the test split serves ``test`` and ``predict`` alone.
 
     Args:
         path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
@@ -76,6 +76,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         self.examples_per_class = examples_per_class
         self.split_seed = split_seed
         self.resident_gib = resident_gib
+        self.test_follows = False  # whether a fit ends by a test
         self.predict_path: str | None = None
         self.predict_names: list[str] | None = None
         self._class_names: list[str] | None = None
@@ -165,10 +166,16 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         return {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
 
     def prepare_data(self) -> None:
-        """Fills the cache with the training split, once on each node; predicting files needs only a checkpoint."""
+        """Fills the cache, once on each node; predicting files needs only a checkpoint.
+
+        With the training split, and where a test follows with the test split: what is wrong with it is then known
+        before the training.
+        """
         predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
         if not predicts_files:
             self._split(self.train_split)  # kept: setup would read it again
+            if self.test_follows:
+                self._split(self.test_split)
 
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""

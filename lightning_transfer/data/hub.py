@@ -63,14 +63,23 @@ def load_split(path: str, split: str, columns: Iterable[str]) -> datasets.Datase
         raise UserError(f"cannot read split {split!r} of data set {path!r}: {_first_line(error)}") from error
     except IndexError as error:  # what datasets raises for a split without rows
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
-    missing = [column for column in columns if column not in dataset.column_names]
-    if missing:
-        raise UserError(
-            f"data set {path!r} has no column {missing[0]!r}: its columns are {', '.join(dataset.column_names)}"
-        )
+    require_columns(dataset, path, columns)
     if len(dataset) == 0:
         raise UserError(f"split {split!r} of data set {path!r} is empty")
     return dataset
+
+
+def require_columns(dataset: datasets.Dataset, path: str, columns: Iterable[str]) -> None:
+    """Refuses a data set without one of the columns.
+
+    Raises:
+        UserError: For the first that is missing.
+    """
+    for column in columns:
+        if column not in dataset.column_names:
+            raise UserError(
+                f"data set {path!r} has no column {column!r}: its columns are {', '.join(dataset.column_names)}"
+            )
 
 
 def _first_line(error: Exception) -> str:

@@ -198,7 +198,9 @@ class DemoTextStreams(LanguageModelDataModule):
 
     def open_split(self, split: str) -> datasets.Dataset:
         """Generates the training texts of a domain."""
-        return demo_texts.generate(split, "train")  # type: ignore[arg-type]
+        dataset = demo_texts.generate(split, "train")  # type: ignore[arg-type]
+        hub.require_columns(dataset, self.path, (self.text_column,))
+        return dataset
 
 
 def stream_of(documents: Documents, order: np.ndarray) -> np.ndarray:

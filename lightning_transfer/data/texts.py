@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_transfer.data import demo_texts
+from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.buckets import bucketed_batches, token_batches
 from lightning_transfer.data.classification import ClassificationDataModule, require_positive, run_seed
@@ -174,7 +174,9 @@ class DemoTexts(TextDataModule):
 
     def open_split(self, split: str, *columns: str) -> datasets.Dataset:
         """Generates a split."""
-        return demo_texts.generate(self.task, cast(Literal["train", "test"], split))
+        dataset = demo_texts.generate(self.task, cast(Literal["train", "test"], split))
+        hub.require_columns(dataset, self.path, (*columns, self.label_column))
+        return dataset
 
 
 def read_documents(path: str, text_column: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Classification with any network: loss, metrics and an injected optimizer."""
 
+import inspect
 from typing import Any, Protocol
 
 import torch
@@ -120,7 +121,11 @@ class Classifier(OptimizedModule):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Computes the logits, float [batch, classes]."""
-        logits: Tensor = self.network(*inputs)
+        try:
+            logits: Tensor = self.network(*inputs)
+        except TypeError:
+            _check_inputs(self.network, inputs)
+            raise
         single = self.loss == "binary_cross_entropy" and self.num_classes == 2 and logits.shape[1] == 1
         if logits.shape[1] != self.num_classes and not single:
             raise UserError(f"the network has {logits.shape[1]} outputs, and the data {self.num_classes} classes")
@@ -208,3 +213,13 @@ class Classifier(OptimizedModule):
         for name, value in metrics.compute_and_reset().items():
             # Equal on all processes already; sync_dist keeps Lightning from warning that they might not be.
             self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "accuracy"), sync_dist=True)
+
+
+def _check_inputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    try:
+        inspect.signature(network.forward).bind(*inputs)
+    except TypeError as error:
+        raise UserError(
+            f"{type(network).__name__} does not take the {len(inputs)} inputs that the data gives ({error}): choose"
+            " another model.network, or other data"
+        ) from error
