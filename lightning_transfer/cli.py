@@ -5,13 +5,11 @@ import logging
 import sys
 import warnings
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType
 
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.command_line import CommandLine
-from lightning_transfer.errors import UserError
-from lightning_transfer.messages import find_user_error
+from lightning_transfer.messages import message_of
 
 # Commands that train nothing themselves, by the module whose ``main`` takes their arguments.
 COMMANDS = {
@@ -43,9 +41,8 @@ def main(args: ArgsType = None) -> None:
             with StopSignals() as signals:
                 CommandLine(args, signals)
     except Exception as error:
-        missing = error if isinstance(error, ModuleNotFoundError) else None
-        user_error = find_user_error(error, UserError, MisconfigurationException) or missing
-        if user_error is None:
+        message = message_of(error)
+        if message is None:
             raise
-        print(f"lightning-transfer: error: {' '.join(str(user_error).split())}", file=sys.stderr)
+        print(f"lightning-transfer: error: {message}", file=sys.stderr)
         raise SystemExit(2) from None

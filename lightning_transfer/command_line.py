@@ -30,7 +30,7 @@ from lightning_transfer.messages import Parser
 from lightning_transfer.overhead import SilentProfiler, shorten_steps
 from lightning_transfer.predictions import write_predictions
 from lightning_transfer.progress import progress_bar
-from lightning_transfer.runs import check_writable, start_of_fit
+from lightning_transfer.runs import check_checkpoint, check_output, check_writable, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
 from lightning_transfer.trainer import ONE_CPU, Trainer, check_settings
 from lightning_transfer.transfer.weights import load_starting_weights
@@ -124,9 +124,11 @@ class CommandLine(LightningCLI):
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"
                 )
-        if checkpoint is not None and not Path(checkpoint).exists():
-            raise UserError(f"checkpoint {checkpoint!r} does not exist: expected a file, or for fit also last")
+        if checkpoint is not None:
+            check_checkpoint(Path(checkpoint))
         self.checkpoint = checkpoint
+        if self.subcommand == "predict":
+            check_output(Path(self._get(self.config, "output")))
         self._normalise_as_starting_weights()
         if self.subcommand == "prepare":
             vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # where the login node has no GPU

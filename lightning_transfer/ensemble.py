@@ -16,6 +16,7 @@ from lightning_transfer.command_line import CommandLine
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.classifier import Batch, Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
+from lightning_transfer.runs import check_output
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
 
@@ -60,6 +61,8 @@ def main(arguments: list[str]) -> None:
         if given.runs.count(run) > 1:
             raise UserError(f"{run} is named twice: each run of an ensemble counts once")
         _require_finished(run)
+    if given.output:
+        check_output(given.output)
 
     members = {str(run): predictions(run, given.split, others) for run in given.runs}
     figures = {name: metrics(member) for name, member in members.items()}

@@ -3,19 +3,23 @@
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 import lightning_transfer
-from lightning_transfer.errors import did_you_mean
+from lightning_transfer.errors import UserError, did_you_mean
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
 _UNKNOWN_CLASS = re.compile(r'key "(?P<key>[\w.]+)".*dot import path string: (?P<name>\S+)')
 _AMBIGUOUS_CLASS = re.compile(
     r'key "(?P<key>[\w.]+)".*Multiple subclasses with name (?P<name>\w+)\..*ambiguity: (?P<paths>[\w., ]+)\.'
 )
+_STATE_DICT = re.compile(r"Error\(s\) in loading state_dict for \w+:(?P<differences>.*)", re.DOTALL)
+_SHORT = 200  # characters
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
 
 
@@ -60,12 +64,23 @@ def one_line(message: str, option_names: set[str]) -> str:
     return " ".join(_NOISE.sub("", message).split())
 
 
-def find_user_error(error: BaseException | None, *kinds: type[Exception]) -> Exception | None:
-    """Finds an exception of the given kinds among an exception and its causes: the parser wraps what classes raise."""
-    while error is not None:
-        if isinstance(error, kinds):
-            return error
-        error = error.__cause__ or error.__context__
+def message_of(error: Exception) -> str | None:
+    """Words an error that is the user's mistake in one line; gives None for any other.
+
+    A mistake is found among the causes too: the parser wraps what classes raise.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError | MisconfigurationException):
+            return " ".join(str(cause).split())
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, ModuleNotFoundError):
+        return " ".join(str(error).split())
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename} is a folder: expected a file"
+    if isinstance(error, RuntimeError) and (match := _STATE_DICT.match(str(error))):
+        differences = textwrap.shorten(match["differences"], _SHORT, placeholder=" ...")
+        return f"the checkpoint is of another model than the config: {differences}"
     return None
 
 

@@ -1,6 +1,9 @@
 """Where a run is written, and where it starts."""
 
+import errno
+import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 from lightning_transfer.cluster.launchers import is_restart
@@ -42,3 +45,30 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --logs") from error
+
+
+def check_output(file: Path) -> None:
+    """Tries whether a file can be written, before the work whose outcome it is for.
+
+    Raises:
+        UserError: Where it cannot.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from error
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Refuses what cannot be a checkpoint; a folder may be one, of a strategy that saves in parts.
+
+    Raises:
+        UserError: For a path that does not exist, and a file that ``torch.save`` has not written.
+    """
+    if not checkpoint.exists():
+        raise UserError(f"checkpoint '{checkpoint}' does not exist: expected a file, or for fit also last")
+    if checkpoint.is_file() and not zipfile.is_zipfile(checkpoint):
+        raise UserError(f"{checkpoint} is no checkpoint: expected a file that a run has saved, such as best.ckpt")

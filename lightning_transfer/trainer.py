@@ -3,6 +3,7 @@
 import lightning as L
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.processor import has_bfloat16
@@ -77,7 +78,8 @@ class Trainer(L.Trainer):
             datamodule: Its data.
         """
         datamodule.prepare_data()
-        for stage in ("fit", "test"):
-            datamodule.setup(stage)
-        datamodule.test_dataloader()
+        datamodule.setup("fit")
+        if is_overridden("test_dataloader", datamodule):
+            datamodule.setup("test")
+            datamodule.test_dataloader()
         print("prepared: runs of these configs need no network, with HF_HUB_OFFLINE=1 and the same cache folders")

@@ -115,6 +115,15 @@ def test_predict_writes_a_line_for_each_image_of_a_folder(finished_run: Path) ->
         assert line["class"] == max(line["probabilities"], key=line["probabilities"].get)
 
 
+def test_file_of_predictions_that_cannot_be_written_is_refused_first(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(finished_run / "checkpoints" / "best.ckpt")
+    command = ["predict", "--config", str(finished_run / "config.yaml"), "--ckpt_path", checkpoint]
+    for output in ("nowhere/predictions.jsonl", "configs"):
+        assert f"cannot write {output}: " in error_line(capsys, *command, "--output", output)
+
+
 def test_printed_config_reproduces_itself(capsys: pytest.CaptureFixture[str]) -> None:
     configs = ["--config", "configs/quickstart.yaml", "--config", "configs/hardware/cpu.yaml"]
     with pytest.raises(SystemExit):
@@ -296,6 +305,26 @@ def test_test_that_must_fail_is_refused_before_the_fit(
     short = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     assert expected in error_line(capsys, "fit", *arguments, "--test_after_fit", "true", *short)
     assert not list(Path("logs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "expected"),
+    [
+        ("other.ckpt", "the checkpoint is of another model than the config: Missing key(s) in state_dict:"),
+        ("configs/quickstart.yaml", "configs/quickstart.yaml is no checkpoint: expected a file that a run has saved"),
+        ("configs", "configs is a folder: expected a file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_checkpoint_of_another_kind_is_refused(
+    command: str, checkpoint: str, expected: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
+    other["state_dict"] = {f"network.other.{name}": value for name, value in other["state_dict"].items()}
+    torch.save(other, "other.ckpt")
+    line = error_line(capsys, command, "--config", str(finished_run / "config.yaml"), "--ckpt_path", checkpoint)
+    assert expected in line
+    assert len(line) < 400
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_cli import error_line
 
 from lightning_transfer.cli import main
 from lightning_transfer.ensemble import Predictions, mean, metrics, predictions
@@ -55,6 +56,11 @@ def test_each_run_is_worth_what_its_record_says_and_the_mean_more(runs: list[Pat
         assert figures[str(run)] == pytest.approx(expected, abs=1e-6)
     # The loss is convex in the probabilities, and the runs do not say the same of every review.
     assert figures["mean of 2"]["loss"] < sum(figures[str(run)]["loss"] for run in runs) / 2
+
+
+def test_file_that_cannot_be_written_is_refused_first(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, "ensemble", *map(str, runs), "--output", "nowhere/figures.json")
+    assert line == "cannot write nowhere/figures.json: No such file or directory; choose another file with --output"
 
 
 def test_run_without_a_hold_out_is_worth_its_last_weights(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,3 +28,8 @@ def test_prepare_needs_no_accelerator(image_folder: Path, capsys: pytest.Capture
     data = ["--data", "CIFAR10", "--data.path", str(image_folder), "--model.network", "SeedCNN"]
     main(["prepare", "--config", "configs/hardware/fsdp.yaml", *data])
     assert "prepared: " in capsys.readouterr().out
+
+
+def test_language_model_is_prepared_without_a_test(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["prepare", "--config", "configs/quickstart_lm.yaml"])
+    assert "prepared: " in capsys.readouterr().out
