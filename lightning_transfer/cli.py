@@ -9,6 +9,7 @@ from lightning.pytorch.cli import ArgsType
 
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.command_line import CommandLine
+from lightning_transfer.errors import UserError, did_you_mean
 from lightning_transfer.messages import message_of
 
 # Commands that train nothing themselves, by the module whose ``main`` takes their arguments.
@@ -35,8 +36,11 @@ def main(args: ArgsType = None) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     given = sys.argv[1:] if args is None else args
     try:
-        if isinstance(given, list) and given and given[0] in COMMANDS:
-            importlib.import_module(COMMANDS[given[0]]).main(given[1:])
+        words = given if isinstance(given, list) else []
+        command = words[0] if words and not words[0].startswith("-") else None
+        _check_command(command)
+        if command in COMMANDS:
+            importlib.import_module(COMMANDS[command]).main(words[1:])
         else:
             with StopSignals() as signals:
                 CommandLine(args, signals)
@@ -46,3 +50,10 @@ def main(args: ArgsType = None) -> None:
             raise
         print(f"lightning-transfer: error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _check_command(command: str | None) -> None:
+    known = [name.replace("_", "-") for name in (*CommandLine.subcommands(), *COMMANDS)]
+    if command is not None and command.replace("_", "-") not in known:
+        meant = did_you_mean(command, known)
+        raise UserError(f"{command!r} is not one of the commands {', '.join(known)}{meant and f'; {meant}'}")

@@ -7,6 +7,7 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 """
 
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class CommandLine(LightningCLI):
             auto_configure_optimizers=False,  # it would take all parameters as one group
             load_from_checkpoint_support=False,  # it would store class paths in checkpoints, and trips over links
             parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False, "description": DESCRIPTION},
+            parser_kwargs={"allow_abbrev": False, "description": DESCRIPTION, "version": version("lightning-transfer")},
             seed_everything_default=0,
             trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
             save_config_kwargs={"overwrite": True},

@@ -86,7 +86,8 @@ def message_of(error: Exception) -> str | None:
 
 def _nearest(name: str, known: set[str]) -> str:
     # By full name, then by last part: trainer.max_epoch, but also data.batchsize of a class's own argument.
-    hint = did_you_mean(name, known) or did_you_mean(name.rpartition(".")[2], known)
+    others = known - {name}  # of another class
+    hint = did_you_mean(name, others) or did_you_mean(name.rpartition(".")[2], others)
     return f": {hint}" if hint else ""
 
 

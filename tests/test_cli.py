@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import datasets
@@ -186,6 +187,29 @@ def test_command_runs_as_a_module_and_fails_without_a_traceback() -> None:
     assert done.stderr.strip().splitlines() == [
         f"lightning-transfer: error: Parser key \"config\": File does not exist: '{Path.cwd()}/nowhere.yaml'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("fitt", "did you mean fit?"), ("lr-fin", "did you mean lr-find?"), ("x", "")]
+)
+def test_unknown_command_is_refused_with_all_there_are(
+    given: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there_are = "fit, validate, test, predict, plan, lr-find, prepare, ensemble, report, study"
+    assert error_line(capsys, given) == f"'{given}' is not one of the commands {there_are}{meant and f'; {meant}'}"
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main(["--version"])
+    assert exit_status.value.code == 0
+    assert version("lightning-transfer") in capsys.readouterr().out
+
+
+def test_option_that_another_class_has_is_not_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, "fit", "--config", "configs/quickstart.yaml", "--data.path", "pictures")
+    assert line.startswith("unknown option 'path'")
+    assert "did you mean path" not in line
 
 
 def test_abbreviated_flag_is_refused_with_the_whole_one(capsys: pytest.CaptureFixture[str]) -> None:
