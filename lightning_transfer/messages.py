@@ -18,6 +18,7 @@ _UNKNOWN_CLASS = re.compile(r'key "(?P<key>[\w.]+)".*dot import path string: (?P
 _AMBIGUOUS_CLASS = re.compile(
     r'key "(?P<key>[\w.]+)".*Multiple subclasses with name (?P<name>\w+)\..*ambiguity: (?P<paths>[\w., ]+)\.'
 )
+_MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _STATE_DICT = re.compile(r"Error\(s\) in loading state_dict for \w+:(?P<differences>.*)", re.DOTALL)
 _SHORT = 200  # characters
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
@@ -58,6 +59,8 @@ def one_line(message: str, option_names: set[str]) -> str:
     if match := _UNKNOWN_CLASS.search(message):
         nearest = _nearest(match["name"], set(lightning_transfer.__all__))
         return f"{match['key']}: '{match['name']}' is not a class that can be imported{nearest}"
+    if match := _MISSING.search(message):
+        return f"nothing is given for {match['names']}: name a file that has it (--config), or give the argument"
     if match := _AMBIGUOUS_CLASS.search(message):
         paths = match["paths"].replace(", ", " or ")
         return f"{match['key']}: {match['name']} is the name of several classes, write {paths}"

@@ -199,6 +199,11 @@ def test_unknown_command_is_refused_with_all_there_are(
     assert error_line(capsys, given) == f"'{given}' is not one of the commands {there_are}{meant and f'; {meant}'}"
 
 
+def test_command_without_an_experiment_is_told_how_to_give_one(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = "nothing is given for network: name a file that has it (--config), or give the argument"
+    assert error_line(capsys, "fit") == expected
+
+
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_status:
         main(["--version"])
@@ -294,6 +299,7 @@ def test_image_that_cannot_be_decoded_is_named_by_its_row(capsys: pytest.Capture
     ("arguments", "expected"),
     [
         (["--data.batch_size", "0"], "data.batch_size is 0: expected 1 or more"),
+        (["--data.image_size", "28"], "SeedCNN takes images of 32 x 32 pixels, not 28 x 28: set data.image_size 32"),
         (["--data.std", "[1.0, 0.0, 1.0]"], "data.std is [1.0, 0.0, 1.0]: expected numbers above 0"),
         (["--data.test_split", "exam", "--test_after_fit", "true"], "split 'exam'"),
         (["--data.examples_per_class", "1000"], "1000 are too many"),

@@ -3,6 +3,10 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_transfer.errors import UserError
+
+_SIDE = 32  # pixels
+
 
 class SeedCNN(nn.Module):
     """The classic network of two convolutions and three fully connected layers, for 32 x 32 images.
@@ -34,7 +38,15 @@ class SeedCNN(nn.Module):
 
         Returns:
             float [batch, num_classes].
+
+        Raises:
+            UserError: For images of another size.
         """
+        height, width = images.shape[-2:]
+        if (height, width) != (_SIDE, _SIDE):
+            raise UserError(
+                f"SeedCNN takes images of {_SIDE} x {_SIDE} pixels, not {height} x {width}: set data.image_size {_SIDE}"
+            )
         features = F.max_pool2d(F.relu(self.convolution1(images)), 2)
         features = F.max_pool2d(F.relu(self.convolution2(features)), 2)
         features = F.relu(self.hidden1(features.flatten(1)))
