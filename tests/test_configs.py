@@ -56,9 +56,9 @@ def test_experiment_on_embedded_data_runs(experiment: Path) -> None:
 @pytest.mark.usefixtures("mirror")
 @pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if not is_embedded(e)], ids=lambda path: path.stem)
 def test_experiment_on_real_data_runs(experiment: Path) -> None:
-    # Few examples at a time: some of these are made for a GPU, and a batch of theirs takes many GiB.
+    # One batch of few examples: some of these are made for a GPU, and a batch of theirs takes many GiB.
     sizes = [key for key in yaml.safe_load(experiment.read_text())["data"]["init_args"] if key.endswith("batch_size")]
-    main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "2", *(f"--data.{key}=4" for key in sizes)])
+    main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "1", *(f"--data.{key}=4" for key in sizes)])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda path: path.stem)
