@@ -229,10 +229,17 @@ def test_abbreviated_flag_is_refused_with_the_whole_one(capsys: pytest.CaptureFi
         ({"data": {"init_args": {"batchsize": 3}}}, "unknown option 'batchsize': did you mean batch_size or"),
         ({"model": {"init_args": {"los": "x"}}}, "unknown option 'los': did you mean loss"),
         ({"data": {"class_path": "CIFAR11"}}, "data: 'CIFAR11' is not a class that can be imported: did you mean"),
-        ({"data": {"init_args": {"batch_size": "many"}}}, "Expected a <class 'int'>. Got value: many"),
+        ({"data": {"init_args": {"batch_size": "many"}}}, "batch_size is many: expected a whole number"),
+        ({"data": {"init_args": {"mean": [1, 2]}}}, "mean is [1, 2]: expected a tuple with 3 elements"),
+        ({"trainer": {"max_epochs": "many"}}, "trainer.max_epochs is many: expected a whole number or null"),
+        ({"model": {"init_args": {"lr_schedule": "x"}}}, "lr_schedule is x: expected constant, linear or cosine"),
+        (
+            {"trainer": {"precision": "half"}},
+            "trainer.precision is half: expected a whole number, transformer-engine, ",
+        ),
     ],
 )
-def test_unknown_key_is_named_with_the_nearest_valid_one(
+def test_wrong_key_or_value_is_named_with_what_is_valid(
     config: dict, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("wrong.yaml").write_text(yaml.safe_dump(config))
