@@ -18,7 +18,7 @@ _UNKNOWN_CLASS = re.compile(r'key "(?P<key>[\w.]+)".*dot import path string: (?P
 _AMBIGUOUS_CLASS = re.compile(
     r'key "(?P<key>[\w.]+)".*Multiple subclasses with name (?P<name>\w+)\..*ambiguity: (?P<paths>[\w., ]+)\.'
 )
-_EXPECTED = r"Expected an? (<class '\w+'>|typing\.Literal\[[^\]]*\]|tuple with \d+ elements)"
+_EXPECTED = r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]*)\]|(tuple with \d+ elements))"
 _WRONG_VALUE = re.compile(
     rf'Parser key "(?P<key>[\w.]+)": (Does not validate .* Errors: )?(?P<expected>((- )?{_EXPECTED}[. ]*)+)'
     r"(Got value: |Given value type: .* Given value: )(?P<value>.*)"
@@ -74,7 +74,7 @@ def one_line(message: str, option_names: set[str]) -> str:
         nearest = _nearest(match["name"], set(lightning_transfer.__all__))
         return f"{match['key']}: '{match['name']}' is not a class that can be imported{nearest}"
     if match := _WRONG_VALUE.fullmatch(message):
-        return f"{match['key']} is {match['value']}: expected {_in_words(re.findall(_EXPECTED, match['expected']))}"
+        return f"{match['key']} is {match['value']}: expected {_in_words(match['expected'])}"
     if match := _MISSING.search(message):
         return f"nothing is given for {match['names']}: name a file that has it (--config), or give the argument"
     if match := _AMBIGUOUS_CLASS.search(message):
@@ -103,13 +103,11 @@ def message_of(error: Exception) -> str | None:
     return None
 
 
-def _in_words(types: list[str]) -> str:
+def _in_words(expected: str) -> str:
     """Words what jsonargparse expected: ``<class 'int'>`` is a whole number, a literal its values."""
     words: list[str] = []
-    for kind in types:
-        values = kind.removeprefix("typing.Literal[").removesuffix("]").replace("'", "").split(", ")
-        name = kind.removeprefix("<class '").removesuffix("'>")
-        words += values if kind.startswith("typing") else [_KINDS.get(name, name if name != kind else f"a {name}")]
+    for name, values, sizes in re.findall(_EXPECTED, expected):
+        words += values.replace("'", "").split(", ") if values else [f"a {sizes}" if sizes else _KINDS.get(name, name)]
     *first, last = dict.fromkeys(words)
     return f"{', '.join(first)} or {last}" if first else last
 

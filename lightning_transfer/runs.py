@@ -1,7 +1,5 @@
 """Where a run is written, and where it starts."""
 
-import errno
-import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -53,11 +51,11 @@ def check_output(file: Path) -> None:
     Raises:
         UserError: Where it cannot.
     """
+    if file.is_dir():
+        raise UserError(f"cannot write {file}: Is a directory; choose another file with --output")
     try:
         with tempfile.TemporaryFile(dir=file.parent):
             pass
-        if file.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from error
 

@@ -17,7 +17,7 @@ from lightning_transfer.data.loader import (
     must_pass_together,
     ordered_batches,
     shuffled_batches,
-    training_epochs,
+    training_loader,
 )
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
@@ -191,9 +191,10 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training set in random order."""
         split = self._split(self.train_split)
-        batches = training_epochs(self.train_batches(split, self._train_rows, **self._share()), self.trainer)
-        self._train_loader = BatchLoader(lambda rows: self.make_training_batch(split, rows), batches)
-        self._train_loader.load_state_dict(self._resume_at)
+        batches = self.train_batches(split, self._train_rows, **self._share())
+        self._train_loader = training_loader(
+            lambda rows: self.make_training_batch(split, rows), batches, self.trainer, self._resume_at
+        )
         self._resume_at = {}
         return self._train_loader
 

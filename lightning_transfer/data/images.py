@@ -150,7 +150,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Augments and mixes training images and normalises all, on the device: only bytes were transferred."""
         images, labels, indices = batch
-        draws = self._draws() if isinstance(batch, TrainingImageBatch) else None
+        draws = self._draws() if self.is_augmented and isinstance(batch, TrainingImageBatch) else None
         if draws and self.augmentation is not None:
             images = self.augmentation(images, indices, **draws)
         images = self._normalise(images)

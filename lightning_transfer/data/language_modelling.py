@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.classification import require_positive, run_seed
-from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches, training_epochs
+from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches, training_loader
 from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents, cached_documents
 from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
 from lightning_transfer.errors import UserError
@@ -127,9 +127,8 @@ class LanguageModelDataModule(TokenizedTexts, L.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """The segments of the training documents, in a new order of documents each epoch."""
         rows, _ = self._divide()
-        segments = training_epochs(self._segments(rows, self.varied_segments, run_seed()), self.trainer)
-        self._train_loader = BatchLoader(make_batch, segments)
-        self._train_loader.load_state_dict(self._resume_at)
+        segments = self._segments(rows, self.varied_segments, run_seed())
+        self._train_loader = training_loader(make_batch, segments, self.trainer, self._resume_at)
         self._resume_at = {}
         return self._train_loader
 

@@ -148,10 +148,21 @@ def equally_many(batches: Batches, world_size: int) -> Batches:
     return np.split(rows, np.cumsum(sizes)[:-1])
 
 
-def training_epochs(batches: EpochBatches, trainer: L.Trainer | None) -> EpochBatches:
-    """Gives the batches of each epoch, those of the first in all of them where ``trainer.overfit_batches`` is set."""
+def training_loader(
+    fetch: Callable[[np.ndarray], Any], batches: EpochBatches, trainer: L.Trainer | None, resume_at: dict[str, int]
+) -> BatchLoader:
+    """Makes the loader of a training.
+
+    Args:
+        fetch: As of :class:`BatchLoader`.
+        batches: Likewise; those of the first epoch serve for all where ``trainer.overfit_batches`` is set.
+        trainer: Will train, if one is known.
+        resume_at: The saved place to go on from; empty at the start.
+    """
     overfits = trainer is not None and trainer.overfit_batches  # type: ignore[attr-defined]
-    return (lambda epoch: batches(0)) if overfits else batches
+    loader = BatchLoader(fetch, (lambda epoch: batches(0)) if overfits else batches)
+    loader.load_state_dict(resume_at)
+    return loader
 
 
 def must_pass_together(trainer: L.Trainer | None) -> bool:
