@@ -210,6 +210,7 @@ class CommandLine(LightningCLI):
             # By its path: for "best" Lightning prefers a checkpoint that a preempted job has left over.
             checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or None
             [test] = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
+            results.check_is_finite("test/loss", test, self.trainer.global_step)
         log_dir = self.trainer.log_dir  # on all ranks: it is broadcast
         if self.trainer.is_global_zero and log_dir:
             folder = Path(log_dir)

@@ -23,7 +23,7 @@ _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchme
 
 
 class ResultsRecorder(L.Callback):
-    """Keeps what a run achieved and what it took, and stops it once the validation loss is not a number.
+    """Keeps what a run achieved and what it took, and stops it once its loss is not a number.
 
     What it keeps continues over a resume.
     """
@@ -50,6 +50,15 @@ class ResultsRecorder(L.Callback):
         """Counts the examples."""
         self.train_examples += examples_in(batch) * trainer.world_size
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at the training loss where no validation does.
+
+        Raises:
+            UserError: Where the loss is infinite or not a number.
+        """
+        if not sum(trainer.num_val_batches):
+            check_is_finite("train/loss", trainer.callback_metrics, trainer.global_step)
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of validation."""
         self._validation_start = time.perf_counter()
@@ -65,11 +74,7 @@ class ResultsRecorder(L.Callback):
         self.validation_seconds += time.perf_counter() - self._validation_start
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.validations.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
-        if not math.isfinite(metrics.get("val/loss", 0.0)):
-            raise UserError(
-                f"val/loss is {metrics['val/loss']} after step {trainer.global_step}: the training diverged,"
-                " lower the learning rate or clip gradients (trainer.gradient_clip_val)"
-            )
+        check_is_finite("val/loss", metrics, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock."""
@@ -128,6 +133,20 @@ class ResultsRecorder(L.Callback):
             score = best.best_model_score.item()
             chosen = next((entry for entry in self.validations if entry[best.monitor] == score), chosen)
         return {name: value for name, value in chosen.items() if name.startswith("val/")}
+
+
+def check_is_finite(loss: str, metrics: Mapping[str, float | torch.Tensor], step: int) -> None:
+    """Checks the loss of that name, where it was logged.
+
+    Raises:
+        UserError: Where it is infinite or not a number after that step.
+    """
+    value = float(metrics.get(loss, 0.0))
+    if not math.isfinite(value):
+        raise UserError(
+            f"{loss} is {value} after step {step}: the training diverged,"
+            " lower the learning rate or clip gradients (trainer.gradient_clip_val)"
+        )
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
