@@ -85,6 +85,14 @@ def test_last_pooling_takes_the_end_of_each_direction() -> None:
     assert torch.equal(pooled[2, 5:], states[0, 2, 5:])
 
 
+def test_backward_reads_from_the_end_but_the_separator_first_as_its_language_model_did() -> None:
+    net = network(direction="backward")
+    read: list[Tensor] = []
+    net.embedding.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].t()))
+    net(torch.tensor([[0, 5, 6, 7], [0, 8, 0, 0], [5, 6, 7, 0]]), torch.tensor([4, 2, 3]))
+    assert read[0].tolist() == [[0, 7, 6, 5], [0, 8, 0, 0], [7, 6, 5, 0]]
+
+
 def test_layer_groups_run_from_input_to_head_and_hold_every_parameter() -> None:
     net = network(num_layers=2, bidirectional=True)
     assert list(net.layer_groups) == ["embedding", "lstm.0", "lstm.1", "head"]
@@ -130,6 +138,16 @@ def test_padding_never_changes_a_logit_of_bigrams(direction: str) -> None:
     net = with_bigrams(pooling="all", direction=direction)
     more_padding = torch.cat([token_ids(padding=9), torch.full((5, 20), 13)], 1)
     torch.testing.assert_close(net(more_padding, LENGTHS), net(token_ids(), LENGTHS), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_bigrams_of_a_document_are_found_in_it(direction: str) -> None:
+    net = network(bigrams=9, direction=direction)
+    net.fit_to_data(torch.tensor([3, 5, 7, 0, 5, 9]))
+    without = net(torch.tensor([[3, 5, 7]]), torch.tensor([3]))
+    assert isinstance(net.embedding, BigramEmbedding)
+    nn.init.ones_(net.embedding.pair_weight)
+    assert not torch.equal(net(torch.tensor([[3, 5, 7]]), torch.tensor([3])), without)
 
 
 def test_bigrams_are_of_the_group_of_the_embedding() -> None:

@@ -25,7 +25,8 @@ class LSTMClassifier(LSTMEncoder):
             whole document), ``max`` or ``mean`` over time, or ``all`` three side by side (Howard & Ruder, 2018).
         dropout: Probability of dropping a feature between LSTM layers and before the head.
         single_logit: Whether two classes share one logit, for the loss binary_cross_entropy.
-        direction: ``backward`` reads each document from its end: for an encoder that has learned the language so.
+        direction: ``backward`` reads each document from its end: for an encoder that has learned the language so. A
+            token 0 at the start, which sets documents apart in a language model's streams, is read first all the same.
         gradient_tokens: Time steps at the end of a batch through which training goes back; what comes before is read
             without gradients and hands on its state and its states to the pooling. All if not given.
         bigrams: How many of the most frequent pairs of neighbouring tokens in the training documents have an embedding
@@ -86,7 +87,7 @@ class LSTMClassifier(LSTMEncoder):
                 unknown) is in no pair.
         """
         assert isinstance(self.embedding, BigramEmbedding)
-        self.embedding.fit(token_ids)
+        self.embedding.fit(token_ids.flip(0) if self.direction == "backward" else token_ids)
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Computes the logits; padding never changes them.
@@ -102,7 +103,8 @@ class LSTMClassifier(LSTMEncoder):
         steps, time = token_ids.t(), token_ids.shape[1]
         reversed_steps = reversed_within_length(lengths, time)
         if self.direction == "backward":
-            steps = take_steps(steps, reversed_steps)
+            starts = (steps[0] == 0).long()
+            steps = take_steps(steps, reversed_within_length(lengths, time, kept=starts))
         if self.training and self.gradient_tokens is not None and time > self.gradient_tokens:
             with torch.no_grad():
                 early, state = self.encode(steps[: -self.gradient_tokens])

@@ -98,18 +98,19 @@ def _computes_in_bfloat16(lstm: nn.LSTM) -> bool:
     )
 
 
-def reversed_within_length(lengths: Tensor, time: int) -> Tensor:
+def reversed_within_length(lengths: Tensor, time: int, kept: Tensor | int = 0) -> Tensor:
     """Says where each step of a padded batch comes from when every sequence is reversed, and the padding stays.
 
     Args:
         lengths: int64 [batch].
         time: Steps of the padded batch.
+        kept: int64 [batch], or one for all: how many steps at the start of each sequence stay as well.
 
     Returns:
         int64 [time * batch], into the batch with its first two dimensions, time and batch, as one.
     """
     steps = torch.arange(time, device=lengths.device).unsqueeze(1)
-    source = torch.where(steps < lengths, lengths - 1 - steps, steps)
+    source = torch.where((steps >= kept) & (steps < lengths), lengths - 1 - steps + kept, steps)
     return (source * len(lengths) + torch.arange(len(lengths), device=lengths.device)).flatten()
 
 
