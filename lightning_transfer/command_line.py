@@ -175,6 +175,8 @@ class CommandLine(LightningCLI):
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, and looks ahead to the test."""
+        if self.trainer.precision == "64-true":
+            self.model.double()  # Lightning does so only once a checkpoint is loaded, and thereby rounded
         source = self._get(self.config, "init_from")
         if source is not None and self.checkpoint is None:
             vocabulary = getattr(self.datamodule, "vocabulary", None)

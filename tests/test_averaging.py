@@ -117,6 +117,26 @@ def test_checkpoint_of_mid_validation_tells_average_and_weights_apart(tmp_path: 
         assert equal(middle[key], after[key])
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("64-true", 1e-12), ("bf16-true", 0.01)])
+def test_average_is_as_precise_as_the_weights_and_resumes(precision: str, tolerance: float, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"precision": precision, "num_sanity_val_steps": 0}
+    # Lightning gives a module its precision only once a checkpoint is loaded, by which one of 64 bits would be rounded.
+    make = (lambda: ToyModule().double()) if precision == "64-true" else ToyModule
+    plain, averaged, resumed = make(), make(), make()
+    seen = fit(None, plain, **options)
+    trainer(ExponentialMovingAverage(decay=0.9), every_three_steps(tmp_path), **options).fit(averaged)
+    averages, *others = [
+        {name: value.double() for name, value in weights.items()} for weights in [*seen.weights[1:], state(plain)]
+    ]
+    for step, weights in enumerate(others, start=1):
+        decay = min(0.9, (1 + step) / (10 + step))
+        averages = {name: decay * value + (1 - decay) * weights[name] for name, value in averages.items()}
+    for name, value in averaged.state_dict().items():
+        torch.testing.assert_close(value.double(), averages[name], rtol=0, atol=tolerance)
+    trainer(ExponentialMovingAverage(decay=0.9), **options).fit(resumed, ckpt_path=tmp_path / "step=3.ckpt")
+    assert equal(state(resumed), state(averaged))
+
+
 def test_failed_validation_leaves_what_trains() -> None:
     plain, averaged = ToyModule(), ToyModule()
     trainer(max_epochs=1, num_sanity_val_steps=0).fit(plain)

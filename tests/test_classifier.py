@@ -1,12 +1,18 @@
 """The classifier: losses, metrics, and what it refuses."""
 
+from pathlib import Path
+from typing import Any
+
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from lightning_transfer import Classifier, DemoImages, FastCNN, SeedCNN
+from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.losses import class_probabilities, classification_loss, predicted_classes
 
@@ -89,6 +95,50 @@ def test_optimizer_that_refuses_its_arguments_is_a_user_error() -> None:
     model = Classifier(SeedCNN(10), 10, optimizer=lambda params: torch.optim.SGD(params, lr=-1.0))
     with pytest.raises(UserError, match=r"optimizer: Invalid learning rate: -1.0"):
         model.configure_optimizers()
+
+
+class Losses(L.Callback):
+    """Keeps the loss of every step, and the mean that was logged last."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.of_steps: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.of_steps.append(float(outputs["loss"]))
+        self.logged = float(trainer.callback_metrics.get("train/loss", 0.0))
+
+
+def fit_to_noise(model: Classifier, *callbacks: L.Callback, steps: int, **options: Any) -> L.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    trainer = L.Trainer(callbacks=[*callbacks], max_steps=steps, enable_checkpointing=saves, **{**quiet, **options})
+    generator = torch.Generator().manual_seed(0)
+    batch = ImageBatch(torch.randn(4, 6, generator=generator), torch.arange(4) % 2, torch.arange(4))
+    trainer.fit(model, DataLoader([batch] * steps, batch_size=None))  # type: ignore[arg-type]
+    return trainer
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
+def test_logged_loss_is_the_mean_of_its_interval_in_every_precision(precision: str) -> None:
+    losses, model = Losses(), Classifier(nn.Linear(6, 2), 2, optimizer=lambda params: torch.optim.SGD(params, lr=0.0))
+    nn.init.constant_(model.network.bias, 0.0)
+    model.network.bias.data[0] = 9.0
+    fit_to_noise(model, losses, steps=400, precision=precision, log_every_n_steps=400)
+    assert losses.logged == pytest.approx(sum(losses.of_steps) / 400, rel=1e-5)
+
+
+def test_second_fit_and_an_evaluation_leave_the_log_of_a_fit_alone(tmp_path: Path) -> None:
+    losses, model = Losses(), Classifier(nn.Linear(6, 2), 2)
+    saving = ModelCheckpoint(dirpath=tmp_path, filename="saved", every_n_train_steps=5)
+    trainer = fit_to_noise(model, saving, steps=5, log_every_n_steps=4)
+    checkpoint = tmp_path / "saved.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["train_log"][2] == 1  # a step since the last log
+    trainer.test(model, DataLoader([], batch_size=None), ckpt_path=checkpoint, verbose=False)  # type: ignore[arg-type]
+    fit_to_noise(model, losses, steps=4, log_every_n_steps=4)
+    assert losses.logged == pytest.approx(sum(losses.of_steps) / 4, rel=1e-5)
+    again = Classifier.load_from_checkpoint(checkpoint, network=nn.Linear(6, 2))
+    fit_to_noise(again, losses, steps=4, log_every_n_steps=4)
+    assert losses.logged == pytest.approx(sum(losses.of_steps) / 4, rel=1e-5)
 
 
 def test_layer_groups_cover_every_parameter_from_input_to_head() -> None:

@@ -156,13 +156,16 @@ def test_help_documents_every_argument_of_the_classifier(capsys: pytest.CaptureF
         assert len(description.split()) > 3, argument
 
 
-@pytest.mark.parametrize("schedule", [None, "gradual"])
-def test_resumed_fit_goes_on_where_the_checkpoint_stopped(schedule: str | None, image_folder: Path) -> None:
+@pytest.mark.parametrize(("schedule", "precision"), [(None, "64-true"), ("gradual", "32-true")])
+def test_resumed_fit_goes_on_where_the_checkpoint_stopped(
+    schedule: str | None, precision: str, image_folder: Path
+) -> None:
     callbacks = []
     if schedule is not None:
         init_args = {"schedule": schedule, "until": {"steps": 7}}  # transitions in mid-epoch, one after the resume
         callbacks = [{"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": init_args}]
     common = ["--trainer.callbacks", json.dumps(callbacks), "--model.optimizer", "torch.optim.AdamW"]
+    common += ["--trainer.precision", precision]
     main(fit_arguments(image_folder, *common, "--trainer.max_epochs", "3"))
     whole = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
     main(fit_arguments(image_folder, *common, "--experiment", "parts"))

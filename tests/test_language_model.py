@@ -237,6 +237,22 @@ def test_checkpoint_holds_the_carried_state_and_the_place(uninterrupted: tuple[P
     assert saved["DemoTextStreams"]["place"] == {"epoch": 1, "position": 4}
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_penalties_and_the_log_work_in_every_precision(precision: str) -> None:
+    data = streams()
+    module = model(data.vocabulary_size, penalties=1.0)
+    runner = trainer(max_epochs=1, limit_train_batches=4, limit_val_batches=1, precision=precision, log_every_n_steps=4)
+    runner.fit(module, datamodule=data)
+    loss = math.log(data.vocabulary_size)
+    assert float(runner.callback_metrics["train/loss"]) == pytest.approx(loss, rel=0.2)
+
+
+def test_checkpoint_opens_without_a_trainer(uninterrupted: tuple[Path, list[Tensor]]) -> None:
+    network = model(streams(tasks=("target",)).vocabulary_size, **DROPOUTS).network
+    module = LanguageModel.load_from_checkpoint(uninterrupted[0] / "step=24.ckpt", network=network)
+    assert equal(weights(module), uninterrupted[1])
+
+
 def bigram_perplexity(train: np.ndarray, validation: np.ndarray, size: int) -> float:
     """Of bigrams interpolated with single tokens, with the weight that is best for the hold-out itself."""
     unigram = np.bincount(train, minlength=size) + 1.0

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.adversarial import adversarial_loss, find_embedding
@@ -54,9 +53,6 @@ class Classifier(OptimizedModule):
         UserError: For values out of range, and a network whose outputs do not match the number of classes.
     """
 
-    _loss_sum: Tensor
-    _correct: Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -91,16 +87,22 @@ class Classifier(OptimizedModule):
             find_embedding(self.network)  # refuses a network without one
         self.validation_metrics = EvaluationMetrics(num_classes)
         self.test_metrics = EvaluationMetrics(num_classes)
-        # Sums since the last log, kept as tensors: reading them at every step would wait for the device.
-        self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
-        self.register_buffer("_correct", torch.zeros(()), persistent=False)
-        # Else DDP would overwrite each rank's sums with those of rank 0 at every step.
-        ignored = ["_loss_sum", "_correct"]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, ignored)  # type: ignore[no-untyped-call]
+        self._clear_log()
+
+    def _clear_log(self) -> None:
+        # Sums since the last log, as tensors: reading them at every step would wait for the device. Not as buffers:
+        # those get the precision of the weights, are averaged with them, and are overwritten by DDP.
+        self._loss_sum, self._correct = torch.zeros(()), torch.zeros(())
         self._examples = self._batches = 0
+
+    def setup(self, stage: str) -> None:
+        """Begins the log of a fit; a checkpoint's sums are loaded after this."""
+        if stage == "fit":
+            self._clear_log()
 
     def on_fit_start(self) -> None:
         """Prepares the cache of features, and what the network computes from training data before it learns."""
+        self._loss_sum, self._correct = self._loss_sum.to(self.device), self._correct.to(self.device)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.cache_features:
             self._features = FeatureCache(self.network, self.forward, data)
@@ -168,10 +170,11 @@ class Classifier(OptimizedModule):
         checkpoint["train_log"] = (loss_sum, correct, self._batches, self._examples)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the saved sums."""
-        loss_sum, correct, self._batches, self._examples = checkpoint.get("train_log", (0.0, 0.0, 0, 0))
-        self._loss_sum.fill_(loss_sum)
-        self._correct.fill_(correct)
+        """Goes on with the saved sums, in a fit."""
+        if self.is_fitting and "train_log" in checkpoint:
+            loss_sum, correct, self._batches, self._examples = checkpoint["train_log"]
+            self._loss_sum.fill_(loss_sum)
+            self._correct.fill_(correct)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Adds a batch to the validation metrics, and gives its class probabilities to callbacks."""
@@ -195,7 +198,7 @@ class Classifier(OptimizedModule):
 
     def _logits(self, batch: Any) -> Tensor:
         # A fit that failed leaves its features behind: no other stage may read them.
-        if self._features is not None and self.trainer.state.fn == "fit":
+        if self._features is not None and self.is_fitting:
             return self._features.logits(batch)
         logits: Tensor = self(*batch.inputs)
         return logits

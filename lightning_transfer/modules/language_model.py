@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from lightning_transfer.modules.optimization import OptimizedModule
 from lightning_transfer.networks.language_model import LSTMLanguageModel
@@ -40,8 +39,6 @@ class LanguageModel(OptimizedModule):
             (TAR: Merity et al., 2018).
     """
 
-    _loss_sum: Tensor
-
     def __init__(
         self,
         network: LSTMLanguageModel,
@@ -53,14 +50,21 @@ class LanguageModel(OptimizedModule):
         self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
         self.activation_penalty = activation_penalty
         self.temporal_activation_penalty = temporal_activation_penalty
-        self._state: list[LayerState] | None = None
         self._validation_state: list[LayerState] | None = None
-        self.register_buffer("_loss_sum", torch.zeros(()), persistent=False)
-        # Else DDP would overwrite each rank's sum with that of rank 0 at every step.
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, ["_loss_sum"])  # type: ignore[no-untyped-call]
         self._validation_loss = torch.zeros(2, dtype=torch.float64)  # the sum over tokens, and their number
-        self._tokens = self._batches = 0
         self._start = time.perf_counter()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._state: list[LayerState] | None = None
+        # Since the last log: a tensor, which no step has to read; not a buffer, which gets the weights' precision.
+        self._loss_sum = torch.zeros(())
+        self._tokens = self._batches = 0
+
+    def setup(self, stage: str) -> None:
+        """Begins a fit without a state; a checkpoint's is loaded after this."""
+        if stage == "fit":
+            self._begin()
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Computes the loss of a segment, penalties included, and logs the means at the end of a logging interval."""
@@ -102,7 +106,9 @@ class LanguageModel(OptimizedModule):
         checkpoint["train_log"] = (loss_sum, self._batches)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with this process's streams of the saved state, on whatever number of processes."""
+        """Goes on, in a fit, with this process's streams of the saved state, on whatever number of processes."""
+        if not self.is_fitting:
+            return
         share = slice(self.trainer.global_rank, None, self.trainer.world_size)
         if (saved := checkpoint.get("carried_state")) is not None:
             self._state = [(hidden[:, share].contiguous(), cell[:, share].contiguous()) for hidden, cell in saved]
@@ -110,7 +116,8 @@ class LanguageModel(OptimizedModule):
         self._loss_sum.fill_(loss_sum)
 
     def on_fit_start(self) -> None:
-        """Brings a loaded state to the device."""
+        """Brings the sum of the log and a loaded state to the device."""
+        self._loss_sum = self._loss_sum.to(self.device)
         if self._state is not None:
             self._state = [(hidden.to(self.device), cell.to(self.device)) for hidden, cell in self._state]
 
@@ -137,6 +144,6 @@ class LanguageModel(OptimizedModule):
 
 
 def mean_square(values: Tensor) -> Tensor:
-    """Computes the mean square in float32, without a copy of the values in it."""
-    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float32)
+    """Computes the mean square, in float32 at least, without a copy of the values in it."""
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
     return norm.square() / values.numel()

@@ -27,7 +27,7 @@ class ExactMean(Metric):
         """Adds the mean of a batch of ``weight`` examples."""
         # One dimension: torchmetrics gathers a single value without one otherwise than several from another process.
         self.totals.append((value.detach() * weight).reshape(1))
-        self.weights.append(torch.tensor([weight], device=value.device))
+        self.weights.append(torch.full((1,), weight, device=value.device))
 
     def compute(self) -> Tensor:
         """Computes the mean."""

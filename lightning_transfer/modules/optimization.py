@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -68,6 +69,11 @@ class OptimizedModule(L.LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a trainer's ``fit`` is what goes on, its validation included."""
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     @property
     def layer_groups(self) -> dict[str, list[str]]:

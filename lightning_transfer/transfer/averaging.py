@@ -87,6 +87,7 @@ def _move_averages(decay: float, averages: list[Tensor], weights: list[Tensor], 
     """Move the averages of one data type towards the weights, in place."""
     if averages[0].is_floating_point():
         decay = min(decay, (1 + float(steps)) / (10 + float(steps)))
+        weights = [weight.to(average.dtype) for average, weight in zip(averages, weights, strict=True)]
         torch._foreach_lerp_(averages, weights, 1 - decay)  # unlike a weighted sum, exact where both are equal
     else:
         torch._foreach_copy_(averages, weights)  # counters
