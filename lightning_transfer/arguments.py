@@ -1,8 +1,8 @@
 """What the command line takes beside a model, data and a trainer."""
 
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_transfer.best_checkpoint import BestCheckpoint
 from lightning_transfer.dashboards.settings import Dashboards
 
 
@@ -34,7 +34,7 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     )
     parser.add_argument("--output", type=str, default="predictions.jsonl", help="File that predict writes.")
     parser.add_argument("--dashboards", type=Dashboards | None, default=Dashboards(), help="What is shown.")
-    parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+    parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
     parser.set_defaults(
         {
             "model": {"class_path": "lightning_transfer.Classifier"},

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 import lightning_transfer
 from lightning_transfer import results
 from lightning_transfer.arguments import add_experiment_arguments
+from lightning_transfer.best_checkpoint import best_checkpoint
 from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
@@ -210,7 +211,8 @@ class CommandLine(LightningCLI):
         test = None
         if self._get(self.config, "test_after_fit"):
             # By its path: for "best" Lightning prefers a checkpoint that a preempted job has left over.
-            checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or None
+            best = best_checkpoint(self.trainer)
+            checkpoint = best.best_model_path if best else None
             [test] = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
             results.check_is_finite("test/loss", test, self.trainer.global_step)
         log_dir = self.trainer.log_dir  # on all ranks: it is broadcast

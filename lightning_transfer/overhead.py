@@ -60,7 +60,7 @@ def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.L
         for name in STEP_HOOKS:
             if getattr(type(owner), name) is getattr(base, name) and name not in vars(owner):
                 setattr(owner, name, None)
-        if type(owner) is ModelCheckpoint and not owner._every_n_train_steps and owner._train_time_interval is None:
+        if isinstance(owner, ModelCheckpoint) and not _saves_in_steps(owner):
             owner.on_train_batch_end = None  # type: ignore[method-assign, assignment]
     if not trainer.gradient_clip_val and not is_overridden("configure_gradient_clipping", module):
         module.configure_gradient_clipping = None  # type: ignore[method-assign, assignment]
@@ -69,6 +69,11 @@ def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.L
     if isinstance(trainer.profiler, SilentProfiler):  # type: ignore[attr-defined]
         _look_up_batch_hooks_once(trainer, module, datamodule)
     _collect_metrics_where_logged(trainer)
+
+
+def _saves_in_steps(callback: ModelCheckpoint) -> bool:
+    has_own = type(callback).on_train_batch_end is not ModelCheckpoint.on_train_batch_end
+    return has_own or bool(callback._every_n_train_steps) or callback._train_time_interval is not None
 
 
 def _look_up_arguments_once(trainer: L.Trainer, module: L.LightningModule) -> None:

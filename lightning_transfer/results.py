@@ -14,8 +14,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_transfer.best_checkpoint import BestCheckpoint, best_checkpoint
 from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
 
@@ -102,8 +102,7 @@ class ResultsRecorder(L.Callback):
             test: The metrics of the best checkpoint on the test split, if it was tested.
         """
         train_seconds = self.fit_seconds - self.validation_seconds
-        checkpoint = trainer.checkpoint_callback
-        best = checkpoint if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path else None
+        best = best_checkpoint(trainer)
         return {
             "validation": self._validation_of_best(best),
             "test": test,
@@ -125,7 +124,7 @@ class ResultsRecorder(L.Callback):
             "validations": self.validations,
         }
 
-    def _validation_of_best(self, best: ModelCheckpoint | None) -> dict[str, float] | None:
+    def _validation_of_best(self, best: BestCheckpoint | None) -> dict[str, float] | None:
         if not self.validations:
             return None
         chosen = self.validations[-1]

@@ -183,6 +183,32 @@ def test_resumed_fit_goes_on_where_the_checkpoint_stopped(
     assert [entry["epoch"] for entry in results["validations"]] == [0, 1, 2]
 
 
+def test_run_that_goes_on_in_another_folder_knows_what_was_best(image_folder: Path) -> None:
+    main(fit_arguments(image_folder))
+    best, last = (run_folder() / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    saved = torch.load(last, weights_only=True)
+    [key] = [key for key in saved["callbacks"] if key.startswith("BestCheckpoint")]
+    highest = torch.tensor(2.0)  # which no later validation reaches
+    saved["callbacks"][key] |= {
+        "best_model_score": highest,
+        "kth_value": highest,
+        "best_k_models": {str(best): highest},
+    }
+    torch.save(saved, last)
+    main(fit_arguments(image_folder, "--trainer.max_epochs", "2", "--ckpt_path", str(last), "--test_after_fit", "true"))
+    results = json.loads(Path("logs/default/version_1/results.json").read_text())
+    assert Path(results["best_checkpoint"]).resolve() == best.resolve()
+    assert best.exists()
+
+
+def test_other_checkpoints_of_a_config_do_not_count_as_the_best(image_folder: Path) -> None:
+    other = ["--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", "2"]
+    main(fit_arguments(image_folder, *other, "--trainer.callbacks.save_top_k", "-1", "--test_after_fit", "true"))
+    results = json.loads((run_folder() / "results.json").read_text())
+    assert Path(results["best_checkpoint"]).name == "best.ckpt"
+    assert results["selected_by"] == "val/accuracy"
+
+
 def test_command_runs_as_a_module_and_fails_without_a_traceback() -> None:
     command = [sys.executable, "-m", "lightning_transfer", "fit", "--config", "nowhere.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
