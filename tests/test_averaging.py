@@ -1,6 +1,7 @@
 """The moving average of the weights: what is validated, chosen, tested and resumed."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ from torch import Tensor
 from unfreezing_toys import NORM_GROUPS, Recorder, ToyModule, fit, trainer
 
 from lightning_transfer import ExponentialMovingAverage, ProgressiveUnfreezing
+from lightning_transfer.cluster.sharding import FullyShardedStrategy
 from lightning_transfer.errors import UserError
 
 
@@ -135,6 +137,12 @@ def test_average_is_as_precise_as_the_weights_and_resumes(precision: str, tolera
         torch.testing.assert_close(value.double(), averages[name], rtol=0, atol=tolerance)
     trainer(ExponentialMovingAverage(decay=0.9), **options).fit(resumed, ckpt_path=tmp_path / "step=3.ckpt")
     assert equal(state(resumed), state(averaged))
+
+
+def test_average_of_divided_weights_is_refused() -> None:
+    divided = SimpleNamespace(strategy=FullyShardedStrategy())
+    with pytest.raises(UserError, match="does not go with FullyShardedStrategy, which divides the weights"):
+        ExponentialMovingAverage().setup(divided, ToyModule(), "fit")  # type: ignore[arg-type]
 
 
 def test_failed_validation_leaves_what_trains() -> None:

@@ -1,5 +1,6 @@
 """What is wrong with a schedule is said in one line, before the first optimizer step."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,8 +8,11 @@ import torch
 from torch import Tensor
 from unfreezing_toys import GROUPS, Recorder, ToyModule, fit, trainer
 
-from lightning_transfer import ProgressiveUnfreezing
+from lightning_transfer import ExponentialMovingAverage, ProgressiveUnfreezing
+from lightning_transfer.cluster.sharding import FullyShardedStrategy
 from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.plateau import check_can_restore
+from lightning_transfer.transfer.schedule import Phase, Plateau, Until
 
 
 def refuse(message: str, module: ToyModule | None = None, **arguments: Any) -> None:
@@ -82,6 +86,15 @@ def test_a_plateau_metric_that_is_never_logged_is_refused_before_the_first_step(
     ):
         run.fit(module)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_best_weights_are_not_restored_where_they_are_averaged_or_divided() -> None:
+    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "val/loss", "restore_best": True}})
+    with pytest.raises(UserError, match="restore_best does not go with an average of the weights"):
+        trainer(unfreezing, ExponentialMovingAverage()).fit(ToyModule())
+    divided: Any = SimpleNamespace(strategy=FullyShardedStrategy())
+    with pytest.raises(UserError, match="restore_best does not go with FullyShardedStrategy"):
+        check_can_restore(divided, [Phase(["head"], Until(plateau=Plateau("val/loss", restore_best=True)))])
 
 
 def test_without_validation_only_what_training_logs_counts() -> None:

@@ -164,6 +164,13 @@ def test_a_plateau_ends_the_phase_after_patience_checks_without_improvement(moni
     assert {count: step // 6 for count, step in first.items()} == {2: 0, 4: 4, 6: 8}
 
 
+def test_a_plateau_counts_no_validation_twice_where_not_every_epoch_has_one() -> None:
+    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "val/value", "patience": 1}})
+    module = PlateauModule([9, 1.0, 9, 1.2, 9, 1.3, 9, 1.1, 9, 1.15, 9, 1.0])  # every other is validated
+    recorder = fit(unfreezing, module, max_epochs=12, check_val_every_n_epoch=2)
+    assert [len(names) for names in recorder.trainable[::6]] == [2] * 4 + [4] * 6 + [6] * 2
+
+
 def test_a_plateau_and_a_limit_end_the_phase_by_what_comes_first() -> None:
     until = {"plateau": {"monitor": "val/value", "patience": 2}, "epochs": 2}
     recorder = fit(ProgressiveUnfreezing(GROUPS, until=until), PlateauModule([5, 4, 3, 3, 3, 3]), max_epochs=6)

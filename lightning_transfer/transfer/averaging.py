@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -28,7 +29,7 @@ class ExponentialMovingAverage(WeightAveraging):
             (1 + n) / (10 + n).
 
     Raises:
-        UserError: For a decay out of range.
+        UserError: For a decay out of range; on ``fit``, with a strategy that divides the weights over the ranks.
 
     Source:
         Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992. The growing decay is that of
@@ -40,6 +41,15 @@ class ExponentialMovingAverage(WeightAveraging):
             raise UserError(f"decay is {decay}: expected at least 0 and below 1")
         super().__init__(multi_avg_fn=partial(_move_averages, decay))
         self._is_swapped = False  # whether the module holds the average, and the average model what trains
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Copy the module."""
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            name = type(trainer.strategy).__name__
+            raise UserError(
+                f"ExponentialMovingAverage does not go with {name}, which divides the weights: leave it out"
+            )
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Follow the module to its device, on which it was not yet in ``setup``."""

@@ -5,6 +5,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from lightning_transfer.errors import UserError
@@ -20,7 +22,6 @@ class PlateauWatch:
         self._best: float | None = None
         self._checks_without_improvement = 0
         self._best_weights: dict[str, Tensor] = {}
-        self._is_validation_metric = False
         self._before_validation: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,24 +47,23 @@ class PlateauWatch:
     def end_validation(self, trainer: pl.Trainer, plateau: Plateau) -> None:
         """Check the metric if the validation that just ended has logged it."""
         value = trainer.callback_metrics.get(plateau.monitor)
-        is_new = value is not None and value is not self._before_validation
-        self._is_validation_metric |= self._check(trainer, plateau, value if is_new else None)
+        self._check(trainer, plateau, None if value is self._before_validation else value)
 
     def end_train_epoch(self, trainer: pl.Trainer, plateau: Plateau) -> None:
-        """Check the metric if the training step logs it."""
-        if not self._is_validation_metric:
-            self._check(trainer, plateau, trainer.callback_metrics.get(plateau.monitor))
+        """Check the metric if the training step logs it: what an earlier validation has logged is no news."""
+        value = trainer.callback_metrics.get(plateau.monitor)
+        self._check(trainer, plateau, value if plateau.monitor in _logged_in_training(trainer) else None)
 
     def restore_best(self, trainer: pl.Trainer) -> None:
         """Load the weights of the best check, if they were kept."""
         if self._best_weights:
             trainer.lightning_module.load_state_dict(self._best_weights, strict=False)
 
-    def _check(self, trainer: pl.Trainer, plateau: Plateau, value: Tensor | None) -> bool:
+    def _check(self, trainer: pl.Trainer, plateau: Plateau, value: Tensor | None) -> None:
         # Ranks may hold different values, or none: all must decide the same, or they wait for each other forever.
         number = trainer.strategy.broadcast(None if value is None else float(value))
         if number is None:
-            return False
+            return
         if plateau.is_improvement(number, self._best):
             self._best, self._checks_without_improvement = number, 0
             if plateau.restore_best:
@@ -71,7 +71,11 @@ class PlateauWatch:
         else:
             self._checks_without_improvement += 1
             self.is_over |= self._checks_without_improvement >= plateau.patience
-        return True
+
+
+def _logged_in_training(trainer: pl.Trainer) -> set[str]:
+    # callback_metrics holds a training metric of the epoch only at its end; the collection knows it from its first log.
+    return {result.meta.name for result in (trainer._results or {}).values()}
 
 
 def _unfrozen_state(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -97,9 +101,7 @@ def check_is_logged(
     plateaus = {n: phase.until.plateau for n, phase in enumerate(phases, 1) if phase.until and phase.until.plateau}
     if not plateaus:
         return
-    # callback_metrics holds a training metric of the epoch only at its end; the collection knows it from its first log.
-    in_training = {result.meta.name for result in (trainer._results or {}).values()}
-    validation_metrics, in_training = trainer.strategy.broadcast((validation_metrics, in_training))
+    validation_metrics, in_training = trainer.strategy.broadcast((validation_metrics, _logged_in_training(trainer)))
     logged = sorted(validation_metrics | in_training)
     for number, plateau in plateaus.items():
         if plateau.monitor not in logged and (in_training or is_epoch_end):
@@ -107,6 +109,20 @@ def check_is_logged(
                 f"phase {number} ends by a plateau of {plateau.monitor!r}, which neither validation nor training logs; "
                 f"logged are {some_of(logged, limit=20) or 'no metrics'}"
             )
+
+
+def check_can_restore(trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
+    """Raise if a phase is to restore its best weights where only a part of them is at hand.
+
+    Raises:
+        UserError: With a strategy that divides the weights over the ranks, and with a moving average of the weights.
+    """
+    if not any(phase.until and phase.until.plateau and phase.until.plateau.restore_best for phase in phases):
+        return
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise UserError(f"restore_best does not go with {type(trainer.strategy).__name__}, which divides the weights")
+    if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise UserError("restore_best does not go with an average of the weights, which it would not restore")
 
 
 def validation_follows(trainer: pl.Trainer) -> bool:

@@ -30,7 +30,8 @@ class Plateau:
             validation, one of the training at the end of each epoch.
         min_delta: A change must be larger than this to be an improvement.
         mode: ``min`` if lower is better, ``max`` if higher is.
-        restore_best: Whether the next phase starts from the weights at this phase's best check.
+        restore_best: Whether the next phase starts from the weights at this phase's best check; not where weights are
+            averaged or divided over ranks.
     """
 
     monitor: str

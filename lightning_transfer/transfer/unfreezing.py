@@ -14,7 +14,13 @@ from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.transfer.freezing import FreezableModule, check_strategy, rebuild_replicas
 from lightning_transfer.transfer.learning_rates import LearningRateScaler, decay_factors
 from lightning_transfer.transfer.plan import activation_memory, format_plan, training_length
-from lightning_transfer.transfer.plateau import PlateauWatch, check_is_logged, validate, validation_follows
+from lightning_transfer.transfer.plateau import (
+    PlateauWatch,
+    check_can_restore,
+    check_is_logged,
+    validate,
+    validation_follows,
+)
 from lightning_transfer.transfer.resolution import ResolvedSchedule, resolve_schedule
 from lightning_transfer.transfer.schedule import (
     LearningRateSchedule,
@@ -189,6 +195,7 @@ class ProgressiveUnfreezing(pl.Callback):
         check_strategy(trainer)
         self._schedule = self.resolve(pl_module)
         self._schedule.check_optimizers(trainer.optimizers)
+        check_can_restore(trainer, self._schedule.phases)
         self._module = FreezableModule(self._schedule.groups, self.eval_norm_layers)
         plateaus = any(phase.until and phase.until.plateau for phase in self._schedule.phases)
         if plateaus and trainer.num_sanity_val_steps == 0:
