@@ -14,6 +14,7 @@ from unfreezing_toys import GROUPS, ToyModule, trainer
 
 from lightning_transfer import ProgressiveUnfreezing, parameter_groups
 from lightning_transfer.cli import main
+from lightning_transfer.dashboards.runs import find_runs
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.range_test import Curve, range_test, valley
 
@@ -149,3 +150,5 @@ def test_command_prints_suggestions_and_writes_plots(capsys: pytest.CaptureFixtu
     events.Reload()
     assert events.Tags()["images"] == ["lr_find"]
     assert [path.name for path in Path("logs/quickstart_transfer").iterdir()] == ["lr_find"]
+    with pytest.raises(UserError, match="no run in 'logs'"):  # a report has no line for it
+        find_runs(Path("logs"))

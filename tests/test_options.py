@@ -8,7 +8,9 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
+from unfreezing_toys import ToyModule, trainer
 
+from lightning_transfer import EarlyStopping
 from lightning_transfer.cli import main
 
 OPTIONS = sorted((REPOSITORY / "configs" / "options").glob("*.yaml"))
@@ -57,6 +59,20 @@ def test_early_stopping_without_a_validation_is_one_line(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main([*run, "--data.validation_fraction", "0"])
     assert "early stopping waits for val/loss, and nothing is validated" in capsys.readouterr().err
+
+
+def test_second_fit_does_not_stop_because_the_first_one_did() -> None:
+    class Stuck(ToyModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", 1.0 + self.global_step)
+
+    stopping = EarlyStopping(patience=2)
+    steps = []
+    for _ in range(2):
+        runner = trainer(stopping, max_epochs=9)
+        runner.fit(Stuck())
+        steps.append(runner.global_step)
+    assert steps == [18, 18]
 
 
 @pytest.mark.slow

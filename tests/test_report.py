@@ -109,6 +109,8 @@ def test_timeline_without_rates_is_all_frozen() -> None:
     timeline.draw(canvas)
     right = Image.fromarray(canvas.pixels()).crop((800, 80, 1500, 180))
     assert {color for _, color in right.getcolors()} == {COLORS["frozen"], COLORS["paper"]}
+    # Of a run that went on from its end, where nothing was left to train, none were noted.
+    Timeline(["stem", "head"], [(0, [])], end=10, total=10).draw(PixelCanvas(*timeline.size))
 
 
 GRADUAL = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"schedule": "gradual"}}

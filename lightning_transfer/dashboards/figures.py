@@ -93,7 +93,7 @@ class Timeline:
         self, canvas: Canvas, name: str, place: Callable[[float], float], y: float, height: float, largest: float
     ) -> None:
         index = self.groups.index(name)
-        ends = [*(step for step, _ in self.rates[1:]), self.end]
+        ends = [step for step, _ in [*self.rates, (self.end, [])]][1:]
         for (start, rates), end in zip(self.rates, ends, strict=True):
             if end > start and rates[index] > 0:
                 opacity = _rate_opacity(rates[index] / largest)

@@ -47,11 +47,14 @@ def find_runs(folder: Path) -> list[Run]:
     if not folder.is_dir():
         raise UserError(f"{str(folder)!r} is no folder: give the folder of a run, or one with runs in it, such as logs")
     places = sorted({file.parent for file in folder.rglob("events.out.tfevents.*")})
-    if not places:
-        raise UserError(f"no run in {str(folder)!r}: expected event files of TensorBoard in it or below")
     # A single run is named by its experiment too.
-    shared = folder.resolve().parents[1] if places == [folder] else folder.resolve()
-    return [read_run(place, str(place.resolve().relative_to(shared))) for place in places]
+    shared = folder.resolve().parent.parent if places == [folder] else folder.resolve()
+    runs = [read_run(place, str(place.resolve().relative_to(shared))) for place in places]
+    # lr-find leaves a picture for TensorBoard, and nothing that a run does.
+    runs = [run for run in runs if run.scalars or run.data or run.results]
+    if not runs:
+        raise UserError(f"no run in {str(folder)!r}: expected event files of TensorBoard in it or below")
+    return runs
 
 
 def read_run(folder: Path, name: str) -> Run:

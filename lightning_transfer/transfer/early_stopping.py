@@ -3,6 +3,7 @@
 from typing import Literal
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
@@ -29,6 +30,13 @@ class EarlyStopping(callbacks.EarlyStopping):
         self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", patience: int = 10, min_delta: float = 0.0
     ) -> None:
         super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode, check_on_train_epoch_end=False)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget an earlier fit; a checkpoint's state is loaded after this."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.wait_count, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
+            self.best_score = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop before the first step where the checkpoint is that of a training that was stopped."""
