@@ -6,6 +6,8 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 ``results.json`` and a short table say what came out.
 """
 
+import shlex
+import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +66,8 @@ class CommandLine(LightningCLI):
 
     def __init__(self, args: ArgsType, signals: StopSignals) -> None:
         self._signals = signals
+        given = sys.argv[1:] if args is None else args
+        self._command = shlex.join(["lightning-transfer", *given]) if isinstance(given, list) else None
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -146,24 +150,27 @@ class CommandLine(LightningCLI):
         """Builds the trainer, with the logger, the record and the progress bar where the config names none."""
         config = self._get(self.config_init, "trainer")
         if config["logger"] is None:
-            logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
-            fitting = self.subcommand == "fit"
-            # Events are written every ten seconds: of a killed run no more than those is missing.
-            kwargs["logger"] = fitting and TensorBoardLogger(
-                logs, experiment, version, default_hp_metric=False, flush_secs=10
-            )
+            kwargs["logger"] = self.subcommand == "fit" and self._logger()
+        elif config["logger"] is False and self.subcommand == "fit" and config["default_root_dir"] is None:
+            kwargs["default_root_dir"] = self._logger().log_dir  # else it would all go into the working directory
         self.recorder = results.ResultsRecorder()
         callbacks = [SessionStart(), *(config["callbacks"] or []), self.recorder]  # its mark before any other event
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-            callbacks += dashboards.callbacks(yaml.safe_load(text), text)
+            callbacks += dashboards.callbacks(yaml.safe_load(text), text, self._command)
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress_bar())
         if config["profiler"] is None:
             kwargs["profiler"] = SilentProfiler()
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         return make_preemptible(check_settings(trainer))
+
+    def _logger(self) -> TensorBoardLogger:
+        """Builds TensorBoard's, in the run's folder."""
+        logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
+        # Events are written every ten seconds: of a killed run no more than those is missing.
+        return TensorBoardLogger(logs, experiment, version, default_hp_metric=False, flush_secs=10)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         """Keeps the best and the last checkpoint, unless the config says to keep none."""
@@ -220,7 +227,7 @@ class CommandLine(LightningCLI):
             folder = Path(log_dir)
             settings = {"experiment": "experiment", "init_from": "init_from", "seed": "seed_everything"}
             record = {name: self._get(self.config, key) for name, key in settings.items()}
-            record |= self.recorder.record(self.trainer, test)
+            record |= {"command": self._command, **self.recorder.record(self.trainer, test)}
             results.write(folder, record)
             print(results.table(record, folder))
 

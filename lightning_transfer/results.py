@@ -3,9 +3,7 @@
 import json
 import math
 import platform
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -118,7 +116,6 @@ class ResultsRecorder(L.Callback):
             "device": _device(trainer),
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
-            "command": shlex.join(["lightning-transfer", *sys.argv[1:]]),
             "commit": source_commit(),
             "versions": versions(),
             "validations": self.validations,

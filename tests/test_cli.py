@@ -48,6 +48,7 @@ def test_results_say_what_was_reached_and_how(finished_run: Path) -> None:
     assert set(results["test"]) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
     assert results["validation"]["val/accuracy"] == results["validations"][0]["val/accuracy"]
     assert results["seed"] == 7
+    assert results["command"].startswith("lightning-transfer fit --data CIFAR10 ")
     assert results["experiment"] == "small"
     assert results["init_from"] is None
     assert results["epochs"] == 1
@@ -199,6 +200,15 @@ def test_run_that_goes_on_in_another_folder_knows_what_was_best(image_folder: Pa
     results = json.loads(Path("logs/default/version_1/results.json").read_text())
     assert Path(results["best_checkpoint"]).resolve() == best.resolve()
     assert best.exists()
+
+
+def test_run_without_a_logger_has_a_folder_of_its_own_all_the_same(image_folder: Path) -> None:
+    Path("config.yaml").write_text("mine")
+    main(fit_arguments(image_folder, "--trainer.logger", "false"))
+    assert Path("config.yaml").read_text() == "mine"
+    names = {str(file.relative_to("logs")) for file in Path("logs").rglob("*") if file.is_file()}
+    files = ("config.yaml", "results.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
+    assert names == {f"default/version_0/{name}" for name in files}
 
 
 def test_other_checkpoints_of_a_config_do_not_count_as_the_best(image_folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from conftest import image_dataset, write_parquet
 from PIL import Image
 
-from lightning_transfer import CIFAR10, CIFAR100, ImageDataModule
+from lightning_transfer import CIFAR10, CIFAR100, DemoImages, ImageDataModule
 from lightning_transfer.data.decoding import decode_folder, to_array
 from lightning_transfer.errors import UserError
 
@@ -162,3 +162,18 @@ def test_large_images_are_brought_to_what_pretrained_weights_have_seen(tmp_path:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})
     folder = write_parquet(tmp_path / "set", train=datasets.Dataset.from_dict(image, features=features))
     assert ImageDataModule(str(folder)).image_size == 224
+
+
+def test_data_with_other_classes_than_the_checkpoint_is_refused_where_labels_count() -> None:
+    trained = DemoImages("source").state_dict()
+    message = "the checkpoint's classes are circle, .*, and the data's arrow, bolt, .*: give data with the same"
+    data = DemoImages("target")
+    data.load_state_dict(trained)
+    data.setup("predict")  # of images without labels
+    for stage in ("validate", "test"):
+        with pytest.raises(UserError, match=message):
+            data.setup(stage)
+    read = DemoImages("target")
+    assert read.num_classes == 6
+    with pytest.raises(UserError, match=message):
+        read.load_state_dict(trained)

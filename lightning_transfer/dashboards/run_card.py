@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import shlex
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -32,13 +30,18 @@ class RunCard(L.Callback):
     Args:
         hyperparameters: What sets this run apart from others; see :func:`hyperparameters_of`.
         configuration: The whole configuration as YAML.
+        command: The command that runs, if there is one.
     """
 
     def __init__(
-        self, hyperparameters: Mapping[str, str | float | None] | None = None, configuration: str = ""
+        self,
+        hyperparameters: Mapping[str, str | float | None] | None = None,
+        configuration: str = "",
+        command: str | None = None,
     ) -> None:
         self.hyperparameters = dict(hyperparameters or {})
         self.configuration = configuration
+        self.command = command
         self._is_written = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,8 +82,8 @@ class RunCard(L.Callback):
             event_file(writer).add_summary(self._end)
 
     def _commands(self, trainer: L.Trainer) -> list[str]:
-        given = shlex.join(["lightning-transfer", *sys.argv[1:]])
-        return [given, f"lightning-transfer fit --config {trainer.loggers[0].log_dir}/config.yaml"]
+        given = [self.command] if self.command else []
+        return [*given, f"lightning-transfer fit --config {trainer.loggers[0].log_dir}/config.yaml"]
 
 
 class ModelGraph(L.Callback):

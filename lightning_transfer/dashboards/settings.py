@@ -40,15 +40,16 @@ class Dashboards:
     run_card: bool = True
     graph: bool = True
 
-    def callbacks(self, config: Mapping[str, Any], configuration: str) -> list[L.Callback]:
+    def callbacks(self, config: Mapping[str, Any], configuration: str, command: str | None = None) -> list[L.Callback]:
         """Builds what is switched on.
 
         Args:
             config: The configuration of ``fit`` as plain types.
             configuration: The same as YAML.
+            command: The command that runs, if there is one.
         """
         return [
-            *([RunCard(hyperparameters_of(config), configuration)] if self.run_card else []),
+            *([RunCard(hyperparameters_of(config), configuration, command)] if self.run_card else []),
             *([TrainingScalars(self.every_n_steps)] if self.scalars else []),
             *([UnfreezingTimeline()] if self.timeline else []),
             *([TrainingExamples()] if self.training_examples else []),

@@ -80,6 +80,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         self.predict_path: str | None = None
         self.predict_names: list[str] | None = None
         self._class_names: list[str] | None = None
+        self._classes_are_to_check = False  # those of a checkpoint, against the data's
         self._splits: dict[str, Split[Inputs]] = {}
         self._on_device: dict[Split[Inputs], tuple[Tensor, ...]] = {}
         self._train_rows = self._validation_rows = np.empty(0, np.int64)
@@ -179,6 +180,8 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
 
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""
+        if self._classes_are_to_check and stage in ("validate", "test"):
+            self._check_classes(self.read_class_names(), self.class_names)
         if stage in ("fit", "validate"):
             self._train_rows, self._validation_rows = split_train_validation(
                 self._split(self.train_split).labels.numpy(),
@@ -227,9 +230,21 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         """Makes training go on from a saved place, and predictions know their classes without the data set.
 
         Lightning restores loaders as well, but not where anything asked for ``estimated_stepping_batches`` before.
+
+        Raises:
+            UserError: For data that has been read and has other classes.
         """
         self._resume_at = state_dict["place"]
+        if self._class_names is not None:
+            self._check_classes(self._class_names, state_dict["class_names"])
+        self._classes_are_to_check = self._class_names is None
         self._class_names = state_dict["class_names"]
+
+    def _check_classes(self, own: list[str], of_checkpoint: list[str]) -> None:
+        # Fewer are no mistake: integers are named up to the largest that occurs.
+        if own != of_checkpoint[: len(own)]:
+            saved, names = (", ".join(names[:8]) + ", ..." * (len(names) > 8) for names in (of_checkpoint, own))
+            raise UserError(f"the checkpoint's classes are {saved}, and the data's {names}: give data with the same")
 
     def _split(self, name: str) -> Split[Inputs]:
         if name not in self._splits:
