@@ -98,6 +98,13 @@ class CommandLine(LightningCLI):
             number = partial(self._number, target.rpartition(".")[2])
             parser.link_arguments("data", f"model.init_args.{target}", number, "instantiate")
 
+    def _set_seed(self) -> None:
+        """Seeds all generators."""
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"--seed_everything: {error}") from error
+
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
 
@@ -178,7 +185,7 @@ class CommandLine(LightningCLI):
         try:
             # The last one's callback comes after the best one's, whose state it saves.
             return super()._instantiate_trainer(config, [*callbacks, LastCheckpoint(self._signals)] if keeps else [])
-        except (TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:  # Lightning's, and torch's of a device that is not there
             raise UserError(f"trainer: {error}") from error
 
     def before_fit(self) -> None:

@@ -1,8 +1,10 @@
 """Where a run is written, and where it starts."""
 
 import tempfile
-import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
 
 from lightning_transfer.cluster.launchers import is_restart
 from lightning_transfer.errors import UserError
@@ -64,9 +66,15 @@ def check_checkpoint(checkpoint: Path) -> None:
     """Refuses what cannot be a checkpoint; a folder may be one, of a strategy that saves in parts.
 
     Raises:
-        UserError: For a path that does not exist, and a file that ``torch.save`` has not written.
+        UserError: For a path that does not exist, a file that ``torch.save`` has not written, and weights alone.
     """
     if not checkpoint.exists():
         raise UserError(f"checkpoint '{checkpoint}' does not exist: expected a file, or for fit also last")
-    if checkpoint.is_file() and not zipfile.is_zipfile(checkpoint):
-        raise UserError(f"{checkpoint} is no checkpoint: expected a file that a run has saved, such as best.ckpt")
+    if checkpoint.is_dir():
+        return
+    try:
+        state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, UnpicklingError) as error:  # of a file of another kind, and of one that holds code
+        raise UserError(f"{checkpoint} is no checkpoint: expected a file that a run has saved, as best.ckpt") from error
+    if not isinstance(state, dict) or "pytorch-lightning_version" not in state:
+        raise UserError(f"{checkpoint} is not the checkpoint of a run: if it holds weights, start by --init_from")

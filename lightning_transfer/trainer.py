@@ -18,9 +18,13 @@ def check_settings(trainer: L.Trainer) -> L.Trainer:
     """Refuses what would train to no good, and warns of what would only take its time.
 
     Raises:
-        UserError: For weights in float16 on a CPU, and a strategy that trains in copies of this process, which the
-            record of the run does not come back from.
+        UserError: For intervals of nothing, weights in float16 on a CPU, and a strategy that trains in copies of this
+            process, which the record of the run does not come back from.
     """
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        value = getattr(trainer, name)
+        if isinstance(value, int | float) and value <= 0:
+            raise UserError(f"trainer.{name} is {value}: expected more than 0")
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher):
         raise UserError(f"trainer.strategy is ddp_{launcher._start_method}: expected ddp, which starts its processes")

@@ -352,6 +352,15 @@ def test_image_that_cannot_be_decoded_is_named_by_its_row(capsys: pytest.Capture
         (["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
         (["--ckpt_path", "nowhere.ckpt"], "checkpoint 'nowhere.ckpt' does not exist"),
         (["--trainer.max_epochs", "-5"], "max_epochs"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches is 0: expected more than 0"),
+        (["--trainer.check_val_every_n_epoch", "0"], "trainer.check_val_every_n_epoch is 0: expected more than 0"),
+        (["--trainer.val_check_interval", "0"], "trainer.val_check_interval is 0: expected more than 0"),
+        (["--trainer.val_check_interval", "10000"], "`val_check_interval` (10000) must be less than or equal"),
+        (["--seed_everything", "-1"], "--seed_everything: -1 is not in bounds"),
+        (
+            ["--config", "configs/strategies/gradual.yaml", "--config", "configs/strategies/linear_probe.yaml"],
+            "trainer: Found more than one stateful callback of type `ProgressiveUnfreezing`",
+        ),
         (["--trainer.strategy", "fsdp"], "trainer: The strategy `fsdp` requires a GPU accelerator"),
         (["--trainer.strategy", "ddp_fork"], "trainer.strategy is ddp_fork: expected ddp"),
         (
@@ -389,6 +398,8 @@ def test_test_that_must_fail_is_refused_before_the_fit(
         ("other.ckpt", "the checkpoint is of another model than the config: Missing key(s) in state_dict:"),
         ("configs/quickstart.yaml", "configs/quickstart.yaml is no checkpoint: expected a file that a run has saved"),
         ("configs", "configs is a folder: expected a file"),
+        ("weights.pt", "weights.pt is not the checkpoint of a run: if it holds weights, start by --init_from"),
+        ("module.pt", "module.pt is no checkpoint: expected a file that a run has saved"),
     ],
 )
 @pytest.mark.parametrize("command", ["fit", "test"])
@@ -398,6 +409,8 @@ def test_checkpoint_of_another_kind_is_refused(
     other = torch.load(finished_run / "checkpoints" / "last.ckpt", weights_only=True)
     other["state_dict"] = {f"network.other.{name}": value for name, value in other["state_dict"].items()}
     torch.save(other, "other.ckpt")
+    torch.save(other["state_dict"], "weights.pt")
+    torch.save(torch.nn.Linear(2, 2), "module.pt")
     line = error_line(capsys, command, "--config", str(finished_run / "config.yaml"), "--ckpt_path", checkpoint)
     assert expected in line
     assert len(line) < 400
