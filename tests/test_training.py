@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_transfer import Classifier, DemoImages, SeedCNN
 from lightning_transfer.data.augment import Augmentation
+from lightning_transfer.errors import UserError
 
 
 def trainer(folder: Path, **arguments: object) -> L.Trainer:
@@ -145,6 +146,12 @@ def test_learning_rate_follows_the_schedule_and_never_exceeds_the_configured_one
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert max(rates) == pytest.approx(0.01)
     assert rates[-1] < 0.0005
+
+
+@pytest.mark.parametrize("schedule", [{"lr_schedule": "cosine"}, {"warmup_fraction": 0.1}])
+def test_learning_rate_over_a_training_without_an_end_is_refused(schedule: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training of known length, set trainer\.max_epochs or trainer\.max_steps"):
+        trainer(tmp_path, max_epochs=-1).fit(classifier(**schedule), datamodule=data())
 
 
 def test_network_learns_the_generated_task_better_than_chance(tmp_path: Path) -> None:

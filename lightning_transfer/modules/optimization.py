@@ -91,13 +91,16 @@ class OptimizedModule(L.LightningModule):
             torch.get_device_module(self.device).manual_seed(seed)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Builds the optimizer and the scheduler, if any."""
+        """Builds the optimizer and the scheduler, if any.
+
+        Raises:
+            UserError: For a learning rate over the whole of a training without an end.
+        """
         optimizer = self._build_optimizer()
         if self.lr_scheduler is None and self.lr_schedule == "constant" and not self.warmup_fraction:
             return optimizer
         if self.lr_scheduler is None:
-            total_steps = int(self.trainer.estimated_stepping_batches)
-            scheduler: LRScheduler = LambdaLR(optimizer, partial(self._learning_rate_factor, total_steps))
+            scheduler: LRScheduler = LambdaLR(optimizer, partial(self._learning_rate_factor, self._total_steps()))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         scheduler = self.lr_scheduler(optimizer)
         config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
@@ -117,6 +120,15 @@ class OptimizedModule(L.LightningModule):
             return self.optimizer(params)
         except (TypeError, ValueError) as error:
             raise UserError(f"model.optimizer: {error}") from error
+
+    def _total_steps(self) -> int:
+        total_steps = self.trainer.estimated_stepping_batches
+        if not 0 <= total_steps < math.inf:  # -1 is that of epochs without a number of batches
+            raise UserError(
+                f"model.lr_schedule is {self.lr_schedule} and model.warmup_fraction {self.warmup_fraction}: expected a"
+                " training of known length, set trainer.max_epochs or trainer.max_steps"
+            )
+        return int(total_steps)
 
     def _learning_rate_factor(self, total_steps: int, step: int) -> float:
         warmup_steps = round(self.warmup_fraction * total_steps)
