@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from lightning_transfer import IMDB, DemoTexts, TextDataModule
 from lightning_transfer.cli import main
+from lightning_transfer.data.hub import load_split
 from lightning_transfer.data.texts import read_documents
 from lightning_transfer.errors import UserError
 
@@ -227,6 +228,33 @@ def test_data_without_a_column_is_refused_with_those_it_has(
     line = error_line(capsys, *fit_arguments(write_parquet(tmp_path / "set", train=dataset, test=dataset)))
     assert f"has no column '{column}'" in line
     assert "other" in line
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"train.jsonl": b'{"text": "a", "label": 0}\n{"text": oops\n'}, "JSON parse error: Invalid value. in row 1"),
+        ({"train.csv": b"text,label\na,0\nb,c,d,0\n"}, "Error tokenizing data. C error: Expected 2 fields in line 3"),
+        ({"train.csv": "text,label\ncaf\xe9,0\n".encode("latin-1")}, "'utf-8' codec can't decode byte 0xe9"),
+        (
+            {"train-0.csv": b"text,label\na,0\n", "train-1.csv": b"text,label,more\na,0,1\nb,1,1\n"},
+            "its files must have the same columns, but there are 1 new columns ({'more'})",
+        ),
+        (
+            {"train.csv": b"text,label\na,0\n", "test.csv": b"text,label,more\na,0,1\n"},
+            "its files must have the same columns, but there are 1 new columns ({'more'})",
+        ),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused_with_the_reason(
+    files: dict[str, bytes], reason: str, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_split(str(tmp_path), "train", ["text"])
+    assert str(error.value).startswith(f"cannot read split 'train' of data set '{tmp_path}': {reason}")
+    assert "\n" not in str(error.value)
 
 
 def test_missing_labels_are_refused_with_their_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
+from datasets.table import CastError
 
 from lightning_transfer.errors import UserError
 
@@ -49,7 +51,8 @@ def load_split(path: str, split: str, columns: Iterable[str]) -> datasets.Datase
         columns: The columns that must be there.
 
     Raises:
-        UserError: For a missing folder, split or column, an empty split, and a Hub that cannot be reached.
+        UserError: For a missing folder, split or column, files that cannot be read, an empty split, and a Hub that
+            cannot be reached.
     """
     location = locate(path)
     try:
@@ -59,8 +62,8 @@ def load_split(path: str, split: str, columns: Iterable[str]) -> datasets.Datase
             f"data set {path!r} is not in a mirror and the Hub cannot be reached: set {MIRROR_VARIABLE} to a folder"
             f" that holds {path}, give a folder as data.path, or use the embedded data (configs/quickstart.yaml)"
         ) from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"cannot read split {split!r} of data set {path!r}: {_first_line(error)}") from error
+    except (ValueError, OSError, DatasetGenerationError) as error:
+        raise UserError(f"cannot read split {split!r} of data set {path!r}: {_reason(error)}") from error
     except IndexError as error:  # what datasets raises for a split without rows
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
     require_columns(dataset, path, columns)
@@ -82,5 +85,9 @@ def require_columns(dataset: datasets.Dataset, path: str, columns: Iterable[str]
             )
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    if isinstance(error, DatasetGenerationError) and (cause := error.__cause__ or error.__context__):
+        return _reason(cause)  # its own message is "An error occurred"
+    if isinstance(error, CastError):  # likewise "Couldn't cast"
+        return f"its files must have the same columns, but {error.details()}"
     return (str(error).splitlines() or [type(error).__name__])[0]
