@@ -1,5 +1,7 @@
 """Image data: any data set by its columns, real CIFAR, pictures of any kind."""
 
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,6 +105,62 @@ def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"broken\.png cannot be decoded"):
         decode_folder(str(tmp_path), 32)
+
+
+def image_column(images: list[Image.Image | dict | None]) -> datasets.Dataset:
+    """Images as given: decoded, as bytes, or none."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})
+    labels = [row % 2 for row in range(len(images))]
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+@pytest.mark.parametrize("image_size", [16, None])
+def test_row_without_an_image_is_refused_by_its_number(image_size: int | None, tmp_path: Path) -> None:
+    images = [Image.new("RGB", (16, 16))] * 200
+    folder = write_parquet(tmp_path / "set", train=image_column([*images[:6], None, *images[7:]]))
+    with pytest.raises(UserError, match="the image in row 6 of column 'image' cannot be decoded: there is none"):
+        ImageDataModule(str(folder), image_size=image_size).read_split("train")
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def bitmap(width: int, height: int) -> bytes:
+    return struct.pack("<2sIIIIiiHHIIIIII", b"BM", 0, 0, 54, 40, width, height, 1, 24, *[0] * 6)
+
+
+HEADER = (b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0))
+DAMAGED = {
+    "a truncated file": png(HEADER, (b"IDAT", zlib.compress(bytes(16)))),
+    "a chunk without a name": png(HEADER, (b"IDAT", zlib.compress(bytes(16))), (bytes(4), b"")),
+    "a header cut short": png((b"IHDR", bytes(4))),
+    "more pixels than memory": bitmap(50_000, 50_000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_image_is_refused_by_its_row_or_file(damage: str, tmp_path: Path) -> None:
+    images = [Image.new("RGB", (16, 16)), {"bytes": DAMAGED[damage], "path": None}]
+    folder = write_parquet(tmp_path / "set", train=image_column(images))
+    with pytest.raises(UserError, match="the image in row 1 of column 'image' cannot be decoded: "):
+        ImageDataModule(str(folder), image_size=16).read_split("train")
+    (tmp_path / "damaged.png").write_bytes(DAMAGED[damage])
+    with pytest.raises(UserError, match=r"damaged\.png cannot be decoded as an image: "):
+        decode_folder(str(tmp_path), 16)
+
+
+def test_image_that_cannot_be_converted_is_refused_by_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: Image.Image) -> Image.Image:
+        raise SyntaxError("not a TIFF file (header b'' not valid)")
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    folder = write_parquet(tmp_path / "set", train=image_column([Image.new("RGB", (16, 16))] * 2))
+    with pytest.raises(UserError, match="the image in row 0 of column 'image' cannot be decoded: not a TIFF file"):
+        ImageDataModule(str(folder), image_size=16).read_split("train")
 
 
 @pytest.mark.mirror

@@ -1,12 +1,14 @@
 """Images of any kind to arrays of bytes: RGB, one size, channels first."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +32,7 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
         uint8 [rows, 3, image_size, image_size], memory-mapped.
 
     Raises:
-        UserError: Where the column does not hold images, or one of them cannot be decoded.
+        UserError: Where the column does not hold images, or one of them is missing or cannot be decoded.
     """
     _require_images(dataset, column)
     key = {"fingerprint": dataset._fingerprint, "column": column, "image_size": image_size, "layout": _LAYOUT}
@@ -38,10 +40,10 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
     def build(folder: Path) -> None:
         shape = (len(dataset), 3, image_size, image_size)
         images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        rows = _decoded_rows(dataset, column)
+        arrays = _decode_rows(dataset, column, range(len(dataset)), lambda image: to_array(image, image_size))
         # disable=None: no bar where standard error is not a terminal.
-        for row, image in enumerate(tqdm(rows, "Decoding images once", len(dataset), unit=" images", disable=None)):
-            images[row] = to_array(image, image_size)
+        for row, array in enumerate(tqdm(arrays, "Decoding images once", len(dataset), unit=" images", disable=None)):
+            images[row] = array
         images.flush()
 
     return torch.from_numpy(cache.load_or_build("images", key, build)["images"])
@@ -56,11 +58,11 @@ def typical_size(dataset: datasets.Dataset, column: str, sample: int = 100) -> i
         sample: How many images to look at, from all over the split.
 
     Raises:
-        UserError: Where the column does not hold images, or one of them cannot be decoded.
+        UserError: Where the column does not hold images, or one of them is missing or cannot be decoded.
     """
     _require_images(dataset, column)
-    images = _decoded_rows(dataset.select(evenly_spaced(len(dataset), sample)), column)
-    return int(np.median([min(image.size) for image in images]))
+    rows = evenly_spaced(len(dataset), sample)
+    return int(np.median([*_decode_rows(dataset, column, rows, lambda image: min(image.size))]))
 
 
 def decode_folder(folder: str, image_size: int) -> tuple[list[str], Tensor]:
@@ -112,17 +114,25 @@ def _require_images(dataset: datasets.Dataset, column: str) -> None:
 
 
 def _decode_file(file: Path, image_size: int) -> np.ndarray:
+    with _refusing_damage(f"{file} cannot be decoded as an image"), Image.open(file) as image:
+        return to_array(image, image_size)
+
+
+def _decode_rows(
+    dataset: datasets.Dataset, column: str, rows: Sequence[int] | np.ndarray, convert: Callable[[Image.Image], Any]
+) -> Iterator[Any]:
+    images = iter(dataset.select_columns(column).select(rows))
+    for row in rows:
+        with _refusing_damage(f"the image in row {row} of column {column!r} cannot be decoded"):
+            image = next(images)[column]
+            if image is None:
+                raise ValueError("there is none, leave the row out")
+            yield convert(image)
+
+
+@contextmanager
+def _refusing_damage(message: str) -> Iterator[None]:
     try:
-        with Image.open(file) as image:
-            return to_array(image, image_size)
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{file} cannot be decoded as an image: {error}") from error
-
-
-def _decoded_rows(dataset: datasets.Dataset, column: str) -> Iterator[Image.Image]:
-    rows = iter(dataset.select_columns(column))
-    for row in range(len(dataset)):
-        try:
-            yield next(rows)[column]
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"the image in row {row} of column {column!r} cannot be decoded: {error}") from error
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for damage
+        raise UserError(f"{message}: {error}") from error
