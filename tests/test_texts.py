@@ -263,6 +263,14 @@ def test_missing_labels_are_refused_with_their_row(tmp_path: Path, capsys: pytes
     assert "label -1 in row 2 of split 'train' is out of range: expected 0 to 1" in line
 
 
+@pytest.mark.parametrize("labels", [[[0, 1], [1, 0]], [[0], [1, 0]], [0.5, 1.0], [0, None]])
+def test_labels_that_are_not_one_integer_in_each_row_are_refused(labels: list[Any], tmp_path: Path) -> None:
+    rows = [{"text": "a film", "label": label} for label in labels]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"label column 'label' holds .*, not one integer in each row: name another"):
+        _ = TextDataModule(str(tmp_path)).class_names
+
+
 def test_split_that_is_unlabelled_throughout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = text_dataset(30, labels=[-1] * 30)
     line = error_line(capsys, *fit_arguments(write_parquet(tmp_path / "set", train=dataset, test=dataset)))

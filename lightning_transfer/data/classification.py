@@ -258,9 +258,10 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
 
     def _integer_labels(self, dataset: datasets.Dataset) -> np.ndarray:
         labels = np.asarray(dataset.with_format("numpy")[self.label_column][:])
-        if labels.dtype.kind not in "iu":
+        if labels.dtype.kind not in "iu" or labels.ndim > 1:
             raise UserError(
-                f"label column {self.label_column!r} holds {labels.dtype}, not integers: name another label_column"
+                f"label column {self.label_column!r} holds {dataset.features[self.label_column]}, not one integer in"
+                " each row: name another label_column"
             )
         return labels.astype(np.int64)
 
