@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_transfer import Classifier, DemoImages, FastCNN, SeedCNN
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.losses import class_probabilities, classification_loss, predicted_classes
+from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, predicted_classes
 
 LOGITS = torch.randn(16, 5, generator=torch.Generator().manual_seed(0)) * 3
 LABELS = torch.arange(16) % 5
@@ -89,6 +89,14 @@ def test_arguments_out_of_range_are_refused_by_name(arguments: dict, message: st
 def test_network_with_another_number_of_outputs_is_refused() -> None:
     with pytest.raises(UserError, match="the network has 7 outputs, and the data 10 classes"):
         Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 7)), 10)(torch.zeros(2, 3, 2, 2))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_network_without_an_axis_of_classes_is_refused(loss: Loss) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), nn.Flatten(0))  # as squeeze(1) has it
+    expected = r"the network gives a tensor \[2\]: expected logits \[batch, classes\], a single one as \[batch, 1\]"
+    with pytest.raises(UserError, match=expected):
+        Classifier(network, 2, loss=loss)(torch.zeros(2, 3, 2, 2))
 
 
 def test_optimizer_that_refuses_its_arguments_is_a_user_error() -> None:

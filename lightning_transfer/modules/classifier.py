@@ -128,6 +128,11 @@ class Classifier(OptimizedModule):
         except TypeError:
             _check_inputs(self.network, inputs)
             raise
+        if logits.ndim != 2:
+            raise UserError(
+                f"the network gives a tensor {[*logits.shape]}: expected logits [batch, classes], a single one as"
+                " [batch, 1]"
+            )
         single = self.loss == "binary_cross_entropy" and self.num_classes == 2 and logits.shape[1] == 1
         if logits.shape[1] != self.num_classes and not single:
             raise UserError(f"the network has {logits.shape[1]} outputs, and the data {self.num_classes} classes")
