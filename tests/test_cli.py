@@ -14,6 +14,7 @@ import yaml
 from conftest import fit_arguments, image_dataset, run_folder, write_parquet
 
 from lightning_transfer.cli import main
+from lightning_transfer.data.hub import locate
 
 
 def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -304,6 +305,17 @@ def test_mirror_that_does_not_exist_is_named(
     assert "LIGHTNING_TRANSFER_MIRROR=/nowhere is not a folder" in error_line(
         capsys, *fit_arguments(Path("uoft-cs/cifar10"))
     )
+
+
+@pytest.mark.parametrize("path", [".", "..", "../elsewhere", "elsewhere/.."])
+def test_relative_folder_is_not_looked_up_in_the_mirror(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("mirror/data", "mirror/data/elsewhere", "mirror/elsewhere", "elsewhere", "here/elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("LIGHTNING_TRANSFER_MIRROR", str(tmp_path / "mirror" / "data"))
+    monkeypatch.chdir(tmp_path / "here")
+    assert locate(path) == str(Path(path).resolve())
 
 
 @pytest.mark.parametrize("column", ["img", "label"])

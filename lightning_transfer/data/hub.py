@@ -16,7 +16,7 @@ from datasets.table import CastError
 from lightning_transfer.errors import UserError
 
 MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def locate(path: str) -> str:
