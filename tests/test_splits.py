@@ -60,3 +60,18 @@ def test_seed_decides_the_split() -> None:
 def test_impossible_cut_is_refused_by_name(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         split_train_validation(LABELS, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "way_out"),
+    [
+        (1, {"validation_fraction": 0.1}, r"set data\.validation_fraction 0 or leave the class out"),
+        (1, {"validation_fraction": 0.0, "examples_per_class": 2}, r"lower data\.examples_per_class or"),
+        (2, {"validation_fraction": 0.9}, r"lower data\.examples_per_class or data\.validation_fraction"),
+    ],
+)
+def test_class_with_too_few_rows_is_refused_with_what_helps(rows: int, arguments: dict, way_out: str) -> None:
+    labels = np.repeat([0, 1], [100, rows])
+    with pytest.raises(UserError, match=rf"class 1 has . rows to train on .* are too many, {way_out}"):
+        split_train_validation(labels, **arguments)
+    split_train_validation(labels, validation_fraction=0.0)

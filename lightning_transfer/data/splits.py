@@ -70,10 +70,7 @@ def split_train_validation(
         left = len(rows) - held_out
         count = max(1, round(train_fraction * left)) if examples_per_class is None else examples_per_class
         if count > left:
-            raise UserError(
-                f"class {label} has {left} rows to train on ({len(rows)} less {held_out} held out for validation):"
-                f" {count} are too many, lower data.examples_per_class or data.validation_fraction"
-            )
+            raise _too_many(count, label, len(rows), held_out)
         validation.append(rows[:held_out])
         train.append(rows[held_out : held_out + count])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
@@ -88,3 +85,13 @@ def _check(validation_fraction: float, train_fraction: float, examples_per_class
         raise UserError(f"data.examples_per_class is {examples_per_class}: expected 1 or more")
     if examples_per_class is not None and train_fraction != 1:
         raise UserError("give data.train_fraction or data.examples_per_class, not both")
+
+
+def _too_many(count: int, label: int, rows: int, held_out: int) -> UserError:
+    way_out = "lower data.examples_per_class or data.validation_fraction"
+    if rows == held_out == 1:  # no fraction above 0 leaves a row
+        way_out = "set data.validation_fraction 0 or leave the class out"
+    return UserError(
+        f"class {label} has {rows - held_out} rows to train on ({rows} less {held_out} held out for validation):"
+        f" {count} are too many, {way_out}"
+    )
