@@ -357,6 +357,7 @@ def test_image_that_cannot_be_decoded_is_named_by_its_row(capsys: pytest.Capture
     ("arguments", "expected"),
     [
         (["--data.batch_size", "0"], "data.batch_size is 0: expected 1 or more"),
+        (["--data.split_seed", "-1"], "data.split_seed is -1: expected 0 or more"),
         (["--data.image_size", "28"], "SeedCNN takes images of 32 x 32 pixels, not 28 x 28: set data.image_size 32"),
         (["--data.std", "[1.0, 0.0, 1.0]"], "data.std is [1.0, 0.0, 1.0]: expected numbers above 0"),
         (["--data.test_split", "exam", "--test_after_fit", "true"], "split 'exam'"),

@@ -303,6 +303,7 @@ def test_encoder_of_the_language_model_goes_into_the_classifier_by_name(tmp_path
         (lambda: LSTMLanguageModel(30, cutoffs=[9, 9]), r"network.cutoffs are \[9, 9\]"),
         (lambda: LSTMLanguageModel(30, bidirectional=True), "would let the language model see the next token"),
         (lambda: LSTMLanguageModel(30, weight_dropout=1.0), "network.weight_dropout is 1.0: expected at least 0 and"),
+        (lambda: streams(split_seed=-1), "data.split_seed is -1: expected 0 or more"),
         (lambda: streams(segment_tokens=0), "data.segment_tokens is 0: expected 1 or more"),
         (lambda: streams(validation_fraction=1.5), "data.validation_fraction is 1.5: expected above 0 and below 1"),
         (lambda: streams(validation_fraction=1e-9)._divide(), "of 4200 documents: expected at least one"),

@@ -62,9 +62,8 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         resident_gib: float = 4.0,
     ) -> None:
         super().__init__()
-        require_positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
-        if resident_gib < 0:
-            raise UserError(f"data.resident_gib is {resident_gib}: expected 0 or more")
+        require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        require_at_least(0, split_seed=split_seed, resident_gib=resident_gib)
         self.path = path
         self.label_column = label_column
         self.train_split = train_split
@@ -266,15 +265,15 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         return labels.astype(np.int64)
 
 
-def require_positive(**values: int) -> None:
-    """Refuses sizes below 1, by the name of the argument.
+def require_at_least(lowest: int, **values: float) -> None:
+    """Refuses values below the lowest, by the name of the argument.
 
     Raises:
         UserError: For the first such value.
     """
     for name, value in values.items():
-        if value < 1:
-            raise UserError(f"data.{name} is {value}: expected 1 or more")
+        if value < lowest:
+            raise UserError(f"data.{name} is {value}: expected {lowest} or more")
 
 
 def run_seed() -> int:

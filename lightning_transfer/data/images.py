@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_transfer.data import demo_images
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch, TrainingImageBatch
-from lightning_transfer.data.classification import ClassificationDataModule, require_positive, run_seed
+from lightning_transfer.data.classification import ClassificationDataModule, require_at_least, run_seed
 from lightning_transfer.data.decoding import decode_column, decode_folder, typical_size
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
@@ -57,7 +57,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     ) -> None:
         super().__init__(path=path, **kwargs)
         if image_size is not None:
-            require_positive(image_size=image_size)
+            require_at_least(1, image_size=image_size)
         if normalise_as is not None:
             mean, std = normalisation_of_weights(normalise_as)
         if std is not None and min(std) <= 0:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.data import demo_texts, hub
-from lightning_transfer.data.classification import require_positive, run_seed
+from lightning_transfer.data.classification import require_at_least, run_seed
 from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches, training_loader
 from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents, cached_documents
 from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
@@ -68,7 +68,8 @@ class LanguageModelDataModule(TokenizedTexts, L.LightningDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require_positive(batch_size=batch_size, segment_tokens=segment_tokens, train_splits=len(train_splits))
+        require_at_least(1, batch_size=batch_size, segment_tokens=segment_tokens, train_splits=len(train_splits))
+        require_at_least(0, split_seed=split_seed)
         if not 0 < validation_fraction < 1:
             raise UserError(f"data.validation_fraction is {validation_fraction}: expected above 0 and below 1")
         self.path = path
@@ -134,8 +135,7 @@ class LanguageModelDataModule(TokenizedTexts, L.LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader:
         """The segments of the hold-out, always the same."""
-        _, rows = self._divide()
-        segments = self._segments(rows, varied=False, seed=self.split_seed)(0)
+        segments = self._segments(self._divide()[1], varied=False, seed=self.split_seed)(0)
         return BatchLoader(make_batch, lambda epoch: segments)
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.buckets import bucketed_batches, token_batches
-from lightning_transfer.data.classification import ClassificationDataModule, require_positive, run_seed
+from lightning_transfer.data.classification import ClassificationDataModule, require_at_least, run_seed
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.data.tokenizer import (
@@ -59,7 +59,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, batch_size=batch_size, **kwargs)
-        require_positive(max_tokens=max_tokens, eval_batch_tokens=eval_batch_tokens)
+        require_at_least(1, max_tokens=max_tokens, eval_batch_tokens=eval_batch_tokens)
         self.text_column = text_column
         self.max_tokens = max_tokens
         self.document_start = document_start
