@@ -106,6 +106,12 @@ def test_long_document_keeps_its_first_quarter_and_its_end() -> None:
     assert batch.token_ids[0].tolist() == [*whole[:2], *whole[-6:]]
 
 
+@pytest.mark.parametrize("document_start", [False, True])
+def test_no_evaluation_batch_has_more_tokens_than_allowed(document_start: bool) -> None:
+    data = DemoTexts(task="target", max_tokens=20, document_start=document_start, eval_batch_tokens=160)
+    assert max(batch.token_ids.numel() for batch in data.test_dataloader()) <= 160
+
+
 def test_document_of_50000_tokens_trains_and_predicts(tmp_path: Path) -> None:
     dataset = text_dataset(40)
     long = datasets.Dataset.from_dict({"text": ["good " * 50_000], "label": [1]}, features=dataset.features)

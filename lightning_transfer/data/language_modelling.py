@@ -229,7 +229,7 @@ def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int
         tokens: The length of the stream.
         segment_tokens: The length of a segment.
         seed: Of varied lengths as in AWD-LSTM (Merity et al., 2018): one in twenty is half as long, and all vary with a
-            standard deviation of 5 steps; None for equal ones.
+            standard deviation of a tenth of that length, 5 steps at most; None for equal ones.
 
     Returns:
         Where each segment ends, the last at ``tokens``.

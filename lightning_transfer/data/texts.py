@@ -103,7 +103,8 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def eval_batches(self, split: Split[Documents], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches of similar length with a limited number of tokens."""
-        lengths, size, tokens = self._cut_lengths(split), self.eval_batch_size, self.eval_batch_tokens
+        lengths = self._cut_lengths(split) + self.document_start
+        size, tokens = self.eval_batch_size, self.eval_batch_tokens
         return token_batches(rows, lengths, batch_size=size, batch_tokens=tokens, **share)
 
     def setup(self, stage: str) -> None:
