@@ -215,6 +215,23 @@ def test_size_and_normalisation_follow_the_data_and_the_checkpoint(tmp_path: Pat
     torch.testing.assert_close(restored.to_pixels(restored._normalise(pixels)), pixels.float())
 
 
+def squares(folder: Path, side: int) -> str:
+    return str(write_parquet(folder, train=image_column([Image.new("RGB", (side, side), (side, 0, 0))] * 4)))
+
+
+@pytest.mark.parametrize(("asked_for", "expected"), [(None, 16), (24, 24), (8, 8)])
+def test_size_of_the_checkpoint_wins_over_a_measured_one_but_not_over_that_asked_for(
+    asked_for: int | None, expected: int, tmp_path: Path
+) -> None:
+    trained = fitted(ImageDataModule(squares(tmp_path / "trained", 16)))
+    data = fitted(ImageDataModule(squares(tmp_path / "other", 24), image_size=asked_for, validation_fraction=0.5))
+    assert data.image_size == (asked_for or 24)
+    data.load_state_dict(trained.state_dict())  # as Lightning does it: after prepare_data and setup
+    assert data.image_size == expected
+    for batch in (*data.train_dataloader(), *data.val_dataloader()):
+        assert batch.images.shape[2:] == (expected, expected)
+
+
 def test_large_images_are_brought_to_what_pretrained_weights_have_seen(tmp_path: Path) -> None:
     image = {"image": [Image.new("RGB", (300, 400))] * 4, "label": [0, 1] * 2}
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})

@@ -63,7 +63,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         if std is not None and min(std) <= 0:
             raise UserError(f"data.std is {list(std)}: expected numbers above 0")
         self.image_column = image_column
-        self._image_size = image_size
+        self._size_asked_for = self._image_size = image_size
         self._mean: Sequence[float] | None = mean
         self._std: Sequence[float] | None = std
         self.augmentation = augmentation
@@ -105,7 +105,11 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes training go on from a saved place, and predictions see images as the training did."""
         super().load_state_dict(state_dict)
-        self._image_size = self._image_size or state_dict.get("image_size")
+        # Not a size measured meanwhile: that of other data, and known only to the ranks that prepared them.
+        size = self._size_asked_for or state_dict.get("image_size") or self._image_size
+        if size != self._image_size:
+            self._image_size = size
+            self._splits.clear()
         self._mean, self._std = self._mean or state_dict.get("mean"), self._std or state_dict.get("std")
 
     def read_split(self, split: str) -> Split[Tensor]:
