@@ -4,6 +4,7 @@ import struct
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 from conftest import image_dataset, write_parquet
 from PIL import Image
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lightning_transfer import CIFAR10, CIFAR100, DemoImages, ImageDataModule
 from lightning_transfer.data.decoding import decode_folder, to_array
@@ -230,6 +233,26 @@ def test_size_of_the_checkpoint_wins_over_a_measured_one_but_not_over_that_asked
     assert data.image_size == expected
     for batch in (*data.train_dataloader(), *data.val_dataloader()):
         assert batch.images.shape[2:] == (expected, expected)
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_scale_and_shift_are_sent_to_a_device_once(undo: bool) -> None:
+    # The device of no memory: what is computed there has no values, only a place.
+    data, images = DemoImages(), torch.empty(2, 3, 4, 4, device="meta", dtype=torch.uint8)
+    normalise = data.to_pixels if undo else data._normalise
+    sent: list[torch.device] = []
+
+    class Copies(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+            result = function(*arguments, **(options or {}))
+            if function is Tensor.to and arguments[0].device != result.device:
+                sent.append(result.device)
+            return result
+
+    with Copies():
+        assert all(normalise(images).device.type == "meta" for _ in range(3))
+    assert len(sent) == 2
+    assert normalise(images.new_zeros(images.shape, device="cpu")).device.type == "cpu"
 
 
 def test_large_images_are_brought_to_what_pretrained_weights_have_seen(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         self._size_asked_for = self._image_size = image_size
         self._mean: Sequence[float] | None = mean
         self._std: Sequence[float] | None = std
+        self._scales_and_shifts: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.augmentation = augmentation
         self.mixing = mixing
         self.predict_path = predict_path
@@ -91,11 +92,12 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             self._mean, self._std = self._mean or mean, self._std or std
         return torch.tensor(self._mean).view(3, 1, 1), torch.tensor(self._std).view(3, 1, 1)
 
-    @cached_property
-    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+    def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """What makes (bytes / 255 - mean) / std one multiplication and one addition."""
-        mean, std = self.normalisation
-        return 1 / (255 * std), -mean / std
+        if device not in self._scales_and_shifts:  # sent once: to send them makes the host wait for the step before
+            mean, std = self.normalisation
+            self._scales_and_shifts[device] = (1 / (255 * std)).to(device), (-mean / std).to(device)
+        return self._scales_and_shifts[device]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set, the names of the classes, and how images are brought into shape."""
@@ -176,11 +178,11 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Undoes the normalisation, for people: float [batch, 3, height, width], from 0 to 255."""
-        scale, shift = (values.to(images.device) for values in self._scale_and_shift)
+        scale, shift = self._scale_and_shift(images.device)
         return (images - shift) / scale
 
     def _normalise(self, images: Tensor) -> Tensor:
-        scale, shift = (values.to(images.device) for values in self._scale_and_shift)
+        scale, shift = self._scale_and_shift(images.device)
         return images.float().mul_(scale).add_(shift)
 
 
