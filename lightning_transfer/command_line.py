@@ -32,7 +32,7 @@ from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.messages import Parser
 from lightning_transfer.overhead import SilentProfiler, shorten_steps
-from lightning_transfer.predictions import write_predictions
+from lightning_transfer.predictions import KnownRows, write_predictions
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.runs import check_checkpoint, check_output, check_writable, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
@@ -242,6 +242,7 @@ class CommandLine(LightningCLI):
         """Writes a line of JSON for each example: its name, the class and the probabilities of all classes."""
         if self.trainer.world_size > 1:
             raise UserError(f"predict runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
+        self.trainer.callbacks.append(KnownRows())  # type: ignore[attr-defined]
         batches: list[torch.Tensor] = self.trainer.predict(**kwargs)  # type: ignore[assignment]
         output = Path(self._get(self.config, "output"))
         loader: Any = self.trainer.predict_dataloaders

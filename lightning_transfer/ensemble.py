@@ -16,6 +16,7 @@ from lightning_transfer.command_line import CommandLine
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.classifier import Batch, Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
+from lightning_transfer.predictions import KnownRows
 from lightning_transfer.runs import check_output
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
@@ -149,7 +150,7 @@ class _Evaluation(CommandLine):
         if self.trainer.world_size > 1:
             raise UserError(f"ensemble runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
         self.kept = _Keep()
-        self.trainer.callbacks.append(self.kept)  # type: ignore[attr-defined]
+        self.trainer.callbacks += [KnownRows(), self.kept]  # type: ignore[attr-defined]
         evaluate(**{**arguments, "verbose": False})
         if not self.kept.batches:
             raise UserError("a run that held nothing out has no validation split: leave --split at test")

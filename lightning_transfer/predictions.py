@@ -1,12 +1,38 @@
-"""Predictions as JSON Lines: one object for each example."""
+"""Predictions as JSON Lines: one object for each example, whose row the loader has to know."""
 
 import json
 from pathlib import Path
 
+import lightning as L
 from torch import Tensor
 
 from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.loader import BatchLoader
+from lightning_transfer.errors import UserError
+
+
+class KnownRows(L.Callback):
+    """Refuses an evaluation whose loader does not say which rows its batches are of, before the first batch."""
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at the loader of a prediction."""
+        _require_rows(trainer.predict_dataloaders)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at the loader of a test."""
+        _require_rows(trainer.test_dataloaders)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at the loader of a validation."""
+        _require_rows(trainer.val_dataloaders)
+
+
+def _require_rows(loader: object) -> None:
+    if not isinstance(loader, BatchLoader):
+        raise UserError(
+            f"a {type(loader).__name__} does not say which rows its batches are of: derive the data from"
+            " ClassificationDataModule, whose loaders do"
+        )
 
 
 def write_predictions(

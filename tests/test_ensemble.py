@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from test_cli import error_line
+from torch.utils.data import DataLoader
 
+from lightning_transfer import Classifier
 from lightning_transfer.cli import main
+from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.ensemble import Predictions, mean, metrics, predictions
 from lightning_transfer.errors import UserError
 
@@ -82,6 +87,35 @@ def test_language_models_are_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         ensemble(*runs)
     assert "LanguageModel gives no class probabilities" in capsys.readouterr().err
+
+
+class PlainLoaders(L.LightningDataModule):
+    """Somebody's own data, in torch's loaders."""
+
+    num_classes = 3
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        batch = ImageBatch(torch.rand(6, 3, 32, 32), torch.arange(6) % 3, torch.arange(6))
+        return DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+
+@pytest.mark.parametrize("command", ["predict", "ensemble", "ensemble --split validation"])
+def test_loader_that_does_not_know_its_rows_is_refused_before_any_step(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [Path("logs/default") / version for version in ("a", "b")]
+    for run in runs:
+        own = ["--data", "test_ensemble.PlainLoaders", "--model.network", "SeedCNN", "--version", run.name]
+        main(["fit", *own, "--trainer.max_epochs", "1", "--trainer.enable_model_summary", "false", *HERE])
+    for step in ("predict_step", "test_step", "validation_step"):
+        monkeypatch.setattr(Classifier, step, lambda *_: pytest.fail("a step was taken"))
+    arguments = [*command.split(), *map(str, runs)]
+    if command == "predict":
+        arguments = ["predict", "--config", f"{runs[0]}/config.yaml", "--ckpt_path", f"{runs[0]}/checkpoints/last.ckpt"]
+    line = error_line(capsys, *arguments, *HERE)
+    assert line.startswith("a DataLoader does not say which rows its batches are of: derive the data from Classif")
 
 
 def test_validation_split_is_that_of_the_runs(runs: list[Path]) -> None:
