@@ -11,7 +11,9 @@ from PIL import Image
 from lightning_transfer.cli import main
 from lightning_transfer.dashboards.charts import line_chart
 from lightning_transfer.dashboards.figures import ConfusionMatrix, Timeline, thinned, ticks
+from lightning_transfer.dashboards.report import report
 from lightning_transfer.dashboards.run_card import strategy_of
+from lightning_transfer.dashboards.runs import Run
 
 
 def test_report_of_two_runs_lists_both_and_needs_no_other_file(
@@ -74,6 +76,15 @@ def test_chart_escapes_names_and_leaves_out_what_is_no_number() -> None:
     assert "<a>" not in chart
     assert "nan" not in chart
     assert line_chart("empty", {"a": [(0, float("nan"))]}) == ""
+
+
+def test_comparison_of_many_runs_is_whole_where_few_have_a_curve() -> None:
+    runs = [Run(f"run{number}", data={"run/hyperparameters": {"strategy": f"s{number % 2}"}}) for number in range(9)]
+    runs[0].scalars["val/accuracy"] = [(1, 0.5), (2, 0.6)]
+    page = report(runs, "many")
+    for element in ("figure", "figcaption", "span", "svg"):
+        assert page.count(f"<{element}") == page.count(f"</{element}>"), element
+    assert 'class="key series-0">s0<' in page
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,19 @@ _MOST_POINTS = 400
 Points = Sequence[tuple[float, float]]
 
 
-def line_chart(title: str, series: Mapping[str, Points], colors: Mapping[str, int] | None = None) -> str:
+def line_chart(
+    title: str,
+    series: Mapping[str, Points],
+    colors: Mapping[str, int] | None = None,
+    keys: Mapping[str, int] | None = None,
+) -> str:
     """Draws a figure with a line for each series over steps.
 
     Args:
         title: What is drawn.
         series: Points (step, value) of each line by its name; values that are no numbers are left out.
         colors: The number of each line's colour; by their order if not given.
+        keys: What the legend says, and the number of its colour; the names of the lines if not given.
 
     Returns:
         A ``figure`` element; empty text where there is nothing to draw.
@@ -56,14 +62,15 @@ def line_chart(title: str, series: Mapping[str, Points], colors: Mapping[str, in
         parts.append(f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="1.8">{hint}</polyline>')
         parts.append(f'<circle cx="{drawn[-1][0]:.1f}" cy="{drawn[-1][1]:.1f}" r="2.5" fill="{stroke}">{hint}</circle>')
     parts.append("</svg>")
-    return f"<figure><figcaption>{html.escape(title)}{legend(lines, colors)}</figcaption>{''.join(parts)}</figure>"
+    keys = keys or {name: colors[name] for name in lines}
+    return f"<figure><figcaption>{html.escape(title)}{legend(keys)}</figcaption>{''.join(parts)}</figure>"
 
 
-def legend(names: Mapping[str, object], colors: Mapping[str, int]) -> str:
-    """Names the lines by their colours; nothing where there is one line only."""
-    if len(names) < 2:
+def legend(keys: Mapping[str, int]) -> str:
+    """Says what is of which colour; nothing where there is one only."""
+    if len(keys) < 2:
         return ""
-    entries = (f'<span class="key series-{colors[name] % COLORS}">{html.escape(name)}</span>' for name in names)
+    entries = (f'<span class="key series-{color % COLORS}">{html.escape(name)}</span>' for name, color in keys.items())
     return f'<span class="legend">{" ".join(entries)}</span>'
 
 

@@ -19,6 +19,7 @@ from lightning_transfer.dashboards.groups import own_groups
 from lightning_transfer.dashboards.samples import class_names, is_shown, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import REST
 
 _COMPONENTS = 32  # principal components that the Projector gets
 _THUMBNAIL = 32  # pixels of a point's picture
@@ -112,7 +113,7 @@ class Embeddings(L.Callback):
     @contextmanager
     def _listening(self, pl_module: L.LightningModule) -> Iterator[None]:
         """Keeps what goes into the first module of the last layer group at each pass."""
-        head = list(own_groups(pl_module).values())[-1]
+        head = [group for name, group in own_groups(pl_module).items() if name != REST][-1]
         first = next(module for module in head.modules if any(True for _ in module.parameters(recurse=False)))
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

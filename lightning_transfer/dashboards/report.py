@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from lightning_transfer.dashboards.charts import COLORS, line_chart
+from lightning_transfer.dashboards.charts import line_chart
 from lightning_transfer.dashboards.drawing import SvgCanvas, data_uri
 from lightning_transfer.dashboards.figures import ConfusionMatrix, Figure, Reliability, Timeline
 from lightning_transfer.dashboards.report_style import SCRIPT, STYLE
@@ -105,19 +105,11 @@ def _comparison(runs: Sequence[Run]) -> str:
     labels = strategies if len(runs) > _NAMED_LINES else [run.name for run in runs]
     order = list(dict.fromkeys(labels))
     colors = {run.name: order.index(label) for run, label in zip(runs, labels, strict=True)}
-    charts = []
-    for title, tag in (("validation accuracy", "val/accuracy"), ("validation loss", "val/loss")):
-        series = {run.name: run.scalars[tag] for run in runs if run.scalars.get(tag)}
-        if not series:
-            continue
-        chart = line_chart(title, series, colors)
-        if len(runs) > _NAMED_LINES:
-            keys = " ".join(
-                f'<span class="key series-{i % COLORS}">{html.escape(name)}</span>' for i, name in enumerate(order)
-            )
-            head, _, tail = chart.partition('<span class="legend">')
-            chart = f'{head}<span class="legend">{keys}</span></figcaption>{tail.partition("</figcaption>")[2]}'
-        charts.append(chart)
+    keys = {label: number for number, label in enumerate(order)} if len(runs) > _NAMED_LINES else None
+    charts = [
+        line_chart(title, {run.name: run.scalars.get(tag, []) for run in runs}, colors, keys)
+        for title, tag in (("validation accuracy", "val/accuracy"), ("validation loss", "val/loss"))
+    ]
     return f'<h2>Comparison</h2><div class="charts">{"".join(charts)}</div>'
 
 
