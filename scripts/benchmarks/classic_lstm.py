@@ -76,8 +76,7 @@ def train(data: TextDataModule, epochs: int, file: Path) -> None:
             optimizer.step()
         held_out = _accuracy(network, reviews, data._validation_rows)
         write(file, "by hand", f"epoch {epoch + 1}", time.process_time() - start, held_out)
-    start = time.process_time()
-    write(*(file, "by hand", "test", 0.0), _accuracy(network, reviews, reviews.test_rows))
+    write(file, "by hand", "test", 0.0, _accuracy(network, reviews, reviews.test_rows))
 
 
 def _accuracy(network: nn.Module, reviews: Reviews, rows: np.ndarray) -> float:

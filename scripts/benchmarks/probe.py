@@ -22,7 +22,7 @@ def probe(
     data = images(batch_size=BATCH_SIZE, **fractions)
     data.setup("fit")
     steps = max(1, len(data._train_rows) // BATCH_SIZE)
-    clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": steps + 1, "last": epochs * steps}}
+    clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": steps, "last": epochs * steps}}
     with tempfile.TemporaryDirectory() as logs, silence():
         main(
             [
