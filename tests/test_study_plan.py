@@ -29,12 +29,26 @@ def test_grid_leaves_anywhere_give_every_combination() -> None:
     settings = {"trainer": {"max_epochs": {"grid": [1, 2]}}, "model.lr_decay": {"grid": [1.0, 2.6]}, "data.path": "x"}
     variants = expand(settings)
     assert len(variants) == 4
-    chosen = variants[("trainer.max_epochs", 2), ("model.lr_decay", 2.6)]
+    chosen = variants[("trainer.max_epochs", "2"), ("model.lr_decay", "2.6")]
     assert chosen == {"trainer": {"max_epochs": 2}, "model.lr_decay": 2.6, "data.path": "x"}
     assert settings["trainer"] == {"max_epochs": {"grid": [1, 2]}}
     assert list(expand({"a": 1})) == [()]
     with pytest.raises(UserError, match=r"the grid of a\.b is 3: expected a list"):
         expand({"a": {"b": {"grid": 3}}})
+
+
+def test_values_of_a_grid_that_python_takes_for_equal_are_variants_of_their_own() -> None:
+    variants = expand({"clip": {"grid": [0, False, 1, True, 1.0]}})
+    assert [(type(settings["clip"]), settings["clip"]) for settings in variants.values()] == [
+        (int, 0),
+        (bool, False),
+        (int, 1),
+        (bool, True),
+        (float, 1.0),
+    ]
+    plan = plan_of(toy_study(overrides={"clip": {"grid": [0, False]}}, strategies=ONE))
+    assert [plan.label(arm) for arm in plan.arms] == ["scratch clip=0", "scratch clip=false"]
+    assert len(set(plan.arms)) == 2
 
 
 def test_settings_become_flags_and_classes_stay_whole() -> None:
@@ -97,6 +111,21 @@ def test_variants_are_compared_with_the_baseline_of_their_own() -> None:
         baseline = plan.baseline(arm)
         assert baseline is None or (baseline.variant == arm.variant and baseline.strategy == "scratch")
     assert plan.label(plan.arms[-1]) == "full lr_decay=2.6"
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "second"),
+    [
+        ({"overrides": {"data.path": {"grid": ["/v1/a", "/v1 a"]}}}, "scratch path=/v1/a", "scratch path=/v1 a"),
+        ({"strategies": dict.fromkeys(("a", "b 1", "b/1"), ONE["scratch"])}, "b 1", "b/1"),
+    ],
+)
+def test_runs_that_would_share_a_folder_are_refused(changes: dict[str, Any], first: str, second: str) -> None:
+    plan = plan_of(toy_study(**{"strategies": ONE, **changes}))
+    with pytest.raises(UserError, match=rf"'{first}-size_2-seed_0' and '{second}-size_2-seed_0' .* folder logs/toy/"):
+        plan.final()
+    with pytest.raises(UserError, match="folder logs/toy/tune-"):
+        plan.tuning()
 
 
 def test_pretraining_per_seed_gives_every_seed_its_own_weights() -> None:
@@ -245,6 +274,7 @@ def test_size_that_was_not_tuned_takes_the_choice_of_the_nearest() -> None:
     [
         ({"baseline": "none"}, "baseline 'none' is not one of the strategies scratch, full"),
         ({"seeds": [1, 1]}, "seeds of the study has a value twice"),
+        ({"tuning": Tuning([0.1], sizes=[2, 2])}, r"tuning\.sizes of the study has a value twice: \[2, 2\]"),
         ({"sizes": []}, "sizes of the study is empty"),
         ({"configs": ["no.yaml"]}, r"config 'no\.yaml' of the study does not exist"),
         ({"tuning": Tuning([0.1], sizes=[3])}, r"tuning\.sizes has 3, which is not one of the study's sizes \[2, 4\]"),

@@ -9,7 +9,8 @@ from typing import Any
 from lightning_transfer.errors import UserError
 
 Path = tuple[str, ...]
-Variant = tuple[tuple[str, Any], ...]  # the dotted name and the value of each leaf of the grid
+# The dotted name of each leaf of the grid, and its value as a flag: as keys, 0 and False would be the same.
+Variant = tuple[tuple[str, str], ...]
 
 
 def expand(settings: Mapping[str, Any]) -> dict[Variant, dict[str, Any]]:
@@ -35,7 +36,7 @@ def expand(settings: Mapping[str, Any]) -> dict[Variant, dict[str, Any]]:
                 parent = parent[key]
             parent[last] = value
         names = (".".join(path) for path, _ in leaves)
-        variants[tuple(zip(names, map(_hashable, values), strict=True))] = changed
+        variants[tuple(zip(names, map(_text, values), strict=True))] = changed
     return variants
 
 
@@ -44,7 +45,7 @@ def flags(settings: Mapping[str, Any]) -> dict[str, str]:
 
     A class with its arguments stays whole, and so does what is appended to a list (``callbacks+``).
     """
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in _flatten(settings, "")}
+    return {name: _text(value) for name, value in _flatten(settings, "")}
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -74,5 +75,5 @@ def _grid_leaves(value: Any, path: Path) -> Iterator[tuple[Path, list[Any]]]:
         yield from _grid_leaves(inner, (*path, key))
 
 
-def _hashable(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (dict, list)) else value
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -31,6 +31,7 @@ class Plan:
         self.logs = logs
         self.folder = logs / study.name
         self._content, self._fingerprint = cache(_content), cache(_fingerprint)  # each file is read once
+        self._names: dict[str, str] = {}  # what each folder stands for
         self.variants = expand(study.overrides)
         self.arms = [
             Arm(strategy, weights, variant)
@@ -137,7 +138,12 @@ class Plan:
     def _fit_cell(
         self, name: str, configs: list[str], arguments: list[str], flags: dict[str, str], weights: Any, **facts: Any
     ) -> Cell:
-        name = re.sub(r"[^\w.=-]+", "_", name)
+        asked, name = name, re.sub(r"[^\w.=-]+", "_", name)
+        if (other := self._names.setdefault(name, asked)) != asked:
+            raise UserError(
+                f"runs {other!r} and {asked!r} of the study would share the folder {self.folder / name}: "
+                "expected names and values that differ in letters or digits, rename one"
+            )
         place = {"logs": str(self.logs), "experiment": self.study.name, "version": name}
         # Only the arguments know where the study lies: its settings stay the same wherever that is.
         given = [f"--{key}={value.replace('{study}', str(self.folder))}" for key, value in {**flags, **place}.items()]

@@ -14,8 +14,11 @@ def cell_row(cell: Cell) -> dict[str, Any]:
     """The row of a run."""
     result, arm = cell.result, cell.arm
     assert arm is not None
-    row = {"kind": cell.kind, "strategy": arm.strategy, "weights": arm.weights or "", **dict(arm.variant)}
-    row |= {
+    row: dict[str, Any] = {
+        "kind": cell.kind,
+        "strategy": arm.strategy,
+        "weights": arm.weights or "",
+        **dict(arm.variant),
         "size": cell.size if cell.size is not None else "all",
         "seed": cell.seed,
         "value": cell.value if cell.value is not None else "",
