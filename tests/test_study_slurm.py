@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import REPOSITORY
 from slurm_cluster import SlurmCluster
-from study_toys import toy_study
+from study_toys import pretend, toy_study
 from submitit.slurm.slurm import SlurmExecutor
 from test_study import small, table
 
@@ -122,6 +123,27 @@ def test_job_that_ends_without_a_result_is_a_failed_run(
     monkeypatch.setattr(launcher, "_wait", cancel_and_wait)
     [(cell, _)] = launcher.run_on_slurm(found, folder, JOBS, 1)
     assert "ended without a result" in str(cell.failure)
+
+
+def test_job_that_squeue_misses_now_and_then_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    sleep = lambda seconds: clock.append(clock[-1] + seconds)  # noqa: E731
+    monkeypatch.setattr(launcher, "time", SimpleNamespace(monotonic=lambda: clock[-1], sleep=sleep))
+    [cell] = cells()[:1]
+
+    def queue(jobs: set[str]) -> set[str]:
+        if len(clock) == 40:
+            pretend(cell, 0.5)
+        return set() if len(clock) in (1, 30) or cell.is_finished else jobs
+
+    monkeypatch.setattr(launcher, "_queue", queue)
+    assert list(launcher._wait([cell], {cell.name: "toy_0"})) == [(cell, 2.0)]
+    assert not (cell.folder / "failed.json").exists()
+    cell.forget()
+    del clock[1:]
+    monkeypatch.setattr(launcher, "_queue", lambda jobs: set())
+    assert list(launcher._wait([cell], {cell.name: "toy_0"})) == [(cell, 0.0)]
+    assert launcher.GRACE_SECONDS < clock[-1] <= launcher.GRACE_SECONDS + launcher.POLL_SECONDS
 
 
 @pytest.mark.usefixtures("on_slurm")

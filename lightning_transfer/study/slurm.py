@@ -104,14 +104,14 @@ def _submit(
 
 def _wait(cells: list[Cell], jobs: dict[str, str]) -> Iterator[Ended]:
     waiting = list(cells)
-    gone: dict[str, float] = {}  # when a job was first missing in the queue
+    gone: dict[str, float] = {}  # since when a job has been missing in the queue
     while waiting:
-        queued = _queue({jobs[cell.name] for cell in waiting})
+        asked = {jobs[cell.name] for cell in waiting}
+        missing, now = asked - _queue(asked), time.monotonic()
+        gone = {job: gone.get(job, now) for job in missing}  # one that is seen again was not gone
         for cell in list(waiting):
-            if not cell.is_over and jobs[cell.name] not in queued:
-                left = gone.setdefault(jobs[cell.name], time.monotonic())
-                if time.monotonic() - left > GRACE_SECONDS:
-                    cell.fail(f"its job {jobs[cell.name]} ended without a result, see the folder of that name in slurm")
+            if not cell.is_over and now - gone.get(jobs[cell.name], now) > GRACE_SECONDS:
+                cell.fail(f"its job {jobs[cell.name]} ended without a result, see the folder of that name in slurm")
             if cell.is_over:
                 waiting.remove(cell)
                 yield cell, _seconds(cell)
