@@ -1,6 +1,7 @@
 """A study on a real SLURM: the same table as in this process, jobs found again, dead ones noticed."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from test_study import small, table
 
 from lightning_transfer.cli import main
+from lightning_transfer.errors import UserError
 from lightning_transfer.study import slurm as launcher
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.plan import Plan
@@ -144,6 +146,15 @@ def test_job_that_squeue_misses_now_and_then_has_not_ended(monkeypatch: pytest.M
     monkeypatch.setattr(launcher, "_queue", lambda jobs: set())
     assert list(launcher._wait([cell], {cell.name: "toy_0"})) == [(cell, 0.0)]
     assert launcher.GRACE_SECONDS < clock[-1] <= launcher.GRACE_SECONDS + launcher.POLL_SECONDS
+
+
+def test_what_slurm_needs_is_said_of_the_option_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"^--launcher slurm needs SLURM's own commands"):
+        launcher._queue({"toy_0"})
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"^--launcher slurm needs submitit: pip install"):
+        launcher._submit([], {}, Path("slurm"), {}, 1)
 
 
 @pytest.mark.usefixtures("on_slurm")

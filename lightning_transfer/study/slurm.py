@@ -83,7 +83,7 @@ def _submit(
     try:
         import submitit
     except ImportError:
-        raise UserError("--slurm needs submitit: pip install 'lightning-transfer[slurm]'") from None
+        raise UserError("--launcher slurm needs submitit: pip install 'lightning-transfer[slurm]'") from None
     size = parameters.pop("cells_per_job", 1)
     chunks = [cells[start : start + size] for start in range(0, len(cells), size)]
     threads = threads or parameters.get("cpus_per_task", 1)
@@ -127,7 +127,7 @@ def _queue(jobs: set[str]) -> set[str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise UserError("--slurm needs SLURM's own commands on this machine: squeue was not found") from None
+        raise UserError("--launcher slurm needs SLURM's own commands on this machine: squeue was not found") from None
     if done.returncode:
         return jobs
     return jobs & set(done.stdout.replace("_N/A", "_0").split())  # a single job is no array
