@@ -18,6 +18,7 @@ from lightning_transfer.modules.classifier import Batch, Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.predictions import KnownRows
 from lightning_transfer.runs import check_output
+from lightning_transfer.transfer.sources import checkpoint_of
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
 
@@ -87,8 +88,7 @@ def predictions(run: Path, split: str, others: list[str]) -> Predictions:
         split: test or validation.
         others: More arguments of the command line.
     """
-    best, last = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-    files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(best if best.is_file() else last)]
+    files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint_of(run))]
     quiet = ["--trainer.enable_progress_bar", "false"]
     with StopSignals() as signals, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # those are the ensemble's own

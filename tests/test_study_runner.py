@@ -101,6 +101,22 @@ def test_what_takes_a_file_of_the_pretraining_waits_for_it() -> None:
     assert len(second) == 2
 
 
+def test_pretraining_that_holds_nothing_out_gives_its_last_checkpoint() -> None:
+    starts: set[str] = set()
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            starts.update(argument for argument in cell.arguments if argument.startswith("--init_from"))
+            pretend(cell, 0.5)
+            if cell.kind == "pretraining":
+                (cell.folder / "checkpoints").mkdir()
+                (cell.folder / "checkpoints" / "last.ckpt").touch()
+            yield cell, 1.0
+
+    run_study(toy_plan(), execute, parallel=1, retry_failed=False)
+    assert starts == {"--init_from=logs/toy/pretrain-source-seed_0/checkpoints/last.ckpt"}
+
+
 def test_failed_pretraining_ends_the_study_at_once() -> None:
     def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
         assert cells[0].kind == "pretraining"

@@ -13,6 +13,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Pretraining, Study, Tuning
 from lightning_transfer.study.grid import expand, flags
+from lightning_transfer.transfer.sources import checkpoint_of
 
 Choices = dict[tuple[Arm, float | None], Any]  # the tuned value of each arm at each size
 _EVERYTHING = {"data.train_fraction": 1.0}  # how an argument that knows no null says that all data is meant
@@ -159,7 +160,7 @@ class Plan:
         if isinstance(source, Pretraining):
             assert arm.weights is not None
             cell = self._pretraining_cell(arm.weights, seed if source.per_seed else source.seed)
-            return [f"--init_from={cell.folder / 'checkpoints' / 'best.ckpt'}"], cell.settings
+            return [f"--init_from={checkpoint_of(cell.folder)}"], cell.settings
         source = source.replace("{seed}", str(seed))
         if Path(source).suffix in (".ckpt", ".pt", ".pth", ".safetensors") and "://" not in source:
             return [f"--init_from={source}"], self._fingerprint(source)

@@ -31,9 +31,11 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
     progress = _Progress(plan.study.metric, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
-    waiting = [cell for cell in tuning if _needs(cell, pretraining)]
     # Together, or the other workers would be idle while one pretrains.
-    _run_stage([*pretraining, *(cell for cell in tuning if cell not in waiting)], execute, retry_failed, progress)
+    beside = [cell for cell in tuning if not _needs(cell, pretraining)]
+    _run_stage([*pretraining, *beside], execute, retry_failed, progress)
+    # Planned again: only now it is known which checkpoint a pretraining has, its best or just its last.
+    waiting = [cell for cell in plan.tuning() if _needs(cell, pretraining)]
     _run_stage(waiting, execute, retry_failed, progress)
     choices = choose(plan.study, tuning)
     if edges := describe_edges(plan, choices):

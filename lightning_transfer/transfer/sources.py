@@ -26,6 +26,16 @@ class Source(NamedTuple):
     vocabulary: list[str] | None = None
 
 
+def checkpoint_of(run: Path) -> Path:
+    """Choose the checkpoint of a finished run: its best, or its last where nothing was held out to tell the best by.
+
+    Args:
+        run: Its folder.
+    """
+    best, last = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    return last if last.exists() and not best.exists() else best
+
+
 def read_source(source: str) -> Source:
     """Read the tensors of a source by name, and its vocabulary.
 
