@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, rankdata
 
 from lightning_transfer.study.statistics import (
     Verdict,
@@ -62,6 +62,36 @@ def test_wilcoxon_on_five_pairs_never_goes_below_a_sixteenth() -> None:
     rng = np.random.default_rng(0)
     found = [compare(dict(enumerate(rng.normal(100, 1, 5))), dict(enumerate(rng.normal(0, 1, 5)))) for _ in range(50)]
     assert {comparison.wilcoxon_p for comparison in found if comparison} == {0.0625}
+
+
+def percent(correct: dict[int, int], examples: int) -> dict[int, float]:
+    """An accuracy as a run records it: a float32."""
+    return {seed: 100 * float(np.float32(count / examples)) for seed, count in correct.items()}
+
+
+def test_equal_differences_are_equal_whatever_floats_make_of_them() -> None:
+    counts, gains = {0: 7, 1: 29, 2: 57, 3: 14, 4: 58, 5: 55}, {0: 1, 1: 1, 2: -1, 3: 2, 4: 1, 5: 0}
+    comparison = compare(percent({seed: counts[seed] + gains[seed] for seed in counts}, 300), percent(counts, 300))
+    # The ranks without the zero are 2.5, 2.5, -2.5, 5, 2.5: of the 32 choices of signs, five give the negative ones a
+    # sum of 2.5 or less, and as many the positive ones.
+    assert comparison is not None
+    assert comparison.wilcoxon_p == 10 / 32
+    comparison = compare(percent({seed: count + 1 for seed, count in counts.items()}, 300), percent(counts, 300))
+    assert comparison is not None
+    assert (comparison.p, comparison.wilcoxon_p) == (1, 2 / 2**6)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_wilcoxon_is_exact_for_any_number_of_pairs(ties: bool) -> None:
+    gains = np.arange(1.0, 17) * np.resize([1, 1, 1, -1], 16)
+    if ties:
+        gains = np.sign(gains) * np.ceil(abs(gains) / 2)
+    comparison = compare(dict(enumerate(gains)), dict.fromkeys(range(16), 0.0))
+    assert comparison is not None
+    ranks = rankdata(abs(gains))
+    signs = 1 - 2 * (np.arange(2**16)[:, None] >> np.arange(16) & 1)
+    as_extreme = abs(signs @ ranks) >= abs(np.sign(gains) @ ranks)
+    assert comparison.wilcoxon_p == pytest.approx(as_extreme.mean(), abs=1e-12)
 
 
 def test_holm_on_a_case_by_hand() -> None:
