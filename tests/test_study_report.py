@@ -123,6 +123,15 @@ def test_tuned_value_at_the_end_of_the_list_is_marked(plan: Plan) -> None:
     assert {row["edge"] for row in rows("toy_summary.csv")} == {"highest"}
 
 
+def test_row_of_each_run_has_its_tuned_value(plan: Plan) -> None:
+    for cell in plan.tuning():
+        pretend(cell, 0.9 if (cell.value == 0.01) == (cell.size == 2) else 0.1)
+    report(plan)
+    final = [row for row in rows("toy_cells.csv") if row["kind"] == "final"]
+    assert {(row["size"], row["value"]) for row in final} == {("2", "0.01"), ("4", "0.001")}
+    assert len(final) == 30
+
+
 def test_pareto_front_leaves_out_what_is_slower_and_worse(plan: Plan) -> None:
     for cell in plan.final():
         assert cell.arm is not None

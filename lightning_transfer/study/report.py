@@ -37,7 +37,8 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
     for figure in figures:
         (folder / figure.file).write_text(figure.svg)
     (folder / f"{name}.md").write_text(to_markdown(blocks))
-    write_csv(folder / f"{name}_cells.csv", [cell_row(cell) for cell in [*outcomes.tuning, *outcomes.cells]])
+    runs = [cell_row(cell, outcomes.choices) for cell in [*outcomes.tuning, *outcomes.cells]]
+    write_csv(folder / f"{name}_cells.csv", runs)
     write_csv(folder / f"{name}_summary.csv", [summary_row(outcomes, outcome) for outcome in outcomes])
     html = folder / f"{name}.html"
     html.write_text(to_html(f"Study {name}", blocks))

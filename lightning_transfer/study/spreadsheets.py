@@ -8,12 +8,14 @@ from typing import Any
 
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.outcomes import Outcome, Outcomes
+from lightning_transfer.study.plan import Choices
 
 
-def cell_row(cell: Cell) -> dict[str, Any]:
-    """The row of a run."""
+def cell_row(cell: Cell, choices: Choices) -> dict[str, Any]:
+    """The row of a run, whose value is the one it tries, or for a final run the one that was chosen."""
     result, arm = cell.result, cell.arm
     assert arm is not None
+    value = cell.value if cell.kind == "tuning" else choices.get((arm, cell.size))
     row: dict[str, Any] = {
         "kind": cell.kind,
         "strategy": arm.strategy,
@@ -21,7 +23,7 @@ def cell_row(cell: Cell) -> dict[str, Any]:
         **dict(arm.variant),
         "size": cell.size if cell.size is not None else "all",
         "seed": cell.seed,
-        "value": cell.value if cell.value is not None else "",
+        "value": value if value is not None else "",
     }
     if result is None:
         return {**row, "status": "failed" if cell.failure else "not run", "error": cell.failure or ""}
