@@ -132,6 +132,15 @@ def test_row_of_each_run_has_its_tuned_value(plan: Plan) -> None:
     assert len(final) == 30
 
 
+def test_legend_names_strategies_that_finished_at_another_size_only(plan: Plan) -> None:
+    for cell in plan.final():
+        if cell.size == 2 and cell.name.startswith("full"):
+            cell.forget()
+    report(plan)
+    figure = Path("report/toy_seconds.svg").read_text()
+    assert [figure.count(f">{strategy}<") for strategy in STRATEGIES] == [1, 1, 1]
+
+
 def test_pareto_front_leaves_out_what_is_slower_and_worse(plan: Plan) -> None:
     for cell in plan.final():
         assert cell.arm is not None

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lightning_transfer.study.outcomes import Outcomes
 
@@ -45,19 +46,20 @@ def accuracy_over_seconds(outcomes: Outcomes) -> str:
     figure = Figure(figsize=(1 + 2.6 * columns, 0.6 + 2.4 * rows), layout="constrained")
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     labels = _labels(outcomes)
+    handles: dict[str, Line2D] = {}  # from every panel: an arm may have finished at some sizes only
     for axes, size in zip(panels, sizes, strict=False):
         found = outcomes.at(size)
         front = [outcome for label in outcomes.pareto_front(size) for outcome in found if outcome.label == label]
         axes.step([o.seconds for o in front], [o.summary.mean for o in front], where="post", color="#999999")
         for outcome in found:
             style = _style(labels.index(outcome.label)) | {"linestyle": "none"}
-            axes.plot(outcome.seconds, outcome.summary.mean, label=outcome.label, **style)
+            [handles[outcome.label]] = axes.plot(outcome.seconds, outcome.summary.mean, **style)
         axes.set_title(f"{_position(outcomes, size):,.0f} labels", fontsize="small")
         axes.set_xlabel("training seconds", fontsize="small")
         axes.set_ylabel(f"test {outcomes.plan.study.metric}, %", fontsize="small")
     for axes in panels[len(sizes) :]:
         axes.remove()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False,
+    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=3, frameon=False,
                   fontsize="small")  # fmt: skip
     return _svg(figure, *panels[: len(sizes)])
 
