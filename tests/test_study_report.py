@@ -177,6 +177,13 @@ def test_report_is_the_same_for_the_same_results(plan: Plan) -> None:
     assert [Path("report", file).read_bytes() for file in files] == first
 
 
+def test_single_strategy_has_no_rival_in_the_headline() -> None:
+    plan = Plan(toy_study(strategies={"scratch": STRATEGIES["scratch"]}, tuning=None), Path("logs"))
+    pretend_all(plan.final(), accuracy)
+    assert headline(Outcomes(plan)) == "At sizes 2 and 4 scratch has no rival."
+    assert "Size 2: scratch has no rival." in report(plan)
+
+
 def test_single_seed_is_reported_without_intervals() -> None:
     plan = Plan(toy_study(seeds=[0], tuning=None), Path("logs"))
     pretend_all(plan.final(), accuracy)

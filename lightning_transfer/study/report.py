@@ -55,8 +55,9 @@ def headline(outcomes: Outcomes) -> str:
         else:
             undecided.setdefault(tuple(sorted((verdict.best, *verdict.undecided))), []).append(_size(size))
     for names, sizes in undecided.items():
-        between = f"between {_listed(list(names))}" if len(names) < len(outcomes.plan.arms) else "between any of them"
-        parts.append(f"size{'s' if sizes[1:] else ''} {_listed(sizes)} **no difference shown** {between}")
+        between = _listed(list(names)) if len(names) < len(outcomes.plan.arms) else "any of them"
+        found = f"**no difference shown** between {between}" if names[1:] else f"{names[0]} has no rival"
+        parts.append(f"size{'s' if sizes[1:] else ''} {_listed(sizes)} {found}")
     return f"At {'; at '.join(parts)}."
 
 
