@@ -228,6 +228,13 @@ def test_second_study_in_the_same_folder_is_refused(capsys: pytest.CaptureFixtur
         assert "another study is running in logs/toy" in error_of(study, capsys)
 
 
+def test_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    study = small()
+    Path("file").touch()
+    message = "cannot write to file/toy: Not a directory; choose another folder with --logs"
+    assert error_of([*study, "--logs", "file"], capsys) == message
+
+
 def test_cell_cut_short_while_its_checkpoint_was_written_starts_anew(tmp_path: Path) -> None:
     cell = Cell("name", tmp_path, "final", ("fit",), {}, ())
     checkpoint = tmp_path / "name" / "checkpoints" / "last.ckpt"

@@ -35,6 +35,8 @@ def test_grid_leaves_anywhere_give_every_combination() -> None:
     assert list(expand({"a": 1})) == [()]
     with pytest.raises(UserError, match=r"the grid of a\.b is 3: expected a list"):
         expand({"a": {"b": {"grid": 3}}})
+    with pytest.raises(UserError, match=r"^the grid \[1, 2\] belongs to no setting: expected a name above it"):
+        expand({"grid": [1, 2]})
 
 
 def test_values_of_a_grid_that_python_takes_for_equal_are_variants_of_their_own() -> None:
@@ -286,6 +288,30 @@ def test_size_that_was_not_tuned_takes_the_choice_of_the_nearest() -> None:
 def test_mistake_in_a_study_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(toy_study(**changes))
+
+
+def test_field_that_is_left_empty_is_named() -> None:
+    source = ["configs/quickstart.yaml"]
+    for name, changes in {
+        "overrides": {"overrides": None},
+        "strategies": {"strategies": None},
+        "at_size": {"at_size": None},
+        "seed_keys": {"seed_keys": None},
+        "tuning.key": {"tuning": {"values": [0.1], "key": None}},
+        "weights.source.overrides": {"weights": {"source": {"configs": source, "overrides": None}}},
+    }.items():
+        Path("study.yaml").write_text(yaml.safe_dump({"name": "toy", "configs": source, **changes}))
+        with pytest.raises(UserError, match=rf"^{name} of the study is null: give a value, or leave the line out"):
+            read_study(["--config", "study.yaml"])
+    Path("study.yaml").write_text(yaml.safe_dump({"name": "toy", "configs": source, "weights": None}))
+    with pytest.raises(UserError, match="weights of the study is empty"):
+        read_study(["--config", "study.yaml"])
+
+
+def test_config_that_is_no_text_is_named() -> None:
+    Path("picture.yaml").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(UserError, match=r"^config picture\.yaml is not YAML: "):
+        plan_of(toy_study(strategies={"scratch": "picture.yaml"}))
 
 
 def test_missing_weights_are_named() -> None:

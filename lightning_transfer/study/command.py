@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -89,22 +89,30 @@ def read_study(arguments: list[str]) -> tuple[Study, Any]:
 
 
 def _run(plan: Plan, launcher: str, workers: int, retry_failed: bool) -> None:
-    plan.folder.mkdir(parents=True, exist_ok=True)
     here = launcher == "local"
     parallel = max(1, workers) if here else plan.study.slurm.get("slurm_array_parallelism", _SLURM_ARRAY_PARALLELISM)
     try:
-        with FileLock(plan.folder / ".lock", blocking=False), _executor(plan, launcher, workers) as execute:
+        with _lock(plan.folder), _executor(plan, launcher, workers) as execute:
             start = time.perf_counter()
             run_seconds = run_study(plan, execute, parallel, retry_failed)
             seconds = time.perf_counter() - start
-    except Timeout:
-        raise UserError(f"another study is running in {plan.folder}: wait for its end, or stop it first") from None
     except SystemExit:
         print("asked to stop: started again, the study goes on", flush=True)
         raise
     if run_seconds and here:
         share = 1 - run_seconds / (seconds * parallel)
         print(f"{seconds:.0f} s with {parallel} at a time, of whose time {share:.1%} was spent outside the runs")
+
+
+def _lock(folder: Path) -> AbstractContextManager[Any]:
+    """Makes the folder of the study, and keeps other studies out of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / ".lock", blocking=False).acquire()
+    except Timeout:
+        raise UserError(f"another study is running in {folder}: wait for its end, or stop it first") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --logs") from error
 
 
 @contextmanager
@@ -124,7 +132,7 @@ def _study(given: dict[str, Any]) -> Study:
     values = {field.name: given[field.name] for field in fields(Study)}
     values["weights"] = {
         name: Pretraining(**source) if isinstance(source, dict) else source
-        for name, source in values["weights"].items()
+        for name, source in (values["weights"] or {}).items()
     }
     values["tuning"] = values["tuning"] and Tuning(**values["tuning"])
     return Study(**values)

@@ -1,6 +1,6 @@
 """What a study asks: the fields of its YAML file."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,7 @@ def check(study: Study) -> None:
     Raises:
         UserError: For empty or repeated values, unknown names, and files that do not exist.
     """
+    _check_nothing_is_null(study)
     axes: dict[str, list[Any]] = {"sizes": study.sizes, "seeds": study.seeds}
     axes |= {"strategies": list(study.strategies), "configs": study.configs, "weights": list(study.weights)}
     if study.tuning:
@@ -130,3 +131,13 @@ def check(study: Study) -> None:
     for file in files:
         if not Path(file).is_file():
             raise UserError(f"config {file!r} of the study does not exist: give its path from {Path.cwd()}")
+
+
+def _check_nothing_is_null(study: Study) -> None:
+    """Refuses null where it means nothing: the parser lets it pass, and YAML makes it of a name without a value."""
+    parts: dict[str, Any] = {"": study, "tuning.": study.tuning}
+    parts |= {f"weights.{name}.": source for name, source in study.weights.items()}
+    for prefix, part in parts.items():
+        for setting in fields(part) if is_dataclass(part) else ():
+            if getattr(part, setting.name) is None and setting.default is not None:
+                raise UserError(f"{prefix}{setting.name} of the study is null: give a value, or leave the line out")

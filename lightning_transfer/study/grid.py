@@ -23,7 +23,7 @@ def expand(settings: Mapping[str, Any]) -> dict[Variant, dict[str, Any]]:
         The settings of each variant.
 
     Raises:
-        UserError: For a leaf that is no list, or empty.
+        UserError: For a leaf that is no list, or empty, or of no setting.
     """
     leaves = list(_grid_leaves(settings, ()))
     variants = {}
@@ -69,6 +69,8 @@ def _grid_leaves(value: Any, path: Path) -> Iterator[tuple[Path, list[Any]]]:
         values = value["grid"]
         if not isinstance(values, list) or not values:
             raise UserError(f"the grid of {'.'.join(path)} is {values!r}: expected a list of values")
+        if not path:
+            raise UserError(f"the grid {values} belongs to no setting: expected a name above it, as model.lr_decay")
         yield path, values
         return
     for key, inner in value.items():

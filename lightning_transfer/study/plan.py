@@ -187,7 +187,7 @@ def _short(name: str) -> str:
 def _content(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(file).read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config {file} is not YAML: {' '.join(str(error).split())}") from error
     return content if isinstance(content, dict) else {}
 
