@@ -95,8 +95,8 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
     yield Paragraph(
         "Differences in points by pairs of the same seed. The t test assumes that they are roughly normal, and is "
         f"corrected for all {sum(o.difference is not None for o in outcomes)} comparisons (Holm). Wilcoxon's exact "
-        "test "
-        f"assumes less, and on {n} pairs can never give a p below {smallest_wilcoxon_p(n):.4f}; it is not corrected."
+        f"test assumes less, and on {n} pairs can never give a p below {smallest_wilcoxon_p(n):.4f}; "
+        "it is not corrected."
     )
     if outcomes.uncompared:
         yield Paragraph(
@@ -105,7 +105,7 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
         )
     yield Table(
         ["", "size", "difference", "95 % interval", "p, t test", "p, corrected", "p, Wilcoxon"],
-        [_difference_row(o, o.difference, o.corrected_p or 0) for o in outcomes if o.difference is not None],
+        [_difference_row(outcome) for outcome in outcomes if outcome.difference is not None],
     )
     yield Heading("Cost and tuning")
     note = (
@@ -188,17 +188,14 @@ def _mean(outcome: Outcome, best: bool) -> str:
     return f"**{text}**{missing}" if best else f"{text}{missing}"
 
 
-def _difference_row(outcome: Outcome, comparison: Comparison, corrected_p: float) -> list[str]:
-    difference = comparison.difference
+def _difference_row(outcome: Outcome) -> list[str]:
+    assert outcome.difference is not None
+    assert outcome.corrected_p is not None
+    difference = outcome.difference.difference
     interval = f"{difference.low:+.2f} to {difference.high:+.2f}" if difference.n > 1 else "-"
-    p_values = [_p(comparison.p), _p(corrected_p), _p(comparison.wilcoxon_p)]
-    return [
-        outcome.label,
-        _size(outcome.size),
-        f"{difference.mean:+.2f}",
-        interval,
-        *(p.lstrip("= ") for p in p_values),
-    ]
+    p_values = (outcome.difference.p, outcome.corrected_p, outcome.difference.wilcoxon_p)
+    row = [outcome.label, _size(outcome.size), f"{difference.mean:+.2f}", interval]
+    return [*row, *(_p(p).lstrip("= ") for p in p_values)]
 
 
 def _cost_rows(outcomes: Outcomes) -> Iterator[list[str]]:
