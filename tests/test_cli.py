@@ -15,6 +15,7 @@ from conftest import fit_arguments, image_dataset, run_folder, write_parquet
 
 from lightning_transfer.cli import main
 from lightning_transfer.data.hub import locate
+from lightning_transfer.transfer.sources import checkpoint_of
 
 
 def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -200,7 +201,7 @@ def test_run_that_goes_on_in_another_folder_knows_what_was_best(image_folder: Pa
     main(fit_arguments(image_folder, "--trainer.max_epochs", "2", "--ckpt_path", str(last), "--test_after_fit", "true"))
     results = json.loads(Path("logs/default/version_1/results.json").read_text())
     assert Path(results["best_checkpoint"]).resolve() == best.resolve()
-    assert best.exists()
+    assert checkpoint_of(Path("logs/default/version_1")).samefile(best)
 
 
 def test_run_without_a_logger_has_a_folder_of_its_own_all_the_same(image_folder: Path) -> None:

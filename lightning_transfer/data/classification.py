@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_transfer.data import hub
+from lightning_transfer.data import hub, labels
 from lightning_transfer.data.loader import (
     BatchLoader,
     EpochBatches,
@@ -114,14 +114,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
 
     def read_class_names(self) -> list[str]:
         """Reads the names of the training split's class labels; integers are named by themselves, up to the largest."""
-        dataset = self.open_split(self.train_split)
-        feature = dataset.features[self.label_column]
-        if isinstance(feature, datasets.ClassLabel):
-            return list(feature.names)
-        largest = int(self._integer_labels(dataset).max())
-        if largest < 0:
-            raise UserError(f"split {self.train_split!r} has no labels to train on: all are {largest} or less")
-        return [str(label) for label in range(largest + 1)]
+        return labels.class_names(self.open_split(self.train_split), self.label_column, self.train_split)
 
     def open_split(self, split: str, *columns: str) -> datasets.Dataset:
         """Opens a split and checks that it has the label column and the columns named."""
@@ -129,14 +122,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
 
     def read_labels(self, dataset: datasets.Dataset, split: str) -> Tensor:
         """Reads the labels of a split, int64 [rows], and checks that each names a class."""
-        labels = self._integer_labels(dataset)
-        wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
-        if len(wrong):
-            raise UserError(
-                f"label {labels[wrong[0]]} in row {wrong[0]} of split {split!r} is out of range:"
-                f" expected 0 to {self.num_classes - 1}"
-            )
-        return torch.from_numpy(labels)
+        return labels.read(dataset, self.label_column, split, self.num_classes)
 
     def train_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into the batches of an epoch; ``share`` is this rank's part of each."""
@@ -180,7 +166,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""
         if self._classes_are_to_check and stage in ("validate", "test"):
-            self._check_classes(self.read_class_names(), self.class_names)
+            labels.check_classes(self.read_class_names(), self.class_names)
         if stage in ("fit", "validate"):
             self._train_rows, self._validation_rows = split_train_validation(
                 self._split(self.train_split).labels.numpy(),
@@ -235,15 +221,9 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         """
         self._resume_at = state_dict["place"]
         if self._class_names is not None:
-            self._check_classes(self._class_names, state_dict["class_names"])
+            labels.check_classes(self._class_names, state_dict["class_names"])
         self._classes_are_to_check = self._class_names is None
         self._class_names = state_dict["class_names"]
-
-    def _check_classes(self, own: list[str], of_checkpoint: list[str]) -> None:
-        # Fewer are no mistake: integers are named up to the largest that occurs.
-        if own != of_checkpoint[: len(own)]:
-            saved, names = (", ".join(names[:8]) + ", ..." * (len(names) > 8) for names in (of_checkpoint, own))
-            raise UserError(f"the checkpoint's classes are {saved}, and the data's {names}: give data with the same")
 
     def _split(self, name: str) -> Split[Inputs]:
         if name not in self._splits:
@@ -254,15 +234,6 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         if self.trainer is None:
             return {"rank": 0, "world_size": 1}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-
-    def _integer_labels(self, dataset: datasets.Dataset) -> np.ndarray:
-        labels = np.asarray(dataset.with_format("numpy")[self.label_column][:])
-        if labels.dtype.kind not in "iu" or labels.ndim > 1:
-            raise UserError(
-                f"label column {self.label_column!r} holds {dataset.features[self.label_column]}, not one integer in"
-                " each row: name another label_column"
-            )
-        return labels.astype(np.int64)
 
 
 def require_at_least(lowest: int, **values: float) -> None:

@@ -1,5 +1,6 @@
 """Where starting weights are read from: files, torchvision and the Hub; tensors alone, nothing is ever executed."""
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,11 +30,16 @@ class Source(NamedTuple):
 def checkpoint_of(run: Path) -> Path:
     """Choose the checkpoint of a finished run: its best, or its last where nothing was held out to tell the best by.
 
+    A run that went on with another, and found nothing better, has its best checkpoint there.
+
     Args:
         run: Its folder.
     """
-    best, last = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-    return last if last.exists() and not best.exists() else best
+    best, last, record = (run / name for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json"))
+    if best.exists() or not last.exists():
+        return best
+    recorded = record.exists() and json.loads(record.read_text()).get("best_checkpoint")
+    return Path(recorded) if recorded and Path(recorded).exists() else last
 
 
 def read_source(source: str) -> Source:
