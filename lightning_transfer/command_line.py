@@ -34,6 +34,7 @@ from lightning_transfer.messages import Parser
 from lightning_transfer.overhead import SilentProfiler, shorten_steps
 from lightning_transfer.predictions import KnownRows, write_predictions
 from lightning_transfer.progress import progress_bar
+from lightning_transfer.resumption import SameOptimizers
 from lightning_transfer.runs import check_checkpoint, check_output, check_writable, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
 from lightning_transfer.trainer import ONE_CPU, Trainer, check_settings
@@ -161,7 +162,8 @@ class CommandLine(LightningCLI):
         elif config["logger"] is False and self.subcommand == "fit" and config["default_root_dir"] is None:
             kwargs["default_root_dir"] = self._logger().log_dir  # else it would all go into the working directory
         self.recorder = results.ResultsRecorder()
-        callbacks = [SessionStart(), *(config["callbacks"] or []), self.recorder]  # its mark before any other event
+        # Its mark comes before any other event.
+        callbacks = [SessionStart(), SameOptimizers(), *(config["callbacks"] or []), self.recorder]
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)

@@ -433,6 +433,28 @@ def test_checkpoint_of_another_kind_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (
+            ["--model.optimizer", "torch.optim.Adam"],
+            "the checkpoint's optimizer has dampening, momentum, nesterov, and Adam has amsgrad, betas, capturable,"
+            " decoupled_weight_decay, eps: go on with the checkpoint's, or start by --init_from",
+        ),
+        (
+            ["--model.decay_norm_and_bias", "false"],
+            "the checkpoint's optimizer has parameter groups of [2, 2, 2, 2, 2] weights, the config's of [1, 1, 1, 1, ",
+        ),
+    ],
+)
+def test_checkpoint_of_another_optimizer_is_refused(
+    arguments: list[str], expected: str, finished_run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
+    line = error_line(capsys, *fit_arguments(image_folder, *arguments, "--ckpt_path", checkpoint))
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (["--data", "DemoTexts", "--data.text_column", "words"], "'embedded' has no column 'words': its columns are "),
         (
             ["--data", "DemoTexts", "--model.network", "SeedCNN"],
