@@ -30,12 +30,13 @@ from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import check_file, check_folder, write_json
 from lightning_transfer.messages import Parser
 from lightning_transfer.overhead import SilentProfiler, shorten_steps
 from lightning_transfer.predictions import KnownRows, write_predictions
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.resumption import SameOptimizers
-from lightning_transfer.runs import check_checkpoint, check_output, check_writable, start_of_fit
+from lightning_transfer.runs import check_checkpoint, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
 from lightning_transfer.trainer import ONE_CPU, Trainer, check_settings
 from lightning_transfer.transfer.weights import load_starting_weights
@@ -129,7 +130,7 @@ class CommandLine(LightningCLI):
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand == "fit":
             experiment = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"))
-            check_writable(experiment)
+            check_folder(experiment, "--logs")
             checkpoint = start_of_fit(checkpoint, experiment, self._get(self.config, "version"))
         else:
             self.save_config_callback = None
@@ -142,7 +143,7 @@ class CommandLine(LightningCLI):
             check_checkpoint(Path(checkpoint))
         self.checkpoint = checkpoint
         if self.subcommand == "predict":
-            check_output(Path(self._get(self.config, "output")))
+            check_file(Path(self._get(self.config, "output")))
         self._normalise_as_starting_weights()
         if self.subcommand == "prepare":
             vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # where the login node has no GPU
@@ -237,7 +238,7 @@ class CommandLine(LightningCLI):
             settings = {"experiment": "experiment", "init_from": "init_from", "seed": "seed_everything"}
             record = {name: self._get(self.config, key) for name, key in settings.items()}
             record |= {"command": self._command, **self.recorder.record(self.trainer, test)}
-            results.write(folder, record)
+            write_json(folder / "results.json", record)
             print(results.table(record, folder))
 
     def predict(self, **kwargs: Any) -> None:

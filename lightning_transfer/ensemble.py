@@ -1,7 +1,6 @@
 """The command ``lightning-transfer ensemble``: finished runs as one classifier, by their mean class probabilities."""
 
 import argparse
-import json
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,10 @@ from torch.nn import functional as F
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.command_line import CommandLine
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import check_file, write_json
 from lightning_transfer.modules.classifier import Batch, Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.predictions import KnownRows
-from lightning_transfer.runs import check_output
 from lightning_transfer.transfer.sources import checkpoint_of
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
@@ -64,14 +63,14 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"{run} is named twice: each run of an ensemble counts once")
         _require_finished(run)
     if given.output:
-        check_output(given.output)
+        check_file(given.output)
 
     members = {str(run): predictions(run, given.split, others) for run in given.runs}
     figures = {name: metrics(member) for name, member in members.items()}
     figures[f"mean of {len(members)}"] = metrics(mean(members))
     print(table(figures))
     if given.output:
-        given.output.write_text(json.dumps({"split": given.split, "metrics": figures}, indent=1) + "\n")
+        write_json(given.output, {"split": given.split, "metrics": figures})
 
 
 def _require_finished(run: Path) -> None:

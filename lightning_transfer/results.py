@@ -1,6 +1,5 @@
 """The record of a run: ``results.json`` beside its checkpoints, and a short table on the terminal."""
 
-import json
 import math
 import platform
 import subprocess
@@ -143,13 +142,6 @@ def check_is_finite(loss: str, metrics: Mapping[str, float | torch.Tensor], step
             f"{loss} is {value} after step {step}: the training diverged,"
             " lower the learning rate or clip gradients (trainer.gradient_clip_val)"
         )
-
-
-def write(folder: Path, record: dict[str, Any]) -> None:
-    """Writes ``results.json`` into the folder, whole or not at all."""
-    unfinished = folder / "results.json.unfinished"
-    unfinished.write_text(json.dumps(record, indent=1))
-    unfinished.replace(folder / "results.json")
 
 
 def table(record: dict[str, Any], folder: Path) -> str:

@@ -1,6 +1,5 @@
-"""Where a run is written, and where it starts."""
+"""Where a run starts."""
 
-import tempfile
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -31,35 +30,6 @@ def start_of_fit(ckpt_path: str | None, experiment: Path, version: str | None) -
         raise UserError("--ckpt_path last goes on with a run: name it by --version")
     last = experiment / version / "checkpoints" / "last.ckpt"
     return str(last) if last.exists() else None
-
-
-def check_writable(folder: Path) -> None:
-    """Makes the folder and tries to write in it.
-
-    Raises:
-        UserError: Where that fails.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --logs") from error
-
-
-def check_output(file: Path) -> None:
-    """Tries whether a file can be written, before the work whose outcome it is for.
-
-    Raises:
-        UserError: Where it cannot.
-    """
-    if file.is_dir():
-        raise UserError(f"cannot write {file}: Is a directory; choose another file with --output")
-    try:
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from error
 
 
 def check_checkpoint(checkpoint: Path) -> None:

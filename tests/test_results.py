@@ -13,6 +13,7 @@ from lightning_transfer import results
 from lightning_transfer.cli import main
 from lightning_transfer.dashboards.report import report
 from lightning_transfer.dashboards.runs import Run
+from lightning_transfer.files import write_json
 
 RECORD = {
     "validation": None,
@@ -63,7 +64,7 @@ def test_table_has_every_metric_of_either_split() -> None:
 
 
 def test_record_is_as_readable_as_any_file_of_the_user(tmp_path: Path) -> None:
-    results.write(tmp_path, RECORD)
+    write_json(tmp_path / "results.json", RECORD)
     (tmp_path / "other").touch()
     assert (tmp_path / "results.json").stat().st_mode == (tmp_path / "other").stat().st_mode
 

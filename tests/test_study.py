@@ -233,6 +233,9 @@ def test_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture
     Path("file").touch()
     message = "cannot write to file/toy: Not a directory; choose another folder with --logs"
     assert error_of([*study, "--logs", "file"], capsys) == message
+    message = "cannot write to file/page: Not a directory; choose another folder with --report_folder"
+    assert error_of([*study, "--report_folder", "file/page"], capsys) == message
+    assert not Path("logs").exists()  # before any run
 
 
 def test_cell_cut_short_while_its_checkpoint_was_written_starts_anew(tmp_path: Path) -> None:

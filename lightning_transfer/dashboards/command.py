@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lightning_transfer.errors import UserError
+from lightning_transfer.files import check_file
 
 
 def main(arguments: list[str]) -> None:
@@ -29,9 +29,7 @@ def main(arguments: list[str]) -> None:
 
     runs = find_runs(given.logs)
     output = given.output or given.logs / "report.html"
+    check_file(output)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs in {given.logs}"
-    try:
-        output.write_text(report(runs, title), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}; choose another file with --output") from error
+    output.write_text(report(runs, title), encoding="utf-8")
     print(f"report of {len(runs)} run{'s' if len(runs) > 1 else ''}: {output}")

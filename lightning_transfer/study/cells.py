@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import write_json
 from lightning_transfer.study.grid import Variant, flatten
 from lightning_transfer.study.ranks import ranks_of_one_run
 
@@ -221,10 +222,3 @@ def _last_error_line(log: Path) -> str | None:
     marker = "lightning-transfer: error: "
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(marker)]
     return lines[-1].removeprefix(marker) if lines else None
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Writes the file whole or not at all."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(file)

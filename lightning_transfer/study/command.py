@@ -12,6 +12,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import check_folder
 from lightning_transfer.messages import Parser
 from lightning_transfer.study.config import Pretraining, Study, Tuning, check
 from lightning_transfer.study.outcomes import Outcomes
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> None:
     if given.report_only:
         check_unchanged(plan)
     else:
+        if given.report_folder:
+            check_folder(Path(given.report_folder), "--report_folder")  # now: the runs may take days
         _run(plan, given.launcher, given.workers, given.retry_failed)
     outcomes = Outcomes(plan)
     if not outcomes.results:
@@ -106,13 +109,11 @@ def _run(plan: Plan, launcher: str, workers: int, retry_failed: bool) -> None:
 
 def _lock(folder: Path) -> AbstractContextManager[Any]:
     """Makes the folder of the study, and keeps other studies out of it."""
+    check_folder(folder, "--logs")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / ".lock", blocking=False).acquire()
     except Timeout:
         raise UserError(f"another study is running in {folder}: wait for its end, or stop it first") from None
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --logs") from error
 
 
 @contextmanager

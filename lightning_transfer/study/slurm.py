@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.study.cells import Cell, write_json
+from lightning_transfer.files import write_json
+from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.workers import Ended, run_here
 
 POLL_SECONDS = 2.0
