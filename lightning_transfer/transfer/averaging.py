@@ -44,11 +44,9 @@ class ExponentialMovingAverage(WeightAveraging):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Copy the module."""
-        if isinstance(trainer.strategy, ModelParallelStrategy):
+        if stage == "fit" and isinstance(trainer.strategy, ModelParallelStrategy):
             name = type(trainer.strategy).__name__
-            raise UserError(
-                f"ExponentialMovingAverage does not go with {name}, which divides the weights: leave it out"
-            )
+            raise UserError(f"ExponentialMovingAverage does not go with {name}, which divides the weights")
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
