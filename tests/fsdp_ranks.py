@@ -10,20 +10,20 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_transfer import Classifier, DemoImages, DemoTexts, LSTMClassifier, ProgressiveUnfreezing, SeedCNN
+from lightning_transfer import Classifier, DemoImages, DemoTexts, LSTMClassifier, Muon, ProgressiveUnfreezing, SeedCNN
 from lightning_transfer.cluster.sharding import FullyShardedStrategy
 from lightning_transfer.dashboards.settings import Dashboards
 
 STEPS = 14
 # With these a hold-out is three batches and a test split an odd number, so two ranks cannot have as many of them.
-EVAL_BATCH_SIZE = {"cnn": 291, "lstm": 141}
+EVAL_BATCH_SIZE = {"cnn": 291, "muon": 291, "lstm": 141}
 
 
 def experiment(network: str) -> tuple[Classifier, Any]:
     """Builds a module and its data, the same at each call."""
     L.seed_everything(0)
     data: Any
-    if network == "cnn":
+    if network in ("cnn", "muon"):
         data = DemoImages("source", examples_per_class=12, batch_size=12, eval_batch_size=EVAL_BATCH_SIZE[network])
         model = SeedCNN(10)
     else:
@@ -31,11 +31,12 @@ def experiment(network: str) -> tuple[Classifier, Any]:
         model = LSTMClassifier(
             vocabulary_size=data.vocabulary_size, num_classes=data.num_classes, hidden_size=16, dropout=0.0
         )
+
     # No Adam: it makes a step of any size out of a gradient of 1e-12.
-    module = Classifier(
-        model, data.num_classes, optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)
-    )
-    return module, data
+    def optimizer(params: Any) -> torch.optim.Optimizer:
+        return Muon(params) if network == "muon" else torch.optim.SGD(params, lr=0.05, momentum=0.9)
+
+    return Classifier(model, data.num_classes, optimizer=optimizer), data
 
 
 def train(network: str, folder: Path, ckpt_path: str | None = None, **options: Any) -> dict[str, torch.Tensor]:
@@ -91,5 +92,6 @@ if __name__ == "__main__":
             weights = train(network, folder, ckpt_path, devices=2, strategy=FullyShardedStrategy())
             results[f"{network} {name}"] = weights
         results[f"{network} metrics"] = evaluate(network, folder, devices=2, strategy=FullyShardedStrategy())
+    results["muon whole"] = train("muon", folder, devices=2, strategy=FullyShardedStrategy())
     if os.environ.get("LOCAL_RANK", "0") == "0":
         torch.save(results, folder / "results.pt")

@@ -139,6 +139,15 @@ def test_average_is_as_precise_as_the_weights_and_resumes(precision: str, tolera
     assert equal(state(resumed), state(averaged))
 
 
+def test_second_fit_is_averaged_as_the_first_was() -> None:
+    averaging = ExponentialMovingAverage(decay=0.9)
+    first, second = ToyModule(), ToyModule()
+    for module in (first, second):
+        trainer(averaging).fit(module)
+    assert equal(state(first), state(second))
+    assert not equal(state(second), state(ToyModule()))
+
+
 def test_average_of_divided_weights_is_refused() -> None:
     divided = SimpleNamespace(strategy=FullyShardedStrategy())
     with pytest.raises(UserError, match="does not go with FullyShardedStrategy, which divides the weights"):

@@ -34,6 +34,12 @@ def test_saved_checkpoint_is_loaded_and_nothing_else_is_left(tmp_path: Path) -> 
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
 
+def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write checkpoint .*: (Not a directory|File exists)"):
+        DurableCheckpointIO().save_checkpoint(STATE, tmp_path / "file" / "last.ckpt")
+
+
 def test_file_and_folder_are_synced_before_and_after_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,14 @@ def test_second_fit_and_an_evaluation_leave_the_log_of_a_fit_alone(tmp_path: Pat
     assert losses.logged == pytest.approx(sum(losses.of_steps) / 4, rel=1e-5)
 
 
+def test_layer_groups_of_a_network_may_be_a_list() -> None:
+    class Listing(nn.Sequential):
+        layer_groups = ("0", "1")
+
+    model = Classifier(Listing(nn.Flatten(), nn.Linear(12, 2)), 2)
+    assert model.layer_groups == {"0": ["network.0"], "1": ["network.1"]}
+
+
 def test_layer_groups_cover_every_parameter_from_input_to_head() -> None:
     model = Classifier(SeedCNN(10), 10)
     assert list(model.layer_groups) == ["convolution1", "convolution2", "hidden1", "hidden2", "head"]

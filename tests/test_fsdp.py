@@ -22,10 +22,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("network", ["cnn", "lstm"])
-def test_unfreezing_equals_one_process(network: str, ranks: Path, tmp_path: Path) -> None:
+# Muon's steps have one size however small a gradient is, so that they show more of the order of its sum.
+@pytest.mark.parametrize(("network", "tolerance"), [("cnn", 1e-6), ("lstm", 1e-6), ("muon", 1e-4)])
+def test_unfreezing_equals_one_process(network: str, tolerance: float, ranks: Path, tmp_path: Path) -> None:
     sharded = torch.load(ranks / "results.pt", weights_only=True)[f"{network} whole"]
-    torch.testing.assert_close(sharded, train(network, tmp_path, devices=1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(sharded, train(network, tmp_path, devices=1), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("network", ["cnn", "lstm"])

@@ -46,6 +46,14 @@ def test_lines_for_speed_combine_and_train_alike(image_folder: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
+def test_plan_is_made_with_weights_that_will_be_divided(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = ("quickstart_transfer.yaml", "strategies/gradual.yaml", "hardware/fsdp.yaml")
+    command = ["plan", *(word for name in configs for word in ("--config", f"configs/{name}"))]
+    cpu = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.precision", "32-true"]
+    main([*command, *cpu, "--data.examples_per_class", "4"])
+    assert "convolution1" in capsys.readouterr().out
+
+
 def test_float16_weights_on_a_cpu_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["fit", "--config", "configs/quickstart.yaml", "--config", "configs/hardware/cpu.yaml"]
     line = error_line(capsys, *command, "--trainer.precision", "16-true")

@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "networks": (),
     "data": (),
     "transfer": ("networks.layer_groups",),
-    "cluster": ("transfer.plateau",),  # whether a validation follows
+    "cluster": ("networks.layer_groups", "transfer.plateau"),  # plateau: whether a validation follows
     "dashboards": ("networks.layer_groups", "data.batches", "results", "page"),
     "study": ("transfer", "page", "messages", "cli"),  # cli: a cell is a command line
     "modules": ("transfer.param_groups", "networks", "data.batches"),

@@ -5,12 +5,15 @@ import signal
 import time
 from pathlib import Path
 
+import lightning as L
 import pytest
 from conftest import fit_arguments
 from interruptions import assert_equal_runs, curves, last_checkpoint
 from test_cli import error_line
+from unfreezing_toys import ToyModule, trainer
 
 from lightning_transfer.cli import main
+from lightning_transfer.cluster.preemption import LastCheckpoint
 from lightning_transfer.cluster.signals import StopSignals
 
 UNFREEZING = {
@@ -64,6 +67,24 @@ def test_user_signal_stops_with_its_own_status_right_after_the_step(
     assert status.value.code == 128 + signal.SIGUSR1
     assert last_checkpoint(Path("logs/default/stopped"))["global_step"] == 5
     assert "SIGUSR1: stopped after step 5, in logs/default/stopped/checkpoints/last.ckpt" in capsys.readouterr().out
+
+
+def test_nothing_is_saved_while_gradients_are_added_up_nor_in_an_evaluation(tmp_path: Path) -> None:
+    saved = []
+
+    class Noting(LastCheckpoint):
+        def _save(self, trainer: L.Trainer) -> None:
+            saved.append(trainer.fit_loop.epoch_loop.batch_idx)
+            super()._save(trainer)
+
+    with StopSignals() as signals:
+        options = {"accumulate_grad_batches": 2, "val_check_interval": 3, "num_sanity_val_steps": 0, "max_epochs": 1}
+        runner = trainer(Noting(signals), root=tmp_path, **options)
+        runner.fit(module := ToyModule())  # six batches, the validations after the third and the sixth
+        assert saved == [5]
+        signals.received = signal.SIGUSR1
+        runner.validate(module, verbose=False)
+    assert saved == [5]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,18 @@ def test_a_batch_norm_that_freezes_again_stops_where_it_was() -> None:
     assert equal(found.statistics[5], found.statistics[11])
 
 
+def test_a_batch_norm_that_a_trainable_group_shares_trains() -> None:
+    class Sharing(ToyModule):
+        def __init__(self) -> None:
+            super().__init__(norm=True)
+            self.head = nn.Sequential(self.body[3], self.head)
+
+    watching = Watch()
+    trainer(ProgressiveUnfreezing(["body", "head"], "linear_probe"), watching, max_epochs=1).fit(Sharing())
+    assert all(watching.training)
+    assert watching.statistics[-1]["num_batches_tracked"] > 0
+
+
 def test_tracking_lets_a_frozen_batch_norm_follow_the_data() -> None:
     found = watch(ProgressiveUnfreezing(NORM_GROUPS, "linear_probe", frozen_norm_layers="tracking"), max_epochs=1)
     assert int(found.statistics[-1]["num_batches_tracked"]) == 6

@@ -8,7 +8,7 @@ import torch
 from conftest import REPOSITORY, run_folder
 from torch import nn
 
-from lightning_transfer import Classifier, DemoTexts, LSTMClassifier, load_starting_weights
+from lightning_transfer import Classifier, DemoTexts, LSTMClassifier, LSTMLanguageModel, load_starting_weights
 from lightning_transfer.cli import main
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.bigrams import BigramEmbedding
@@ -105,6 +105,13 @@ def test_weights_without_a_vocabulary_of_another_size_are_refused() -> None:
 def test_command_line_moves_rows_by_token(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(arguments("target", "target", "--init_from", str(checkpoint)))
     assert re.search(r"by token    network\.embedding\.weight \(\d+ of \d+ tokens", capsys.readouterr().out)
+
+
+def test_bias_of_a_language_models_output_moves_with_its_tokens() -> None:
+    source, target = [*"abcdef"], [*"fabcde"]  # as many, ranked otherwise by another text
+    module = LSTMLanguageModel(6, embedding_size=4, hidden_size=4)
+    assert token_tensors(module, 6) == {"embedding.weight", "head.bias"}
+    assert move_rows(torch.arange(6.0), source, target).tolist() == [5, 0, 1, 2, 3, 4]
 
 
 def test_output_layer_tied_to_an_embedding_moves_with_it() -> None:

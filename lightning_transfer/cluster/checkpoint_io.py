@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there, whatever happens while they are written."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             refusal = error if isinstance(error, OSError) else error.__context__  # torch's writer wraps it
             if not isinstance(refusal, OSError):
                 raise

@@ -8,6 +8,7 @@ import torch
 import torch.distributed
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_transfer.cluster.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.cluster.launchers import is_launched_child, requeue
@@ -69,8 +70,10 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_if_asked_to_stop(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves, unless the end of the epoch follows."""
-        if not (trainer.sanity_checking or trainer.is_last_batch):
+        """Saves in a fit, unless the end of the epoch follows, or gradients are still being added up."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if not (trainer.is_last_batch or trainer.fit_loop._should_accumulate()):
             self._save(trainer)
             self._save_if_asked_to_stop(trainer)
 

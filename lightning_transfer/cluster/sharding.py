@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import group_patterns
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -69,9 +70,11 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
 def _shard(module: LightningModule) -> None:
     mesh: DeviceMesh | None = module.device_mesh
-    assert mesh is not None
-    groups: dict[str, list[str]] = getattr(module, "layer_groups", {})
-    parts = {name: part for name, part in module.named_modules() if any(name in paths for paths in groups.values())}
+    if mesh is None:  # nothing trains: a plan is made
+        return
+    groups = getattr(module, "layer_groups", None)
+    paths = {path for paths in group_patterns(groups).values() for path in paths} if groups else set()
+    parts = {name: part for name, part in module.named_modules() if name in paths}
     for part in (*parts.values(), module):
         # Not again in a test after the fit. A list of modules has no forward at which it could be gathered.
         if not isinstance(part, FSDPModule | nn.ModuleList):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import group_patterns
 
 
 class IndexedBatch(Protocol):
@@ -43,15 +44,15 @@ class FeatureCache:
                 f"model.cache_features is on, but the examples of {type(data).__name__} {known}: take data.augmentation"
                 " and data.mixing away, or leave it off"
             )
-        groups: dict[str, list[str]] = getattr(network, "layer_groups", {})
-        if not groups or len(list(groups.values())[-1]) != 1:
+        groups = getattr(network, "layer_groups", None)
+        last = list(group_patterns(groups).values())[-1] if groups else []
+        if len(last) != 1:
             raise UserError(
                 f"model.cache_features needs a last layer group of one module, which {type(network).__name__} does not"
                 " have: leave it off"
             )
-        [path] = list(groups.values())[-1]
         self.network, self.forward = network, forward
-        self.head = network.get_submodule(path)
+        self.head = network.get_submodule(last[0])
         in_head = {id(parameter) for parameter in self.head.parameters()}
         self._below = {name: p for name, p in network.named_parameters() if id(p) not in in_head}
         self._tensors = [*self._below.values(), *network.buffers()]

@@ -98,8 +98,8 @@ class Muon(Optimizer):
         return list(joined.values())
 
     def _step_filters(self, filters: list[Tensor], group: dict[str, Any]) -> None:
-        scales = torch._foreach_norm(filters)
-        torch._foreach_clamp_min_(scales, 1e-7)
+        # Not in place: the norms of what is divided over ranks are sums yet to be made.
+        scales = torch._foreach_clamp_min(torch._foreach_norm(filters), 1e-7)
         torch._foreach_reciprocal_(scales)
         torch._foreach_mul_(scales, [len(parameter) ** 0.5 for parameter in filters])
         torch._foreach_mul_(filters, scales)

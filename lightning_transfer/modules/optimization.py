@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import group_patterns
 from lightning_transfer.transfer.param_groups import build_optimizer
 
 
@@ -78,8 +79,8 @@ class OptimizedModule(L.LightningModule):
     @property
     def layer_groups(self) -> dict[str, list[str]]:
         """The layer groups of the network, as paths of modules from here."""
-        groups: dict[str, list[str]] = self.network.layer_groups  # type: ignore[assignment]
-        return {name: [f"network.{path}" for path in paths] for name, paths in groups.items()}
+        groups: Any = self.network.layer_groups
+        return {name: [f"network.{path}" for path in paths] for name, paths in group_patterns(groups).items()}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes what the network draws, its dropout, a function of seed, place and process: so as after a resume."""

@@ -76,6 +76,8 @@ class TiedAdaptiveSoftmax(nn.Module):
         input_size: Features of a state; brought to ``embedding_size`` by a linear layer where it differs.
     """
 
+    rows_of_tokens = ("bias",)  # what is moved with the embeddings to another vocabulary
+
     def __init__(self, vocabulary_size: int, embedding_size: int, cutoffs: list[int], input_size: int) -> None:
         super().__init__()
         edges = [0, *cutoffs, vocabulary_size]

@@ -43,11 +43,12 @@ class ExponentialMovingAverage(WeightAveraging):
         self._is_swapped = False  # whether the module holds the average, and the average model what trains
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the module."""
+        """Copy the module, and forget an earlier fit; a checkpoint's state is loaded after this."""
         if stage == "fit" and isinstance(trainer.strategy, ModelParallelStrategy):
             name = type(trainer.strategy).__name__
             raise UserError(f"ExponentialMovingAverage does not go with {name}, which divides the weights")
         super().setup(trainer, pl_module, stage)
+        self._latest_update_step = trainer.global_step
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Follow the module to its device, on which it was not yet in ``setup``."""

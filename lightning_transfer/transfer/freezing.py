@@ -38,6 +38,8 @@ class FreezableModule:
                     parameter.grad = None
             if name not in trainable and self._eval_norm_layers:
                 norm_layers |= {id(module): module for module in group.modules if _is_norm_layer(module)}
+        # One that a trainable group shares trains.
+        norm_layers = {key: m for key, m in norm_layers.items() if not any(p.requires_grad for p in m.parameters())}
         for key, module in self._frozen_norm_layers.items():
             if key not in norm_layers:
                 module.train()

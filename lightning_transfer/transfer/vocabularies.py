@@ -31,6 +31,8 @@ def move_rows(rows: Tensor, source: Sequence[str], target: Sequence[str]) -> Ten
 def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
     """Finds the tensors with one row for each token: embeddings, and output layers tied to one, with their biases.
 
+    A layer to which the embeddings are handed names those of its own in ``rows_of_tokens``.
+
     Args:
         module: Any module.
         vocabulary_size: The number of tokens.
@@ -46,8 +48,8 @@ def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
     return {
         f"{path}.{name}".lstrip(".")
         for path, part in module.named_modules(remove_duplicate=False)
-        if id(getattr(part, "weight", None)) in embeddings
         for name, parameter in part.named_parameters(recurse=False)
+        if id(getattr(part, "weight", None)) in embeddings or name in getattr(part, "rows_of_tokens", ())
         if len(parameter) == vocabulary_size
     }
 
