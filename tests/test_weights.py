@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -129,7 +130,10 @@ def test_pickle_with_code_is_refused_and_not_executed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("bomb", "holds more than weights and was not opened"), ("truncated", "is damaged or no file of weights")],
+    [
+        ("bomb", "is damaged, or holds more than weights and was not opened"),
+        ("truncated", "is damaged or no file of weights"),
+    ],
 )
 def test_local_copy_of_torchvision_weights_is_opened_as_carefully(
     damage: str, message: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +176,28 @@ def test_truncated_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
         (tmp_path / f"cut{suffix}").write_bytes(content[: len(content) // 2])
         with pytest.raises(UserError, match="is damaged or no file of weights"):
             load_starting_weights(SeedCNN(3), f"cut{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is damaged or no file of weights: EOFError"),
+        (b"<html>not found</html>", "is damaged, or holds more than weights"),
+        (b"version https://git-lfs.github.com/spec/v1", "is damaged, or holds more than weights"),
+        ([torch.zeros(2)], "holds no tensors by name"),
+        (torch.zeros(3), "holds no tensors by name"),
+        ({0: torch.zeros(3)}, "holds no tensors by name"),
+        ({}, "holds no tensors by name"),
+    ],
+    ids=["empty", "page", "pointer", "list", "tensor", "numbered", "nothing"],
+)
+def test_file_of_something_else_is_refused_in_one_line(content: Any, message: str) -> None:
+    if isinstance(content, bytes):
+        Path("other.pt").write_bytes(content)
+    else:
+        torch.save(content, "other.pt")
+    with pytest.raises(UserError, match=f"^other.pt {message}[^\\n]*$"):
+        load_starting_weights(SeedCNN(3), "other.pt")
 
 
 def test_missing_file_and_unknown_name_are_refused_with_the_way_out() -> None:

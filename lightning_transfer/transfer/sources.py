@@ -73,19 +73,25 @@ def _read_file(file: Path) -> Source:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{file} holds more than weights and was not opened: save a state_dict of tensors alone"
+            f"{file} is damaged, or holds more than weights and was not opened: save a state_dict of tensors alone"
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds for a damaged file
-        raise UserError(f"{file} is damaged or no file of weights: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{file} is damaged or no file of weights: {_first_line(error)}") from error
     vocabulary = None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         vocabulary, content = _vocabulary(content), content["state_dict"]
-    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)} if content else {}
+    named = content if isinstance(content, Mapping) else {}
+    weights = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not weights:
         raise UserError(f"{file} holds no tensors by name: expected a checkpoint or a state_dict")
     # What torch.compile and DistributedDataParallel put before every name.
     names = {name: name.replace("_orig_mod.", "").removeprefix("module.") for name in weights}
     return Source({names[name]: value for name, value in weights.items()}, vocabulary)
+
+
+def _first_line(error: Exception) -> str:
+    """Say what went wrong in one line; some errors, that of an empty file among them, have a kind but no words."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
@@ -130,4 +136,4 @@ def _download(source: str) -> Path:
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", file))
     except (OSError, ValueError) as error:
-        raise UserError(f"{source} cannot be downloaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{source} cannot be downloaded: {_first_line(error)}") from error
