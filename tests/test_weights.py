@@ -93,6 +93,21 @@ def test_bare_network_and_wrapped_network_exchange_weights(tmp_path: Path) -> No
     assert torch.equal(other.hidden2.weight, bare.hidden2.weight)
 
 
+class _Versioned(nn.Linear):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        raise AssertionError("weights alone are loaded")
+
+
+def test_extra_state_that_is_no_tensor_stays_as_it_is() -> None:
+    source, target = _Versioned(2, 2), _Versioned(2, 2)
+    torch.save(source.state_dict(), "weights.pt")
+    assert load_starting_weights(target, "weights.pt").loaded == ["weight", "bias"]
+    assert torch.equal(target.weight, source.weight)
+
+
 def test_safetensors_file_is_loaded(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -67,7 +67,8 @@ def load_starting_weights(
     Raises:
         UserError: For a source that is missing, damaged, unsafe or of another architecture. The module is unchanged.
     """
-    own = module.state_dict()
+    # A module's extra state, which is any object, stays as it is.
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     weights, source_vocabulary = read_source(source)
     found, outside = _align(weights, own)
     by_token, bound = {}, set[str]()
