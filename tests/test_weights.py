@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.request import urlopen
 
 import pytest
@@ -91,6 +91,35 @@ def test_bare_network_and_wrapped_network_exchange_weights(tmp_path: Path) -> No
     other = SeedCNN(10)
     load_starting_weights(other, str(tmp_path / "compiled.pt"))
     assert torch.equal(other.hidden2.weight, bare.hidden2.weight)
+
+
+class _OfParts(nn.Module):
+    layer_groups: ClassVar = ["module", "head"]
+
+    def __init__(self, compiled: bool = False) -> None:
+        super().__init__()
+        self.module = torch.compile(nn.Linear(2, 2)) if compiled else nn.Linear(2, 2)
+        self.head = torch.compile(nn.Linear(2, 2)) if compiled else nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("target_compiled", [False, True])
+@pytest.mark.parametrize("source_compiled", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_network_with_compiled_parts_and_a_part_named_module_is_loaded_whole(
+    source_compiled: bool, target_compiled: bool, wrapped: bool
+) -> None:
+    source, target = _OfParts(source_compiled), _OfParts(target_compiled)
+    torch.save((nn.DataParallel(source) if wrapped else source).state_dict(), "weights.pt")
+    report = load_starting_weights(target, "weights.pt")
+    assert report.loaded == ["module.weight", "module.bias", "head.weight", "head.bias"]
+    for theirs, ours in zip(source.parameters(), target.parameters(), strict=True):
+        assert torch.equal(theirs, ours)
+
+
+def test_compiled_head_is_made_anew() -> None:
+    torch.save({**_OfParts().state_dict(), "head.weight": torch.zeros(3, 2)}, "weights.pt")
+    report = load_starting_weights(_OfParts(compiled=True), "weights.pt")
+    assert report.made_anew == {"head.weight": "2 x 2, 3 x 2 in the source"}
 
 
 class _Versioned(nn.Linear):

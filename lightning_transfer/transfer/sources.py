@@ -84,9 +84,16 @@ def _read_file(file: Path) -> Source:
     weights = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not weights:
         raise UserError(f"{file} holds no tensors by name: expected a checkpoint or a state_dict")
-    # What torch.compile and DistributedDataParallel put before every name.
-    names = {name: name.replace("_orig_mod.", "").removeprefix("module.") for name in weights}
-    return Source({names[name]: value for name, value in weights.items()}, vocabulary)
+    weights = {plain_name(name): value for name, value in weights.items()}
+    # DistributedDataParallel puts it before every name; before some it is a part of the network.
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return Source(weights, vocabulary)
+
+
+def plain_name(name: str) -> str:
+    """Return a tensor's name without what torch.compile puts into it."""
+    return name.replace("_orig_mod.", "")
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import group_patterns, resolve_layer_groups, some_of
-from lightning_transfer.transfer.sources import Weights, read_source
+from lightning_transfer.transfer.sources import Weights, plain_name, read_source
 from lightning_transfer.transfer.vocabularies import bound_tensors, move_rows, token_tensors
 
 
@@ -68,13 +68,15 @@ def load_starting_weights(
         UserError: For a source that is missing, damaged, unsafe or of another architecture. The module is unchanged.
     """
     # A module's extra state, which is any object, stays as it is.
-    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    own = {plain_name(name): value for name, value in state.items()}
     weights, source_vocabulary = read_source(source)
     found, outside = _align(weights, own)
     by_token, bound = {}, set[str]()
     if vocabulary is not None and source_vocabulary is not None and list(vocabulary) != source_vocabulary:
-        bound = bound_tensors(module)
-        by_token = _move_tokens(found, token_tensors(module, len(vocabulary)) - bound, source_vocabulary, vocabulary)
+        bound = {plain_name(name) for name in bound_tensors(module)}
+        tokens = {plain_name(name) for name in token_tensors(module, len(vocabulary))}
+        by_token = _move_tokens(found, tokens - bound, source_vocabulary, vocabulary)
     head = _head(module)
     loaded, made_anew, problems = [], {}, []
     for name, tensor in own.items():
@@ -98,7 +100,8 @@ def load_starting_weights(
             f"the weights of {source} do not fit {type(module).__name__}: {some_of(problems, limit=4)};"
             " choose the same architecture, or name what may differ in init_allow"
         )
-    module.load_state_dict({name: found[name] for name in loaded}, strict=False)
+    names = {plain_name(name): name for name in state}
+    module.load_state_dict({names[name]: found[name] for name in loaded}, strict=False)
     return WeightsReport(source, loaded, made_anew, left_over, by_token)
 
 
@@ -138,7 +141,7 @@ def _head(module: nn.Module) -> list[str]:
     if not layer_groups:
         return []
     group = list(resolve_layer_groups(module, layer_groups, rest="frozen").values())[-2]
-    return [*group.parameters, *(f"{path}.*" for path in group_patterns(layer_groups)[group.name])]
+    return [*map(plain_name, group.parameters), *(f"{path}.*" for path in group_patterns(layer_groups)[group.name])]
 
 
 def _is_allowed(name: str, patterns: Sequence[str]) -> bool:
