@@ -125,6 +125,53 @@ def test_a_fraction_of_a_training_without_end_is_refused() -> None:
         fit(ProgressiveUnfreezing(GROUPS, until={"fraction": 0.5}), max_epochs=-1)
 
 
+class TwoOptimizers(ToyModule):
+    """Optimized by hand, one optimizer twice as often as the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        body, head = self.optimizers()
+        for optimizer in (head, body, head):
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.body, self.head)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"until": {"fraction": 0.5}},
+            "phase 1 ends by a fraction of the training, whose length is not known with manual optimization of 2"
+            " optimizers; use steps",
+        ),
+        (
+            {"lr_schedule": "one_cycle"},
+            "phase 1: one_cycle needs the phase's length, not known with manual optimization of 2 optimizers; add",
+        ),
+    ],
+)
+def test_a_length_in_steps_that_only_the_training_step_knows_is_refused(
+    arguments: dict[str, Any], message: str
+) -> None:
+    refuse(message, TwoOptimizers(), **arguments)
+
+
+def test_two_optimizers_by_hand_go_with_epochs_and_with_a_number_of_steps() -> None:
+    unfreezing = ProgressiveUnfreezing(GROUPS)
+    fit(unfreezing, TwoOptimizers())
+    assert unfreezing.phase_index == 2
+    halves = {"schedule": "full", "lr_schedule": "one_cycle"}
+    recorder = fit(ProgressiveUnfreezing(GROUPS, **halves), TwoOptimizers(), max_epochs=None, max_steps=12)
+    assert recorder.steps == [0, 3, 6, 9]
+
+
 def test_a_strategy_that_shards_parameters_is_refused() -> None:
     class Wrapped(torch.nn.Module):
         pass

@@ -98,10 +98,23 @@ def _rates_of(resolved: ResolvedSchedule, name: str, rates: Mapping[int, float])
 def training_length(trainer: pl.Trainer) -> TrainingLength:
     """Return how long a trainer will train the data it has."""
     total_steps, batches = float(trainer.estimated_stepping_batches), trainer.num_training_batches
+    hidden_by = _hides_length(trainer)
+    is_known = total_steps >= 0 and (not hidden_by or trainer.max_epochs == -1)  # by max_steps alone it always is
     return TrainingLength(
-        total_steps=total_steps if total_steps >= 0 else math.inf,
-        steps_per_epoch=math.inf if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches),
+        total_steps=total_steps if is_known else math.inf,
+        steps_per_epoch=math.inf
+        if hidden_by or math.isinf(batches)
+        else math.ceil(batches / trainer.accumulate_grad_batches),
+        hidden_by=hidden_by,
     )
+
+
+def _hides_length(trainer: pl.Trainer) -> str:
+    """Say what keeps the optimizer steps of an epoch from following from its batches, if anything does."""
+    # trainer.global_step counts the steps of every optimizer, and the training step alone knows how many it takes.
+    if not trainer.lightning_module.automatic_optimization and len(trainer.optimizers) > 1:
+        return f"manual optimization of {len(trainer.optimizers)} optimizers"
+    return ""
 
 
 def kept_for_backward(module: nn.Module, forward: Callable[[], Any]) -> int:

@@ -154,10 +154,17 @@ class Phase:
 
 
 class TrainingLength(NamedTuple):
-    """Optimizer steps of the whole training and of one epoch; infinite where the data has no length."""
+    """Optimizer steps of the whole training and of one epoch; infinite where they are not known beforehand.
+
+    Attributes:
+        total_steps: Of the whole training.
+        steps_per_epoch: Of one epoch.
+        hidden_by: What keeps the steps of an epoch from being known, if it is not the data.
+    """
 
     total_steps: float
     steps_per_epoch: float
+    hidden_by: str = ""
 
     def of_phase(self, phase: Phase, start: float) -> float:
         """Return the most optimizer steps of a phase that begins at a step; infinite where only a plateau ends it."""
@@ -179,14 +186,16 @@ class TrainingLength(NamedTuple):
         Raises:
             UserError: It names the phase, counted from 1.
         """
+        where = f" with {self.hidden_by}" if self.hidden_by else ""
+        bound = "steps to until, or give trainer.max_steps and no max_epochs" if where else "epochs or steps to until"
         for number, phase in enumerate(phases, start=1):
             if phase.until and phase.until.fraction and math.isinf(self.total_steps):
                 raise UserError(
-                    f"phase {number} ends by a fraction of the training, whose length is not known; use steps"
+                    f"phase {number} ends by a fraction of the training, whose length is not known{where}; use steps"
                 )
             if phase.lr_schedule != "constant" and math.isinf(self.of_phase(phase, 0)):
                 raise UserError(
-                    f"phase {number}: {phase.lr_schedule} needs the phase's length; add epochs or steps to until"
+                    f"phase {number}: {phase.lr_schedule} needs the phase's length, not known{where}; add {bound}"
                 )
 
 
