@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from unfreezing_toys import GROUPS, Recorder, ToyModule, fit, trainer
 
@@ -161,6 +162,21 @@ def test_a_length_in_steps_that_only_the_training_step_knows_is_refused(
     arguments: dict[str, Any], message: str
 ) -> None:
     refuse(message, TwoOptimizers(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"until": {"fraction": 0.5}},
+            "phase 1 ends by a fraction .* not known with GradientAccumulationScheduler; use",
+        ),
+        ({"lr_schedule": "one_cycle"}, "phase 1: one_cycle needs .* not known with GradientAccumulationScheduler; add"),
+    ],
+)
+def test_a_length_in_steps_of_changing_size_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        trainer(ProgressiveUnfreezing(GROUPS, **arguments), GradientAccumulationScheduler({1: 4})).fit(ToyModule())
 
 
 def test_two_optimizers_by_hand_go_with_epochs_and_with_a_number_of_steps() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -114,6 +115,8 @@ def _hides_length(trainer: pl.Trainer) -> str:
     # trainer.global_step counts the steps of every optimizer, and the training step alone knows how many it takes.
     if not trainer.lightning_module.automatic_optimization and len(trainer.optimizers) > 1:
         return f"manual optimization of {len(trainer.optimizers)} optimizers"
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return "GradientAccumulationScheduler"
     return ""
 
 
