@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
 from lightning_transfer import Classifier, DemoImages, FastCNN, SeedCNN
@@ -103,6 +104,33 @@ def test_optimizer_that_refuses_its_arguments_is_a_user_error() -> None:
     model = Classifier(SeedCNN(10), 10, optimizer=lambda params: torch.optim.SGD(params, lr=-1.0))
     with pytest.raises(UserError, match=r"optimizer: Invalid learning rate: -1.0"):
         model.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10),
+        lambda optimizer: lr_scheduler.CyclicLR(optimizer, base_lr=0.01, max_lr=0.1),
+    ],
+)
+def test_scheduler_that_gives_all_layer_groups_one_learning_rate_is_refused_beside_a_decay(scheduler: Any) -> None:
+    model = Classifier(SeedCNN(10), 10, lr_decay=2.6, lr_scheduler=scheduler)
+    expected = r"lr_decay is 2.6, but .*LR gives all layer groups one learning rate: give it one for each of the 5"
+    with pytest.raises(UserError, match=expected):
+        model.configure_optimizers()
+    Classifier(SeedCNN(10), 10, lr_scheduler=scheduler).configure_optimizers()
+
+
+def test_scheduler_with_a_learning_rate_for_each_layer_group_is_taken() -> None:
+    rates = [0.1 / 2.6**depth for depth in (4, 3, 2, 1, 0)]
+    model = Classifier(
+        SeedCNN(10),
+        10,
+        lr_decay=2.6,
+        lr_scheduler=lambda optimizer: lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=10),
+    )
+    optimizer = model.configure_optimizers()["optimizer"]  # type: ignore[call-overload, index]
+    assert [group["max_lr"] for group in optimizer.param_groups] == rates
 
 
 class Losses(L.Callback):

@@ -95,7 +95,8 @@ class OptimizedModule(L.LightningModule):
         """Builds the optimizer and the scheduler, if any.
 
         Raises:
-            UserError: For a learning rate over the whole of a training without an end.
+            UserError: For a learning rate over the whole of a training without an end, and a scheduler that undoes
+                ``lr_decay``.
         """
         optimizer = self._build_optimizer()
         if self.lr_scheduler is None and self.lr_schedule == "constant" and not self.warmup_fraction:
@@ -103,7 +104,16 @@ class OptimizedModule(L.LightningModule):
         if self.lr_scheduler is None:
             scheduler: LRScheduler = LambdaLR(optimizer, partial(self._learning_rate_factor, self._total_steps()))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        decayed = {group["lr"] for group in optimizer.param_groups}
         scheduler = self.lr_scheduler(optimizer)
+        # OneCycleLR and CyclicLR put learning rates of their own in place of what they find.
+        groups = optimizer.param_groups
+        if len(decayed) > 1 and len({group.get("initial_lr", group["lr"]) for group in groups}) == 1:
+            raise UserError(
+                f"model.lr_decay is {self.lr_decay:g}, but {type(scheduler).__name__} gives all layer groups one"
+                f" learning rate: give it one for each of the {len(groups)} parameter groups, or set the lr_decay of"
+                " ProgressiveUnfreezing instead"
+            )
         config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             config["monitor"] = scheduler.monitor if isinstance(scheduler, ReduceLROnPlateau) else "val/loss"
