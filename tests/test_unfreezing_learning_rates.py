@@ -167,6 +167,18 @@ def test_a_checkpoint_taken_inside_a_step_holds_the_schedulers_learning_rates() 
     assert found[1:] == [BASE] * (len(found) - 1)
 
 
+def test_a_checkpoint_taken_inside_a_step_leaves_the_step_as_it_is() -> None:
+    class Saving(ToyModule):
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            optimizer.state_dict()
+
+    phases = [{"groups": ["*"], "lr_multiplier": 0.5}]
+    saving, plain = Saving(), ToyModule()
+    for module in (saving, plain):
+        trainer(ProgressiveUnfreezing(GROUPS, phases=phases), max_epochs=1).fit(module)
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
 def test_a_shape_over_a_phase_of_unknown_length_is_refused() -> None:
     until = {"plateau": {"monitor": "val/loss"}}
     with pytest.raises(UserError, match="phase 1: one_cycle needs the phase's length"):

@@ -30,8 +30,8 @@ class LearningRateScaler:
             optimizer.register_step_pre_hook(self._scale),
             optimizer.register_step_post_hook(self._restore),
             # Lightning computes the loss within the step; a checkpoint written by a signal handler or after an
-            # exception there must hold the learning rates unscaled.
-            optimizer.register_state_dict_pre_hook(self._restore),
+            # exception there must hold the learning rates unscaled, and the step go on with them scaled.
+            optimizer.register_state_dict_post_hook(self._unscale_state),
         ]
 
     def remove(self) -> None:
@@ -51,6 +51,10 @@ class LearningRateScaler:
         for group, lr in zip(self._optimizer.param_groups, self._unscaled, strict=False):
             group["lr"] = lr
         self._unscaled = []
+
+    def _unscale_state(self, _: Optimizer, state: dict[str, Any]) -> None:
+        for group, lr in zip(state["param_groups"], self._unscaled, strict=False):
+            group["lr"] = lr
 
 
 def decay_factors(resolved: ResolvedSchedule, optimizer: Optimizer, lr_decay: float | None) -> list[float]:
