@@ -130,6 +130,49 @@ def test_mistakes_are_named(values: tuple[float, float, int], message: str) -> N
         range_test(trainer(), Quadratic(1.0), None, *values)
 
 
+def test_loss_below_zero_is_tested_as_one_above() -> None:
+    class Lowered(Quadratic):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) - 10
+
+    [curve] = range_test(trainer(), Lowered(1.0), None, 1e-3, 1e3, 100)
+    assert 0.01 < curve.suggestion < 2
+    assert 2 < curve.learning_rates[-1] < 100
+
+
+def test_loss_of_manual_optimization_is_tested_where_it_is_returned() -> None:
+    class Manual(Quadratic):
+        def __init__(self) -> None:
+            super().__init__(1.0)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.optimizers().zero_grad()
+            self.manual_backward(loss)
+            self.optimizers().step()
+            return loss
+
+    class Silent(Manual):
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+            super().training_step(batch, batch_idx)
+
+    [curve] = range_test(trainer(), Manual(), None, 1e-3, 1.0, 20)
+    [expected] = range_test(trainer(), Quadratic(1.0), None, 1e-3, 1.0, 20)
+    assert curve.losses == pytest.approx(expected.losses)
+    with pytest.raises(UserError, match="training_step of Silent returns no loss for batch 0: lr-find needs"):
+        range_test(trainer(), Silent(), None, 1e-3, 1.0, 20)
+
+
+def test_batch_without_a_loss_is_named() -> None:
+    class Skipping(Quadratic):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # type: ignore[override]
+            return None if batch_idx == 3 else super().training_step(batch, batch_idx)
+
+    with pytest.raises(UserError, match="training_step of Skipping returns no loss for batch 3: lr-find needs"):
+        range_test(trainer(), Skipping(1.0), None, 1e-3, 1.0, 20)
+
+
 def test_suggestion_is_inside_the_curve() -> None:
     curve = Curve("x", tuple(np.geomspace(1e-6, 1, 50)), tuple(math.exp(-step) for step in range(50)))
     assert 1e-6 < curve.suggestion < 1

@@ -19,7 +19,7 @@ from lightning_transfer.transfer.resolution import ResolvedSchedule
 from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing
 
 _SMOOTHING = 0.98
-_DIVERGENCE = 4.0  # times the lowest loss
+_DIVERGENCE = 3.0  # times the size of the lowest loss, above it
 _FEWEST_STEPS = 10
 
 
@@ -80,7 +80,7 @@ def range_test(
         steps: Number of optimizer steps.
 
     Raises:
-        UserError: For values out of range, several processes, and a loss that explodes at once.
+        UserError: For values out of range, several processes, a loss that explodes at once, and none at all.
     """
     if not 0 < lowest < highest:
         raise UserError(f"lowest is {lowest} and highest {highest}: expected 0 < lowest < highest")
@@ -140,13 +140,19 @@ class _RangeTest(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keeps the loss of each step, smoothed, and stops once it explodes."""
+        if not outputs or "loss" not in outputs:
+            raise UserError(
+                f"training_step of {type(pl_module).__name__} returns no loss for batch {batch_idx}: lr-find needs that"
+                " of every batch, return it"
+            )
         self._batch_losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
         if trainer.global_step == len(self.losses):
             return  # gradients are still being accumulated
         loss, self._batch_losses = fmean(self._batch_losses), []
         self._mean = _SMOOTHING * self._mean + (1 - _SMOOTHING) * loss
         smoothed = self._mean / (1 - _SMOOTHING ** (len(self.losses) + 1))
-        if not math.isfinite(loss) or smoothed > _DIVERGENCE * min([*self.losses, smoothed]):
+        lowest = min([*self.losses, smoothed])
+        if not math.isfinite(loss) or smoothed - lowest > _DIVERGENCE * abs(lowest):
             trainer.should_stop = True
         else:
             self.losses.append(smoothed)
