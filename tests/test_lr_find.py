@@ -12,10 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from unfreezing_toys import GROUPS, ToyModule, trainer
 
-from lightning_transfer import ProgressiveUnfreezing, parameter_groups
+from lightning_transfer import Muon, ProgressiveUnfreezing, parameter_groups
 from lightning_transfer.cli import main
 from lightning_transfer.dashboards.runs import find_runs
 from lightning_transfer.errors import UserError
+from lightning_transfer.study.lr_find import write_curves
 from lightning_transfer.study.range_test import Curve, range_test, valley
 
 
@@ -176,6 +177,14 @@ def test_batch_without_a_loss_is_named() -> None:
 def test_suggestion_is_inside_the_curve() -> None:
     curve = Curve("x", tuple(np.geomspace(1e-6, 1, 50)), tuple(math.exp(-step) for step in range(50)))
     assert 1e-6 < curve.suggestion < 1
+
+
+def test_both_learning_rates_of_muon_are_suggested_as_they_were_tested(tmp_path: Path) -> None:
+    module = ToyModule(optimizer=lambda module: Muon(module.parameters(), lr=0.2, sgd_lr=0.1))
+    [curve] = range_test(trainer(), module, None, 1e-4, 1.0, 12)
+    lr, sgd_lr = f"lr {curve.suggestion:.3g}", f"sgd_lr {curve.suggestion / 2:.3g}"
+    flag = "--model.init_args.optimizer.init_args"
+    assert f"suggested: {flag}.{lr} {flag}.{sgd_lr}\n" in write_curves([curve], tmp_path)
 
 
 @pytest.mark.slow

@@ -45,5 +45,9 @@ def _table(curves: Sequence[Curve], folder: Path) -> str:
     lines = [f"{curve.name:<{width}}  {curve.suggestion:.3g}" for curve in curves]
     # One learning rate serves all phases: what suits the most sensitive one.
     suggestion = min(curve.suggestion for curve in curves)
-    lines.append(f"suggested: --model.init_args.optimizer.init_args.lr {suggestion:.3g}")
+    flags = {"lr": suggestion}
+    if (factor := curves[0].sgd_lr_factor) is not None:
+        flags["sgd_lr"] = factor * suggestion
+    values = (f"--model.init_args.optimizer.init_args.{name} {value:.3g}" for name, value in flags.items())
+    lines.append(f"suggested: {' '.join(values)}")
     return "\n".join([*lines, f"plot: {folder / 'lr_find.png'}"])

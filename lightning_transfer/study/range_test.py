@@ -31,11 +31,13 @@ class Curve:
         name: What was trained.
         learning_rates: One for each step: that of the layer group with the highest.
         losses: The smoothed loss before each of those steps.
+        sgd_lr_factor: Of Muon, ``sgd_lr`` for each ``lr``, which grew together.
     """
 
     name: str
     learning_rates: tuple[float, ...]
     losses: tuple[float, ...]
+    sgd_lr_factor: float | None = None
 
     @property
     def suggestion(self) -> float:
@@ -101,7 +103,7 @@ def range_test(
         name = f"phase {phase + 1}: {', '.join(resolved.trainable(phase))}" if resolved else "everything"
         if len(test.losses) < _FEWEST_STEPS:
             raise UserError(f"the loss of {name} explodes within {len(test.losses)} steps: set a lower lowest")
-        curves.append(Curve(name, tuple(test.rates[: len(test.losses)]), tuple(test.losses)))
+        curves.append(Curve(name, tuple(test.rates[: len(test.losses)]), tuple(test.losses), test.sgd_lr_factor))
     return curves
 
 
@@ -116,6 +118,7 @@ class _RangeTest(L.Callback):
         self.phase = phase
         self.rates: list[float] = rates.tolist()
         self.losses: list[float] = []
+        self.sgd_lr_factor: float | None = None
         self._batch_losses: list[float] = []  # since the last step
         self._mean = 0.0
         self._module: FreezableModule | None = None
@@ -128,6 +131,7 @@ class _RangeTest(L.Callback):
         trainer.strategy.lr_scheduler_configs = []
         for optimizer in trainer.optimizers:
             optimizer.register_step_pre_hook(self._set(optimizer))
+            self.sgd_lr_factor = optimizer.param_groups[0].get("sgd_lr_factor")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
