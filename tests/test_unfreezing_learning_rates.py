@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from torch import nn
 from torch.optim import lr_scheduler
 from unfreezing_toys import GROUPS, ToyModule, trainer
 
@@ -129,6 +130,23 @@ def test_the_callbacks_decay_equals_that_of_parameter_groups() -> None:
 
     rates = train(ProgressiveUnfreezing(GROUPS, lr_decay=DECAY), flat, lambda o: lr_scheduler.ExponentialLR(o, 0.9))
     assert rates.at_step[7] == pytest.approx([base * 0.9**7 for base in BASE], rel=1e-9)
+
+
+def test_the_callbacks_decay_takes_tied_weights_as_parameter_groups_does_whichever_thaws_first() -> None:
+    class Tied(ToyModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+            self.head = nn.Linear(4, 4)
+            self.head.weight = self.body[0].weight
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameter_groups(self, GROUPS, lr=LR, lr_decay=1.0), lr=LR)
+
+    phases = [{"groups": ["body.0"], "until": {"epochs": 1}}, {"groups": ["body.2", "head"]}]
+    rates = LearningRates()
+    trainer(ProgressiveUnfreezing(GROUPS, phases=phases, lr_decay=DECAY), rates, max_epochs=2).fit(Tied())
+    assert [rates.at_step[step] for step in (0, 11)] == [pytest.approx(BASE)] * 2
 
 
 def test_the_users_own_groups_and_weight_decays_are_kept() -> None:

@@ -65,11 +65,12 @@ def decay_factors(resolved: ResolvedSchedule, optimizer: Optimizer, lr_decay: fl
     """
     if lr_decay is None:
         return [1.0] * len(optimizer.param_groups)
-    names = [name for name in resolved.groups if name != REST]
+    groups = resolved.optimizer_groups
+    names = [name for name in groups if name != REST]
     depths = {
         id(parameter): depth
         for depth, name in enumerate(reversed(names))
-        for parameter in resolved.groups[name].parameters.values()
+        for parameter in groups[name].parameters.values()
     }
     factors = []
     for group in optimizer.param_groups:

@@ -32,11 +32,14 @@ class ResolvedSchedule:
         groups: Layer group name -> its parameters and submodules, from input to head, then ``rest``.
         phases: The phases, with the names of layer groups in place of patterns.
         always_trainable: The groups that every phase trains.
+        optimizer_groups: The layer groups as ``parameter_groups`` lists them: a tied parameter belongs to the one
+            nearest the head, whichever thaws first.
     """
 
     groups: dict[str, LayerGroup]
     phases: list[Phase]
     always_trainable: set[str]
+    optimizer_groups: dict[str, LayerGroup]
 
     def trainable(self, index: int) -> list[str]:
         """Return the layer groups that phase ``index``, from 0, trains, from input to head."""
@@ -188,4 +191,4 @@ def resolve_schedule(
                 "drop the phase or join the two groups"
             )
     always = uncovered | (groups.keys() - names) if rest == "trainable" else set()
-    return ResolvedSchedule(groups, phases, always)
+    return ResolvedSchedule(groups, phases, always, resolve_layer_groups(module, patterns, rest=rest))
