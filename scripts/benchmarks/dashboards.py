@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -42,9 +42,9 @@ class Account:
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
 
-    def callbacks(self, settings: Dashboards, config: Mapping[str, Any], text: str) -> list[L.Callback]:
+    def callbacks(self, settings: Dashboards, *arguments: Any) -> list[L.Callback]:
         """Builds the dashboards, each hook that they have under a clock."""
-        built = _BUILD(settings, config, text)
+        built = _BUILD(settings, *arguments)
         for callback in built:
             for name in dir(L.Callback):
                 if name.startswith("on_") and getattr(type(callback), name) is not getattr(L.Callback, name):
