@@ -38,7 +38,7 @@ def callbacks_of(state: dict[str, Any]) -> list[str]:
 def test_all_options_together_run_with_strategy(strategy: Path) -> None:
     main([*arguments(strategy, *OPTIONS), "--trainer.max_epochs", "2", "--version", "run"])
     last = checkpoint("run", "last")
-    assert {"ExponentialMovingAverage", "EarlyStopping", "ModelCheckpoint"} <= set(callbacks_of(last))
+    assert {"ExponentialMovingAverage", "EarlyStopping", "BestCheckpoint"} <= set(callbacks_of(last))
     assert ("ProgressiveUnfreezing" in callbacks_of(last)) == (strategy.stem != "scratch")
     assert "current_model_state" in last  # the average is in its place
     config = yaml.safe_load(Path("logs/quickstart_transfer/run/config.yaml").read_text())
