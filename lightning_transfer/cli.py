@@ -33,6 +33,8 @@ def main(args: ArgsType = None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Said where nothing is held out, and no best checkpoint is to be had. A mistyped monitor is an error.
     warnings.filterwarnings("ignore", message=".*could not find the monitored key")
+    # Said where a run goes on, or is evaluated, in another folder. The best checkpoint is known all the same.
+    warnings.filterwarnings("ignore", message="The dirpath has changed")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     given = sys.argv[1:] if args is None else args
     try:

@@ -14,9 +14,11 @@ from conftest import fit_arguments, run_folder
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
+from lightning_transfer import DemoImages
 from lightning_transfer.cli import main
 from lightning_transfer.dashboards.runs import Run, read_run
 from lightning_transfer.dashboards.scalars import TrainingScalars
+from lightning_transfer.dashboards.settings import Dashboards
 
 GROUPS = ["convolution1", "convolution2", "hidden1", "hidden2", "head"]
 GRADUAL = {
@@ -178,6 +180,29 @@ def test_training_is_bit_equal_with_and_without_dashboards(image_folder: Path) -
         checkpoint = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
         states.append((checkpoint["state_dict"], checkpoint["optimizer_states"][0]["state"]))
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_module_without_a_forward_trains_without_pictures_of_it(tmp_path: Path) -> None:
+    class Own(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3 * 32 * 32, 10)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(self.head(batch.images.flatten(1)), batch.labels)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", self.training_step(batch, batch_idx))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    logger = TensorBoardLogger(tmp_path, "own", "")
+    callbacks = Dashboards().callbacks({}, "")
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, logger=logger, callbacks=callbacks, **quiet)
+    trainer.fit(Own(), datamodule=DemoImages(examples_per_class=4, batch_size=8))
+    assert trainer.state.finished
 
 
 def test_every_n_steps_below_one_is_refused(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """The features of a sample of the hold-out in TensorBoard's Projector, before and after the training."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ class Embeddings(L.Callback):
                 break
         # As many passes on every rank, as those on the first need: parameters may be divided over the ranks.
         passes = trainer.strategy.broadcast(len(batches))
-        with evaluating(trainer, pl_module), self._listening(pl_module):
+        # A module of the user's may have another forward, or none: a picture must never stop a training.
+        with suppress(Exception), evaluating(trainer, pl_module), self._listening(pl_module):
             for index in range(passes):
                 batch = batches[min(index, len(batches) - 1)]
                 pl_module(*batch.inputs)

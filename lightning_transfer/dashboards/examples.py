@@ -1,5 +1,6 @@
 """What the network is trained on, and what its predictions rest on as training goes on."""
 
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -100,7 +101,9 @@ class Attributions(L.Callback):
 
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         attribute = grad_cam if isinstance(self._sample, ImageBatch) else gradient_times_input
-        with evaluating(trainer, pl_module, with_gradients=True):
+        scores = logits = torch.empty(0)
+        # A module of the user's may have another forward, or none: a picture must never stop a training.
+        with suppress(Exception), evaluating(trainer, pl_module, with_gradients=True):
             inputs = [tensor.clone() for tensor in self._sample.inputs]  # made in inference mode
             scores, logits = attribute(pl_module, own_groups(pl_module), *inputs)
         writer = summary_writer(trainer)
