@@ -91,7 +91,6 @@ def predictions(run: Path, split: str, others: list[str]) -> Predictions:
     quiet = ["--trainer.enable_progress_bar", "false"]
     with StopSignals() as signals, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # those are the ensemble's own
-        warnings.filterwarnings("ignore", message="The dirpath has changed")  # of a run that was moved: none is saved
         return _Evaluation([_COMMANDS[split], *files, *quiet, *others], signals).collect()
 
 

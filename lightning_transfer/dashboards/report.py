@@ -103,9 +103,9 @@ def _words(value: Any) -> str:
 def _comparison(runs: Sequence[Run]) -> str:
     strategies = [str(run.data.get("run/hyperparameters", {}).get("strategy")) for run in runs]
     labels = strategies if len(runs) > _NAMED_LINES else [run.name for run in runs]
-    order = list(dict.fromkeys(labels))
-    colors = {run.name: order.index(label) for run, label in zip(runs, labels, strict=True)}
-    keys = {label: number for number, label in enumerate(order)} if len(runs) > _NAMED_LINES else None
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    colors = {run.name: numbers[label] for run, label in zip(runs, labels, strict=True)}
+    keys = numbers if len(runs) > _NAMED_LINES else None
     charts = [
         line_chart(title, {run.name: run.scalars.get(tag, []) for run in runs}, colors, keys)
         for title, tag in (("validation accuracy", "val/accuracy"), ("validation loss", "val/loss"))
