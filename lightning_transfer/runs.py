@@ -20,16 +20,20 @@ def start_of_fit(ckpt_path: str | None, experiment: Path, version: str | None) -
         version: The run's name, if it was given.
 
     Raises:
-        UserError: For ``last`` without a name of the run.
+        UserError: For ``last`` without a name of the run, and a start from nothing under the name of a run that has a
+            checkpoint or a record, which would be lost.
     """
-    if ckpt_path is None and version is not None and is_restart():
-        ckpt_path = "last"
-    if ckpt_path != "last":
-        return ckpt_path
     if version is None:
-        raise UserError("--ckpt_path last goes on with a run: name it by --version")
-    last = experiment / version / "checkpoints" / "last.ckpt"
-    return str(last) if last.exists() else None
+        if ckpt_path == "last":
+            raise UserError("--ckpt_path last goes on with a run: name it by --version")
+        return ckpt_path
+    run = experiment / version
+    last = run / "checkpoints" / "last.ckpt"
+    if ckpt_path == "last" or (ckpt_path is None and is_restart()):
+        return str(last) if last.exists() else None
+    if ckpt_path is None and (last.exists() or (run / "results.json").exists()):
+        raise UserError(f"{run} holds a run already: give another --version, or go on with it by --ckpt_path last")
+    return ckpt_path
 
 
 def check_checkpoint(checkpoint: Path) -> None:

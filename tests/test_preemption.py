@@ -131,13 +131,25 @@ def test_last_checkpoint_of_a_run_without_a_name_is_refused(
     assert line == "--ckpt_path last goes on with a run: name it by --version"
 
 
+@pytest.mark.parametrize("kept", [["results.json"], ["checkpoints/last.ckpt"]])
+def test_start_under_the_name_of_another_run_is_refused(
+    kept: list[str], image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, run = fit_arguments(image_folder, "--version", "run"), Path("logs/default/run")
+    main(command)
+    for name in {"results.json", "checkpoints/last.ckpt"} - {*kept}:
+        (run / name).unlink()
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    line = error_line(capsys, *command)
+    assert line == f"{run} holds a run already: give another --version, or go on with it by --ckpt_path last"
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+
+
 @pytest.mark.parametrize("variable", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
 def test_restarted_job_goes_on_unasked(variable: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = fit_arguments(image_folder, "--version", "job")
     monkeypatch.setenv(variable, "0")
     main(command)
-    main(command)
-    assert last_checkpoint(Path("logs/default/job"))["global_step"] == 9
     monkeypatch.setenv(variable, "1")
     main([*command, "--trainer.max_epochs", "2"])
     [first, second] = json.loads(Path("logs/default/job/results.json").read_text())["validations"]

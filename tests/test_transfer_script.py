@@ -83,7 +83,8 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
             config = yaml.safe_load(Path(command[command.index("--config") + 1]).read_text())
             started.append(Path("logs", config["experiment"], command[command.index("--version") + 1]))
             started[-1].mkdir(parents=True, exist_ok=True)
-            (started[-1] / "results.json").write_text('{"validation": {}, "test": {}, "fit_seconds": 0}')
+            record = {"validation": {}, "test": {}, "fit_seconds": 0, "command": command}
+            (started[-1] / "results.json").write_text(json.dumps(record))
             return subprocess.CompletedProcess(command, 0)
 
         monkeypatch.setattr(subprocess, "run", fit)
@@ -100,6 +101,17 @@ def test_other_values_are_other_runs(instant: Callable[..., list[Path]]) -> None
     assert len(folders) == 4
     assert instant("--", "--config=configs/options/ema.yaml")
     assert not instant("--", "--config=configs/options/ema.yaml")
+
+
+def test_source_without_a_hold_out_starts_from_its_last_checkpoint(instant: Callable[..., list[Path]]) -> None:
+    pretrained, full = instant()
+    last = pretrained / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    shutil.rmtree(full)
+    instant()
+    command = json.loads((full / "results.json").read_text())["command"]
+    assert command[command.index("--init_from") + 1] == str(last)
 
 
 def test_results_of_another_source_are_refused_where_that_was_deleted(

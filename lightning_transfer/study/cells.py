@@ -184,10 +184,12 @@ class Cell:
         shutil.rmtree(self.folder)
 
     def resume(self) -> list[str]:
-        """The argument that makes the run go on from its last checkpoint, where it left a whole one."""
+        """The argument that makes the run go on from its last checkpoint; one that is not whole is deleted."""
         last = self.folder / "checkpoints" / "last.ckpt"
         # A zip file ends with its directory: one that was cut short is none.
-        return [f"--ckpt_path={last}"] if last.exists() and zipfile.is_zipfile(last) else []
+        if last.is_file() and not zipfile.is_zipfile(last):
+            last.unlink()
+        return [f"--ckpt_path={last}"] if last.exists() else []
 
 
 @contextlib.contextmanager
