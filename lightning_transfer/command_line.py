@@ -212,7 +212,7 @@ class CommandLine(LightningCLI):
         self.before_fit()
         curves = self.trainer.lr_find(**kwargs)
         folder = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"), "lr_find")
-        print(write_curves(curves, folder))
+        print(write_curves(curves, folder, vars(self._get(self.config, "model").init_args)))
 
     before_prepare = before_fit  # may download weights
 

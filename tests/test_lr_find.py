@@ -184,7 +184,15 @@ def test_both_learning_rates_of_muon_are_suggested_as_they_were_tested(tmp_path:
     [curve] = range_test(trainer(), module, None, 1e-4, 1.0, 12)
     lr, sgd_lr = f"lr {curve.suggestion:.3g}", f"sgd_lr {curve.suggestion / 2:.3g}"
     flag = "--model.init_args.optimizer.init_args"
-    assert f"suggested: {flag}.{lr} {flag}.{sgd_lr}\n" in write_curves([curve], tmp_path)
+    assert f"suggested: {flag}.{lr} {flag}.{sgd_lr}\n" in write_curves([curve], tmp_path, ["optimizer"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag"), [("lr", "--model.lr "), ("learning_rate", "--model.learning_rate "), ("width", "")]
+)
+def test_suggestion_is_the_option_of_a_module_of_the_users(argument: str, flag: str, tmp_path: Path) -> None:
+    curve = Curve("x", tuple(np.geomspace(1e-6, 1, 50)), tuple(math.exp(-step) for step in range(50)))
+    assert f"suggested: {flag}{curve.suggestion:.3g}\n" in write_curves([curve], tmp_path, ["network", argument])
 
 
 @pytest.mark.slow

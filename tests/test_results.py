@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import fit_arguments, run_folder
+from interruptions import last_checkpoint
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+from test_cli import error_line
 
 from lightning_transfer import results
 from lightning_transfer.cli import main
@@ -32,14 +34,28 @@ class OtherModel(BoringModel):
         self.log("distance", self.step(batch))
 
 
+OTHERS = ["fit", "--model", "test_results.OtherModel", "--data", f"{BoringDataModule.__module__}.BoringDataModule"]
+OTHERS += ["--trainer.accelerator", "cpu", "--version", "run"]
+
+
 def test_any_module_of_lightning_leaves_a_record(own_folder: Path) -> None:
-    main(
-        [
-            *("fit", "--model", "test_results.OtherModel", "--data", f"{BoringDataModule.__module__}.BoringDataModule"),
-            *("--checkpoint.monitor", "distance", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
-        ]
+    main([*OTHERS, "--checkpoint.monitor", "distance", "--trainer.max_epochs", "1"])
+    assert (own_folder / "logs/default/run/results.json").is_file()
+
+
+@pytest.mark.parametrize("more", [[], ["--trainer.max_epochs", "1"], ["--trainer.val_check_interval", "32"]])
+def test_monitor_that_a_module_does_not_log_costs_no_training(
+    more: list[str], own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_line(capsys, *OTHERS, "--trainer.max_epochs", "2", *more)
+    assert line == (
+        "checkpoint.monitor is val/accuracy, which OtherModel has not logged: choose one of distance, with"
+        " --checkpoint.mode min where less is better"
     )
-    assert (own_folder / "logs/default/version_0/results.json").is_file()
+    steps = last_checkpoint(own_folder / "logs/default/run")["global_step"]
+    assert steps == (32 if "32" in more else 64)
+    main([*OTHERS, *more, "--checkpoint.monitor", "distance", "--trainer.max_epochs", "2", "--ckpt_path", "last"])
+    assert (own_folder / "logs/default/run/checkpoints/best.ckpt").is_file()
 
 
 def test_run_that_holds_nothing_out_trains_on_everything_and_tests_its_last_weights(
