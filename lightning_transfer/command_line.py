@@ -31,12 +31,13 @@ from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, check_folder, write_json
+from lightning_transfer.linked_numbers import TARGETS, config_key, linked_number
 from lightning_transfer.messages import Parser
 from lightning_transfer.overhead import SilentProfiler, shorten_steps
 from lightning_transfer.predictions import KnownRows, write_predictions
 from lightning_transfer.progress import progress_bar
 from lightning_transfer.resumption import SameOptimizers
-from lightning_transfer.runs import check_checkpoint, start_of_fit
+from lightning_transfer.runs import read_checkpoint, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
 from lightning_transfer.trainer import ONE_CPU, Trainer, check_settings
 from lightning_transfer.transfer.weights import load_starting_weights
@@ -82,7 +83,7 @@ class CommandLine(LightningCLI):
             parser_kwargs={"allow_abbrev": False, "description": DESCRIPTION, "version": version("lightning-transfer")},
             seed_everything_default=0,
             trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True, "multifile": False},  # by the parser's dump
             args=args,
         )
 
@@ -95,10 +96,9 @@ class CommandLine(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what an experiment has beyond a model, data and a trainer."""
         add_experiment_arguments(parser)
-        # Ignored where a class has no such argument; None where the data has no classes, or is no text.
-        for target in ("num_classes", "network.init_args.num_classes", "network.init_args.vocabulary_size"):
-            number = partial(self._number, target.rpartition(".")[2])
-            parser.link_arguments("data", f"model.init_args.{target}", number, "instantiate")
+        for target in TARGETS:
+            number = partial(self._linked_number, target)
+            parser.link_arguments("data", config_key(target), number, "instantiate")
 
     def _set_seed(self) -> None:
         """Seeds all generators."""
@@ -110,20 +110,12 @@ class CommandLine(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
 
-    def _number(self, name: str, data: L.LightningDataModule) -> int | None:
-        return getattr(self._restored(data), name, None)
-
-    def _restored(self, data: L.LightningDataModule) -> Any:
-        """Gives the data, for evaluation with its checkpoint's state: classes and vocabulary, without the data set.
-
-        Lightning restores it too, but only once the model, which depends on both, has been built.
-        """
-        checkpoint = self._get(self.config, "ckpt_path") if self.subcommand in ("validate", "test", "predict") else None
-        if checkpoint is not None and Path(checkpoint).is_file():
-            state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
-            if type(data).__qualname__ in state:
-                data.load_state_dict(state[type(data).__qualname__])
-        return data
+    def _linked_number(self, target: str, data: L.LightningDataModule) -> int | None:
+        # Data evaluated with a checkpoint gets its state, classes and vocabulary, without the data set. Lightning
+        # restores it too, but only once the model, which depends on both, has been built.
+        if (state := self._saved.pop(type(data).__qualname__, None)) is not None:
+            data.load_state_dict(state)
+        return linked_number(self.config[str(self.subcommand)], target, data)
 
     def before_instantiate_classes(self) -> None:
         """Checks what would otherwise fail late."""
@@ -139,8 +131,8 @@ class CommandLine(LightningCLI):
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"
                 )
-        if checkpoint is not None:
-            check_checkpoint(Path(checkpoint))
+        saved = read_checkpoint(Path(checkpoint)) if checkpoint is not None else {}
+        self._saved = saved if self.subcommand in ("validate", "test", "predict") else {}
         self.checkpoint = checkpoint
         if self.subcommand == "predict":
             check_file(Path(self._get(self.config, "output")))

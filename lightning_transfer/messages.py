@@ -47,6 +47,11 @@ class Parser(LightningArgumentParser):
         spelled = [first.replace("-", "_"), *others] if first == "lr-find" else args
         return super().parse_args(spelled, *more, **kwargs)
 
+    def dump(self, namespace: Any, **kwargs: Any) -> str:
+        """Writes a config, with the numbers that do not follow from the data."""
+        text: str = super().dump(namespace, **{**kwargs, "skip_link_targets": False})
+        return text
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the line and exits."""
         print(f"lightning-transfer: error: {one_line(message, self._option_names())}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 
@@ -36,8 +37,8 @@ def start_of_fit(ckpt_path: str | None, experiment: Path, version: str | None) -
     return ckpt_path
 
 
-def check_checkpoint(checkpoint: Path) -> None:
-    """Refuses what cannot be a checkpoint; a folder may be one, of a strategy that saves in parts.
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Reads a checkpoint, whose tensors stay in the file; nothing of a folder, as of a strategy that saves in parts.
 
     Raises:
         UserError: For a path that does not exist, a file that ``torch.save`` has not written, and weights alone.
@@ -45,10 +46,11 @@ def check_checkpoint(checkpoint: Path) -> None:
     if not checkpoint.exists():
         raise UserError(f"checkpoint '{checkpoint}' does not exist: expected a file, or for fit also last")
     if checkpoint.is_dir():
-        return
+        return {}
     try:
         state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, UnpicklingError) as error:  # of a file of another kind, and of one that holds code
         raise UserError(f"{checkpoint} is no checkpoint: expected a file that a run has saved, as best.ckpt") from error
     if not isinstance(state, dict) or "pytorch-lightning_version" not in state:
         raise UserError(f"{checkpoint} is not the checkpoint of a run: if it holds weights, start by --init_from")
+    return state

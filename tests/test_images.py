@@ -262,6 +262,16 @@ def test_large_images_are_brought_to_what_pretrained_weights_have_seen(tmp_path:
     assert ImageDataModule(str(folder)).image_size == 224
 
 
+
+def test_generated_images_come_in_the_size_asked_for() -> None:
+    own, larger = (DemoImages("target", image_size=size).read_split("train").inputs for size in (32, 64))
+    assert larger.shape == (300, 3, 64, 64)
+    assert larger.dtype == torch.uint8
+    difference = torch.nn.functional.avg_pool2d(larger.float(), 2) - own
+    assert difference.abs().mean() < 5  # grey levels
+    assert (own.float() - own.float().mean()).abs().mean() > 30
+
+
 def test_data_with_other_classes_than_the_checkpoint_is_refused_where_labels_count() -> None:
     trained = DemoImages("source").state_dict()
     message = "the checkpoint's classes are circle, .*, and the data's arrow, bolt, .*: give data with the same"

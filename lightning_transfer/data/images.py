@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_transfer.data import demo_images
 from lightning_transfer.data.augment import Augmentation
@@ -232,11 +232,12 @@ class DemoImages(ImageDataModule):
     def __init__(
         self,
         task: Literal["source", "target"] = "source",
+        image_size: int = demo_images.IMAGE_SIZE,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
         **kwargs: Any,
     ) -> None:
-        super().__init__(path="embedded", image_size=32, mean=mean, std=std, **kwargs)
+        super().__init__(path="embedded", image_size=image_size, mean=mean, std=std, **kwargs)
         self.task = task
 
     def read_class_names(self) -> list[str]:
@@ -245,5 +246,7 @@ class DemoImages(ImageDataModule):
 
     def read_split(self, split: str) -> Split[Tensor]:
         """Generates a split."""
-        images, labels = demo_images.generate(self.task, cast(Literal["train", "test"], split))
-        return Split(torch.from_numpy(images), torch.from_numpy(labels), f"embedded/{self.task}/{split}")
+        images, labels = map(torch.from_numpy, demo_images.generate(self.task, cast(Literal["train", "test"], split)))
+        if self.image_size != demo_images.IMAGE_SIZE:
+            images = nn.functional.interpolate(images, self.image_size, mode="bicubic", antialias=True)
+        return Split(images, labels, f"embedded/{self.task}/{split}")

@@ -199,12 +199,17 @@ class Classifier(OptimizedModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the class probabilities of a batch, float32 [batch, classes]."""
-        return class_probabilities(self(*batch.inputs), self.loss)
+        return class_probabilities(self._logits(batch), self.loss)
 
     def _logits(self, batch: Any) -> Tensor:
         # A fit that failed leaves its features behind: no other stage may read them.
         if self._features is not None and self.is_fitting:
             return self._features.logits(batch)
+        if not hasattr(batch, "inputs"):
+            raise UserError(
+                f"the data gives batches of {type(batch).__name__}: Classifier takes named tuples with labels and inputs,"
+                " as lightning_transfer.data.batches.ImageBatch"
+            )
         logits: Tensor = self(*batch.inputs)
         return logits
 

@@ -1,0 +1,51 @@
+"""Numbers of the model that follow from its data, of classes and of tokens, and may be given where they do not."""
+
+import inspect
+import pkgutil
+from typing import Any
+
+from jsonargparse import Namespace
+
+from lightning_transfer.errors import UserError
+
+# Arguments of the model, as options. Ignored where a class has no such argument.
+TARGETS = ("num_classes", "network.num_classes", "network.vocabulary_size")
+
+
+def config_key(target: str) -> str:
+    """The key of an option of the model in a config."""
+    return f"model.init_args.{target.replace('.', '.init_args.')}"
+
+
+def linked_number(config: Namespace, target: str, data: Any) -> int | None:
+    """Decides a number: that of the data, or where these have none, the one that is given.
+
+    Args:
+        config: That of the command. A number that follows from the data is taken out, so that the config as saved fits
+            other data too.
+        target: The option of the model.
+        data: The data module.
+
+    Raises:
+        UserError: For another number than that of the data, and for none at all where the class needs one.
+    """
+    key, (_, _, name) = config_key(target), target.rpartition(".")
+    given, found = config.get(key), getattr(data, name, None)
+    if key not in config:
+        return found
+    default = _default(config, key)
+    if found is None:
+        if given is None and default is inspect.Parameter.empty:
+            raise UserError(f"the data has no {name}: give --model.{target}")
+        return given
+    if given not in (None, found, default):
+        raise UserError(f"model.{target} is {given}, and the data has {found}: leave it out, it follows from the data")
+    del config[key]
+    return found
+
+
+def _default(config: Namespace, key: str) -> Any:
+    """The default of an argument of a class that a config names."""
+    owner, _, name = key.rpartition(".init_args.")
+    parameter = inspect.signature(pkgutil.resolve_name(config[f"{owner}.class_path"])).parameters.get(name)
+    return parameter.default if parameter else None
