@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -243,6 +244,9 @@ def test_curves_of_a_run_fitted_again_in_its_folder_do_not_jump_back(
     arguments = fit_arguments(image_folder, *dashboards, *keep)
     main([*arguments, "--experiment", "once", "--trainer.max_epochs", "2"])
     main([*arguments, "--experiment", "again", "--trainer.max_epochs", "3"])  # one epoch more than what comes after
+    if not start:  # as if it had died before its first checkpoint
+        Path("logs/again/run/results.json").unlink()
+        shutil.rmtree("logs/again/run/checkpoints")
     main([*arguments, "--experiment", "again", "--trainer.max_epochs", "2", *start])
     once, again = Path("logs", "once", "run"), Path("logs", "again", "run")
     assert steps_shown(once)["val/loss"] == [8, 17]
