@@ -81,10 +81,12 @@ def test_chart_escapes_names_and_leaves_out_what_is_no_number() -> None:
 def test_comparison_of_many_runs_is_whole_where_few_have_a_curve() -> None:
     runs = [Run(f"run{number}", data={"run/hyperparameters": {"strategy": f"s{number % 2}"}}) for number in range(9)]
     runs[0].scalars["val/accuracy"] = [(1, 0.5), (2, 0.6)]
+    runs += [Run("without dashboards", scalars={"val/accuracy": [(1, 0.5), (2, 0.4)]})]
     page = report(runs, "many")
     for element in ("figure", "figcaption", "span", "svg"):
         assert page.count(f"<{element}") == page.count(f"</{element}>"), element
     assert 'class="key series-0">s0<' in page
+    assert 'class="key series-2">strategy not recorded<' in page
 
 
 @pytest.mark.parametrize(

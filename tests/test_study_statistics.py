@@ -31,6 +31,14 @@ def test_single_value_has_no_interval() -> None:
     assert (summary.mean, summary.low, summary.high) == (7, -math.inf, math.inf)
 
 
+@pytest.mark.filterwarnings("error")
+def test_interval_of_equal_values_is_their_mean_without_a_warning() -> None:
+    summary = summarise([81.25, 81.25, 81.25])
+    assert (summary.mean, summary.low, summary.high) == (81.25, 81.25, 81.25)
+    nearly = summarise([81.25, 81.25 + 1e-14, 81.25])
+    assert (nearly.low, nearly.high) == pytest.approx((81.25, 81.25))
+
+
 def test_comparison_is_of_pairs_and_not_of_groups() -> None:
     baseline = {0: 10.0, 1: 50.0, 2: 90.0, 3: 20.0, 4: 70.0}
     scores = {seed: baseline[seed] + gain for seed, gain in enumerate([1, 2, 3, 4, 5])}

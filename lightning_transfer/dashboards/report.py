@@ -101,7 +101,8 @@ def _words(value: Any) -> str:
 
 
 def _comparison(runs: Sequence[Run]) -> str:
-    strategies = [str(run.data.get("run/hyperparameters", {}).get("strategy")) for run in runs]
+    # Recorded by the dashboards, if a run has them.
+    strategies = [run.data.get("run/hyperparameters", {}).get("strategy", "strategy not recorded") for run in runs]
     labels = strategies if len(runs) > _NAMED_LINES else [run.name for run in runs]
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     colors = {run.name: numbers[label] for run, label in zip(runs, labels, strict=True)}

@@ -99,8 +99,8 @@ def summarise(values: Iterable[float]) -> Summary:
     mean, n = float(np.mean(found)), len(found)
     if n < 2:
         return Summary(n, mean, -math.inf, math.inf)
-    low, high = stats.ttest_1samp(found, 0).confidence_interval(CONFIDENCE)
-    return Summary(n, mean, float(low), float(high))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stats.sem(found))
+    return Summary(n, mean, mean - half, mean + half)
 
 
 def compare(scores: Scores, others: Scores) -> Comparison | None:
