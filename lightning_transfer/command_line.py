@@ -8,6 +8,7 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 
 import shlex
 import sys
+import warnings
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -131,8 +132,10 @@ class CommandLine(LightningCLI):
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"
                 )
+            # Of the callbacks of the training, which have nothing to do here.
+            warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
         saved = read_checkpoint(Path(checkpoint)) if checkpoint is not None else {}
-        self._saved = saved if self.subcommand in ("validate", "test", "predict") else {}
+        self._saved = saved if self.subcommand != "fit" else {}
         self.checkpoint = checkpoint
         if self.subcommand == "predict":
             check_file(Path(self._get(self.config, "output")))

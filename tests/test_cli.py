@@ -95,12 +95,13 @@ def test_run_without_checkpoints_tests_its_last_weights(image_folder: Path) -> N
 
 
 def test_best_checkpoint_tests_the_same_from_the_saved_config(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     checkpoint = finished_run / "checkpoints" / "best.ckpt"
     main(["test", "--config", str(finished_run / "config.yaml"), "--ckpt_path", str(checkpoint)])
     expected = json.loads((finished_run / "results.json").read_text())["test"]["test/accuracy"]
     assert str(expected)[:8] in capsys.readouterr().out
+    assert not [warning for warning in recwarn if "callbacks" in str(warning.message)]
     assert not Path("logs").exists()
 
 
