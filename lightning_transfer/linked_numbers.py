@@ -30,7 +30,8 @@ def linked_number(config: Namespace, target: str, data: Any) -> int | None:
         UserError: For another number than that of the data, and for none at all where the class needs one.
     """
     key, (_, _, name) = config_key(target), target.rpartition(".")
-    given, found = config.get(key), getattr(data, name, None)
+    given: int | None = config.get(key)
+    found: int | None = getattr(data, name, None)
     if key not in config:
         return found
     default = _default(config, key)

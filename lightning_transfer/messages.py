@@ -1,10 +1,9 @@
 """A user's mistake in one line: what was wrong, and the nearest name that would have been right."""
 
-import inspect
+import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,9 +11,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import lightning_transfer
 from lightning_transfer.errors import UserError, did_you_mean
+from lightning_transfer.suggestions import classes_for, nearest_option
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
-_UNKNOWN_CLASS = re.compile(r'key "(?P<key>[\w.]+)".*dot import path string: (?P<name>\S+)')
+_UNKNOWN_CLASS = re.compile(r'(key "|--)(?P<key>[\w.]+)("|: ).*dot import path string: (?P<name>\S+)')
 _AMBIGUOUS_CLASS = re.compile(
     r'key "(?P<key>[\w.]+)".*Multiple subclasses with name (?P<name>\w+)\..*ambiguity: (?P<paths>[\w., ]+)\.'
 )
@@ -44,6 +44,10 @@ class Parser(LightningArgumentParser):
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
         """Parses the arguments; ``lr-find`` is the command ``lr_find``."""
         first, *others = (sys.argv[1:] if args is None else args) or [None]
+        for word, following in itertools.zip_longest(others, others[1:], fillvalue="--"):
+            option = word.removeprefix("--").removesuffix(".help")
+            if word == f"--{option}.help" and following.startswith("-") and (classes := classes_for(option)):
+                self.error(f"{word} takes the name of a class: {', '.join(classes)}, or one of your own")
         spelled = [first.replace("-", "_"), *others] if first == "lr-find" else args
         return super().parse_args(spelled, *more, **kwargs)
 
@@ -74,10 +78,10 @@ def one_line(message: str, option_names: set[str]) -> str:
     message = " ".join(message.split())
     if match := _UNKNOWN_OPTION.search(message):
         name = match["a"] or match["b"]
-        return f"unknown option '{name}'{_nearest(name, option_names | set(_init_arguments()))}"
+        return f"unknown option '{name}'{nearest_option(name, option_names)}"
     if match := _UNKNOWN_CLASS.search(message):
-        nearest = _nearest(match["name"], set(lightning_transfer.__all__))
-        return f"{match['key']}: '{match['name']}' is not a class that can be imported{nearest}"
+        hint = did_you_mean(match["name"], lightning_transfer.__all__)
+        return f"{match['key']}: '{match['name']}' is not a class that can be imported{hint and f': {hint}'}"
     if match := _WRONG_VALUE.fullmatch(message):
         return f"{match['key']} is {match['value']}: expected {_in_words(match['expected'])}"
     if match := _MISSING.search(message):
@@ -117,17 +121,3 @@ def _in_words(expected: str) -> str:
         words += values.replace("'", "").split(", ") if values else [f"a {sizes}" if sizes else _KINDS.get(name, name)]
     *first, last = dict.fromkeys(words)
     return f"{', '.join(first)} or {last}" if first else last
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    # By full name, then by last part: trainer.max_epoch, but also data.batchsize of a class's own argument.
-    others = known - {name}  # of another class
-    hint = did_you_mean(name, others) or did_you_mean(name.rpartition(".")[2], others)
-    return f": {hint}" if hint else ""
-
-
-def _init_arguments() -> Iterator[str]:
-    for exported in (getattr(lightning_transfer, name) for name in lightning_transfer.__all__):
-        for base in inspect.getmro(exported) if inspect.isclass(exported) else ():
-            if base.__module__.startswith("lightning_transfer"):
-                yield from inspect.signature(base).parameters

@@ -253,10 +253,35 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
     assert version("lightning-transfer") in capsys.readouterr().out
 
 
-def test_option_that_another_class_has_is_not_meant(capsys: pytest.CaptureFixture[str]) -> None:
-    line = error_line(capsys, "fit", "--config", "configs/quickstart.yaml", "--data.path", "pictures")
-    assert line.startswith("unknown option 'path'")
-    assert "did you mean path" not in line
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("--data.path", "unknown option 'path': data.path is an argument of ClassificationDataModule"),
+        ("--model.lr", "unknown option 'lr': model.optimizer.lr is an argument of SGD"),
+        ("--batch_size", "unknown option 'batch_size': data.batch_size is an argument of ClassificationDataModule"),
+        ("--seed", "unknown option 'seed': did you mean seed_everything or data.split_seed?"),
+        ("--trainer.help", "unknown option 'trainer.help': --help lists all options"),
+        ("--gpus", "unknown option 'gpus'"),
+    ],
+)
+def test_option_of_another_place_is_shown_where_it_belongs(
+    given: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_line(capsys, "fit", "--config", "configs/quickstart.yaml", given, "3") == hint
+
+
+@pytest.mark.parametrize("following", [[], ["--trainer.max_epochs", "3"]])
+def test_help_of_no_class_in_particular_names_the_classes(
+    following: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_line(capsys, "fit", "--model.network.help", *following)
+    assert line == (
+        "--model.network.help takes the name of a class: FastCNN, LSTMClassifier, LSTMLanguageModel, SeedCNN,"
+        " TorchvisionNetwork, or one of your own"
+    )
+    assert error_line(capsys, "fit", "--data.help").startswith("--data.help takes the name of a class: CIFAR10, ")
+    line = error_line(capsys, "fit", "--model.help", "SedCNN")
+    assert line == "model.help: 'SedCNN' is not a class that can be imported: did you mean SeedCNN?"
 
 
 def test_abbreviated_flag_is_refused_with_the_whole_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -262,7 +262,6 @@ def test_large_images_are_brought_to_what_pretrained_weights_have_seen(tmp_path:
     assert ImageDataModule(str(folder)).image_size == 224
 
 
-
 def test_generated_images_come_in_the_size_asked_for() -> None:
     own, larger = (DemoImages("target", image_size=size).read_split("train").inputs for size in (32, 64))
     assert larger.shape == (300, 3, 64, 64)

@@ -207,8 +207,8 @@ class Classifier(OptimizedModule):
             return self._features.logits(batch)
         if not hasattr(batch, "inputs"):
             raise UserError(
-                f"the data gives batches of {type(batch).__name__}: Classifier takes named tuples with labels and inputs,"
-                " as lightning_transfer.data.batches.ImageBatch"
+                f"the data gives batches of {type(batch).__name__}: Classifier takes named tuples with labels and"
+                " inputs, as lightning_transfer.data.batches.ImageBatch"
             )
         logits: Tensor = self(*batch.inputs)
         return logits
