@@ -323,6 +323,9 @@ def test_missing_data_is_named_with_the_ways_to_get_it(
         assert way in line
     line = error_line(capsys, *fit_arguments(Path("/nowhere/at/all")))
     assert line.startswith("data path '/nowhere/at/all' does not exist")
+    Path("films.csv").touch()
+    line = error_line(capsys, *fit_arguments(Path("films.csv")))
+    assert line == "data path 'films.csv' is a file: give the folder that holds it"
 
 
 def test_mirror_that_does_not_exist_is_named(

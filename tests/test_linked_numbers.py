@@ -72,7 +72,10 @@ def test_number_that_follows_from_the_data_is_not_saved_and_wins_over_a_default(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*OWN, "--model.network", "SeedCNN"], "the data has no num_classes: give --model.num_classes"),
+        (
+            [*OWN, "--model.network", "SeedCNN"],
+            "the data has no num_classes: choose other data, or give --model.num_classes",
+        ),
         (
             [*DEMO, "--model.network", "SeedCNN", "--model.network.num_classes", "7"],
             "model.network.num_classes is 7, and the data has 10: leave it out, it follows from the data",

@@ -258,7 +258,7 @@ def test_files_that_cannot_be_read_are_refused_with_the_reason(
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        load_split(str(tmp_path), "train", ["text"])
+        load_split(str(tmp_path), "train", text_column="text")
     assert str(error.value).startswith(f"cannot read split 'train' of data set '{tmp_path}': {reason}")
     assert "\n" not in str(error.value)
 
@@ -273,8 +273,48 @@ def test_missing_labels_are_refused_with_their_row(tmp_path: Path, capsys: pytes
 def test_labels_that_are_not_one_integer_in_each_row_are_refused(labels: list[Any], tmp_path: Path) -> None:
     rows = [{"text": "a film", "label": label} for label in labels]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(UserError, match=r"label column 'label' holds .*, not one integer in each row: name another"):
+    with pytest.raises(
+        UserError, match=r"label column 'label' holds .*, not one integer or word in each row: name another"
+    ):
         _ = TextDataModule(str(tmp_path)).class_names
+
+
+@pytest.mark.parametrize(("bad", "good"), [("negative", "positive"), (False, True)])
+def test_words_as_labels_are_classes_in_the_order_of_the_alphabet(bad: Any, good: Any, tmp_path: Path) -> None:
+    rows = [{"text": "a fine film", "label": good}, {"text": "a dull film", "label": bad}]
+    for split, count in (("train", 10), ("test", 2)):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows * count)))
+    data = TextDataModule(str(tmp_path))
+    assert data.class_names == [str(bad), str(good)]
+    assert data.read_split("test").labels.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("split", "label", "message"),
+    [
+        (
+            "test",
+            "so so",
+            "label 'so so' in row 4 of split 'test' is out of range: expected bad, good; correct the data",
+        ),
+        ("train", None, "label column 'label' of split 'train' holds nothing in some row: name another label_column"),
+    ],
+)
+def test_word_that_is_no_class_is_refused(split: str, label: str | None, message: str, tmp_path: Path) -> None:
+    rows = [{"text": "a film", "label": word} for word in ["bad", "good"] * 2]
+    for name in ("train", "test"):
+        more = [{"text": "a film", "label": label}] * (name == split)
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, [*rows, *more])))
+    with pytest.raises(UserError, match=message):
+        TextDataModule(str(tmp_path)).read_split(split)
+
+
+def test_column_that_is_not_there_is_named_with_the_argument(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = text_dataset(30).rename_column("label", "sentiment")
+    line = error_line(capsys, *fit_arguments(write_parquet(tmp_path / "set", train=dataset, test=dataset)))
+    assert line.endswith("has no column 'label': its columns are text, sentiment; name one by data.label_column")
 
 
 def test_split_that_is_unlabelled_throughout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,7 +334,7 @@ def test_image_network_on_text_and_text_network_on_images_are_refused(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["fit", "--data", "CIFAR10", "--data.path", str(image_folder), "--model.network", "LSTMClassifier"]
-    assert "network.vocabulary_size is None: give a text data set" in error_line(capsys, *arguments)
+    assert "the data has no vocabulary_size: choose other data, or" in error_line(capsys, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
 
     Args:
         path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
-        label_column: The column of the labels: class labels, or integers from 0.
+        label_column: The column of the labels: class labels, integers from 0, or words, as classes in the order of the
+            alphabet.
         train_split: The split to train and validate on.
         test_split: The split to test on.
         batch_size: Training examples in a batch, over all devices together.
@@ -113,16 +114,16 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         return self._on_device[split]
 
     def read_class_names(self) -> list[str]:
-        """Reads the names of the training split's class labels; integers are named by themselves, up to the largest."""
+        """Reads the names of the training split's classes."""
         return labels.class_names(self.open_split(self.train_split), self.label_column, self.train_split)
 
-    def open_split(self, split: str, *columns: str) -> datasets.Dataset:
-        """Opens a split and checks that it has the label column and the columns named."""
-        return hub.load_split(self.path, split, (*columns, self.label_column))
+    def open_split(self, split: str, **columns: str) -> datasets.Dataset:
+        """Opens a split and checks that it has the label column, and those that other arguments name."""
+        return hub.load_split(self.path, split, **columns, label_column=self.label_column)
 
     def read_labels(self, dataset: datasets.Dataset, split: str) -> Tensor:
         """Reads the labels of a split, int64 [rows], and checks that each names a class."""
-        return labels.read(dataset, self.label_column, split, self.num_classes)
+        return labels.read(dataset, self.label_column, split, self.class_names)
 
     def train_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into the batches of an epoch; ``share`` is this rank's part of each."""

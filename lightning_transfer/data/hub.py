@@ -6,7 +6,6 @@
 
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
@@ -26,7 +25,8 @@ def locate(path: str) -> str:
         path: A folder, or a Hub id such as ``uoft-cs/cifar10``.
 
     Raises:
-        UserError: Where ``path`` is neither an existing folder nor the form of a Hub id, or the mirror is missing.
+        UserError: Where ``path`` is a file, or neither an existing folder nor the form of a Hub id, or the mirror is
+            missing.
     """
     mirror = os.environ.get(MIRROR_VARIABLE)
     if mirror and not Path(mirror).is_dir():
@@ -37,18 +37,20 @@ def locate(path: str) -> str:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder.resolve())
+    if folder.is_file():
+        raise UserError(f"data path {path!r} is a file: give the folder that holds it")
     if not is_hub_id:
         raise UserError(f"data path {path!r} does not exist: give a folder, or a Hub id such as uoft-cs/cifar10")
     return path
 
 
-def load_split(path: str, split: str, columns: Iterable[str]) -> datasets.Dataset:
+def load_split(path: str, split: str, **columns: str) -> datasets.Dataset:
     """Loads one split and checks that it has the columns.
 
     Args:
         path: A Hub id or a folder; see :func:`locate`.
         split: The name of the split, ``train`` for instance.
-        columns: The columns that must be there.
+        columns: The columns that must be there, by the arguments that name them.
 
     Raises:
         UserError: For a missing folder, split or column, files that cannot be read, an empty split, and a Hub that
@@ -66,22 +68,23 @@ def load_split(path: str, split: str, columns: Iterable[str]) -> datasets.Datase
         raise UserError(f"cannot read split {split!r} of data set {path!r}: {_reason(error)}") from error
     except IndexError as error:  # what datasets raises for a split without rows
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
-    require_columns(dataset, path, columns)
+    require_columns(dataset, path, **columns)
     if len(dataset) == 0:
         raise UserError(f"split {split!r} of data set {path!r} is empty")
     return dataset
 
 
-def require_columns(dataset: datasets.Dataset, path: str, columns: Iterable[str]) -> None:
+def require_columns(dataset: datasets.Dataset, path: str, **columns: str) -> None:
     """Refuses a data set without one of the columns.
 
     Raises:
         UserError: For the first that is missing.
     """
-    for column in columns:
+    for argument, column in columns.items():
         if column not in dataset.column_names:
+            there_are = ", ".join(dataset.column_names)
             raise UserError(
-                f"data set {path!r} has no column {column!r}: its columns are {', '.join(dataset.column_names)}"
+                f"data set {path!r} has no column {column!r}: its columns are {there_are}; name one by data.{argument}"
             )
 
 

@@ -80,8 +80,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def image_size(self) -> int:
         """Height and width of the images in pixels: what was asked for, or what the training split suggests."""
         if self._image_size is None:
-            typical = typical_size(self.open_split(self.train_split, self.image_column), self.image_column)
-            self._image_size = min(typical, LARGEST_SIZE)
+            images = self.open_split(self.train_split, image_column=self.image_column)
+            self._image_size = min(typical_size(images, self.image_column), LARGEST_SIZE)
         return self._image_size
 
     @cached_property
@@ -116,7 +116,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def read_split(self, split: str) -> Split[Tensor]:
         """Reads a split: its images from the cache once they have been decoded."""
-        dataset = self.open_split(split, self.image_column)
+        dataset = self.open_split(split, image_column=self.image_column)
         labels = self.read_labels(dataset, split)
         return Split(decode_column(dataset, self.image_column, self.image_size), labels, dataset._fingerprint)
 

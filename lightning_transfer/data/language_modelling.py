@@ -88,7 +88,7 @@ class LanguageModelDataModule(TokenizedTexts, L.LightningDataModule):
 
     def open_split(self, split: str) -> datasets.Dataset:
         """Opens a split and checks that it has texts."""
-        return hub.load_split(self.path, split, (self.text_column,))
+        return hub.load_split(self.path, split, text_column=self.text_column)
 
     def training_texts(self) -> tuple[Collection[str], str]:
         """The texts of all training splits, and a fingerprint of them."""
@@ -198,7 +198,7 @@ class DemoTextStreams(LanguageModelDataModule):
     def open_split(self, split: str) -> datasets.Dataset:
         """Generates the training texts of a domain."""
         dataset = demo_texts.generate(split, "train")  # type: ignore[arg-type]
-        hub.require_columns(dataset, self.path, (self.text_column,))
+        hub.require_columns(dataset, self.path, text_column=self.text_column)
         return dataset
 
 

@@ -68,7 +68,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def read_split(self, split: str) -> Split[Documents]:
         """Reads a split: its token ids from the cache once it has been tokenised."""
-        dataset = self.open_split(split, self.text_column)
+        dataset = self.open_split(split, text_column=self.text_column)
         labels = self.read_labels(dataset, split)
         documents = cached_documents(self.tokenizer, *column_of_texts(dataset, self.text_column), len(dataset))
         return Split(documents, labels, dataset._fingerprint)
@@ -148,7 +148,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def training_texts(self) -> tuple[Collection[str], str]:
         """The texts of the training split, and a fingerprint of them."""
-        return column_of_texts(self.open_split(self.train_split, self.text_column), self.text_column)
+        return column_of_texts(self.open_split(self.train_split, text_column=self.text_column), self.text_column)
 
     def _cut_lengths(self, split: Split[Documents]) -> np.ndarray:
         lengths: np.ndarray = np.minimum(split.inputs.lengths, self.max_tokens)
@@ -173,10 +173,10 @@ class DemoTexts(TextDataModule):
         super().__init__(path="embedded", **kwargs)
         self.task = task
 
-    def open_split(self, split: str, *columns: str) -> datasets.Dataset:
+    def open_split(self, split: str, **columns: str) -> datasets.Dataset:
         """Generates a split."""
         dataset = demo_texts.generate(self.task, cast(Literal["train", "test"], split))
-        hub.require_columns(dataset, self.path, (*columns, self.label_column))
+        hub.require_columns(dataset, self.path, **columns, label_column=self.label_column)
         return dataset
 
 
