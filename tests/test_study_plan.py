@@ -281,6 +281,7 @@ def test_size_that_was_not_tuned_takes_the_choice_of_the_nearest() -> None:
         ({"configs": ["no.yaml"]}, r"config 'no\.yaml' of the study does not exist"),
         ({"tuning": Tuning([0.1], sizes=[3])}, r"tuning\.sizes has 3, which is not one of the study's sizes \[2, 4\]"),
         ({"at_size": {3: {}}}, "at_size has 3, which is not one of"),
+        ({"at_size": {4: {"model.lr_decay": {"grid": [1, 2]}}}}, "at_size 4 has a grid: move it to overrides"),
         ({"tuning": Tuning([0.1], seeds=[1])}, r"tuning\.seeds has 1, which is also a seed of the study"),
         ({"threads": 0}, "threads is 0: expected 1 or more"),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.study.grid import expand
 
 if TYPE_CHECKING:
     Settings = dict[str, Any]
@@ -121,9 +122,11 @@ def check(study: Study) -> None:
     for seed in study.tuning.seeds if study.tuning else []:
         if seed in study.seeds:
             raise UserError(f"tuning.seeds has {seed}, which is also a seed of the study: tune with others")
-    for size in study.at_size:
+    for size, changes in study.at_size.items():
         if size not in study.sizes:
             raise UserError(f"at_size has {size}, which is not one of the study's sizes {study.sizes}")
+        if () not in expand(changes):
+            raise UserError(f"at_size {size} has a grid: move it to overrides, where it is of all sizes")
     if study.threads is not None and study.threads < 1:
         raise UserError(f"threads is {study.threads}: expected 1 or more")
     pretrainings = [source for source in study.weights.values() if isinstance(source, Pretraining)]
