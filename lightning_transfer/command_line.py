@@ -40,7 +40,7 @@ from lightning_transfer.progress import progress_bar
 from lightning_transfer.resumption import SameOptimizers
 from lightning_transfer.runs import read_checkpoint, start_of_fit
 from lightning_transfer.study.lr_find import write_curves
-from lightning_transfer.trainer import ONE_CPU, Trainer, check_settings
+from lightning_transfer.trainer import ONE_CPU, Trainer, check_callbacks, check_settings
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
@@ -188,6 +188,7 @@ class CommandLine(LightningCLI):
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, and looks ahead to the test."""
+        check_callbacks(self.trainer, self.model)
         if self.trainer.precision == "64-true":
             self.model.double()  # Lightning does so only once a checkpoint is loaded, and thereby rounded
         source = self._get(self.config, "init_from")

@@ -1,7 +1,11 @@
 """What is written: whether it can be, known before the work, and whole or not at all."""
 
+import contextlib
+import errno
 import json
+import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,9 @@ def check_folder(folder: Path, option: str) -> None:
     Raises:
         UserError: Where that fails.
     """
-    try:
+    with _explained(f"to {folder}", f"folder with {option}"):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with {option}") from error
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def check_file(file: Path) -> None:
@@ -32,13 +33,10 @@ def check_file(file: Path) -> None:
     Raises:
         UserError: Where it cannot.
     """
-    if file.is_dir():
-        raise UserError(f"cannot write {file}: Is a directory; choose another file with --output")
-    try:
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from error
+    with _explained(str(file), "file with --output"):
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=file.parent).close()
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -46,3 +44,11 @@ def write_json(file: Path, content: Any) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps(content, indent=1))
     partial.replace(file)
+
+
+@contextlib.contextmanager
+def _explained(what: str, other: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {what}: {error.strerror}; choose another {other}") from error

@@ -1,6 +1,7 @@
 """The trainer of the command line."""
 
 import lightning as L
+from lightning.pytorch.callbacks import BackboneFinetuning
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -37,6 +38,20 @@ def check_settings(trainer: L.Trainer) -> L.Trainer:
                 f"precision {trainer.precision}: this CPU has no instructions for it, 32-true is many times as fast"
             )
     return trainer
+
+
+def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
+    """Refuses a callback that the module is not made for.
+
+    Raises:
+        UserError: For Lightning's own finetuning of a backbone, where there is none.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, BackboneFinetuning) for callback in callbacks) and not hasattr(model, "backbone"):
+        name = type(model).__name__
+        raise UserError(
+            f"BackboneFinetuning trains a module's backbone, and {name} has none: use ProgressiveUnfreezing"
+        )
 
 
 class Trainer(L.Trainer):

@@ -167,3 +167,15 @@ def test_failed_validation_leaves_what_trains() -> None:
 def test_decay_out_of_range_is_refused(decay: float) -> None:
     with pytest.raises(UserError, match=rf"decay is {decay}: expected at least 0 and below 1"):
         ExponentialMovingAverage(decay)
+
+
+def test_average_moves_without_reading_anything_back_from_the_device() -> None:
+    callback, module = ExponentialMovingAverage(), ToyModule()
+    run = SimpleNamespace(global_step=0, strategy=None)
+    callback.setup(run, module, "fit")
+    module.to("meta")  # whose values cannot be read
+    callback.on_fit_start(run, module)
+    for run.global_step in (1, 2, 3):
+        callback.on_train_batch_end(run, module, None, None, run.global_step)
+    assert callback._average_model is not None
+    assert int(callback._average_model.n_averaged) == 3

@@ -270,6 +270,19 @@ def test_option_of_another_place_is_shown_where_it_belongs(
     assert error_line(capsys, "fit", "--config", "configs/quickstart.yaml", given, "3") == hint
 
 
+def test_timer_of_lightning_goes_into_the_saved_config(image_folder: Path) -> None:
+    main(fit_arguments(image_folder, "--trainer.callbacks+", "Timer"))
+    config = yaml.safe_load((run_folder() / "config.yaml").read_text())
+    assert config["trainer"]["callbacks"][0]["init_args"]["interval"] == "step"
+
+
+def test_finetuning_of_a_backbone_that_is_not_there_is_refused(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_line(capsys, *fit_arguments(image_folder, "--trainer.callbacks+", "BackboneFinetuning"))
+    assert line == ("BackboneFinetuning trains a module's backbone, and Classifier has none: use ProgressiveUnfreezing")
+
+
 @pytest.mark.parametrize("following", [[], ["--trainer.max_epochs", "3"]])
 def test_help_of_no_class_in_particular_names_the_classes(
     following: list[str], capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,5 @@
 """The exponential moving average of the weights: what is validated, chosen by, tested and kept."""
 
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -39,7 +38,8 @@ class ExponentialMovingAverage(WeightAveraging):
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"decay is {decay}: expected at least 0 and below 1")
-        super().__init__(multi_avg_fn=partial(_move_averages, decay))
+        super().__init__(multi_avg_fn=self._move_averages)
+        self._decay = decay
         self._is_swapped = False  # whether the module holds the average, and the average model what trains
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -53,7 +53,8 @@ class ExponentialMovingAverage(WeightAveraging):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Follow the module to its device, on which it was not yet in ``setup``."""
         assert self._average_model is not None
-        self._average_model.to(pl_module.device)
+        # Not its count of the steps: to read that from a device makes the host wait in every step.
+        self._average_model.module.to(pl_module.device)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the module."""
@@ -90,13 +91,14 @@ class ExponentialMovingAverage(WeightAveraging):
         super()._swap_models(pl_module)
         self._is_swapped = not self._is_swapped
 
-
-@torch.no_grad()
-def _move_averages(decay: float, averages: list[Tensor], weights: list[Tensor], steps: Tensor | int) -> None:
-    """Move the averages of one data type towards the weights, in place."""
-    if averages[0].is_floating_point():
-        decay = min(decay, (1 + float(steps)) / (10 + float(steps)))
-        weights = [weight.to(average.dtype) for average, weight in zip(averages, weights, strict=True)]
-        torch._foreach_lerp_(averages, weights, 1 - decay)  # unlike a weighted sum, exact where both are equal
-    else:
-        torch._foreach_copy_(averages, weights)  # counters
+    @torch.no_grad()
+    def _move_averages(self, averages: list[Tensor], weights: list[Tensor], _: Tensor | int) -> None:
+        """Move the averages of one data type towards the weights, in place."""
+        assert self._average_model is not None
+        if averages[0].is_floating_point():
+            steps = int(self._average_model.n_averaged)
+            decay = min(self._decay, (1 + steps) / (10 + steps))
+            weights = [weight.to(average.dtype) for average, weight in zip(averages, weights, strict=True)]
+            torch._foreach_lerp_(averages, weights, 1 - decay)  # unlike a weighted sum, exact where both are equal
+        else:
+            torch._foreach_copy_(averages, weights)  # counters
