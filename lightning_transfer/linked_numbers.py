@@ -30,10 +30,10 @@ def linked_number(config: Namespace, target: str, data: Any) -> int | None:
         UserError: For another number than that of the data, and for none at all where the class needs one.
     """
     key, (_, _, name) = config_key(target), target.rpartition(".")
-    given: int | None = config.get(key)
-    found: int | None = getattr(data, name, None)
     if key not in config:
-        return found
+        return None
+    given: int | None = config[key]
+    found: int | None = getattr(data, name, None)
     default = _default(config, key)
     if found is None:
         if given is None and default is inspect.Parameter.empty:
