@@ -227,7 +227,6 @@ class CommandLine(LightningCLI):
             best = best_checkpoint(self.trainer)
             checkpoint = best.best_model_path if best else None
             [test] = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
-            results.check_is_finite("test/loss", test, self.trainer.global_step)
         log_dir = self.trainer.log_dir  # on all ranks: it is broadcast
         if self.trainer.is_global_zero and log_dir:
             folder = Path(log_dir)

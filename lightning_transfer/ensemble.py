@@ -2,7 +2,9 @@
 
 import argparse
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -29,11 +31,13 @@ class Predictions(NamedTuple):
         rows: int64 [examples], their places in the data, rising.
         labels: int64 [examples].
         probabilities: float32 [examples, classes].
+        fingerprints: What each split that was read changes by, where the data says so.
     """
 
     rows: Tensor
     labels: Tensor
     probabilities: Tensor
+    fingerprints: Mapping[str, str] = MappingProxyType({})
 
 
 def main(arguments: list[str]) -> None:
@@ -102,8 +106,11 @@ def mean(members: dict[str, Predictions]) -> Predictions:
     """
     (first_name, first), *others = members.items()
     for name, other in others:
-        if other.probabilities.shape != first.probabilities.shape or not (
-            torch.equal(other.rows, first.rows) and torch.equal(other.labels, first.labels)
+        shared = first.fingerprints.keys() & other.fingerprints.keys()
+        if (
+            other.probabilities.shape != first.probabilities.shape
+            or not (torch.equal(other.rows, first.rows) and torch.equal(other.labels, first.labels))
+            or any(other.fingerprints[split] != first.fingerprints[split] for split in shared)
         ):
             raise UserError(
                 f"{name} and {first_name} were not evaluated on the same examples: an ensemble needs the same data,"
@@ -157,7 +164,9 @@ class _Evaluation(CommandLine):
         """Puts together what was kept, in the order of the data."""
         loader: Any = self.trainer.test_dataloaders or self.trainer.val_dataloaders
         rows = loader.rows(len(self.kept.batches))
-        return Predictions(rows, *map(loader.in_order, zip(*self.kept.batches, strict=True)))
+        labels, probabilities = map(loader.in_order, zip(*self.kept.batches, strict=True))
+        facts = getattr(self.datamodule, "facts", {})
+        return Predictions(rows, labels, probabilities, facts.get("fingerprints", {}))
 
 
 class _Keep(L.Callback):

@@ -32,6 +32,7 @@ class ResultsRecorder(L.Callback):
         self.train_examples = 0
         self._fit_start = self._validation_start = 0.0
         self._is_fit = False
+        self._last_loss: torch.Tensor | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Notes what is run: a fit goes on from a saved record, a test of its best checkpoint must not."""
@@ -44,8 +45,9 @@ class ResultsRecorder(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the examples."""
+        """Counts the examples, and keeps the loss, which to look at would be to wait for."""
         self.train_examples += examples_in(batch) * trainer.world_size
+        self._last_loss = outputs.get("loss") if isinstance(outputs, dict) else None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks at the training loss where no validation does.
@@ -54,7 +56,8 @@ class ResultsRecorder(L.Callback):
             UserError: Where the loss is infinite or not a number.
         """
         if not sum(trainer.num_val_batches):
-            check_is_finite("train/loss", trainer.callback_metrics, trainer.global_step)
+            losses = trainer.callback_metrics if self._last_loss is None else {"train/loss": self._last_loss}
+            check_is_finite("train/loss", losses, trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of validation."""
@@ -66,9 +69,11 @@ class ResultsRecorder(L.Callback):
         Raises:
             UserError: Where the loss is infinite or not a number.
         """
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.state.fn != "fit":
             return
         self.validation_seconds += time.perf_counter() - self._validation_start
+        if trainer.sanity_checking:
+            return
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.validations.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
         check_is_finite("val/loss", metrics, trainer.global_step)

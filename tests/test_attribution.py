@@ -1,10 +1,13 @@
 """Attributions against cases whose answer is known."""
 
+from typing import Literal
+
 import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_transfer import Classifier, LSTMClassifier
 from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
 from lightning_transfer.dashboards.groups import own_groups
 from lightning_transfer.networks.bigrams import BigramEmbedding
@@ -77,6 +80,26 @@ def test_gradient_times_input_adds_up_to_a_linear_logit(with_pairs: bool, traine
     # For the predicted class: of a negative logit that is the other one.
     torch.testing.assert_close(scores.sum(1), logits[:, 0].abs())
     assert scores[1, 2] == 0
+
+
+@pytest.mark.parametrize("first_token", [0, 3])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_scores_stand_at_the_tokens_that_the_network_rests_on(
+    direction: Literal["forward", "backward"], first_token: int, trainer: L.Trainer
+) -> None:
+    torch.manual_seed(0)
+    network = LSTMClassifier(20, direction=direction, pooling="mean", embedding_size=4, hidden_size=5)
+    with torch.no_grad():
+        network.embedding.weight[:7] *= 0.01
+        network.embedding.weight[8:] *= 0.01
+    module = Classifier(network, 2)
+    token_ids, lengths = torch.randint(8, 20, (2, 9)), torch.tensor([9, 6])
+    token_ids[:, 0] = first_token
+    token_ids[0, 2] = token_ids[1, 4] = 7
+    with evaluating(trainer, module, with_gradients=True):
+        scores, _ = gradient_times_input(module, own_groups(module), token_ids, lengths)
+    assert scores.abs().argmax(1).tolist() == [2, 4]
+    assert scores[1, 6:].tolist() == [0, 0, 0]
 
 
 def test_evaluating_leaves_modes_as_they_were_also_after_an_error(trainer: L.Trainer) -> None:

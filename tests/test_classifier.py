@@ -16,6 +16,7 @@ from lightning_transfer import Classifier, DemoImages, FastCNN, SeedCNN
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, predicted_classes
+from lightning_transfer.modules.metrics import EvaluationMetrics
 
 LOGITS = torch.randn(16, 5, generator=torch.Generator().manual_seed(0)) * 3
 LABELS = torch.arange(16) % 5
@@ -70,6 +71,16 @@ def test_evaluation_metrics_are_those_of_the_whole_split() -> None:
     assert metrics["test/accuracy"] == pytest.approx((logits.argmax(1) == split.labels).float().mean().item())
     assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-5)
     assert set(metrics) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
+
+
+def test_calibration_error_has_fifteen_bins_with_certainty_in_the_last() -> None:
+    confidences = torch.tensor([1.0, 0.95]).repeat_interleave(50)
+    labels = torch.zeros(100, dtype=torch.long)
+    labels[:5] = 1  # a tenth of what is certain is wrong, nothing of the rest
+    metrics = EvaluationMetrics(2)
+    metrics.update(torch.tensor(0.0), torch.stack([confidences, 1 - confidences], 1), labels)
+    error = metrics.compute_and_reset()["calibration_error"].item()
+    assert error == pytest.approx(abs(confidences.mean().item() - 0.95), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,20 @@ def test_validation_split_is_that_of_the_runs(runs: list[Path]) -> None:
         assert figures[str(run)]["loss"] == pytest.approx(results(run)["validation"]["val/loss"], abs=1e-6)
 
 
+def test_data_that_only_have_the_same_labels_are_refused(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "a fine film", "label": "good"}, {"text": "a dull film", "label": "bad"}]
+    for name, word in (("films", "film"), ("soups", "soup")):
+        Path(name).mkdir()
+        text = "\n".join(json.dumps(row).replace("film", word) for row in rows * 10)
+        for split in ("train", "test"):
+            Path(name, f"{split}.jsonl").write_text(text)
+        small = ["--data", "TextDataModule", "--data.path", name, "--model.network", "LSTMClassifier"]
+        main(["fit", *small, "--version", name, "--trainer.max_epochs", "1", "--dashboards", "null", *HERE])
+    with pytest.raises(SystemExit):
+        ensemble("logs/default/films", "logs/default/soups")
+    assert "were not evaluated on the same examples" in capsys.readouterr().err
+
+
 def test_limited_evaluation_is_of_the_examples_it_saw(runs: list[Path]) -> None:
     limited = ["--trainer.limit_test_batches", "1", "--data.eval_batch_tokens", "500"]
     figures = ensemble(*runs, *limited)
@@ -149,12 +163,13 @@ def test_label_thought_impossible_costs_a_finite_loss() -> None:
     assert 80 < metrics(certain)["loss"] < 100
 
 
-@pytest.mark.parametrize("change", ["rows", "labels", "classes"])
+@pytest.mark.parametrize("change", ["rows", "labels", "classes", "fingerprints"])
 def test_runs_of_other_examples_are_refused(change: str) -> None:
-    first = Predictions(torch.arange(2), torch.tensor([0, 1]), torch.full((2, 2), 0.5))
+    first = Predictions(torch.arange(2), torch.tensor([0, 1]), torch.full((2, 2), 0.5), {"train": "a", "test": "b"})
     other = {
         "rows": first._replace(rows=torch.tensor([0, 2])),
         "labels": first._replace(labels=torch.tensor([1, 1])),
+        "fingerprints": first._replace(fingerprints={"test": "c"}),
         "classes": first._replace(probabilities=torch.full((2, 3), 1 / 3)),
     }[change]
     with pytest.raises(UserError, match=r"b and a were not evaluated on the same examples: .*data\.split_seed"):

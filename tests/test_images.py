@@ -75,6 +75,12 @@ def test_column_that_is_not_a_label_is_refused(tmp_path: Path) -> None:
         _ = CIFAR10(path=str(folder)).class_names
 
 
+def test_picture_of_real_numbers_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((20, 30), 0.5, np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match=r"a\.tiff cannot be decoded as an image: it holds real numbers"):
+        decode_folder(str(tmp_path), 16)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
 def test_picture_of_any_mode_becomes_three_channels(mode: str) -> None:
     if mode == "I;16":

@@ -48,6 +48,14 @@ def test_vocabulary_keeps_the_most_frequent_words_within_its_size() -> None:
     assert tokens(words, "great film") == ["great", "<unk>"]
 
 
+@pytest.mark.parametrize("kind", ["words", "byte_level_bpe"])
+def test_names_of_special_tokens_in_a_text_are_ordinary_text(kind: TokenizerKind) -> None:
+    tokenizer = train_tokenizer([*TEXTS, "< pad > unk"], kind, 300)
+    for learned in (tokenizer, Tokenizer.from_str(tokenizer.to_str())):
+        ids = tokenize(learned, ["<pad> great <unk>"]).token_ids.tolist()
+        assert not {PADDING_ID, UNKNOWN_ID} & {*ids}
+
+
 def test_learning_again_gives_the_same_tokenizer() -> None:
     assert train_tokenizer(TEXTS, "words", 100).to_str() == train_tokenizer(TEXTS, "words", 100).to_str()
 

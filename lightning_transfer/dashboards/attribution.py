@@ -91,8 +91,11 @@ def gradient_times_input(
     leaf, embedded, logits = _with_leaf(pl_module, embedding, (token_ids, lengths))
     (gradient,) = torch.autograd.grad(_predicted(logits), leaf)
     scores = (gradient.float() * leaf.float()).sum(-1).detach()
-    # Recurrent networks often put the time first.
-    return (scores if torch.equal(embedded, token_ids) else scores.t()), logits.detach()
+    if not torch.equal(embedded, token_ids):  # recurrent networks often put the time first, and may read backward
+        network = getattr(pl_module, "network", None)
+        reorder = getattr(network, "in_reading_order", lambda steps, *_: steps)
+        scores = reorder(scores, token_ids, lengths).t()
+    return scores, logits.detach()
 
 
 def _predicted(logits: Tensor) -> Tensor:

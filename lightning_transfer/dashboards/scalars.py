@@ -107,8 +107,7 @@ class TrainingScalars(L.Callback):
         if self._rates is None:
             return
         self._speed.end_step(examples_in(batch) * trainer.world_size)
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not self._is_sampled or not stepped:
+        if not self._is_sampled or trainer.fit_loop._should_accumulate():
             return
         for name, before in (self._before if self._samples else {}).items():
             after = [_part(parameter) for parameter in self._groups[name].parameters.values()]

@@ -103,7 +103,8 @@ class Augmentation:
             places = torch.arange(size, device=images.device)
             inside.append((places >= start) & (places < start + self.cutout))
         hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
-        colour = images.mean((2, 3), keepdim=True, dtype=torch.float32).to(images.dtype)
+        colour = images.mean((2, 3), keepdim=True, dtype=torch.float32)
+        colour = (colour if images.is_floating_point() else colour.round()).to(images.dtype)
         return torch.where(hole, colour, images)
 
 

@@ -93,13 +93,16 @@ def to_array(image: Image.Image, image_size: int) -> np.ndarray:
     """Brings an image to RGB and to a square: the largest centred crop, resized.
 
     Args:
-        image: In any mode; transparency is dropped and the camera's orientation applied.
+        image: In any mode of whole numbers, those of 32 bits from 0 to 65,535; transparency is dropped and the camera's
+            orientation applied.
         image_size: Height and width of the result in pixels.
 
     Returns:
         uint8 [3, image_size, image_size].
     """
     image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise UserError("it holds real numbers, of a range of its own: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 or 32 bits: convert("RGB") would clip, not scale
         image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
     image = image.convert("RGB")

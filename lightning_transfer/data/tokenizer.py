@@ -20,7 +20,7 @@ PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
 SEPARATOR_ID = PADDING_ID  # between the documents of a stream: padding is in every vocabulary and in no text
 
-_LAYOUT = 1  # of the cached arrays and of the rules below: another number builds them again
+_LAYOUT = 2  # of the cached arrays and of the rules below: another number builds them again
 _CHUNK = 1000  # documents tokenised at a time: enough for all cores, little enough for a moving progress bar
 # A word with its apostrophe ("don't" keeps its negation), else one sign by itself.
 _WORD = r"[\p{L}\p{M}\p{N}]+(?:'\p{L}+)?|[^\s\p{L}\p{M}\p{N}]"
@@ -106,6 +106,7 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[str], total: int | None = Non
         texts: Any strings; lone surrogates (what is left of bytes that were not UTF-8) are replaced.
         total: The number of texts, for the progress bar; no bar where it is not given.
     """
+    tokenizer.encode_special_tokens = True  # "<pad>" in a text is three tokens like any others
     ids, lengths = [np.empty(0, np.int32)], [0]
     # disable=None: no bar where standard error is not a terminal.
     with tqdm(desc="Tokenising once", total=total, unit=" texts", disable=True if total is None else None) as bar:

@@ -41,7 +41,8 @@ def class_probabilities(logits: Tensor, loss: Loss) -> Tensor:
 
     Returns:
         float32 [batch, num_classes], at least 2 columns, rows summing to 1. Independent scores (one class against the
-        rest, squared error) are clipped to 0 and divided by their sum.
+        rest, squared error) are clipped to 0 and divided by their sum; classes of scores that float32 cannot tell
+        apart, because several are 1 or clipped, come out equal.
     """
     logits = logits.float()
     if loss == "cross_entropy":

@@ -34,12 +34,18 @@ class ExactMean(Metric):
         return dim_zero_cat(self.totals).sort().values.sum() / dim_zero_cat(self.weights).sum()
 
 
+_BELOW_ONE = 1 - 2**-24  # the largest float32
+
+
 class ExactCalibrationError(MulticlassCalibrationError):
-    """The expected calibration error, the same to the last digit on any number of processes: added up in an order."""
+    """The expected calibration error, the same to the last digit on any number of processes: added up in an order.
+
+    A confidence of 1 is in the last bin, where torchmetrics has one more bin for it.
+    """
 
     def compute(self) -> Tensor:
         """Computes the error."""
-        confidences, order = dim_zero_cat(self.confidences).sort()
+        confidences, order = dim_zero_cat(self.confidences).clamp(max=_BELOW_ONE).sort()
         # Hits among equal confidences may come in any order: they are added up as whole numbers.
         self.confidences, self.accuracies = [confidences], [dim_zero_cat(self.accuracies)[order]]
         return super().compute()

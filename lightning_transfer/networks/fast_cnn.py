@@ -112,8 +112,9 @@ class FastCNN(nn.Module):
 
 
 class Whitening(nn.Module):
-    """A convolution of 2 x 2 patches whose outputs are uncorrelated on the training images, of unit variance.
+    """A convolution of 2 x 2 patches whose outputs are orthogonal on the training images, with a mean square of 1.
 
+    Of normalised images, whose mean is about 0, that is uncorrelated and of unit variance.
     Its filters, each once with either sign, are a buffer: they are in every checkpoint, and never trained.
     """
 

@@ -28,7 +28,8 @@ class LSTMClassifier(LSTMEncoder):
         direction: ``backward`` reads each document from its end: for an encoder that has learned the language so. A
             token 0 at the start, which sets documents apart in a language model's streams, is read first all the same.
         gradient_tokens: Time steps at the end of a batch through which training goes back; what comes before is read
-            without gradients and hands on its state and its states to the pooling. All if not given.
+            without gradients and hands on its state and its states to the pooling. All if not given. What is dropped is
+            drawn anew for the second part.
         bigrams: How many of the most frequent pairs of neighbouring tokens in the training documents have an embedding
             too, which is added to that of the pair's second token. They are found before the first step of a fit,
             unless weights were loaded; elsewhere call :meth:`fit_to_data`.
@@ -100,11 +101,9 @@ class LSTMClassifier(LSTMEncoder):
             float [batch, num_classes], or [batch, 1] with ``single_logit``.
         """
         # The transposed ids are small, the embedded tokens are not.
-        steps, time = token_ids.t(), token_ids.shape[1]
+        time = token_ids.shape[1]
+        steps = self.in_reading_order(token_ids.t(), token_ids, lengths)
         reversed_steps = reversed_within_length(lengths, time)
-        if self.direction == "backward":
-            starts = (steps[0] == 0).long()
-            steps = take_steps(steps, reversed_within_length(lengths, time, kept=starts))
         if self.training and self.gradient_tokens is not None and time > self.gradient_tokens:
             with torch.no_grad():
                 early, state = self.encode(steps[: -self.gradient_tokens])
@@ -114,6 +113,19 @@ class LSTMClassifier(LSTMEncoder):
             states, _ = self.encode(steps, reversed_steps)
         logits: Tensor = self.head(self.dropout(self._pool(states, lengths)))
         return logits
+
+    def in_reading_order(self, steps: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Brings what belongs to tokens into the order in which they are read, and back.
+
+        Args:
+            steps: [time, batch, ...].
+            token_ids: int64 [batch, time].
+            lengths: int64 [batch].
+        """
+        if self.direction == "forward":
+            return steps
+        starts = (token_ids[:, 0] == 0).long()
+        return take_steps(steps, reversed_within_length(lengths, len(steps), kept=starts))
 
     def _pool(self, states: Tensor, lengths: Tensor) -> Tensor:
         pooled = []

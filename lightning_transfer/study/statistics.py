@@ -170,6 +170,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """
     front: list[int] = []
     for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
-        if not front or points[place][1] > points[front[-1]][1]:
+        if not front or points[place][1] > points[front[-1]][1] or points[place] == points[front[-1]]:
             front.append(place)
     return front
