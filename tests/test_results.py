@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,3 +104,12 @@ def test_report_of_runs_that_measured_no_accuracy_compares_their_losses() -> Non
     assert "validation accuracy" not in page
     assert page.count("<figure") == page.count("</figure>")
     assert page.count("<figcaption") == page.count("</figcaption>")
+
+
+def test_validation_before_the_training_is_no_training_and_not_recorded() -> None:
+    recorder = results.ResultsRecorder()
+    run = SimpleNamespace(state=SimpleNamespace(fn="fit"), sanity_checking=True)
+    recorder.on_validation_start(run, None)
+    recorder.on_validation_end(run, None)
+    assert recorder.validation_seconds > 0
+    assert not recorder.validations
