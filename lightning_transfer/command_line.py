@@ -9,6 +9,7 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 import shlex
 import sys
 import warnings
+from argparse import SUPPRESS
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -101,6 +102,13 @@ class CommandLine(LightningCLI):
             number = partial(self._linked_number, target)
             parser.link_arguments("data", config_key(target), number, "instantiate")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Lets ``plan`` and the like pass over what only other commands take: the config of a run has it all."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for name in {"ckpt_path", "weights_only"} - {action.dest for action in parser._actions}:
+            parser.add_argument(f"--{name}", help=SUPPRESS)
+        return parser
+
     def _set_seed(self) -> None:
         """Seeds all generators."""
         try:
@@ -121,13 +129,15 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks what would otherwise fail late."""
         checkpoint = self._get(self.config, "ckpt_path")
-        if self.subcommand == "fit":
+        if self.subcommand in ("plan", "lr_find", "prepare"):
+            checkpoint = self.save_config_callback = None
+        elif self.subcommand == "fit":
             experiment = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"))
             check_folder(experiment, "--logs")
             checkpoint = start_of_fit(checkpoint, experiment, self._get(self.config, "version"))
         else:
             self.save_config_callback = None
-            if checkpoint is None and self.subcommand not in ("plan", "lr_find", "prepare"):
+            if checkpoint is None:
                 raise UserError(
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"
@@ -158,8 +168,9 @@ class CommandLine(LightningCLI):
         elif config["logger"] is False and self.subcommand == "fit" and config["default_root_dir"] is None:
             kwargs["default_root_dir"] = self._logger().log_dir  # else it would all go into the working directory
         self.recorder = results.ResultsRecorder()
-        # Its mark comes before any other event.
-        callbacks = [SessionStart(), SameOptimizers(), *(config["callbacks"] or []), self.recorder]
+        given = config["callbacks"] or []
+        # The mark of the session comes before any other event.
+        callbacks = [SessionStart(), SameOptimizers(), *(given if isinstance(given, list) else [given]), self.recorder]
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
@@ -201,6 +212,9 @@ class CommandLine(LightningCLI):
             if not is_overridden("test_step", self.model):
                 raise UserError(f"test_after_fit is on, and {type(self.model).__name__} has no test: leave it off")
             if self.datamodule is not None:
+                if not is_overridden("test_dataloader", self.datamodule):
+                    name = type(self.datamodule).__name__
+                    raise UserError(f"test_after_fit is on, and {name} has no test data: leave it off")
                 self.datamodule.test_follows = True
 
     def lr_find(self, **kwargs: Any) -> None:
@@ -226,7 +240,8 @@ class CommandLine(LightningCLI):
             # By its path: for "best" Lightning prefers a checkpoint that a preempted job has left over.
             best = best_checkpoint(self.trainer)
             checkpoint = best.best_model_path if best else None
-            [test] = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
+            tests = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
+            test = {name: value for of_a_loader in tests for name, value in of_a_loader.items()}
         log_dir = self.trainer.log_dir  # on all ranks: it is broadcast
         if self.trainer.is_global_zero and log_dir:
             folder = Path(log_dir)

@@ -37,6 +37,8 @@ _KINDS = {
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _STATE_DICT = re.compile(r"Error\(s\) in loading state_dict for \w+:(?P<differences>.*)", re.DOTALL)
 _SHORT = 200  # characters
+# What Lightning and torch say clearly themselves: more batches than there are, a metric or a size that is not known.
+_CLEAR = ("`val_check_interval`", "Early stopping conditioned on metric", "Attempted to use an uninitialized parameter")
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
 
 # Of Lightning's arguments some have such a value by default, as the interval of its Timer.
@@ -109,7 +111,7 @@ def message_of(error: Exception) -> str | None:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, ModuleNotFoundError):
         return " ".join(str(error).split())
-    if isinstance(error, ValueError) and "`val_check_interval`" in str(error):  # more batches than there are
+    if isinstance(error, RuntimeError | ValueError) and any(words in str(error) for words in _CLEAR):
         return " ".join(str(error).split())
     if isinstance(error, IsADirectoryError):
         return f"{error.filename} is a folder: expected a file"

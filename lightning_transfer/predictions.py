@@ -10,6 +10,8 @@ from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
 
+_ROUNDING = 0.02  # of a sum of shares in bfloat16
+
 
 class KnownRows(L.Callback):
     """Refuses an evaluation whose loader does not say which rows its batches are of, before the first batch."""
@@ -48,7 +50,12 @@ def write_predictions(
 
     Returns:
         The number of examples.
+
+    Raises:
+        UserError: Where something else was predicted.
     """
+    for batch in batches:
+        _require_probabilities(batch, len(data.class_names))
     probabilities = loader.in_order(batches).tolist()
     rows = loader.rows(len(batches)).tolist()
     with output.open("w", encoding="utf-8") as lines:
@@ -58,3 +65,12 @@ def write_predictions(
             line["probabilities"] = dict(zip(data.class_names, of_classes, strict=True))
             lines.write(json.dumps(line) + "\n")
     return len(probabilities)
+
+
+def _require_probabilities(batch: object, classes: int) -> None:
+    shape = list(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+    if isinstance(batch, Tensor) and batch.ndim == 2 and batch.shape[1] == classes:
+        if bool(((batch >= 0).all(1) & ((batch.float().sum(1) - 1).abs() < _ROUNDING)).all()):
+            return
+        shape = "other numbers"
+    raise UserError(f"predict_step gives {shape}: expected class probabilities, [batch, {classes}], rows that sum to 1")

@@ -74,9 +74,12 @@ class ResultsRecorder(L.Callback):
         self.validation_seconds += time.perf_counter() - self._validation_start
         if trainer.sanity_checking:
             return
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        monitored = [c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint) and c.monitor]
+        logged = trainer.callback_metrics.items()
+        metrics = {name: value.item() for name, value in logged if name.startswith("val/") or name in monitored}
         self.validations.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
-        check_is_finite("val/loss", metrics, trainer.global_step)
+        for name in ("val/loss", *monitored):
+            check_is_finite(name, metrics, trainer.global_step)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock."""
@@ -132,7 +135,7 @@ class ResultsRecorder(L.Callback):
         if best is not None and best.monitor in chosen and best.best_model_score is not None:
             score = best.best_model_score.item()
             chosen = next((entry for entry in self.validations if entry[best.monitor] == score), chosen)
-        return {name: value for name, value in chosen.items() if name.startswith("val/")}
+        return {name: value for name, value in chosen.items() if name not in ("epoch", "step")}
 
 
 def check_is_finite(loss: str, metrics: Mapping[str, float | torch.Tensor], step: int) -> None:

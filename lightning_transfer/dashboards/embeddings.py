@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import torch
 from google.protobuf import text_format
+from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import EmbeddingInfo, ProjectorConfig
 from torch import Tensor, nn
@@ -55,15 +56,10 @@ class Embeddings(L.Callback):
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         if not sum(trainer.num_val_batches):
             return
-        loaders: Any = trainer.val_dataloaders
-        batches = []
-        for batch in loaders[0] if isinstance(loaders, list | tuple) else loaders:
-            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-            if not is_shown(batch):
-                return
-            batches.append(batch)
-            if sum(len(one.labels) for one in batches) >= self._examples:
-                break
+        with isolate_rng():  # an iterator of torch's DataLoader draws a seed, which would change the training
+            batches = self._first_batches(trainer)
+        if not batches:
+            return
         # As many passes on every rank, as those on the first need: parameters may be divided over the ranks.
         passes = trainer.strategy.broadcast(len(batches))
         # A module of the user's may have another forward, or none: a picture must never stop a training.
@@ -74,10 +70,25 @@ class Embeddings(L.Callback):
                 self._batches.append(batch)
         self._write(trainer, pl_module, "before")
 
+    def _first_batches(self, trainer: L.Trainer) -> list[Any]:
+        """Batches of the hold-out, as many as it takes; none where they cannot be shown."""
+        loaders: Any = trainer.val_dataloaders
+        batches: list[Any] = []
+        for batch in loaders[0] if isinstance(loaders, list | tuple) else loaders:
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            if not is_shown(batch):
+                return []
+            batches.append(batch)
+            if sum(len(one.labels) for one in batches) >= self._examples:
+                break
+        return batches
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begins to listen at the head."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and has_tensorboard(trainer):
             self._features, self._batches = [], []
+            if not own_groups(pl_module):
+                return
             self._hook = self._listening(pl_module)
             self._hook.__enter__()
 

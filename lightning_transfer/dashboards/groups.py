@@ -1,5 +1,6 @@
 """The layer groups that the dashboards show, whatever the network and whoever freezes it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -30,7 +31,7 @@ def shown_groups(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, 
 def own_groups(pl_module: L.LightningModule) -> dict[str, LayerGroup]:
     """Finds the layer groups that a module names itself; its direct children where it names none."""
     patterns = getattr(pl_module, "layer_groups", None)
-    if not patterns:
+    if not patterns or not isinstance(patterns, list | tuple | Mapping):  # the user's may mean something else by it
         patterns = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
     groups = resolve_layer_groups(pl_module, patterns, rest="trainable") if patterns else {}
     if REST in groups and not groups[REST].parameters:

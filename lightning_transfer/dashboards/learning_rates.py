@@ -21,25 +21,21 @@ class AppliedLearningRates:
         self._optimizers = optimizers
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self._hooks = [optimizer.register_step_pre_hook(self._read) for optimizer in optimizers]
-        holders = {
-            id(parameter): (number, position)
-            for number, optimizer in enumerate(optimizers)
-            for position, group in enumerate(optimizer.param_groups)
-            for parameter in group["params"]
-        }
-        # A layer group may be split into parameters with and without weight decay: any of them has its rate.
-        self._holders = {
-            name: next((holders[id(p)] for p in group.parameters.values() if id(p) in holders), None)
-            for name, group in groups.items()
-        }
 
     def by_group(self) -> dict[str, float]:
         """The learning rate of each layer group at the last step, 0 where it is frozen."""
-        rates = {}
-        for name, group in self._groups.items():
-            holder, first = self._holders[name], next(iter(group.parameters.values()))
-            rates[name] = float(self._rates[holder[0]][holder[1]]) if holder and first.requires_grad else 0.0
-        return rates
+        # Anew each time: Lightning's own finetuning adds parameter groups while it trains.
+        rates = {
+            id(parameter): float(rate)
+            for optimizer, of_groups in zip(self._optimizers, self._rates, strict=True)
+            for group, rate in zip(optimizer.param_groups, of_groups, strict=False)
+            for parameter in group["params"]
+        }
+        # A layer group may be split into parameters with and without weight decay: any of them has its rate.
+        return {
+            name: next((rates[id(p)] for p in group.parameters.values() if p.requires_grad and id(p) in rates), 0.0)
+            for name, group in self._groups.items()
+        }
 
     def remove(self) -> None:
         """Leaves the optimizers as they were found."""

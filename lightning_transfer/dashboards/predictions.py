@@ -16,6 +16,7 @@ from lightning_transfer.data.batches import ImageBatch
 _BINS = 15
 _TOP = 24
 _WORDS = 60  # of a text among the top losses
+_ROUNDING = 0.02  # of a sum of shares in bfloat16
 _MOST_CLASSES = 1000  # a matrix of more would take more memory than it is worth
 
 
@@ -47,8 +48,7 @@ class ValidationPredictions(L.Callback):
         """Adds a batch."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or not has_tensorboard(trainer) or dataloader_idx:
             return
-        labels = getattr(batch, "labels", None)
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or labels is None or outputs.shape[1] > _MOST_CLASSES:
+        if not _are_class_probabilities(outputs, getattr(batch, "labels", None)):
             return
         if self._tally is None:
             self._tally = _Tally(outputs.shape[1], outputs.device)
@@ -76,6 +76,18 @@ class ValidationPredictions(L.Callback):
             _write_top_losses(trainer, writer, tally, names, self._step)
 
 
+def _are_class_probabilities(outputs: Any, labels: Any) -> bool:
+    """Whether they are what their names say; a module of the user's may return, and call labels, anything."""
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not 2 <= outputs.shape[1] <= _MOST_CLASSES:
+        return False
+    if not isinstance(labels, Tensor) or labels.shape != outputs.shape[:1] or labels.dtype != torch.int64:
+        return False
+    # A diverged network's are no numbers; to stop the training is not this callback's business.
+    sums = outputs.float().sum(1).nan_to_num(1.0, 2.0, 2.0)
+    are_shares = (outputs < 0).any().logical_not() & ((sums - 1).abs() < _ROUNDING).all()
+    return bool(are_shares & (labels >= 0).all() & (labels < outputs.shape[1]).all())
+
+
 class _Tally:
     """Counts of predictions, and the examples with the highest losses; all on the device."""
 
@@ -92,7 +104,6 @@ class _Tally:
         confidence, predictions = probabilities.max(1)
         pairs = labels * num_classes + predictions
         self.confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(self.confusion)
-        # A diverged network's are no numbers; to stop the training is not this callback's business.
         places = (confidence.nan_to_num() * _BINS).long().clamp(max=_BINS - 1)
         sums = torch.stack([torch.ones_like(confidence), (predictions == labels).to(confidence), confidence]).double()
         self.bins.index_add_(1, places, sums)

@@ -48,6 +48,8 @@ def group_patterns(layer_groups: LayerGroups) -> dict[str, list[str]]:
         groups = {name: [value] if isinstance(value, str) else list(value) for name, value in layer_groups.items()}
     elif isinstance(layer_groups, str):
         raise UserError(f"layer_groups is the text {layer_groups!r}; give a list of module paths, from input to head")
+    elif not isinstance(layer_groups, Sequence) or not all(isinstance(pattern, str) for pattern in layer_groups):
+        raise UserError(f"layer_groups is {layer_groups!r}; give a list of module paths, from input to head")
     else:
         groups = {pattern: [pattern] for pattern in layer_groups}
         for name in groups:

@@ -104,8 +104,8 @@ class Cell:
         split, prefix = ("validation", "val/") if self.kind == "tuning" else ("test", "test/")
         logged: dict[str, float] = self.result[split] or {}
         if f"{prefix}{metric}" not in logged:
-            names = ", ".join(sorted(name.removeprefix(prefix) for name in logged)) or "nothing, for it logged none"
-            raise UserError(f"metric {metric!r} of the study was not logged by {self.folder}: expected one of {names}")
+            names = ", ".join(sorted(logged)) or "nothing"
+            raise UserError(f"metric {metric!r} of the study is {prefix}{metric}, and {self.folder} has logged {names}")
         return logged[f"{prefix}{metric}"]
 
     def check_unchanged(self) -> None:

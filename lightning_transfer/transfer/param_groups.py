@@ -112,8 +112,11 @@ def own_layer_groups(module: nn.Module, layer_groups: LayerGroups | None) -> Lay
     """
     found = layer_groups if layer_groups is not None else getattr(module, "layer_groups", None)
     if found is None:
+        network = getattr(module, "network", None)
+        owner, prefix = (network, "network.") if isinstance(network, nn.Module) else (module, "")
+        paths = [f"{prefix}{name}" for name, child in owner.named_children() if any(True for _ in child.parameters())]
         raise UserError(
-            f"{type(module).__name__} names no layer_groups; give layer_groups, a list of module paths from input to "
-            f"head, for example {[name for name, _ in module.named_children()]}"
+            f"{type(owner).__name__} names no layer_groups; give layer_groups, a list of module paths from input to "
+            f"head, for example {paths}"
         )
     return found

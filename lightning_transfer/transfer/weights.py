@@ -3,6 +3,7 @@
 Weights only: nothing in a file is ever executed, and neither optimizer nor progress comes along.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -43,7 +44,10 @@ class WeightsReport:
 
 
 def load_starting_weights(
-    module: nn.Module, source: str, allow: Sequence[str] = (), vocabulary: Sequence[str] | None = None
+    module: nn.Module,
+    source: str | os.PathLike[str],
+    allow: Sequence[str] = (),
+    vocabulary: Sequence[str] | None = None,
 ) -> WeightsReport:
     """Load weights into a module by name, wherever the same network sits on either side.
 
@@ -56,8 +60,9 @@ def load_starting_weights(
 
     Args:
         module: What to load into, in place.
-        source: A file (a Lightning checkpoint, a state dict of torch, or ``.safetensors``), the name of torchvision
-            weights (``ResNet18_Weights.IMAGENET1K_V1``), or a file on the Hub (``hf://owner/repository/file``).
+        source: A file (a Lightning checkpoint, a saved state dict of torch, or ``.safetensors``), the name of
+            torchvision weights (``ResNet18_Weights.IMAGENET1K_V1``), or a file on the Hub
+            (``hf://owner/repository/file``).
         allow: Glob patterns of tensor names that may be made anew or left over.
         vocabulary: The tokens of the module's data in the order of their ids, if it reads text.
 
@@ -70,6 +75,7 @@ def load_starting_weights(
     # A module's extra state, which is any object, stays as it is.
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     own = {plain_name(name): value for name, value in state.items()}
+    source = os.fspath(source)
     weights, source_vocabulary = read_source(source)
     found, outside = _align(weights, own)
     by_token, bound = {}, set[str]()
@@ -98,7 +104,7 @@ def load_starting_weights(
     if not loaded or problems:
         raise UserError(
             f"the weights of {source} do not fit {type(module).__name__}: {some_of(problems, limit=4)};"
-            " choose the same architecture, or name what may differ in init_allow"
+            " choose the same architecture, or name what may differ in init_allow (allow in Python)"
         )
     names = {plain_name(name): name for name in state}
     module.load_state_dict({names[name]: found[name] for name in loaded}, strict=False)
