@@ -134,7 +134,7 @@ class ResultsRecorder(L.Callback):
         chosen = self.validations[-1]
         if best is not None and best.monitor in chosen and best.best_model_score is not None:
             score = best.best_model_score.item()
-            chosen = next((entry for entry in self.validations if entry[best.monitor] == score), chosen)
+            chosen = next((entry for entry in self.validations if entry.get(best.monitor) == score), chosen)
         return {name: value for name, value in chosen.items() if name not in ("epoch", "step")}
 
 

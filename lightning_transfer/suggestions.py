@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 
 import lightning as L
 import torch
@@ -26,7 +26,7 @@ def classes_for(option: str) -> list[str]:
     return [found.__name__ for place, found in _classes() if place == option]
 
 
-def nearest_option(name: str, options: Collection[str]) -> str:
+def nearest_option(name: str, options: Iterable[str]) -> str:
     """Says which option was meant by one that the command, or the class that it was given for, does not have.
 
     Args:
@@ -42,14 +42,16 @@ def nearest_option(name: str, options: Collection[str]) -> str:
     same = [f"{option} is an argument of {owner}" for option, owner in owners.items() if _last_part(option) == last]
     if same:
         return f": {' and '.join(same[:_MOST])}"
-    places: dict[str, list[str]] = {}
-    for option in (*sorted(options), *sorted({*owners} - {*options})):
-        if _last_part(option) != "help":
-            places.setdefault(_last_part(option), []).append(option)
-    of_the_same_word = [part for part in places if last in part.split("_")]
-    near = dict.fromkeys([*of_the_same_word, *difflib.get_close_matches(last, places, _MOST, cutoff=0.7)])
-    found = [places[part][0] for part in [*near][:_MOST]]
+    found = _near(last, options) or _near(last, owners)
     return f": did you mean {' or '.join(found)}?" if found else ""
+
+
+def _near(last: str, options: Iterable[str]) -> list[str]:
+    """Finds the options whose last part has that word, or is spelled nearly as it."""
+    places = {_last_part(option): option for option in sorted(options, reverse=True) if _last_part(option) != "help"}
+    of_the_same_word = [part for part in sorted(places) if last in part.split("_")]
+    near = dict.fromkeys([*of_the_same_word, *difflib.get_close_matches(last, places, _MOST, cutoff=0.7)])
+    return [places[part] for part in [*near][:_MOST]]
 
 
 def _last_part(option: str) -> str:

@@ -134,7 +134,7 @@ def test_worker_that_dies_costs_one_run(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     study = small()
-    assert error_of([*study, "--seed", "[1]"], capsys) == "unknown option 'seed': did you mean seeds or seed_keys?"
+    assert error_of([*study, "--seed", "[1]"], capsys) == "unknown option 'seed': did you mean seed_keys or seeds?"
     assert "expected 0 or more" in error_of([*study, "--workers", "-1"], capsys)
     assert "is not one of the strategies scratch, full" in error_of([*study, "--baseline", "x"], capsys)
     assert "nothing to report" in error_of([*study, "--report_only"], capsys)
