@@ -115,6 +115,16 @@ class OnlyParameter(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
+class OwnCallbacks(Own):
+    """Brings its callbacks along, and no optimizer."""
+
+    def configure_callbacks(self) -> L.Callback:
+        return ProgressiveUnfreezing(["backbone", "head"])
+
+    def configure_optimizers(self) -> None:  # type: ignore[override]
+        return None
+
+
 class Lazy(Own):
     def __init__(self) -> None:
         super().__init__()
@@ -181,6 +191,14 @@ def test_config_of_a_run_serves_every_command(command: str, capsys: pytest.Captu
     main([command, "--config", str(RUN / "config.yaml")])
     expected = {"plan": "phase", "lr-find": "suggested: --model.lr ", "prepare": "prepared"}[command]
     assert expected in capsys.readouterr().out
+
+
+def test_callbacks_of_a_module_are_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = ["--model", f"{HERE}.OwnCallbacks", "--data", f"{HERE}.Data", *SMALL]
+    main(["plan", *classes])
+    assert "backbone" in capsys.readouterr().out
+    line = error_line(capsys, "lr-find", *classes)
+    assert line == "configure_optimizers of OwnCallbacks gives no optimizer: lr-find needs one"
 
 
 def test_test_is_looked_at_before_the_training(capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,8 @@ class _RangeTest(L.Callback):
         if self.unfreezing and self.resolved:
             self._module = FreezableModule(self.resolved.groups, self.unfreezing.eval_norm_layers)
             self._module.set_trainable(self.resolved.trainable(self.phase))
+        if not any(optimizer.param_groups for optimizer in trainer.optimizers):
+            raise UserError(f"configure_optimizers of {type(pl_module).__name__} gives no optimizer: lr-find needs one")
         trainer.strategy.lr_scheduler_configs = []
         for optimizer in trainer.optimizers:
             optimizer.register_step_pre_hook(self._set(optimizer))

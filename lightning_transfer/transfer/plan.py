@@ -203,15 +203,16 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     Raises:
         UserError: If the trainer has no such callback, or the schedule does not fit the module.
     """
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    callback = next((found for found in callbacks if hasattr(found, "plan_table")), None)
-    if callback is None:
-        raise UserError("there is nothing to plan: trainer.callbacks has no ProgressiveUnfreezing")
     if trainer.max_epochs is None and trainer.max_steps == -1:
         trainer.fit_loop.max_epochs = 1000  # what fit assumes
     trainer.state.fn, trainer.training = TrainerFn.FITTING, True
     pl_module.trainer = trainer
     trainer.strategy.connect(pl_module)
+    trainer._callback_connector._attach_model_callbacks()
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    callback = next((found for found in callbacks if hasattr(found, "plan_table")), None)
+    if callback is None:
+        raise UserError("there is nothing to plan: trainer.callbacks has no ProgressiveUnfreezing")
     trainer._data_connector.attach_data(pl_module, datamodule=datamodule)
     trainer._data_connector.prepare_data()
     if datamodule is not None:
