@@ -39,7 +39,7 @@ class Reviews:
     """
 
     def __init__(self, data: TextDataModule) -> None:
-        train, test = (data.open_split(split, "text") for split in ("train", "test"))
+        train, test = (data.open_split(split, text_column="text") for split in ("train", "test"))
         words = [re.findall(r"\w+|[^\w\s]", text.lower()) for part in (train, test) for text in part["text"]]
         counts = Counter(word for document in words[: len(train)] for word in document)
         vocabulary = {word: index for index, (word, _) in enumerate(counts.most_common(24_998), start=2)}

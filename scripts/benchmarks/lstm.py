@@ -79,7 +79,7 @@ def in_turns(candidates: dict[str, tuple[Callable[[], None], list[Batch]]], sett
 def tokenizing(settings: Settings) -> list[Row]:
     """From raw text to token ids, on all cores: learning the vocabulary on the training split, tokenising all."""
     data = reviews(settings)
-    train, test = ([*data.open_split(split, "text")["text"]] for split in ("train", "test"))
+    train, test = ([*data.open_split(split, text_column="text")["text"]] for split in ("train", "test"))
     rows: list[Row] = []
     for kind in ("words", "byte_level_bpe"):
         wall, cpu = time.perf_counter(), time.process_time()
