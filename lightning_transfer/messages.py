@@ -49,7 +49,7 @@ class Parser(LightningArgumentParser):
     """The parser of the command line, whose errors are one line and exit status 2."""
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parses the arguments; ``lr-find`` is the command ``lr_find``."""
+        """Parses the arguments; ``lr-find`` is the command ``lr_find``, and a help needs the name of a class."""
         first, *others = (sys.argv[1:] if args is None else args) or [None]
         for word, following in itertools.zip_longest(others, others[1:], fillvalue="--"):
             option = word.removeprefix("--").removesuffix(".help")

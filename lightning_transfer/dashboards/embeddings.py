@@ -87,8 +87,6 @@ class Embeddings(L.Callback):
         """Begins to listen at the head."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and has_tensorboard(trainer):
             self._features, self._batches = [], []
-            if not own_groups(pl_module):
-                return
             self._hook = self._listening(pl_module)
             self._hook.__enter__()
 
@@ -124,8 +122,12 @@ class Embeddings(L.Callback):
 
     @contextmanager
     def _listening(self, pl_module: L.LightningModule) -> Iterator[None]:
-        """Keeps what goes into the first module of the last layer group at each pass."""
-        head = [group for name, group in own_groups(pl_module).items() if name != REST][-1]
+        """Keeps what goes into the first module of the last layer group at each pass; nothing where there is none."""
+        groups = [group for name, group in own_groups(pl_module).items() if name != REST]
+        if not groups:
+            yield
+            return
+        head = groups[-1]
         first = next(module for module in head.modules if any(True for _ in module.parameters(recurse=False)))
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
