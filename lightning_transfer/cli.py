@@ -7,6 +7,7 @@ import warnings
 
 from lightning.pytorch.cli import ArgsType
 
+from lightning_transfer.allocation import keep_freed_memory
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.command_line import CommandLine
 from lightning_transfer.errors import UserError, did_you_mean
@@ -29,6 +30,7 @@ def main(args: ArgsType = None) -> None:
     Raises:
         SystemExit: With status 2 after one line on standard error, where the input is at fault.
     """
+    keep_freed_memory()
     # At every run, Lightning's own use of torch and its advertisements.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Said where nothing is held out, and no best checkpoint is to be had. A mistyped monitor is an error.
