@@ -103,7 +103,7 @@ def by_script(count: int, batch_size: int, augment: bool) -> float:
 
 
 def by_loop(count: int, batch_size: int) -> float:
-    """A loop over arrays by hand, with everything that makes it fast."""
+    """A loop over arrays by hand: whole batches, and nothing in a step that is not needed."""
     images, labels = generated(count)
     augmentation = Augmentation(crop_padding=2, horizontal_flip=True)
     scale = 1 / (255 * torch.tensor(STD)).view(3, 1, 1)
