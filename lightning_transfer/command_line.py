@@ -47,6 +47,9 @@ from lightning_transfer.transfer.weights import load_starting_weights
 # Imported so that the command line knows them by their short names: --data CIFAR10.
 EXPERIMENT_CLASSES = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__]
 
+# Commands that look at an experiment before it is run: no checkpoint, no record.
+LOOKING_AHEAD = ("plan", "lr_find", "prepare")
+
 DESCRIPTION = """Transfer learning experiments on PyTorch Lightning.
 
 An experiment is a YAML file, composed with another for the hardware, and changed by flags:
@@ -92,8 +95,7 @@ class CommandLine(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The commands, and the arguments of their methods that the command line supplies."""
-        supplied = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "plan": supplied, "lr_find": supplied, "prepare": supplied}
+        return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in LOOKING_AHEAD}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what an experiment has beyond a model, data and a trainer."""
@@ -129,7 +131,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks what would otherwise fail late."""
         checkpoint = self._get(self.config, "ckpt_path")
-        if self.subcommand in ("plan", "lr_find", "prepare"):
+        if self.subcommand in LOOKING_AHEAD:
             checkpoint = self.save_config_callback = None
         elif self.subcommand == "fit":
             experiment = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"))

@@ -10,6 +10,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
+from torch.optim import Optimizer
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -64,11 +65,23 @@ def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.L
             owner.on_train_batch_end = None  # type: ignore[method-assign, assignment]
     if not trainer.gradient_clip_val and not is_overridden("configure_gradient_clipping", module):
         module.configure_gradient_clipping = None  # type: ignore[method-assign, assignment]
+    if not is_overridden("optimizer_zero_grad", module):
+        module.optimizer_zero_grad = _forget_gradients  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = WholeLoss
     _look_up_arguments_once(trainer, module)
     if isinstance(trainer.profiler, SilentProfiler):  # type: ignore[attr-defined]
         _look_up_batch_hooks_once(trainer, module, datamodule)
     _collect_metrics_where_logged(trainer)
+
+
+def _forget_gradients(epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+    """Does what torch's ``zero_grad`` does, without a record for a profiler."""
+    if getattr(optimizer.zero_grad, "__func__", None) is not Optimizer.zero_grad:
+        optimizer.zero_grad()
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 def _saves_in_steps(callback: ModelCheckpoint) -> bool:

@@ -6,11 +6,10 @@ from pathlib import Path
 import lightning as L
 from torch import Tensor
 
+from lightning_transfer.data.batches import are_shares
 from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
-
-_ROUNDING = 0.02  # of a sum of shares in bfloat16
 
 
 class KnownRows(L.Callback):
@@ -70,7 +69,7 @@ def write_predictions(
 def _require_probabilities(batch: object, classes: int) -> None:
     shape = list(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
     if isinstance(batch, Tensor) and batch.ndim == 2 and batch.shape[1] == classes:
-        if bool(((batch >= 0).all(1) & ((batch.float().sum(1) - 1).abs() < _ROUNDING)).all()):
+        if bool(are_shares(batch).all()):
             return
         shape = "other numbers"
     raise UserError(f"predict_step gives {shape}: expected class probabilities, [batch, {classes}], rows that sum to 1")

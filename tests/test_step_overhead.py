@@ -77,6 +77,27 @@ def test_only_hooks_that_do_nothing_are_skipped(model: type[IndexedModel], indic
     assert module.indices == indices
 
 
+class ClearsItself(torch.optim.SGD):
+    """Has something of its own to do where gradients are cleared."""
+
+    cleared = 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.cleared += 1
+        super().zero_grad(set_to_none)
+
+
+def test_optimizer_with_a_way_to_clear_gradients_clears_them_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = BoringModel()
+    optimizer = ClearsItself(module.parameters(), lr=0.1)
+    monkeypatch.setattr(module, "configure_optimizers", lambda: optimizer)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+    trainer = L.Trainer(max_steps=3, accelerator="cpu", **quiet)
+    shorten_steps(trainer, module, None)
+    trainer.fit(module)
+    assert optimizer.cleared == 3
+
+
 class LogsNowAndThen(BoringModel):
     """Logs in every other step, and gives its loss as a tensor."""
 

@@ -11,12 +11,11 @@ from lightning_transfer.dashboards.drawing import Color, PixelCanvas
 from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
 from lightning_transfer.dashboards.figures import ConfusionMatrix, Figure, Reliability
 from lightning_transfer.dashboards.samples import class_names, is_shown, join, picture_grid, take, to_pixels, to_tokens
-from lightning_transfer.data.batches import ImageBatch
+from lightning_transfer.data.batches import ImageBatch, are_shares
 
 _BINS = 15
 _TOP = 24
 _WORDS = 60  # of a text among the top losses
-_ROUNDING = 0.02  # of a sum of shares in bfloat16
 _MOST_CLASSES = 1000  # a matrix of more would take more memory than it is worth
 
 
@@ -83,9 +82,8 @@ def _are_class_probabilities(outputs: Any, labels: Any) -> bool:
     if not isinstance(labels, Tensor) or labels.shape != outputs.shape[:1] or labels.dtype != torch.int64:
         return False
     # A diverged network's are no numbers; to stop the training is not this callback's business.
-    sums = outputs.float().sum(1).nan_to_num(1.0, 2.0, 2.0)
-    are_shares = (outputs < 0).any().logical_not() & ((sums - 1).abs() < _ROUNDING).all()
-    return bool(are_shares & (labels >= 0).all() & (labels < outputs.shape[1]).all())
+    are_probabilities = (are_shares(outputs) | outputs.isnan().any(1)).all()
+    return bool(are_probabilities & (labels >= 0).all() & (labels < outputs.shape[1]).all())
 
 
 class _Tally:

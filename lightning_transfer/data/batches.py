@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+_ROUNDING = 0.02  # of a sum of shares in bfloat16
+
 
 class ImageBatch(NamedTuple):
     """A batch of labelled images.
@@ -57,3 +59,15 @@ def examples_in(batch: Any) -> int:
     while isinstance(first, dict | list | tuple) and first:
         first = next(iter(first.values() if isinstance(first, dict) else first))
     return len(first) if isinstance(first, Tensor) and first.ndim else 0
+
+
+def are_shares(rows: Tensor) -> Tensor:
+    """Says which rows are probabilities: at least 0 and, but for rounding, 1 together.
+
+    Args:
+        rows: float [batch, classes].
+
+    Returns:
+        bool [batch], False for rows with what is no number.
+    """
+    return (rows >= 0).all(1) & ((rows.float().sum(1) - 1).abs() < _ROUNDING)
