@@ -13,8 +13,8 @@ def keep_freed_memory() -> None:
     """Has glibc keep up to 1 GiB of freed memory, and have blocks of up to 32 MiB there.
 
     By itself it guesses both limits from the blocks that it has seen freed. Where it guesses too low, it gives the
-    tensors of a step back to the system after each step, and the next one gets them anew, page by page: a tenth to a
-    quarter of a small network's time on a CPU, in one run and not in the next. Without glibc, or where the environment
+    tensors of a step back to the system after each step, and the next one gets them anew, page by page: up to a
+    fifth of a small network's time on a CPU, in one run and not in the next. Without glibc, or where the environment
     says how it shall be (``MALLOC_...``, ``GLIBC_TUNABLES``), nothing is changed.
     """
     is_given = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)

@@ -65,12 +65,12 @@ def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.L
             owner.on_train_batch_end = None  # type: ignore[method-assign, assignment]
     if not trainer.gradient_clip_val and not is_overridden("configure_gradient_clipping", module):
         module.configure_gradient_clipping = None  # type: ignore[method-assign, assignment]
-    if not is_overridden("optimizer_zero_grad", module):
-        module.optimizer_zero_grad = _forget_gradients  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = WholeLoss
     _look_up_arguments_once(trainer, module)
     if isinstance(trainer.profiler, SilentProfiler):  # type: ignore[attr-defined]
         _look_up_batch_hooks_once(trainer, module, datamodule)
+        if not is_overridden("optimizer_zero_grad", module):
+            module.optimizer_zero_grad = _forget_gradients  # type: ignore[method-assign]
     _collect_metrics_where_logged(trainer)
 
 

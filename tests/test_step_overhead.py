@@ -14,6 +14,8 @@ from lightning_transfer import Classifier, SeedCNN
 from lightning_transfer.cli import main
 from lightning_transfer.overhead import SilentProfiler, shorten_steps
 
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+
 
 def test_silent_profiler_gives_a_context_and_no_generator() -> None:
     profiler = SilentProfiler()
@@ -67,8 +69,7 @@ class UnindexedModel(IndexedModel):
 @pytest.mark.parametrize(("model", "indices"), [(IndexedModel, [0, 1, 2]), (UnindexedModel, [-1, -1, -1])])
 def test_only_hooks_that_do_nothing_are_skipped(model: type[IndexedModel], indices: list[int]) -> None:
     counter, module = CountsSteps(), model()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
-    trainer = L.Trainer(max_steps=3, accelerator="cpu", callbacks=[counter], **quiet)
+    trainer = L.Trainer(max_steps=3, accelerator="cpu", callbacks=[counter], **QUIET)
     shorten_steps(trainer, module, None)
     trainer.fit(module)
     assert (counter.batches, counter.backwards, module.ends) == (3, 3, 3)
@@ -91,8 +92,7 @@ def test_optimizer_with_a_way_to_clear_gradients_clears_them_itself(monkeypatch:
     module = BoringModel()
     optimizer = ClearsItself(module.parameters(), lr=0.1)
     monkeypatch.setattr(module, "configure_optimizers", lambda: optimizer)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
-    trainer = L.Trainer(max_steps=3, accelerator="cpu", **quiet)
+    trainer = L.Trainer(max_steps=3, accelerator="cpu", profiler=SilentProfiler(), **QUIET)
     shorten_steps(trainer, module, None)
     trainer.fit(module)
     assert optimizer.cleared == 3
