@@ -19,7 +19,7 @@ _EXPORTS = {
     "IMDB": "lightning_transfer.data.texts",
     "ImageDataModule": "lightning_transfer.data.images",
     "LSTMClassifier": "lightning_transfer.networks.lstm",
-    "LSTMLanguageModel": "lightning_transfer.networks.language_model",
+    "LSTMLanguageModel": "lightning_transfer.networks.lstm_language_model",
     "LanguageModel": "lightning_transfer.modules.language_model",
     "LanguageModelDataModule": "lightning_transfer.data.language_modelling",
     "Muon": "lightning_transfer.modules.muon",

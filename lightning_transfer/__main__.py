@@ -10,7 +10,7 @@ def main() -> None:
     # It asks a training to stop. Where none runs yet, or any more, its default would kill the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     end_with_parent()
-    from lightning_transfer.cli import main  # only now: it takes seconds
+    from lightning_transfer.cli.entry import main  # only now: it takes seconds
 
     main()
 

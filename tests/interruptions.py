@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_transfer.cluster.preemption import LastCheckpoint
+from lightning_transfer.run.last_checkpoint import LastCheckpoint
 
 
 class Interruption(L.Callback):

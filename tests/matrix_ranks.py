@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 # A file of configs/hardware, and the processes that it is tried with.
 HARDWARE = {"cpu": 1, "ddp_cpu": 2, "fsdp": 2}

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reaso
 CODE = """
 import resource
 import torch
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 try:
     main(["--version"])

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lightning_transfer import Classifier, LSTMClassifier
 from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
-from lightning_transfer.dashboards.groups import own_groups
 from lightning_transfer.networks.bigrams import BigramEmbedding
+from lightning_transfer.transfer.shown_groups import own_groups
 
 
 class Corners(L.LightningModule):

@@ -16,7 +16,7 @@ import pytest
 from conftest import fit_arguments
 from selenium import webdriver
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 pytestmark = [
     pytest.mark.browser,

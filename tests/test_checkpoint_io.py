@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_transfer.cluster.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.errors import UserError
+from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 
 STATE = {"state_dict": {"weight": torch.arange(200_000.0)}, "epoch": 3}
 # Saves for ever: says when it has begun, and dies whenever it is killed.
 WRITER = """
 import sys, torch
-from lightning_transfer.cluster.checkpoint_io import DurableCheckpointIO
+from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 io = DurableCheckpointIO()
 for epoch in range(1_000_000):
     io.save_checkpoint({"weight": torch.full((1_000_000,), float(epoch)), "epoch": epoch}, sys.argv[1])

@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import fit_arguments, image_dataset, run_folder, write_parquet
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import locate
 from lightning_transfer.transfer.sources import checkpoint_of
 

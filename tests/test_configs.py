@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 CONFIGS = REPOSITORY / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))

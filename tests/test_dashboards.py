@@ -17,10 +17,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from lightning_transfer import DemoImages
-from lightning_transfer.cli import main
-from lightning_transfer.dashboards.runs import Run, read_run
+from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.scalars import TrainingScalars
 from lightning_transfer.dashboards.settings import Dashboards
+from lightning_transfer.report.run_files import Run, read_run
 
 GROUPS = ["convolution1", "convolution2", "hidden1", "hidden2", "head"]
 GRADUAL = {

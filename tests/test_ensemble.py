@@ -11,9 +11,9 @@ from test_cli import error_line
 from torch.utils.data import DataLoader
 
 from lightning_transfer import Classifier
-from lightning_transfer.cli import main
+from lightning_transfer.cli.ensemble import Predictions, mean, metrics, predictions
+from lightning_transfer.cli.entry import main
 from lightning_transfer.data.batches import ImageBatch
-from lightning_transfer.ensemble import Predictions, mean, metrics, predictions
 from lightning_transfer.errors import UserError
 
 HERE = ["--trainer.accelerator", "cpu"]

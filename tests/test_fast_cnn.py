@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_transfer import CIFAR10, Classifier, FastCNN, Muon, ProgressiveUnfreezing
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
 
 WIDTHS = (4, 8, 8)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_transfer import CIFAR10, Classifier, DemoTexts, FastCNN, ProgressiveUnfreezing, SeedCNN
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.features import FeatureCache
+from lightning_transfer.modules.feature_cache import FeatureCache
 
 EPOCHS = 3
 

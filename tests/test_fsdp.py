@@ -8,7 +8,7 @@ import torch
 from fsdp_ranks import STEPS, evaluate, train
 from launching import HERE, run
 
-from lightning_transfer.dashboards.runs import read_run
+from lightning_transfer.report.run_files import read_run
 
 pytestmark = pytest.mark.slow  # starts processes
 

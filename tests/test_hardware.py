@@ -12,8 +12,8 @@ from launching import HERE, run
 from matrix_ranks import COMBINATIONS, HARDWARE, name_of, try_out
 from test_cli import error_line
 
-from lightning_transfer.cli import main
-from lightning_transfer.trainer import check_settings
+from lightning_transfer.cli.entry import main
+from lightning_transfer.cli.trainer import check_settings
 
 pytestmark = pytest.mark.slow  # starts processes
 

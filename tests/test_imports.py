@@ -1,20 +1,39 @@
-"""Who may import whom: networks and data stand alone, and nothing reaches up."""
+"""Who may import whom: networks and data stand alone, nothing reaches up, and every room says what it is for."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_transfer"
-# Each folder, and what of this package its modules may import besides their own folder, the errors and the files.
+# Modules that stand at the top because every room may import them.
+FOR_ALL = {"errors", "files"}
+# Each folder, and what of this package its modules may import besides their own folder and what is for all.
 MAY_IMPORT = {
     "networks": (),
     "data": (),
-    "transfer": ("networks.layer_groups",),
-    "cluster": ("networks.layer_groups", "transfer.plateau"),  # plateau: whether a validation follows
-    "dashboards": ("networks.layer_groups", "data.batches", "results", "page"),
-    "study": ("transfer", "page", "messages", "cli"),  # cli: a cell is a command line
-    "modules": ("transfer.param_groups", "networks", "data.batches"),
+    "modules": ("transfer.param_groups", "networks", "data.batches", "lightning_internals"),
+    "transfer": ("networks", "lightning_internals"),
+    "cluster": ("networks.layer_groups",),
+    # What is drawn into TensorBoard and into a page is drawn by the same code.
+    "dashboards": ("report", "transfer", "networks.layer_groups", "data.batches", "run.record"),
+    "report": (),
+    "run": ("cluster", "transfer", "data", "lightning_internals"),
+    # cli.entry: a cell is a command line.
+    "study": ("report", "transfer", "run", "cli.entry"),
+    "cli": (
+        *("study", "run", "report", "dashboards", "modules", "transfer", "data", "networks", "cluster"),
+        "lightning_internals",
+    ),
+}
+# The modules at the top, likewise.
+TOP = {
+    "__init__": (),
+    "__main__": ("cli", "cluster"),
+    "errors": (),
+    "files": (),
+    "lightning_internals": (),
 }
 
 
@@ -26,18 +45,37 @@ def imported(file: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     ours = {name.removeprefix("lightning_transfer.") for name in names if name.startswith("lightning_transfer.")}
-    # `from a.b import name` counts as a.b.name too: keep the longest that is a module or a folder.
+    # `from a.b import name` counts as a.b.name too: keep what is a module.
     return {name for name in ours if (PACKAGE / f"{name.replace('.', '/')}.py").exists()}
+
+
+def unwanted(file: Path, allowed: tuple[str, ...]) -> list[str]:
+    names = imported(file) - FOR_ALL
+    return [name for name in names if not any(name == entry or name.startswith(f"{entry}.") for entry in allowed)]
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_folder_imports_only_what_it_may(folder: str) -> None:
     files = list((PACKAGE / folder).rglob("*.py"))
     assert files
-    allowed = (folder, *MAY_IMPORT[folder])
-    for file in files:
-        for name in imported(file) - {"errors", "files"}:
-            assert any(name == entry or name.startswith(f"{entry}.") for entry in allowed), f"{file.name}: {name}"
+    assert {file.name: names for file in files if (names := unwanted(file, (folder, *MAY_IMPORT[folder])))} == {}
+
+
+@pytest.mark.parametrize("module", TOP)
+def test_module_at_the_top_imports_only_what_it_may(module: str) -> None:
+    assert unwanted(PACKAGE / f"{module}.py", TOP[module]) == []
+
+
+def test_every_folder_and_every_module_at_the_top_is_held() -> None:
+    assert {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()} == set(MAY_IMPORT)
+    assert {file.stem for file in PACKAGE.glob("*.py")} == set(TOP)
+    assert len([file for file in PACKAGE.iterdir() if file.is_file()]) <= 8
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = Counter(file.stem for file in PACKAGE.rglob("*.py") if file.stem != "__init__")
+    names.update(folder.name for folder in PACKAGE.iterdir() if folder.is_dir())
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -24,8 +24,8 @@ from lightning_transfer import (
 from lightning_transfer.data.language_modelling import segment_ends, stream_of
 from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.language_model import TiedAdaptiveSoftmax
 from lightning_transfer.networks.layer_groups import resolve_layer_groups
+from lightning_transfer.networks.lstm_language_model import TiedAdaptiveSoftmax
 
 DROPOUTS = {
     **{"word_dropout": 0.1, "embedding_dropout": 0.1, "dropout": 0.2, "output_dropout": 0.2, "weight_dropout": 0.3},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_transfer import DemoImages
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.data.batches import ImageBatch
 
 SMALL = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_model_summary", "false"]

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from unfreezing_toys import GROUPS, ToyModule, trainer
 
 from lightning_transfer import Muon, ProgressiveUnfreezing, parameter_groups
-from lightning_transfer.cli import main
-from lightning_transfer.dashboards.runs import find_runs
+from lightning_transfer.cli.entry import main
+from lightning_transfer.cli.range_curves import write_curves
 from lightning_transfer.errors import UserError
-from lightning_transfer.study.lr_find import write_curves
-from lightning_transfer.study.range_test import Curve, range_test, valley
+from lightning_transfer.report.run_files import find_runs
+from lightning_transfer.transfer.range_test import Curve, range_test, valley
 
 
 def test_valley_is_inside_the_fall_of_the_losses() -> None:

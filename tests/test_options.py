@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from unfreezing_toys import ToyModule, trainer
 
 from lightning_transfer import EarlyStopping
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 OPTIONS = sorted((REPOSITORY / "configs" / "options").glob("*.yaml"))
 STRATEGIES = sorted((REPOSITORY / "configs" / "strategies").glob("*.yaml"))

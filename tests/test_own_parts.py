@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_transfer import ProgressiveUnfreezing, load_starting_weights
-from lightning_transfer.cli import main
-from lightning_transfer.dashboards.runs import read_run
+from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.scalars import TrainingScalars
+from lightning_transfer.report.run_files import read_run
 
 HERE = "test_own_parts"
 SMALL = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "2", "--trainer.enable_model_summary", "false"]

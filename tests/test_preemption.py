@@ -12,9 +12,9 @@ from interruptions import assert_equal_runs, curves, last_checkpoint
 from test_cli import error_line
 from unfreezing_toys import ToyModule, trainer
 
-from lightning_transfer.cli import main
-from lightning_transfer.cluster.preemption import LastCheckpoint
+from lightning_transfer.cli.entry import main
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.run.last_checkpoint import LastCheckpoint
 
 UNFREEZING = {
     "class_path": "lightning_transfer.ProgressiveUnfreezing",

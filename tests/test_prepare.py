@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import fit_arguments
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 
 def test_run_finds_all_that_was_prepared(image_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import fit_arguments
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 GRADUAL = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"until": {"steps": 3}}}
 ARGUMENTS = [

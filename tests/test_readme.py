@@ -12,7 +12,7 @@ import torch
 from conftest import REPOSITORY
 
 from lightning_transfer import SeedCNN
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 README = (REPOSITORY / "README.md").read_text()
 

@@ -8,12 +8,12 @@ import pytest
 from conftest import fit_arguments, run_folder
 from PIL import Image
 
-from lightning_transfer.cli import main
-from lightning_transfer.dashboards.charts import line_chart
-from lightning_transfer.dashboards.figures import ConfusionMatrix, Timeline, thinned, ticks
-from lightning_transfer.dashboards.report import report
+from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.run_card import strategy_of
-from lightning_transfer.dashboards.runs import Run
+from lightning_transfer.report.charts import line_chart
+from lightning_transfer.report.figures import ConfusionMatrix, Timeline, thinned, ticks
+from lightning_transfer.report.run_files import Run
+from lightning_transfer.report.run_report import report
 
 
 def test_report_of_two_runs_lists_both_and_needs_no_other_file(
@@ -115,7 +115,7 @@ def test_confusion_matrix_of_any_number_of_classes_stays_within_a_screen(classes
 
 
 def test_timeline_without_rates_is_all_frozen() -> None:
-    from lightning_transfer.dashboards.drawing import COLORS, PixelCanvas
+    from lightning_transfer.report.drawing import COLORS, PixelCanvas
 
     timeline = Timeline(["stem", "head"], [(0, [])], [(0, [0.0, 0.0])], end=10, total=10)
     canvas = PixelCanvas(*timeline.size)

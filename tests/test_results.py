@@ -12,11 +12,11 @@ from interruptions import last_checkpoint
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from test_cli import error_line
 
-from lightning_transfer import results
-from lightning_transfer.cli import main
-from lightning_transfer.dashboards.report import report
-from lightning_transfer.dashboards.runs import Run
+from lightning_transfer.cli.entry import main
 from lightning_transfer.files import write_json
+from lightning_transfer.report.run_files import Run
+from lightning_transfer.report.run_report import report
+from lightning_transfer.run import record as results
 
 RECORD = {
     "validation": None,

@@ -11,8 +11,8 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from lightning_transfer import Classifier, SeedCNN
-from lightning_transfer.cli import main
-from lightning_transfer.overhead import SilentProfiler, shorten_steps
+from lightning_transfer.cli.entry import main
+from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
 

@@ -17,7 +17,7 @@ import yaml
 from conftest import REPOSITORY
 from study_toys import toy_study
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.study.cells import Cell
 
 MEASURED = ("validation", "test", "steps", "epochs", "validations", "data")  # what a result says but for its clock

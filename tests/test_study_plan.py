@@ -9,10 +9,10 @@ import yaml
 from conftest import REPOSITORY
 from study_toys import STRATEGIES, pretend, pretend_all, toy_study
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
+from lightning_transfer.cli.study_runs import read_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.command import read_study
 from lightning_transfer.study.config import Pretraining, Study, Tuning, check
 from lightning_transfer.study.grid import expand, flags
 from lightning_transfer.study.plan import Plan

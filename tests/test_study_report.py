@@ -10,7 +10,7 @@ from study_toys import STRATEGIES, pretend, pretend_all, toy_study
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
-from lightning_transfer.study.report import headline, write_report
+from lightning_transfer.study.study_report import headline, write_report
 
 GAINS = {"scratch": 0.0, "full": 0.2, "gradual": 0.25}
 

@@ -13,7 +13,7 @@ from study_toys import pretend, toy_study
 from submitit.slurm.slurm import SlurmExecutor
 from test_study import small, table
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
 from lightning_transfer.study import slurm as launcher
 from lightning_transfer.study.cells import Cell

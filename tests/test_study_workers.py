@@ -11,7 +11,7 @@ import yaml
 from launching import FIT, run
 from study_toys import STRATEGIES, Noting, toy_study
 
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.study.workers import Workers
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from test_cli import error_line
 from tokenizers import Tokenizer
 
 from lightning_transfer import IMDB, DemoTexts, TextDataModule
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import load_split
 from lightning_transfer.data.texts import read_documents
 from lightning_transfer.errors import UserError

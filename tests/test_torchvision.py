@@ -14,9 +14,9 @@ from torchvision import models
 from torchvision.models import regnet
 
 from lightning_transfer import Classifier, DemoImages, ProgressiveUnfreezing, TorchvisionNetwork
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
+from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.command_line import CommandLine
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.data.normalisation import normalisation_of_weights
 from lightning_transfer.errors import UserError

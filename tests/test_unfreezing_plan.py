@@ -14,7 +14,7 @@ from unfreezing_toys import GROUPS, NORM_GROUPS, ToyModule, trainer
 from lightning_transfer import ProgressiveUnfreezing, parameter_groups
 from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.freezing import FreezableModule
-from lightning_transfer.transfer.plan import kept_for_backward, plan
+from lightning_transfer.transfer.plan_table import kept_for_backward, plan
 from lightning_transfer.transfer.resolution import resolve_schedule
 from lightning_transfer.transfer.schedule import Until
 

@@ -9,7 +9,7 @@ from conftest import REPOSITORY, run_folder
 from torch import nn
 
 from lightning_transfer import Classifier, DemoTexts, LSTMClassifier, LSTMLanguageModel, load_starting_weights
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.bigrams import BigramEmbedding
 from lightning_transfer.transfer.sources import read_source

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from lightning_transfer import Classifier, SeedCNN
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.weights import load_starting_weights
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from lightning_transfer.dashboards.attribution import evaluating
 from lightning_transfer.dashboards.events import has_tensorboard, summary_writer
-from lightning_transfer.dashboards.groups import own_groups
 from lightning_transfer.dashboards.samples import class_names, is_shown, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import REST
+from lightning_transfer.transfer.shown_groups import own_groups
 
 _COMPONENTS = 32  # principal components that the Projector gets
 _THUMBNAIL = 32  # pixels of a point's picture

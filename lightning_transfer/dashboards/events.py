@@ -13,10 +13,8 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_transfer.dashboards.drawing import png
-
-# Values of this plugin are data for the report. TensorBoard has no such plugin and shows them nowhere.
-PLUGIN = "lightning_transfer"
+from lightning_transfer.report.drawing import png
+from lightning_transfer.report.run_files import PLUGIN
 
 
 class EventFile(Protocol):

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
-from lightning_transfer.dashboards.drawing import Color
 from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
-from lightning_transfer.dashboards.groups import own_groups
-from lightning_transfer.dashboards.predictions import escaped
 from lightning_transfer.dashboards.samples import (
     class_names,
     first_labels,
@@ -21,7 +18,10 @@ from lightning_transfer.dashboards.samples import (
     to_pixels,
     to_tokens,
 )
+from lightning_transfer.dashboards.validation_predictions import escaped
 from lightning_transfer.data.batches import ImageBatch, TextBatch
+from lightning_transfer.report.drawing import Color
+from lightning_transfer.transfer.shown_groups import own_groups
 
 _TRAINING_PICTURES = 32
 _TRAINING_TEXTS = 8

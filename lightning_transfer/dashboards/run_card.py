@@ -13,9 +13,9 @@ from torch.utils.tensorboard.summary import hparams
 
 from lightning_transfer.dashboards.attribution import evaluating
 from lightning_transfer.dashboards.events import add_data, current_step, event_file, summary_writer
-from lightning_transfer.dashboards.groups import unfreezing_of
 from lightning_transfer.dashboards.samples import is_shown, take
-from lightning_transfer.results import source_commit, versions
+from lightning_transfer.run.record import source_commit, versions
+from lightning_transfer.transfer.shown_groups import unfreezing_of
 
 # Columns of the HParams tab: all runs have the same, as TensorBoard takes those of any one of them for all.
 FIRST_COLUMNS = ("strategy", "seed", "training examples", "learning rate")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_transfer.dashboards.drawing import Color, PixelCanvas, shortened
 from lightning_transfer.data.batches import ImageBatch, TextBatch
+from lightning_transfer.report.drawing import Color, PixelCanvas, shortened
 
 _PICTURE = 96  # units of a picture's side in a grid
 _CAPTION = 16

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_transfer.dashboards.events import add_scalars, current_step, has_tensorboard, summary_writer
-from lightning_transfer.dashboards.groups import shown_groups, trainable_names
-from lightning_transfer.dashboards.learning_rates import AppliedLearningRates
 from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.applied_learning_rates import AppliedLearningRates
+from lightning_transfer.transfer.shown_groups import shown_groups, trainable_names
 
 # The Custom Scalars tab: section -> chart -> regular expressions of tags.
 LAYOUT = {

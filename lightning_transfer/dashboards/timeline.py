@@ -6,11 +6,11 @@ from typing import Any
 
 import lightning as L
 
-from lightning_transfer.dashboards.drawing import PixelCanvas
 from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
-from lightning_transfer.dashboards.figures import Timeline, thinned
-from lightning_transfer.dashboards.groups import shown_groups, trainable_names
-from lightning_transfer.dashboards.learning_rates import AppliedLearningRates
+from lightning_transfer.report.drawing import PixelCanvas
+from lightning_transfer.report.figures import Timeline, thinned
+from lightning_transfer.transfer.applied_learning_rates import AppliedLearningRates
+from lightning_transfer.transfer.shown_groups import shown_groups, trainable_names
 
 _MOST_RATES = 128  # wider than this, the figure would not show more
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.adversarial import adversarial_loss, find_embedding
-from lightning_transfer.modules.features import FeatureCache
+from lightning_transfer.modules.feature_cache import FeatureCache
 from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, count_correct
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.optimization import OptimizedModule

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.modules.optimization import OptimizedModule
-from lightning_transfer.networks.language_model import LSTMLanguageModel
+from lightning_transfer.networks.lstm_language_model import LSTMLanguageModel
 from lightning_transfer.networks.lstm_layer import LayerState
 
 

@@ -153,7 +153,7 @@ class Cell:
         Raises:
             SystemExit: Where a signal has stopped it.
         """
-        from lightning_transfer.cli import main  # late: it loads torch
+        from lightning_transfer.cli.entry import main  # late: it loads torch
 
         start = time.perf_counter()
         self.begin()

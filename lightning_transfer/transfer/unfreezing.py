@@ -13,7 +13,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.transfer.freezing import FreezableModule, check_strategy, rebuild_replicas
 from lightning_transfer.transfer.learning_rates import LearningRateScaler, decay_factors
-from lightning_transfer.transfer.plan import activation_memory, format_plan, training_length
+from lightning_transfer.transfer.plan_table import activation_memory, format_plan, training_length
 from lightning_transfer.transfer.plateau import (
     PlateauWatch,
     check_can_restore,

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.cnn import CONFIGS
 from benchmarks.measure import Part, Row, Settings, silence
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 
 def train(recipe: str, seed: int, settings: Settings) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from benchmarks.measure import Clock, Part, Row, Settings, compare, silence
 from lightning_transfer import ImageDataModule, SeedCNN
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.splits import Split
 

@@ -15,7 +15,7 @@ import lightning as L
 
 from benchmarks.cnn import CONFIGS
 from benchmarks.measure import Part, Row, Settings, silence
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.settings import Dashboards
 
 

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from benchmarks import classic_lstm
 from benchmarks.measure import PRECISIONS, Part, Row, Settings, compare, cpu_seconds
 from lightning_transfer import IMDB, DemoTexts, LSTMClassifier, TextDataModule
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 from lightning_transfer.data.loader import ordered_batches
 from lightning_transfer.data.tokenizer import tokenize, train_tokenizer
 from lightning_transfer.modules.classifier import Batch

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.measure import Clock, Part, Row, Settings, silence
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 CLASSES = 2
 

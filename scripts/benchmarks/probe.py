@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.cnn import CONFIGS
 from benchmarks.measure import Clock, Part, Row, Settings, silence
 from lightning_transfer import CIFAR10, DemoImages, ImageDataModule
-from lightning_transfer.cli import main
+from lightning_transfer.cli.entry import main
 
 BATCH_SIZE = 64
 

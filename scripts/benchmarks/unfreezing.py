@@ -13,7 +13,7 @@ from benchmarks import peers
 from benchmarks.measure import Clock, Part, Row, Settings
 from lightning_transfer import ProgressiveUnfreezing
 from lightning_transfer.transfer.freezing import FreezableModule
-from lightning_transfer.transfer.plan import kept_for_backward
+from lightning_transfer.transfer.plan_table import kept_for_backward
 from lightning_transfer.transfer.resolution import resolve_schedule
 from lightning_transfer.transfer.schedule import Until
 

@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from lightning_transfer.dashboards.figures import ticks
+from lightning_transfer.report.figures import ticks
 
 COLORS = 8  # of the page's variables --series-0 and so on
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 440, 240, 52, 12, 28, 12

@@ -1,6 +1,6 @@
 """How the report looks, and how its tables sort."""
 
-from lightning_transfer.dashboards.charts import COLORS
+from lightning_transfer.report.charts import COLORS
 
 STYLE = """
 :root { --frozen: #d6dadf; --accent: #1f6feb; --second: #d95f0e; --good: #1a7f37; --bad: #cf222e;

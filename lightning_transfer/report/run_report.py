@@ -7,12 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from lightning_transfer.dashboards.charts import line_chart
-from lightning_transfer.dashboards.drawing import SvgCanvas, data_uri
-from lightning_transfer.dashboards.figures import ConfusionMatrix, Figure, Reliability, Timeline
-from lightning_transfer.dashboards.report_style import SCRIPT, STYLE
-from lightning_transfer.dashboards.runs import Run
-from lightning_transfer.page import page
+from lightning_transfer.report.charts import line_chart
+from lightning_transfer.report.drawing import SvgCanvas, data_uri
+from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability, Timeline
+from lightning_transfer.report.page import page
+from lightning_transfer.report.run_files import Run
+from lightning_transfer.report.style import SCRIPT, STYLE
 
 # Title -> tags, in which a final / stands for those of all layer groups.
 CHARTS = {

@@ -10,9 +10,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_transfer.cluster.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.cluster.launchers import is_launched_child, requeue
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.transfer.plateau import validation_follows
 
 

@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_folder
-from lightning_transfer.messages import Parser
 from lightning_transfer.study.config import Pretraining, Study, Tuning, check
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
-from lightning_transfer.study.report import headline, write_report
 from lightning_transfer.study.runner import Execute, check_unchanged, run_study
 from lightning_transfer.study.slurm import run_on_slurm
+from lightning_transfer.study.study_report import headline, write_report
 from lightning_transfer.study.workers import Workers, run_here
 
 _SLURM_ARRAY_PARALLELISM = 256  # submitit's own default

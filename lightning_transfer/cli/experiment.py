@@ -24,24 +24,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import lightning_transfer
-from lightning_transfer import results
-from lightning_transfer.arguments import add_experiment_arguments
-from lightning_transfer.best_checkpoint import best_checkpoint
-from lightning_transfer.cluster.preemption import LastCheckpoint, make_preemptible
+from lightning_transfer.cli.arguments import add_experiment_arguments
+from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
+from lightning_transfer.cli.mistakes import Parser
+from lightning_transfer.cli.range_curves import write_curves
+from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_callbacks, check_settings
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, check_folder, write_json
-from lightning_transfer.linked_numbers import TARGETS, config_key, linked_number
-from lightning_transfer.messages import Parser
-from lightning_transfer.overhead import SilentProfiler, shorten_steps
-from lightning_transfer.predictions import KnownRows, write_predictions
-from lightning_transfer.progress import progress_bar
-from lightning_transfer.resumption import SameOptimizers
-from lightning_transfer.runs import read_checkpoint, start_of_fit
-from lightning_transfer.study.lr_find import write_curves
-from lightning_transfer.trainer import ONE_CPU, Trainer, check_callbacks, check_settings
+from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
+from lightning_transfer.run.best_checkpoint import best_checkpoint
+from lightning_transfer.run.folder import read_checkpoint, start_of_fit
+from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
+from lightning_transfer.run.predictions import KnownRows, write_predictions
+from lightning_transfer.run.progress import progress_bar
+from lightning_transfer.run.record import ResultsRecorder, table
+from lightning_transfer.run.resumption import SameOptimizers
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
@@ -169,7 +169,7 @@ class CommandLine(LightningCLI):
             kwargs["logger"] = self.subcommand == "fit" and self._logger()
         elif config["logger"] is False and self.subcommand == "fit" and config["default_root_dir"] is None:
             kwargs["default_root_dir"] = self._logger().log_dir  # else it would all go into the working directory
-        self.recorder = results.ResultsRecorder()
+        self.recorder = ResultsRecorder()
         given = config["callbacks"] or []
         # The mark of the session comes before any other event.
         callbacks = [SessionStart(), SameOptimizers(), *(given if isinstance(given, list) else [given]), self.recorder]
@@ -251,7 +251,7 @@ class CommandLine(LightningCLI):
             record = {name: self._get(self.config, key) for name, key in settings.items()}
             record |= {"command": self._command, **self.recorder.record(self.trainer, test)}
             write_json(folder / "results.json", record)
-            print(results.table(record, folder))
+            print(table(record, folder))
 
     def predict(self, **kwargs: Any) -> None:
         """Writes a line of JSON for each example: its name, the class and the probabilities of all classes."""

@@ -7,8 +7,10 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_transfer.dashboards.events import PLUGIN
 from lightning_transfer.errors import UserError
+
+# Values of this plugin are data for the report. TensorBoard has no such plugin and shows them nowhere.
+PLUGIN = "lightning_transfer"
 
 
 @dataclass

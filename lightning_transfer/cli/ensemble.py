@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.command_line import CommandLine
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, write_json
 from lightning_transfer.modules.classifier import Batch, Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
-from lightning_transfer.predictions import KnownRows
+from lightning_transfer.run.predictions import KnownRows
 from lightning_transfer.transfer.sources import checkpoint_of
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split

@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, help="file to write; LOGS/report.html if not given")
     given = parser.parse_args(arguments)
 
-    from lightning_transfer.dashboards.report import report
-    from lightning_transfer.dashboards.runs import find_runs
+    from lightning_transfer.report.run_files import find_runs
+    from lightning_transfer.report.run_report import report
 
     runs = find_runs(given.logs)
     output = given.output or given.logs / "report.html"

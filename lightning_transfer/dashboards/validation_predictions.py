@@ -7,11 +7,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_transfer.dashboards.drawing import Color, PixelCanvas
 from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
-from lightning_transfer.dashboards.figures import ConfusionMatrix, Figure, Reliability
 from lightning_transfer.dashboards.samples import class_names, is_shown, join, picture_grid, take, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch, are_shares
+from lightning_transfer.report.drawing import Color, PixelCanvas
+from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability
 
 _BINS = 15
 _TOP = 24

@@ -7,17 +7,17 @@ import warnings
 
 from lightning.pytorch.cli import ArgsType
 
-from lightning_transfer.allocation import keep_freed_memory
+from lightning_transfer.cli.allocation import keep_freed_memory
+from lightning_transfer.cli.experiment import CommandLine
+from lightning_transfer.cli.mistakes import message_of
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.command_line import CommandLine
 from lightning_transfer.errors import UserError, did_you_mean
-from lightning_transfer.messages import message_of
 
 # Commands that train nothing themselves, by the module whose ``main`` takes their arguments.
 COMMANDS = {
-    "ensemble": "lightning_transfer.ensemble",
-    "report": "lightning_transfer.dashboards.command",
-    "study": "lightning_transfer.study.command",
+    "ensemble": "lightning_transfer.cli.ensemble",
+    "report": "lightning_transfer.cli.report_runs",
+    "study": "lightning_transfer.cli.study_runs",
 }
 
 

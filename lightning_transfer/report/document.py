@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_transfer.page import page
+from lightning_transfer.report.page import page
 
 
 @dataclass(frozen=True)

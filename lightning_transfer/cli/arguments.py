@@ -2,8 +2,8 @@
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_transfer.best_checkpoint import BestCheckpoint
 from lightning_transfer.dashboards.settings import Dashboards
+from lightning_transfer.run.best_checkpoint import BestCheckpoint
 
 
 def add_experiment_arguments(parser: LightningArgumentParser) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.study.range_test import Curve
+from lightning_transfer.transfer.range_test import Curve
 
 
 def write_curves(curves: Sequence[Curve], folder: Path, arguments: Container[str]) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning_transfer.report.document import Block, Bullets, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from lightning_transfer.study import plots
-from lightning_transfer.study.document import Block, Bullets, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from lightning_transfer.study.outcomes import Outcome, Outcomes
 from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row, write_csv
 from lightning_transfer.study.statistics import Comparison, Verdict, smallest_wilcoxon_p

@@ -8,8 +8,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.processor import has_bfloat16
-from lightning_transfer.study.range_test import Curve, range_test
-from lightning_transfer.transfer.plan import plan
+from lightning_transfer.transfer.plan_table import plan
+from lightning_transfer.transfer.range_test import Curve, range_test
 
 # Settings with which a trainer exists on every machine.
 ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
-from lightning_transfer.dashboards.groups import shown_groups, unfreezing_of
-from lightning_transfer.dashboards.learning_rates import AppliedLearningRates
+from lightning_transfer.transfer.applied_learning_rates import AppliedLearningRates
+from lightning_transfer.transfer.shown_groups import shown_groups, unfreezing_of
 
 
 def progress_bar() -> ProgressBar:

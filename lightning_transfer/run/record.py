@@ -12,9 +12,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from lightning_transfer.best_checkpoint import BestCheckpoint, best_checkpoint
 from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
+from lightning_transfer.run.best_checkpoint import BestCheckpoint, best_checkpoint
 
 _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")
 
