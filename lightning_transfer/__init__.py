@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "AdversarialClassifier": "lightning_transfer.modules.adversarial",
     "CIFAR10": "lightning_transfer.data.images",
     "CIFAR100": "lightning_transfer.data.images",
     "Classifier": "lightning_transfer.modules.classifier",

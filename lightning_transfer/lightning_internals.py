@@ -1,16 +1,39 @@
-"""What Lightning does in every step for nobody, left out."""
+"""Where this package reaches behind Lightning's public interface: what for, and what happens where that has changed.
 
-from contextlib import AbstractContextManager, nullcontext
+Every place asks first whether the installed Lightning has what it needs. Where it has not, Lightning's own way is
+taken: a run ends with the same weights, only later, and one line says so. ``tests/test_lightning_internals.py`` fits
+without each of them in turn.
+
+================================  =====================================================================================
+member of Lightning               what for
+================================  =====================================================================================
+hooks that are not callable       Lightning skips them: hooks that do nothing are not called (16 % of a tiny step)
+``_call_batch_hook``              who moves a batch to the device is looked up once in a fit (15 %)
+``_build_kwargs``                 the arguments of ``training_step`` are looked up once in a fit (11 %)
+``_results``, ``on_batch_end``    metrics are collected only where some were logged (9 %)
+``register_signal_handlers``      exactness: a run stops at a step boundary, on all processes at the same one
+``_broadcast_sigterm_tensor``     as above: no process waits in every step for the others
+``_batches_that_stepped``         the step at which Lightning's own metrics are logged
+================================  =====================================================================================
+
+The shares are those of the step benchmark's 677 microseconds (``scripts/benchmark overhead.step``, one thread of a
+busy AMD EPYC, best of 4, after commit 9f900c5).
+"""
+
+import functools
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
-from torch.optim import Optimizer
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -26,36 +49,40 @@ BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after
 class SilentProfiler(PassThroughProfiler):
     """What stands where no profiler is asked for: Lightning's own makes a generator for each of 36 actions a step."""
 
-    _nothing = nullcontext("")
-
-    def profile(self, action_name: str) -> AbstractContextManager[str]:  # type: ignore[override]
-        """Measures nothing."""
-        return self._nothing
+    profile = nullcontext  # type: ignore[assignment]
 
 
-class WholeLoss(ClosureResult):
-    """What a step gives: Lightning's own divides every loss, by 1 too, which is a node more to go back through."""
-
-    @classmethod
-    def from_training_step_output(cls, training_step_output: Any, normalize: int = 1) -> "ClosureResult":
-        """Takes the loss as it is where gradients are not accumulated."""
-        if normalize == 1 and isinstance(training_step_output, Tensor):
-            return cls(training_step_output)
-        return super().from_training_step_output(training_step_output, normalize)
+def has(owner: object, *names: str) -> bool:
+    """Tells whether an object of Lightning has these members; says in one line where it has not."""
+    missing = [name for name in names if not hasattr(owner, name)]
+    for name in missing:
+        release = importlib.metadata.version("lightning")
+        rank_zero_info(
+            f"lightning {release}: {type(owner).__name__} has no {name}: Lightning's own way is taken, which may be"
+            " slower; the release that this package was tested with is in its pyproject.toml"
+        )
+    return not missing
 
 
 def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule | None) -> None:
     """Leaves out what Lightning would do in every step of a fit to no effect.
-
-    Hooks that do nothing are not called: Lightning skips what is not callable. A dozen callbacks have over seventy such
-    hooks, each a formatted name, a context and a call. What cannot change within a fit is looked up once: the arguments
-    of ``training_step``, and who moves a batch to the device. And metrics are only collected where some were logged.
 
     Args:
         trainer: Will fit the module.
         module: Is for this trainer alone from now on.
         datamodule: Its data, if any.
     """
+    _skip_empty_hooks(trainer, module)
+    _look_up_arguments_once(trainer, module)
+    if isinstance(trainer.profiler, SilentProfiler):  # type: ignore[attr-defined]
+        _look_up_batch_hooks_once(trainer, module, datamodule)
+    _collect_metrics_where_logged(trainer)
+
+
+def _skip_empty_hooks(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Takes hooks that do nothing away. A dozen callbacks have over seventy, each with a name, a context and a call."""
+    if not _skips_what_is_not_callable():
+        return
     for owner in (*trainer.callbacks, module):  # type: ignore[attr-defined]
         base = L.Callback if isinstance(owner, L.Callback) else L.LightningModule
         for name in STEP_HOOKS:
@@ -65,59 +92,72 @@ def shorten_steps(trainer: L.Trainer, module: L.LightningModule, datamodule: L.L
             owner.on_train_batch_end = None  # type: ignore[method-assign, assignment]
     if not trainer.gradient_clip_val and not is_overridden("configure_gradient_clipping", module):
         module.configure_gradient_clipping = None  # type: ignore[method-assign, assignment]
-    trainer.fit_loop.epoch_loop.automatic_optimization.output_result_cls = WholeLoss
-    _look_up_arguments_once(trainer, module)
-    if isinstance(trainer.profiler, SilentProfiler):  # type: ignore[attr-defined]
-        _look_up_batch_hooks_once(trainer, module, datamodule)
-        if not is_overridden("optimizer_zero_grad", module):
-            module.optimizer_zero_grad = _forget_gradients  # type: ignore[method-assign]
-    _collect_metrics_where_logged(trainer)
 
 
-def _forget_gradients(epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-    """Does what torch's ``zero_grad`` does, without a record for a profiler."""
-    if getattr(optimizer.zero_grad, "__func__", None) is not Optimizer.zero_grad:
-        optimizer.zero_grad()
-        return
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None
+def rest_hook(callback: L.Callback, name: str) -> None:
+    """Has Lightning no longer call a hook of a callback that has done its work in this fit."""
+    setattr(callback, name, None if _skips_what_is_not_callable() else lambda *_, **__: None)
+
+
+def wake_hook(callback: L.Callback, name: str) -> None:
+    """Undoes :func:`rest_hook`, for the next fit."""
+    vars(callback).pop(name, None)
+
+
+@functools.cache
+def _skips_what_is_not_callable() -> bool:
+    callers = ("_call_callback_hooks", "_call_lightning_module_hook")
+    return has(call, *callers) and all("callable(fn)" in inspect.getsource(getattr(call, name)) for name in callers)
 
 
 def _saves_in_steps(callback: ModelCheckpoint) -> bool:
-    has_own = type(callback).on_train_batch_end is not ModelCheckpoint.on_train_batch_end
-    return has_own or bool(callback._every_n_train_steps) or callback._train_time_interval is not None
+    if type(callback).on_train_batch_end is not ModelCheckpoint.on_train_batch_end:
+        return True
+    if not has(callback, "_every_n_train_steps", "_train_time_interval"):
+        return True
+    return bool(callback._every_n_train_steps) or callback._train_time_interval is not None
 
 
 def _look_up_arguments_once(trainer: L.Trainer, module: L.LightningModule) -> None:
+    loop = trainer.fit_loop.epoch_loop
+    if not has(loop, "_build_kwargs"):
+        return
     takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
 
     def arguments(given: dict[str, Any], batch: Any, batch_idx: int) -> dict[str, Any]:
         return given | {"batch": batch} | ({"batch_idx": batch_idx} if takes_index else {})
 
-    trainer.fit_loop.epoch_loop._build_kwargs = arguments  # type: ignore[method-assign, assignment]
+    loop._build_kwargs = arguments  # type: ignore[method-assign, assignment]
 
 
 def _look_up_batch_hooks_once(
     trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule | None
 ) -> None:
-    hooks: dict[str, Any] = {}
+    if not has(module, "_call_batch_hook"):
+        return
+    hooks: dict[str, Callable[..., Any] | None] = {}
     for name in BATCH_HOOKS:
         owner = datamodule if datamodule is not None and is_overridden(name, datamodule) else module
         # What trains on a CPU gets its batches in the CPU's memory.
         transfers = name == "transfer_batch_to_device" and trainer.strategy.root_device.type != "cpu"
         hooks[name] = getattr(owner, name) if transfers or is_overridden(name, owner) else None
 
-    def call(name: str, batch: Any, *arguments: Any) -> Any:
+    def call_hook(name: str, batch: Any, *arguments: Any) -> Any:
         hook = hooks[name]
         return batch if hook is None else hook(batch, *arguments)
 
-    module._call_batch_hook = call  # type: ignore[method-assign, assignment]
+    module._call_batch_hook = call_hook  # type: ignore[method-assign, assignment]
 
 
 def _collect_metrics_where_logged(trainer: L.Trainer) -> None:
     """Of a batch in which nothing was logged all metrics are those of the batch before."""
-    results, connector = trainer.fit_loop.epoch_loop._results, trainer._logger_connector
+    loop, connector = trainer.fit_loop.epoch_loop, getattr(trainer, "_logger_connector", None)
+    if not (has(loop, "_results") and has(trainer, "_results") and has(connector, "on_batch_end")):
+        return
+    assert connector is not None
+    results = loop._results
+    if not has(results, "log", "batch", "batch_size"):
+        return
     log, on_batch_end = results.log, connector.on_batch_end
     is_new = False
 
@@ -135,4 +175,23 @@ def _collect_metrics_where_logged(trainer: L.Trainer) -> None:
         is_new = False
 
     results.log = note_and_log
-    connector.on_batch_end = collect  # type: ignore[method-assign]
+    connector.on_batch_end = collect
+
+
+def leave_signals_alone(trainer: L.Trainer) -> None:
+    """Takes Lightning's handlers of SIGTERM and SIGUSR1 away, for :class:`~lightning_transfer.run.last_checkpoint`.
+
+    They wait for the other ranks in the middle of whatever the signal interrupts, and exit with status 0. With them
+    goes the question that the loop asks all ranks in every step, waiting for the answer.
+    """
+    connector, loop = getattr(trainer, "_signal_connector", None), trainer.fit_loop.epoch_loop
+    if has(connector, "register_signal_handlers"):
+        connector.register_signal_handlers = lambda: None  # type: ignore[union-attr]
+        if has(loop, "_broadcast_sigterm_tensor"):
+            loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def logged_step(trainer: L.Trainer) -> int:
+    """Returns the step at which Lightning logs its own metrics: the batches so far after which optimizers stepped."""
+    loop = trainer.fit_loop.epoch_loop
+    return loop._batches_that_stepped if hasattr(loop, "_batches_that_stepped") else trainer.global_step

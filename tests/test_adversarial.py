@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer import Classifier, DemoTexts, LSTMClassifier, SeedCNN
+from lightning_transfer import AdversarialClassifier, Classifier, DemoTexts, LSTMClassifier, SeedCNN
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.adversarial import adversarial_loss
+from lightning_transfer.modules.adversarial import MovableEmbedding
 
 TOKEN_IDS = torch.tensor([[3, 4, 5, 0], [6, 7, 8, 9], [1, 2, 0, 0]])
 LENGTHS = torch.tensor([3, 4, 2])
@@ -31,11 +31,11 @@ class BagOfWords(nn.Module):
 def losses(network: nn.Module, norm: float, token_ids: Tensor = TOKEN_IDS) -> tuple[Tensor, Tensor, Tensor]:
     labels = torch.arange(len(token_ids)) % 2
 
-    def compute() -> tuple[Tensor, Tensor]:
+    with MovableEmbedding(network.embedding) as embedding:
         logits = network(token_ids, LENGTHS)
-        return logits, nn.functional.cross_entropy(logits, labels)
-
-    return adversarial_loss(network.embedding, token_ids, norm, compute)
+        loss = nn.functional.cross_entropy(logits, labels)
+        embedding.move(loss, token_ids, norm)
+        return logits, loss, nn.functional.cross_entropy(network(token_ids, LENGTHS), labels)
 
 
 @pytest.mark.parametrize("token_ids", [TOKEN_IDS, TOKEN_IDS[:, [0, 1, 3]]], ids=["oblong", "square"])
@@ -88,7 +88,7 @@ def test_fit_trains_on_the_moved_batch_and_evaluates_as_it_is() -> None:
         data = DemoTexts("target", batch_size=16)
         data.prepare_data()
         network = LSTMClassifier(data.vocabulary_size, embedding_size=8, hidden_size=8, bigrams=50)
-        model = Classifier(network, 2, adversarial_norm=norm)
+        model = AdversarialClassifier(network, 2, adversarial_norm=norm) if norm else Classifier(network, 2)
         trainer = L.Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False, max_steps=5
         )
@@ -135,12 +135,16 @@ def test_network_that_embeds_twice_is_refused_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("network", "arguments", "message"),
     [
-        (LSTMClassifier(10), {"adversarial_norm": -1.0}, "model.adversarial_norm is -1.0: expected 0 or more"),
-        (SeedCNN(2), {"adversarial_norm": 1.0}, "moves embedded tokens, and SeedCNN has no nn.Embedding"),
-        (LSTMClassifier(10), {"adversarial_norm": 1.0, "compile": True}, "model.compile do not go together"),
-        (LSTMClassifier(10), {"adversarial_norm": 1.0, "cache_features": True}, "cache_features do not go together"),
+        (LSTMClassifier(10), {"adversarial_norm": -1.0}, "model.adversarial_norm is -1.0: expected above 0"),
+        (SeedCNN(2), {"adversarial_norm": 1.0}, "model.network is SeedCNN: expected a network with an nn.Embedding"),
+        (LSTMClassifier(10), {"adversarial_norm": 1.0, "compile": True}, "model.compile is true: expected false"),
+        (
+            LSTMClassifier(10),
+            {"adversarial_norm": 1.0, "cache_features": True},
+            "cache_features is true: expected false",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(network: nn.Module, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Classifier(network, 2, **arguments)
+        AdversarialClassifier(network, 2, **arguments)

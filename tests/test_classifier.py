@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from lightning_transfer import Classifier, DemoImages, FastCNN, SeedCNN
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.losses import Loss, class_probabilities, classification_loss, predicted_classes
+from lightning_transfer.modules.classifier import count_correct
+from lightning_transfer.modules.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 from lightning_transfer.modules.metrics import EvaluationMetrics
 
 LOGITS = torch.randn(16, 5, generator=torch.Generator().manual_seed(0)) * 3
@@ -24,33 +25,34 @@ LABELS = torch.arange(16) % 5
 
 def test_smoothed_cross_entropy_is_that_of_torch() -> None:
     expected = F.cross_entropy(LOGITS, LABELS, label_smoothing=0.2)
-    assert torch.equal(classification_loss(LOGITS, LABELS, "cross_entropy", 5, 0.2), expected)
+    assert torch.equal(CrossEntropy(5, 0.2)(LOGITS, LABELS), expected)
 
 
 def test_one_logit_and_two_logits_of_binary_cross_entropy_agree_on_the_positive_class() -> None:
     logits, labels = LOGITS[:, :1], LABELS % 2
     expected = F.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
-    assert classification_loss(logits, labels, "binary_cross_entropy", 2, 0.0) == pytest.approx(expected.item())
+    assert BinaryCrossEntropy(2)(logits, labels) == pytest.approx(expected.item())
     both = torch.cat([-logits, logits], 1)
-    assert classification_loss(both, labels, "binary_cross_entropy", 2, 0.0) == pytest.approx(expected.item())
+    assert BinaryCrossEntropy(2)(both, labels) == pytest.approx(expected.item())
 
 
 def test_mean_squared_error_is_to_the_one_hot_label() -> None:
     expected = F.mse_loss(LOGITS, F.one_hot(LABELS, 5).float())
-    assert torch.equal(classification_loss(LOGITS, LABELS, "mean_squared_error", 5, 0.0), expected)
+    assert torch.equal(MeanSquaredError(5)(LOGITS, LABELS), expected)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mean_squared_error"])
 @pytest.mark.parametrize("columns", [1, 5])
-def test_probabilities_sum_to_one_and_agree_with_the_predicted_class(loss: str, columns: int) -> None:
+def test_probabilities_sum_to_one_and_agree_with_the_predicted_class(loss: Loss, columns: int) -> None:
     if columns == 1 and loss != "binary_cross_entropy":
         return
-    probabilities = class_probabilities(LOGITS[:, :columns], loss)
+    probabilities = LOSSES[loss](max(2, columns), 0.0).probabilities(LOGITS[:, :columns])
     assert probabilities.shape[1] == max(2, columns)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(16))
     clear = probabilities.max(1).values > 1 / probabilities.shape[1] + 1e-6
     assert clear.sum() >= 15
-    assert torch.equal(probabilities.argmax(1)[clear], predicted_classes(LOGITS[:, :columns])[clear])
+    predicted = probabilities.argmax(1)[clear]
+    assert count_correct(LOGITS[clear, :columns], predicted) == clear.sum()
 
 
 def evaluate(stage: str) -> tuple[Classifier, dict[str, float]]:

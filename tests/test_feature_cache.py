@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_transfer import CIFAR10, Classifier, DemoTexts, FastCNN, ProgressiveUnfreezing, SeedCNN
 from lightning_transfer.data.augment import Augmentation
+from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.feature_cache import FeatureCache
 
@@ -62,6 +63,11 @@ def probe(
     return model, trainer
 
 
+def logits_of(cache: FeatureCache, batch: ImageBatch) -> Tensor:
+    cache.rows = batch.indices
+    return cache.logits_of(*batch.inputs)
+
+
 def images(folder: Path, **arguments: object) -> CIFAR10:
     return CIFAR10(str(folder), **{"batch_size": 9, "eval_batch_size": 5, "validation_fraction": 0.2, **arguments})
 
@@ -90,7 +96,7 @@ def test_network_that_was_compiled_before_may_be_cached(image_folder: Path) -> N
     expected = network(batch.images)
     network.compile(backend="eager")
     network(batch.images)  # what is compiled now does not see a later hook
-    torch.testing.assert_close(FeatureCache(network, network.__call__, data).logits(batch), expected)
+    torch.testing.assert_close(logits_of(FeatureCache(network, network.__call__, data), batch), expected)
 
 
 def test_every_example_passes_the_network_once(image_folder: Path) -> None:
@@ -123,7 +129,7 @@ def test_fit_that_failed_leaves_no_features_to_other_stages(image_folder: Path) 
     with pytest.raises(RuntimeError, match="failed"):
         trainer.fit(model, datamodule=data)
     [after] = trainer.test(model, datamodule=data, verbose=False)
-    model._features = None
+    model.cache_features = False
     [expected] = trainer.test(model, datamodule=data, verbose=False)
     assert after == expected
 
@@ -134,11 +140,11 @@ def test_features_are_computed_anew_where_a_weight_below_the_head_changes(image_
     cache = FeatureCache(network, network.forward, data)
     data.setup("fit")
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    before = cache.logits(batch)
+    before = logits_of(cache, batch)
     torch.testing.assert_close(before, network(batch.images))
     with torch.no_grad():
         network.convolution1.weight.mul_(2)
-    after = cache.logits(batch)
+    after = logits_of(cache, batch)
     assert not torch.allclose(after, before)
     torch.testing.assert_close(after, network(batch.images))
 

@@ -201,7 +201,7 @@ def test_real_cifar100_has_fine_and_coarse_labels(labels: str, classes: int) -> 
 def test_split_stays_in_memory_where_there_is_no_accelerator(image_folder: Path) -> None:
     data = fitted(CIFAR10(str(image_folder)))
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
-    assert data.make_batch(data._split("train"), np.arange(4)).images.device.type == "cpu"
+    assert data.batch_maker(data._split("train"))(np.arange(4)).images.device.type == "cpu"
     assert not data._on_device
 
 

@@ -8,24 +8,21 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_transfer"
 # Modules that stand at the top because every room may import them.
-FOR_ALL = {"errors", "files"}
+FOR_ALL = {"errors", "files", "lightning_internals", "seeds"}
 # Each folder, and what of this package its modules may import besides their own folder and what is for all.
 MAY_IMPORT = {
     "networks": (),
     "data": (),
-    "modules": ("transfer.param_groups", "networks", "data.batches", "lightning_internals"),
-    "transfer": ("networks", "lightning_internals"),
+    "modules": ("transfer.param_groups", "networks", "data.batches"),
+    "transfer": ("networks",),
     "cluster": ("networks.layer_groups",),
     # What is drawn into TensorBoard and into a page is drawn by the same code.
     "dashboards": ("report", "transfer", "networks.layer_groups", "data.batches", "run.record"),
     "report": (),
-    "run": ("cluster", "transfer", "data", "lightning_internals"),
+    "run": ("cluster", "transfer", "data"),
     # cli.entry: a cell is a command line.
     "study": ("report", "transfer", "run", "cli.entry"),
-    "cli": (
-        *("study", "run", "report", "dashboards", "modules", "transfer", "data", "networks", "cluster"),
-        "lightning_internals",
-    ),
+    "cli": (*("study", "run", "report", "dashboards", "modules", "transfer", "data", "networks", "cluster"),),
 }
 # The modules at the top, likewise.
 TOP = {
@@ -34,6 +31,7 @@ TOP = {
     "errors": (),
     "files": (),
     "lightning_internals": (),
+    "seeds": (),
 }
 
 

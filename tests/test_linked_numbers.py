@@ -31,10 +31,20 @@ class OwnImages(L.LightningDataModule):
 
 
 class Pairs(OwnImages):
-    """Batches of inputs and labels, without names."""
+    """Ordinary batches: inputs and labels."""
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return DataLoader([(torch.randn(4, 3, 32, 32), torch.arange(4))], batch_size=None)
+        [batch] = super().train_dataloader()
+        return DataLoader([(batch.images, batch.labels)], batch_size=None)
+
+    val_dataloader = train_dataloader
+
+
+class Mappings(OwnImages):
+    """Batches by name."""
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader([{"image": torch.randn(4, 3, 32, 32), "label": torch.arange(4)}], batch_size=None)
 
 
 class TenClasses(nn.Sequential):
@@ -60,6 +70,16 @@ def test_data_without_a_number_of_classes_take_the_one_given_and_keep_it(own_fol
         assert state["network.head.bias"].shape == (7,)
 
 
+def test_ordinary_pairs_of_inputs_and_labels_train_as_named_tuples_do() -> None:
+    weights = []
+    for data in ("OwnImages", "Pairs"):
+        arguments = ["--data", f"test_linked_numbers.{data}", "--version", data, "--dashboards", "null"]
+        main(["fit", *arguments, *SMALL, "--model.network", "SeedCNN", *SEVEN])
+        weights.append(torch.load(f"logs/default/{data}/checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    named, paired = weights
+    assert all(torch.equal(named[name], paired[name]) for name in named)
+
+
 def test_number_that_follows_from_the_data_is_not_saved_and_wins_over_a_default(own_folder: Path) -> None:
     main([*DEMO, "--data.task", "target", "--model.network", "test_linked_numbers.TenClasses"])
     run = own_folder / "logs/default/version_0"
@@ -81,8 +101,8 @@ def test_number_that_follows_from_the_data_is_not_saved_and_wins_over_a_default(
             "model.network.num_classes is 7, and the data has 10: leave it out, it follows from the data",
         ),
         (
-            ["fit", "--data", "test_linked_numbers.Pairs", *SMALL, "--model.network", "SeedCNN", *SEVEN],
-            "the data gives batches of list: Classifier takes named tuples with labels and inputs, as"
+            ["fit", "--data", "test_linked_numbers.Mappings", *SMALL, "--model.network", "SeedCNN", *SEVEN],
+            "the data gives batches of dict: expected (inputs, labels), or named tuples with inputs and labels, as"
             " lightning_transfer.data.batches.ImageBatch",
         ),
     ],

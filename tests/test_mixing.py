@@ -15,7 +15,8 @@ from lightning_transfer.data import augment, mixing
 from lightning_transfer.data.augment import uniform
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.losses import classification_loss, count_correct
+from lightning_transfer.modules.classifier import count_correct
+from lightning_transfer.modules.losses import LOSSES
 
 ROWS = torch.arange(64)
 LABELS = ROWS % 4
@@ -106,7 +107,7 @@ def test_draws_depend_on_row_seed_and_epoch_alone() -> None:
 def test_one_hot_shares_are_worth_the_same_as_labels(loss: str) -> None:
     logits = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     shares = F.one_hot(LABELS, 4).float()
-    values = [classification_loss(logits, target, loss, 4, 0.1) for target in (LABELS, shares)]
+    values = [LOSSES[loss](4, 0.1)(logits, target) for target in (LABELS, shares)]
     torch.testing.assert_close(*values)
     assert count_correct(logits, LABELS) == count_correct(logits, shares) == (logits.argmax(1) == LABELS).sum()
 

@@ -21,7 +21,7 @@ def test_split_moves_to_the_accelerator_once_if_it_fits(data_class: type, reside
     assert {tensor.device.type for tensor in first} == {expected}
     if resident_gib:
         assert all(one is other for one, other in zip(first, second, strict=True))
-    batch = data.make_batch(split, np.arange(3))
+    batch = data.batch_maker(split)(np.arange(3))
     assert {tensor.device.type for tensor in batch} == {expected}
     assert {tensor.device.type for tensor in data.tensors_of(split)} == {"cpu"}  # the split itself stays in memory
 

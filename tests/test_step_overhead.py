@@ -1,5 +1,6 @@
 """What keeps a training step cheap, and that none of it is lost on those who ask for more."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -10,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from lightning_transfer import Classifier, SeedCNN
+from lightning_transfer import Classifier
 from lightning_transfer.cli.entry import main
 from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
 
@@ -21,7 +22,7 @@ def test_silent_profiler_gives_a_context_and_no_generator() -> None:
     profiler = SilentProfiler()
     with profiler.profile("one"), profiler.profile("within another"):
         pass
-    assert profiler.profile("one") is profiler.profile("two")
+    assert isinstance(profiler.profile("one"), nullcontext)
     assert isinstance(profiler, PassThroughProfiler)
 
 
@@ -199,14 +200,6 @@ def test_step_reads_no_tensor(monkeypatch: pytest.MonkeyPatch, image_folder: Pat
     monkeypatch.setattr(Classifier, "training_step", training_step)
     main(fit_arguments(image_folder, "--trainer.log_every_n_steps", "2"))
     assert not read
-
-
-def test_parameters_and_hook_names_of_a_module_are_still_found_where_they_belong() -> None:
-    model = Classifier(SeedCNN(10), 10)
-    model._current_fx_name = "training_step"
-    assert model._current_fx_name == "training_step"
-    model.temperature = torch.nn.Parameter(torch.ones(()))
-    assert "temperature" in dict(model.named_parameters())
 
 
 def test_step_leaves_nothing_behind_for_accelerators_that_are_not_in_use(image_folder: Path) -> None:

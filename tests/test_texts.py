@@ -100,7 +100,7 @@ def test_long_document_keeps_its_first_quarter_and_its_end() -> None:
     data = DemoTexts(max_tokens=8)
     split = data.read_split("test")
     row = int(split.inputs.lengths.argmax())
-    batch = data.make_batch(split, np.array([row]))
+    batch = data.batch_maker(split)(np.array([row]))
     whole = split.inputs.token_ids[split.inputs.offsets[row] : split.inputs.offsets[row + 1]]
     assert batch.lengths.tolist() == [8]
     assert batch.token_ids[0].tolist() == [*whole[:2], *whole[-6:]]

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.data.batches import Batch
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, write_json
-from lightning_transfer.modules.classifier import Batch, Classifier
+from lightning_transfer.modules.classifier import Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.run.predictions import KnownRows
 from lightning_transfer.transfer.sources import checkpoint_of

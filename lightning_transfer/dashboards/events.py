@@ -39,11 +39,6 @@ def summary_writer(trainer: L.Trainer) -> SummaryWriter | None:
     return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
-def current_step(trainer: L.Trainer) -> int:
-    """The step that Lightning's own metrics are logged at: steps before the current one, whatever the optimizers."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
 def event_file(writer: SummaryWriter) -> EventFile:
     """The event file behind a writer."""
     file: EventFile = writer._get_file_writer()  # type: ignore[no-untyped-call]
@@ -84,5 +79,5 @@ class SessionStart(L.Callback):
         writer = summary_writer(trainer)
         if writer is not None:
             log = SessionLog(status=SessionLog.START)
-            # Not current_step: in a checkpoint from mid-epoch it does not count the last step yet.
+            # Not logged_step: in a checkpoint from mid-epoch it does not count the last step yet.
             event_file(writer).add_event(Event(step=trainer.global_step, session_log=log))

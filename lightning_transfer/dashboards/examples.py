@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
-from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, has_tensorboard, summary_writer
 from lightning_transfer.dashboards.samples import (
     class_names,
     first_labels,
@@ -20,6 +20,7 @@ from lightning_transfer.dashboards.samples import (
 )
 from lightning_transfer.dashboards.validation_predictions import escaped
 from lightning_transfer.data.batches import ImageBatch, TextBatch
+from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
 from lightning_transfer.report.drawing import Color
 from lightning_transfer.transfer.shown_groups import own_groups
 
@@ -35,11 +36,16 @@ _SNAPSHOTS = 10  # of a training: as many as TensorBoard keeps
 class TrainingExamples(L.Callback):
     """Shows the first training batch as the network sees it: augmented images, or texts with their tokens."""
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Waits for the first batch."""
+        wake_hook(self, "on_train_batch_start")
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draws once, at the first step of a run."""
-        writer = summary_writer(trainer) if current_step(trainer) == 0 and batch_idx == 0 else None
+        rest_hook(self, "on_train_batch_start")
+        writer = summary_writer(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
         if writer is None or not is_shown(batch):
             return
         labels = first_labels(batch.labels)
@@ -91,8 +97,8 @@ class Attributions(L.Callback):
             return
         every = -(-(trainer.max_epochs or 1) // _SNAPSHOTS) if (trainer.max_epochs or -1) > 0 else 1
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
-        if (trainer.current_epoch % every == 0 or is_last) and current_step(trainer) != self._last_step:
-            self._last_step = current_step(trainer)
+        if (trainer.current_epoch % every == 0 or is_last) and logged_step(trainer) != self._last_step:
+            self._last_step = logged_step(trainer)
             self._show(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,7 +121,7 @@ class Attributions(L.Callback):
             [(names[prediction], "good" if prediction == label else "bad"), (f"is {names[label]}", "muted")]
             for prediction, label in zip(predictions.tolist(), self._sample.labels.tolist(), strict=True)
         ]
-        step = current_step(trainer)
+        step = logged_step(trainer)
         if isinstance(self._sample, ImageBatch):
             pictures = to_pixels(trainer, self._sample.images)
             overlays = _overlay(torch.from_numpy(pictures.copy()), scores.float().cpu()).numpy()

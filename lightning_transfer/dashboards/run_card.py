@@ -12,8 +12,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard.summary import hparams
 
 from lightning_transfer.dashboards.attribution import evaluating
-from lightning_transfer.dashboards.events import add_data, current_step, event_file, summary_writer
+from lightning_transfer.dashboards.events import add_data, event_file, summary_writer
 from lightning_transfer.dashboards.samples import is_shown, take
+from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
 from lightning_transfer.run.record import source_commit, versions
 from lightning_transfer.transfer.shown_groups import unfreezing_of
 
@@ -42,11 +43,10 @@ class RunCard(L.Callback):
         self.hyperparameters = dict(hyperparameters or {})
         self.configuration = configuration
         self.command = command
-        self._is_written = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enters the run in the HParams tab: also one that is killed later is there."""
-        self._is_written = False
+        wake_hook(self, "on_train_batch_end")
         writer = summary_writer(trainer)
         if writer is None:
             return
@@ -58,22 +58,20 @@ class RunCard(L.Callback):
         columns, start, self._end = hparams(shown, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
         event_file(writer).add_summary(_show_first(columns))
         event_file(writer).add_summary(start)
-        add_data(writer, "run/hyperparameters", shown, current_step(trainer))
+        add_data(writer, "run/hyperparameters", shown, logged_step(trainer))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Writes the card after the first step, when the plan of the phases is known."""
-        if self._is_written:
-            return
-        self._is_written = True
+        rest_hook(self, "on_train_batch_end")
         writer = summary_writer(trainer)
         if writer is not None:
             plan = getattr(unfreezing_of(trainer), "plan_text", "")
             card = {"commands": self._commands(trainer), "versions": versions(), "commit": source_commit()}
             card |= {"plan": plan, "configuration": self.configuration}
-            writer.add_text("run/card", _markdown(card), current_step(trainer))
-            add_data(writer, "run/card_data", card, current_step(trainer))
+            writer.add_text("run/card", _markdown(card), logged_step(trainer))
+            add_data(writer, "run/card_data", card, logged_step(trainer))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enters that the run has ended."""
@@ -92,11 +90,16 @@ class ModelGraph(L.Callback):
     Nor has one whose parameters are divided over the ranks: only the first rank traces.
     """
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Waits for the first batch."""
+        wake_hook(self, "on_train_batch_start")
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Traces once, before the first step."""
-        writer = summary_writer(trainer) if current_step(trainer) == 0 and batch_idx == 0 else None
+        rest_hook(self, "on_train_batch_start")
+        writer = summary_writer(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
         if writer is None or not is_shown(batch):
             return
         if any(isinstance(module, FSDPModule) for module in pl_module.modules()):

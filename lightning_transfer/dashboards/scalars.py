@@ -13,10 +13,12 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_transfer.dashboards.events import add_scalars, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_scalars, has_tensorboard, summary_writer
 from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
-from lightning_transfer.transfer.applied_learning_rates import AppliedLearningRates
+from lightning_transfer.lightning_internals import logged_step
+from lightning_transfer.networks.layer_groups import LayerGroup
+from lightning_transfer.transfer.applied_learning_rates import applied_learning_rates
 from lightning_transfer.transfer.shown_groups import shown_groups, trainable_names
 
 # The Custom Scalars tab: section -> chart -> regular expressions of tags.
@@ -61,7 +63,7 @@ class TrainingScalars(L.Callback):
         if every_n_steps < 1:
             raise UserError(f"dashboards.every_n_steps is {every_n_steps}: expected 1 or more")
         self.every_n_steps = every_n_steps
-        self._rates: AppliedLearningRates | None = None
+        self._groups: dict[str, LayerGroup] = {}
         self._is_sampled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -69,12 +71,13 @@ class TrainingScalars(L.Callback):
         if not has_tensorboard(trainer):
             return
         self._groups = shown_groups(trainer, pl_module)
-        self._rates = AppliedLearningRates(trainer.optimizers, self._groups)
         # Sharded parameters would have to be gathered for their norms.
         self._sees_weights = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         self._parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         self._speed = _Speed()
         self._samples: dict[str, Tensor] = {}
+        self._learning_rates: dict[str, float] = {}
+        self._before: dict[str, list[Tensor]] = {}
         writer = summary_writer(trainer)
         if writer is not None:
             writer.add_custom_scalars(LAYOUT)
@@ -83,16 +86,19 @@ class TrainingScalars(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Decides whether this step is sampled."""
-        if self._rates is not None:
-            step = current_step(trainer)
+        if self._groups:
+            step = logged_step(trainer)
             self._is_sampled = step == 0 or (step + 1) % self.every_n_steps == 0
             self._speed.begin_step()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Measures gradients, and keeps weights to compare with, in a sampled step."""
-        if not self._is_sampled or not self._sees_weights or self._rates is None:
+        if not self._is_sampled or not self._groups:
             return
-        self._before: dict[str, list[Tensor]] = {}
+        self._learning_rates = applied_learning_rates(trainer, self._groups)
+        if not self._sees_weights:
+            return
+        self._before = {}
         for name in trainable_names(self._groups):
             parameters = list(self._groups[name].parameters.values())
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -104,37 +110,34 @@ class TrainingScalars(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Writes a sample once the optimizer has stepped."""
-        if self._rates is None:
+        if not self._groups:
             return
         self._speed.end_step(examples_in(batch) * trainer.world_size)
-        if not self._is_sampled or trainer.fit_loop._should_accumulate():
+        if not self._is_sampled or not self._learning_rates:  # gradients are still being added up
             return
         for name, before in (self._before if self._samples else {}).items():
             after = [_part(parameter) for parameter in self._groups[name].parameters.values()]
             ratio = _norm(torch._foreach_sub(after, before)) / _norm(before).clamp(min=1e-12)
             self._samples[f"update_ratio/{name}"] = ratio
         self._write(trainer)
-        self._samples, self._before = {}, {}
+        self._samples, self._before, self._learning_rates = {}, {}, {}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leaves the optimizers as they were found."""
-        if self._rates is not None:
-            self._rates.remove()
-            self._rates = None
+        """Lets the layer groups go."""
+        self._groups = {}
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock: validation is no waiting for data."""
-        if self._rates is not None:
+        if self._groups:
             self._speed.pause()
 
     def _write(self, trainer: L.Trainer) -> None:
-        assert self._rates is not None
         memory = torch.tensor(peak_memory_gib(trainer.strategy.root_device), device=trainer.strategy.root_device)
         memory = trainer.strategy.reduce(memory, reduce_op="max")
         writer = summary_writer(trainer)
         if writer is None:
             return
-        values = {f"lr/{name}": rate for name, rate in self._rates.by_group().items()}
+        values = {f"lr/{name}": rate for name, rate in self._learning_rates.items()}
         trained = sum(
             p.numel() for name in trainable_names(self._groups) for p in self._groups[name].parameters.values()
         )
@@ -144,9 +147,7 @@ class TrainingScalars(L.Callback):
         if self._samples:
             # One wait for the device, not one for each.
             values |= dict(zip(self._samples, torch.stack(list(self._samples.values())).tolist(), strict=True))
-        add_scalars(
-            writer, {tag: value for tag, value in values.items() if math.isfinite(value)}, current_step(trainer)
-        )
+        add_scalars(writer, {tag: value for tag, value in values.items() if math.isfinite(value)}, logged_step(trainer))
 
 
 class _Speed:

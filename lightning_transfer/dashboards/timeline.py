@@ -5,14 +5,19 @@ from dataclasses import asdict
 from typing import Any
 
 import lightning as L
+from torch import nn
+from torch.optim import Optimizer
 
-from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, has_tensorboard, summary_writer
+from lightning_transfer.lightning_internals import logged_step
+from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.report.drawing import PixelCanvas
 from lightning_transfer.report.figures import Timeline, thinned
-from lightning_transfer.transfer.applied_learning_rates import AppliedLearningRates
+from lightning_transfer.transfer.applied_learning_rates import applied_learning_rates
 from lightning_transfer.transfer.shown_groups import shown_groups, trainable_names
 
 _MOST_RATES = 128  # wider than this, the figure would not show more
+_STRIDE = 10  # steps at least from one sample of the learning rates to the next
 
 
 class UnfreezingTimeline(L.Callback):
@@ -23,7 +28,8 @@ class UnfreezingTimeline(L.Callback):
 
     def __init__(self) -> None:
         self._timeline = Timeline([])
-        self._rates: AppliedLearningRates | None = None
+        self._groups: dict[str, LayerGroup] = {}
+        self._first_parameters: list[nn.Parameter] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begins anew; a checkpoint's state is loaded after this."""
@@ -35,29 +41,30 @@ class UnfreezingTimeline(L.Callback):
         if not has_tensorboard(trainer):
             return
         self._groups = shown_groups(trainer, pl_module)
-        self._rates = AppliedLearningRates(trainer.optimizers, self._groups)
+        # Layer groups freeze as one: the first parameter speaks for its group.
+        self._first_parameters = [next(iter(group.parameters.values())) for group in self._groups.values()]
+        self._was_trainable: list[bool] | None = None
         total, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
         self._timeline.groups = list(self._groups)
         self._timeline.total = int(total) if 0 < total < math.inf else 0
         epoch = 0 if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
         self._timeline.steps_per_epoch = epoch
-        self._stride = max(1, self._timeline.total // _MOST_RATES)
-        self._next_rates = current_step(trainer)
+        self._stride = max(_STRIDE, self._timeline.total // _MOST_RATES)
+        self._next_rates = logged_step(trainer)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Notes a transition that came before this step, and from time to time the learning rates."""
-        if self._rates is None:
+        if not self._groups:
             return
-        step, names = current_step(trainer), trainable_names(self._groups)
-        phases = self._timeline.phases
-        is_new = not phases or list(names) != phases[-1][1]
-        if is_new or step >= self._next_rates:
-            self._timeline.rates = thinned(self._timeline.rates, 2 * _MOST_RATES)
-            self._timeline.rates.append((step, list(self._rates.by_group().values())))
-            self._next_rates = step + self._stride
-        if is_new:
+        step, is_trainable = logged_step(trainer), [p.requires_grad for p in self._first_parameters]
+        if is_trainable == self._was_trainable and step < self._next_rates:
+            return
+        self._was_trainable = is_trainable
+        self._timeline.rates = thinned(self._timeline.rates, 2 * _MOST_RATES)
+        self._timeline.rates.append((step, list(applied_learning_rates(trainer, self._groups).values())))
+        self._next_rates = step + self._stride
+        names, phases = trainable_names(self._groups), self._timeline.phases
+        if not phases or list(names) != phases[-1][1]:
             phases.append((step, list(names)))
             self._write(trainer, step)
             writer = summary_writer(trainer)
@@ -67,10 +74,9 @@ class UnfreezingTimeline(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the whole."""
-        if self._rates is not None:
-            self._write(trainer, max(current_step(trainer) - 1, 0))
-            self._rates.remove()
-            self._rates = None
+        if self._groups:
+            self._write(trainer, max(logged_step(trainer) - 1, 0))
+            self._groups = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The timeline so far."""

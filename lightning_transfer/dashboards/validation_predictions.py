@@ -7,9 +7,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_transfer.dashboards.events import add_data, add_picture, current_step, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, has_tensorboard, summary_writer
 from lightning_transfer.dashboards.samples import class_names, is_shown, join, picture_grid, take, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch, are_shares
+from lightning_transfer.lightning_internals import logged_step
 from lightning_transfer.report.drawing import Color, PixelCanvas
 from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability
 
@@ -33,7 +34,7 @@ class ValidationPredictions(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets the validation before."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and has_tensorboard(trainer):
-            self._tally, self._step = None, current_step(trainer)
+            self._tally, self._step = None, logged_step(trainer)
 
     def on_validation_batch_end(
         self,

@@ -1,10 +1,24 @@
 """What travels from data to network: one named tuple per kind of input."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from lightning_transfer.errors import UserError
+
 _ROUNDING = 0.02  # of a sum of shares in bfloat16
+
+
+class Batch(Protocol):
+    """What a classifier needs of a batch."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The arguments of the network's ``forward``."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [batch]; in training also the share of each class, float [batch, classes]."""
 
 
 class ImageBatch(NamedTuple):
@@ -48,6 +62,30 @@ class TextBatch(NamedTuple):
     def inputs(self) -> tuple[Tensor, ...]:
         """The arguments of the network's ``forward``."""
         return self.token_ids, self.lengths
+
+
+def parts(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Takes a batch apart.
+
+    Args:
+        batch: A named tuple of this module or alike; or an ordinary ``(inputs, labels)``, whose inputs are a tensor or
+            several.
+
+    Returns:
+        The arguments of the network's ``forward``, and the labels.
+
+    Raises:
+        UserError: For anything else.
+    """
+    if hasattr(batch, "inputs"):
+        return batch.inputs, batch.labels
+    if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        inputs, labels = batch
+        return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), labels
+    raise UserError(
+        f"the data gives batches of {type(batch).__name__}: expected (inputs, labels), or named tuples with inputs and"
+        " labels, as lightning_transfer.data.batches.ImageBatch"
+    )
 
 
 def examples_in(batch: Any) -> int:

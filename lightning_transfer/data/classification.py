@@ -1,11 +1,10 @@
 """What every classification data set shares: splits, cuts of the training set, batches, and the place in them."""
 
-import os
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Generic
 
 import datasets
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,11 +18,12 @@ from lightning_transfer.data.loader import (
     shuffled_batches,
     training_loader,
 )
+from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
 
 
-class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
+class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
     """Classification data from the Hub, a mirror or a folder.
 
     Validation is a stratified hold-out of the training split; the test split serves ``test`` and ``predict`` alone.
@@ -96,12 +96,8 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         """Gives the tensors that hold a split."""
 
     @abstractmethod
-    def make_batch(self, split: Split[Inputs], rows: np.ndarray) -> Any:
-        """Makes a batch of rows, int64 [batch]: a named tuple with ``labels`` and ``inputs``."""
-
-    def make_training_batch(self, split: Split[Inputs], rows: np.ndarray) -> Any:
-        """Makes a batch of rows, int64 [batch], to train on."""
-        return self.make_batch(split, rows)
+    def batch_maker(self, split: Split[Inputs], is_training: bool = False) -> Callable[[np.ndarray], Any]:
+        """Gives what makes a batch of rows, int64 [batch]: a named tuple with ``labels`` and ``inputs``."""
 
     def resident(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
         """Gives the tensors that hold a split where batches are to be taken from them."""
@@ -127,7 +123,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
 
     def train_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into the batches of an epoch; ``share`` is this rank's part of each."""
-        return shuffled_batches(rows, batch_size=self.batch_size, seed=run_seed(), **share)
+        return shuffled_batches(rows, batch_size=self.batch_size, seed=self.run_seed, **share)
 
     def eval_batches(self, split: Split[Inputs], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches in their order; ``share`` is this rank's part of the rows."""
@@ -166,6 +162,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
 
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""
+        super().setup(stage)
         if self._classes_are_to_check and stage in ("validate", "test"):
             labels.check_classes(self.read_class_names(), self.class_names)
         if stage in ("fit", "validate"):
@@ -182,7 +179,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         split = self._split(self.train_split)
         batches = self.train_batches(split, self._train_rows, **self._share())
         self._train_loader = training_loader(
-            lambda rows: self.make_training_batch(split, rows), batches, self.trainer, self._resume_at
+            self.batch_maker(split, is_training=True), batches, self.trainer, self._resume_at
         )
         self._resume_at = {}
         return self._train_loader
@@ -205,12 +202,12 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
     def eval_loader(self, split: Split[Inputs], rows: np.ndarray) -> BatchLoader:
         """Batches of some rows of a split, each row once."""
         share = {**self._share(), "equal_counts": must_pass_together(self.trainer)}
-        return BatchLoader(lambda rows: self.make_batch(split, rows), self.eval_batches(split, rows, **share))
+        return BatchLoader(self.batch_maker(split), self.eval_batches(split, rows, **share))
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set and the names of the classes, as plain types."""
         place = self._train_loader.state_dict() if self._train_loader else {}
-        return {"place": place, "class_names": self.class_names}
+        return {**super().state_dict(), "place": place, "class_names": self.class_names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes training go on from a saved place, and predictions know their classes without the data set.
@@ -220,6 +217,7 @@ class ClassificationDataModule(L.LightningDataModule, Generic[Inputs]):
         Raises:
             UserError: For data that has been read and has other classes.
         """
+        super().load_state_dict(state_dict)
         self._resume_at = state_dict["place"]
         if self._class_names is not None:
             labels.check_classes(self._class_names, state_dict["class_names"])
@@ -246,8 +244,3 @@ def require_at_least(lowest: int, **values: float) -> None:
     for name, value in values.items():
         if value < lowest:
             raise UserError(f"data.{name} is {value}: expected {lowest} or more")
-
-
-def run_seed() -> int:
-    """The seed of the run: what ``seed_everything`` leaves behind for all its processes, 0 without it."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))

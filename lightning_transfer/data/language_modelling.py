@@ -5,14 +5,14 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import datasets
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_transfer.data import demo_texts, hub
-from lightning_transfer.data.classification import require_at_least, run_seed
+from lightning_transfer.data.classification import require_at_least
 from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches, training_loader
+from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents, cached_documents
 from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
 from lightning_transfer.errors import UserError
@@ -30,7 +30,7 @@ class TokenBatch(NamedTuple):
     labels: Tensor
 
 
-class LanguageModelDataModule(TokenizedTexts, L.LightningDataModule):
+class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
     """Streams of text from any data set with a text column; labels are not read.
 
     The documents of all training splits, in a new random order each epoch, are one stream, which is cut into
@@ -122,13 +122,14 @@ class LanguageModelDataModule(TokenizedTexts, L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Writes the tokenizer beside the run."""
+        super().setup(stage)
         if stage == "fit":
             self.write_tokenizer(self.trainer)
 
     def train_dataloader(self) -> BatchLoader:
         """The segments of the training documents, in a new order of documents each epoch."""
         rows, _ = self._divide()
-        segments = self._segments(rows, self.varied_segments, run_seed())
+        segments = self._segments(rows, self.varied_segments, self.run_seed)
         self._train_loader = training_loader(make_batch, segments, self.trainer, self._resume_at)
         self._resume_at = {}
         return self._train_loader
@@ -141,10 +142,11 @@ class LanguageModelDataModule(TokenizedTexts, L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The place in the streams, and the tokenizer as JSON."""
         place = self._train_loader.state_dict() if self._train_loader else {}
-        return {"place": place, "tokenizer": self.tokenizer.to_str()}
+        return {**super().state_dict(), "place": place, "tokenizer": self.tokenizer.to_str()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes training go on from a saved place, in the vocabulary of the checkpoint."""
+        super().load_state_dict(state_dict)
         self._resume_at = state_dict["place"]
         if self.take_tokenizer(state_dict["tokenizer"]):
             self._documents = None

@@ -5,6 +5,8 @@ place in the epoch is in every checkpoint (Lightning saves loaders that have ``s
 mid-epoch sees the batches that were still to come, each once.
 """
 
+import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,7 +36,7 @@ class BatchLoader:
         # Attributes of a DataLoader that Lightning looks for: it calls sampler.set_epoch at the start of an epoch.
         self.sampler, self.batch_sampler = self, None
         self._epoch = 0
-        self._position = 0  # batches of this epoch already handed out
+        self._batches_left: Iterator[np.ndarray] | None = None  # of this epoch; None before the first
         self._resume_at = (0, 0)  # epoch and position
         self._length = len(batches(0))
 
@@ -46,12 +48,14 @@ class BatchLoader:
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
-        # Lightning calls iter() before set_epoch(): as a generator this runs at the first next(), after both.
+        # Lightning calls iter() before set_epoch(): the epoch's batches are asked for at the first next(), after both.
+        return itertools.chain.from_iterable(self._rest_of_epoch())
+
+    def _rest_of_epoch(self) -> Iterator[Iterator[Any]]:
         epoch, position = self._resume_at
-        self._position = position if epoch == self._epoch else 0
-        for batch in self.batches(self._epoch)[self._position :]:
-            self._position += 1
-            yield self.fetch(batch)
+        batches = self.batches(self._epoch)[position if epoch == self._epoch else 0 :]
+        self._batches_left = iter(list(batches))
+        yield map(self.fetch, self._batches_left)
 
     def rows(self, batches: int) -> Tensor:
         """Gives the rows of the first batches of an evaluation: int64 [rows], rising."""
@@ -69,7 +73,8 @@ class BatchLoader:
 
     def state_dict(self) -> dict[str, int]:
         """The place in the training set: the epoch and the number of its batches handed out."""
-        return {"epoch": self._epoch, "position": self._position}
+        left = self._length if self._batches_left is None else operator.length_hint(self._batches_left)
+        return {"epoch": self._epoch, "position": self._length - left}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Makes the iteration over the saved epoch go on from the saved place; an empty state means the start."""

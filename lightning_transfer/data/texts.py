@@ -1,7 +1,7 @@
 """Text classification data: tokenised once into one array of token ids, served in batches of similar length."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.buckets import bucketed_batches, token_batches
-from lightning_transfer.data.classification import ClassificationDataModule, require_at_least, run_seed
+from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.data.tokenizer import (
@@ -78,28 +78,32 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         token_ids, offsets = map(torch.from_numpy, split.inputs)
         return token_ids, offsets, split.labels
 
-    def make_batch(self, split: Split[Documents], rows: np.ndarray) -> TextBatch:
-        """Cuts, pads and stacks the documents of the rows, on the accelerator where they are kept there."""
+    def batch_maker(self, split: Split[Documents], is_training: bool = False) -> Callable[[np.ndarray], TextBatch]:
+        """Gives what cuts, pads and stacks the documents of rows, on the accelerator where they are kept there."""
         token_ids, offsets, labels = self.resident(split)
         device = token_ids.device
-        # Known here: asking the device would be to wait for it.
-        longest = int((split.inputs.offsets[rows + 1] - split.inputs.offsets[rows]).max())
-        step = torch.arange(min(longest, self.max_tokens), device=device)
-        indices = torch.from_numpy(rows).to(device, non_blocking=True)
-        starts = offsets[indices].unsqueeze(1)
-        whole = offsets[indices + 1].unsqueeze(1) - starts
-        lengths = whole.clamp(max=self.max_tokens)
-        # Steps past the first quarter of a cut document skip what was left out.
-        source = starts + step + torch.where(step >= self.max_tokens // 4, whole - lengths, 0)
-        padded = token_ids[source.clamp(max=len(token_ids) - 1)].long().masked_fill(step >= lengths, PADDING_ID)
-        if self.document_start:
-            padded, lengths = pad(padded, (1, 0), value=SEPARATOR_ID), lengths + 1
-        return TextBatch(padded, lengths.squeeze(1), labels[indices])
+
+        def take(rows: np.ndarray) -> TextBatch:
+            # Known here: asking the device would be to wait for it.
+            longest = int((split.inputs.offsets[rows + 1] - split.inputs.offsets[rows]).max())
+            step = torch.arange(min(longest, self.max_tokens), device=device)
+            indices = torch.from_numpy(rows).to(device, non_blocking=True)
+            starts = offsets[indices].unsqueeze(1)
+            whole = offsets[indices + 1].unsqueeze(1) - starts
+            lengths = whole.clamp(max=self.max_tokens)
+            # Steps past the first quarter of a cut document skip what was left out.
+            source = starts + step + torch.where(step >= self.max_tokens // 4, whole - lengths, 0)
+            padded = token_ids[source.clamp(max=len(token_ids) - 1)].long().masked_fill(step >= lengths, PADDING_ID)
+            if self.document_start:
+                padded, lengths = pad(padded, (1, 0), value=SEPARATOR_ID), lengths + 1
+            return TextBatch(padded, lengths.squeeze(1), labels[indices])
+
+        return take
 
     def train_batches(self, split: Split[Documents], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into batches of similar length."""
         lengths = self._cut_lengths(split)
-        return bucketed_batches(rows, lengths, batch_size=self.batch_size, seed=run_seed(), **share)
+        return bucketed_batches(rows, lengths, batch_size=self.batch_size, seed=self.run_seed, **share)
 
     def eval_batches(self, split: Split[Documents], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches of similar length with a limited number of tokens."""

@@ -1,8 +1,8 @@
 """Features of a frozen network, computed once: a linear probe then costs what its head costs."""
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -22,22 +22,75 @@ class IndexedBatch(Protocol):
         """int64 [batch], the row of each example: the same row always has the same inputs."""
 
 
+class CachedFeatures(L.Callback):
+    """Has a module compute its logits from cached features during a fit, training and validation alike.
+
+    The cache stands in for the module's ``forward`` while a batch of known rows is computed, and only then.
+    """
+
+    def __init__(self) -> None:
+        self._cache: FeatureCache | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Puts the cache in the place of ``forward``."""
+        data: object = trainer.datamodule  # type: ignore[attr-defined]
+        self._cache = FeatureCache(pl_module.network, pl_module.forward, data, trainer.world_size)  # type: ignore[arg-type]
+        pl_module.forward = self._cache.logits_of  # type: ignore[method-assign]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int
+    ) -> None:
+        """Notes the rows of a batch."""
+        self._note(batch, is_training=True)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Forgets the rows."""
+        self._note(None)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int, _: int = 0
+    ) -> None:
+        """Notes the rows of a batch."""
+        self._note(batch)
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Forgets the rows."""
+        self._note(None)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Gives the module its ``forward`` back: the features are those of the training split."""
+        if self._cache is not None:
+            del pl_module.forward
+            self._cache = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Gives the module its ``forward`` back also where the fit fails."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _note(self, batch: IndexedBatch | None, is_training: bool = False) -> None:
+        if self._cache is not None:
+            self._cache.rows = None if batch is None else batch.indices
+            self._cache.is_training = is_training
+
+
 class FeatureCache:
     """The logits of batches, with what comes before the head computed once for each example.
 
     An example's features are kept in the precision that they were computed in, in memory, on the device, by its row.
-    They are forgotten when a weight or a statistic below the head changes.
+    They are forgotten when a weight or a statistic below the head changes. On several processes each shares what it
+    has computed with the others, as the next epoch deals the rows anew.
 
     Args:
         network: The network; its last layer group is one module, whose output is the network's.
         forward: Computes the logits from the inputs by way of the network.
         data: The data module; its ``is_augmented`` says whether an example's inputs change from epoch to epoch.
+        processes: The number of processes that train.
 
     Raises:
         UserError: For a network whose head is not one module, and data whose examples are not always the same.
     """
 
-    def __init__(self, network: nn.Module, forward: Callable[..., Tensor], data: object) -> None:
+    def __init__(self, network: nn.Module, forward: Any, data: object, processes: int = 1) -> None:
         if getattr(data, "is_augmented", True):
             known = "are changed at random" if hasattr(data, "is_augmented") else "are not known by their rows"
             raise UserError(
@@ -52,21 +105,26 @@ class FeatureCache:
                 " have: leave it off"
             )
         self.network, self.forward = network, forward
+        self.rows: Tensor | None = None  # int64 [batch], of the batch whose logits come next
         self.head = network.get_submodule(last[0])
         in_head = {id(parameter) for parameter in self.head.parameters()}
         self._below = {name: p for name, p in network.named_parameters() if id(p) not in in_head}
         self._tensors = [*self._below.values(), *network.buffers()]
         self._checked_modes: set[bool] = set()
-        self._versions: list[int] = []
-        self._table: Tensor | None = None
-        self._is_known = torch.zeros(0, dtype=torch.bool)
+        self.is_training = False
+        self._processes = processes
+        self._train_examples: int | None = getattr(data, "facts", {}).get("train_examples")
+        self._forget([])
 
-    def logits(self, batch: IndexedBatch) -> Tensor:
-        """Computes the logits of a batch, float [batch, classes].
+    def logits_of(self, *inputs: Tensor) -> Tensor:
+        """Computes the logits, float [batch, classes], of a batch whose rows are noted; of any other by the network.
 
         Raises:
             UserError: Where kept features would be wrong: a layer below the head is trained, or is random.
         """
+        if self.rows is None:
+            whole: Tensor = self.forward(*inputs)
+            return whole
         for name, parameter in self._below.items():
             if parameter.requires_grad:
                 raise UserError(
@@ -75,31 +133,56 @@ class FeatureCache:
                 )
         versions = [tensor._version for tensor in self._tensors]
         if versions != self._versions:
-            self._versions, self._table = versions, None
-            self._is_known = torch.zeros(0, dtype=torch.bool)
-        rows = batch.indices.cpu()
-        if len(self._is_known) <= int(rows.max()) or not bool(self._is_known[rows].all()):
-            self._store(rows, batch)
+            self._forget(versions)
+        self._compute_unknown(self.rows, inputs)
         assert self._table is not None
-        logits: Tensor = self.head(self._table[batch.indices])
+        logits: Tensor = self.head(self._table[self.rows])
         return logits
+
+    def _forget(self, versions: list[int]) -> None:
+        self._versions = versions
+        self._table: Tensor | None = None
+        self._is_known = torch.zeros(0, dtype=torch.bool)
+        self._shared_rows: set[int] = set()  # the same on all processes
 
     @torch.no_grad()
     @torch.inference_mode(False)  # training could not use a table that validation has made
-    def _store(self, rows: Tensor, batch: IndexedBatch) -> None:
-        features, _ = self._features(batch.inputs)
-        if self.network.training not in self._checked_modes:
-            self._check(batch.inputs, features)
-            self._checked_modes.add(self.network.training)
-        if self._table is None:
-            self._table = features.new_empty(0, *features.shape[1:])
-        more = int(rows.max()) + 1 - len(self._is_known)
-        if more > 0:
-            more = max(more, len(self._is_known))  # at least doubled: most tables then grow only a few times
-            self._is_known = torch.cat([self._is_known, torch.zeros(more, dtype=torch.bool)])
-            self._table = torch.cat([self._table, features.new_empty(more, *features.shape[1:])])
-        self._table[batch.indices] = features
-        self._is_known[rows] = True
+    def _compute_unknown(self, rows: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        places = rows.cpu()
+        is_beyond = places >= len(self._is_known)
+        unknown = is_beyond if is_beyond.all() else is_beyond | ~self._is_known[places.masked_fill(is_beyond, 0)]
+        chosen = unknown.nonzero().squeeze(1).to(rows.device)
+        if len(chosen):
+            inputs = tuple(tensor[chosen] for tensor in inputs)
+            features, _ = self._features(inputs)
+            if self.network.training not in self._checked_modes:
+                self._check(inputs, features)
+                self._checked_modes.add(self.network.training)
+            self._store(rows[chosen], features)
+        # Validation deals each process the same rows in every epoch, training does not.
+        if self._processes > 1 and self.is_training and len(self._shared_rows) != self._train_examples:
+            self._share(rows[chosen], features if len(chosen) else None)
+
+    def _share(self, rows: Tensor, features: Tensor | None) -> None:
+        """Exchanges features with the other processes; all of them call this in the same steps."""
+        found: list[Any] = [None] * self._processes
+        torch.distributed.all_gather_object(found, (rows.cpu(), None if features is None else features.cpu()))
+        for others, of_others in found:
+            self._shared_rows.update(others.tolist())
+            if of_others is not None:
+                self._store(others.to(rows.device), of_others.to(rows.device))
+
+    def _store(self, rows: Tensor, features: Tensor) -> None:
+        size = int(rows.max()) + 1
+        if self._table is None or len(self._table) < size:
+            # At least doubled: most tables then grow only a few times.
+            size = max(size, 2 * len(self._is_known))
+            table, is_known = features.new_empty(size, *features.shape[1:]), torch.zeros(size, dtype=torch.bool)
+            if self._table is not None:
+                table[: len(self._table)], is_known[: len(self._table)] = self._table, self._is_known
+            self._table, self._is_known = table, is_known
+        self._table[rows] = features
+        self._is_known[rows.cpu()] = True
 
     def _features(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Computes what the head is given, and the network's output."""

@@ -63,6 +63,7 @@ class LanguageModel(OptimizedModule):
 
     def setup(self, stage: str) -> None:
         """Begins a fit without a state; a checkpoint's is loaded after this."""
+        super().setup(stage)
         if stage == "fit":
             self._begin()
 
@@ -101,12 +102,14 @@ class LanguageModel(OptimizedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the carried state of all streams, over all processes, and the sums since the last log."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["carried_state"] = self._state and [tuple(map(self._of_all_streams, layer)) for layer in self._state]
         loss_sum = self.trainer.strategy.reduce(self._loss_sum.clone(), reduce_op="mean").item()
         checkpoint["train_log"] = (loss_sum, self._batches)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on, in a fit, with this process's streams of the saved state, on whatever number of processes."""
+        super().on_load_checkpoint(checkpoint)
         if not self.is_fitting:
             return
         share = slice(self.trainer.global_rank, None, self.trainer.world_size)
@@ -133,7 +136,7 @@ class LanguageModel(OptimizedModule):
         self._loss_sum += loss
         self._batches += 1
         self._tokens += tokens
-        if self.trainer._logger_connector.should_update_logs:
+        if self.is_log_step:
             mean, now = self._loss_sum / self._batches, time.perf_counter()
             rate = mean.new_tensor(self._tokens * self.trainer.world_size / (now - self._start))
             metrics = {"train/loss": mean, "train/perplexity": mean.exp(), "train/tokens_per_second": rate}

@@ -1,7 +1,6 @@
 """An injected optimizer and a learning rate over the whole training, around any network with layer groups."""
 
 import math
-import os
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import group_patterns
+from lightning_transfer.seeds import run_seed
 from lightning_transfer.transfer.param_groups import build_optimizer
 
 
@@ -63,13 +63,7 @@ class OptimizedModule(L.LightningModule):
         self.warmup_fraction = warmup_fraction
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; the one that Lightning sets forty times a step without torch's look for tensors."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+        self._run_seed = 0
 
     @property
     def is_fitting(self) -> bool:
@@ -77,15 +71,34 @@ class OptimizedModule(L.LightningModule):
         return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     @property
+    def is_log_step(self) -> bool:
+        """Whether Lightning writes what the current training step logs."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self.trainer.should_stop or (every > 0 and (self.trainer.global_step + 1) % every == 0)
+
+    @property
     def layer_groups(self) -> dict[str, list[str]]:
         """The layer groups of the network, as paths of modules from here."""
         groups: Any = self.network.layer_groups
         return {name: [f"network.{path}" for path in paths] for name, paths in group_patterns(groups).items()}
 
+    def setup(self, stage: str) -> None:
+        """Notes the seed of a fit; the one of a checkpoint is loaded after this."""
+        if stage == "fit":
+            self._run_seed = run_seed(self._trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the seed, by which a resumed run draws what the whole one would have drawn."""
+        checkpoint["run_seed"] = self._run_seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the saved seed, in a fit."""
+        if self.is_fitting:
+            self._run_seed = checkpoint.get("run_seed", self._run_seed)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes what the network draws, its dropout, a function of seed, place and process: so as after a resume."""
-        run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        seed = hash((run_seed, self.current_epoch, batch_idx, self.global_rank))
+        seed = hash((self._run_seed, self.current_epoch, batch_idx, self.global_rank))
         # Not torch.manual_seed: for each accelerator that is not in use it keeps every call, with its stack, for later.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_transfer.cluster.launchers import is_launched_child, requeue
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.lightning_internals import leave_signals_alone
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.transfer.plateau import validation_follows
 
@@ -133,8 +134,5 @@ def make_preemptible(trainer: L.Trainer) -> L.Trainer:
     """Gives a trainer durable checkpoints, unless it has a plugin for them, and takes its own signal handlers away."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
-    # Lightning's wait for the other ranks in the middle of whatever the signal interrupts, and exit with status 0.
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    # And with them the question that its loop asks all ranks in every step, waiting for the answer.
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    leave_signals_alone(trainer)
     return trainer

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
-from lightning_transfer.transfer.applied_learning_rates import AppliedLearningRates
+from lightning_transfer.transfer.applied_learning_rates import applied_learning_rates
 from lightning_transfer.transfer.shown_groups import shown_groups, unfreezing_of
 
 
@@ -27,7 +27,7 @@ class Standing:
 
     def __init__(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._trainer = trainer
-        self._rates = AppliedLearningRates(trainer.optimizers, shown_groups(trainer, pl_module))
+        self._groups = shown_groups(trainer, pl_module)
         self._start = time.perf_counter()
         self._first_step = trainer.global_step
 
@@ -37,17 +37,13 @@ class Standing:
         unfreezing = unfreezing_of(self._trainer)
         if unfreezing is not None:
             words["phase"] = f"{unfreezing.phase_index + 1}/{len(unfreezing.phases)}"
-        words["lr"] = f"{max(self._rates.by_group().values(), default=0):.2g}"
+        words["lr"] = f"{max(applied_learning_rates(self._trainer, self._groups).values(), default=0):.2g}"
         total, taken = self._trainer.estimated_stepping_batches, self._trainer.global_step
         if 0 < total < math.inf and taken > self._first_step:
             seconds = (time.perf_counter() - self._start) / (taken - self._first_step) * (total - taken)
             minutes = round(seconds) // 60
             words["left"] = f"{minutes // 60}:{minutes % 60:02}:{round(seconds) % 60:02}"
         return words
-
-    def end(self) -> None:
-        """Leaves the optimizers as they were found."""
-        self._rates.remove()
 
 
 class TrainingBar(RichProgressBar):
@@ -75,11 +71,9 @@ class TrainingBar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lets the optimizers go."""
+        """Stops the clock."""
         super().on_train_end(trainer, pl_module)
-        if self._standing is not None:
-            self._standing.end()
-            self._standing = None
+        self._standing = None
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Puts where the training stands before the metrics."""
@@ -125,7 +119,5 @@ class EpochLines(ProgressBar):
         print(f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {'  '.join(shown)}", flush=True)
 
     def on_train_end(self, *_: Any) -> None:
-        """Lets the optimizers go."""
-        if self._standing is not None:
-            self._standing.end()
-            self._standing = None
+        """Stops the clock."""
+        self._standing = None

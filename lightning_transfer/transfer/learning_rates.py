@@ -22,7 +22,7 @@ class LearningRateScaler:
     """
 
     def __init__(self, optimizer: Optimizer, group_factors: Sequence[float], factor: Callable[[], float]) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._group_factors = group_factors
         self._factor = factor
         self._unscaled: list[Any] = []
@@ -34,6 +34,14 @@ class LearningRateScaler:
             optimizer.register_state_dict_post_hook(self._unscale_state),
         ]
 
+    def learning_rates(self) -> list[float]:
+        """Return the learning rate of each parameter group at the step about to be taken."""
+        if self._unscaled:
+            return [group["lr"] for group in self.optimizer.param_groups]
+        factor = self._factor()
+        groups = zip(self.optimizer.param_groups, self._group_factors, strict=True)
+        return [group["lr"] * factor * group_factor for group, group_factor in groups]
+
     def remove(self) -> None:
         """Leave the optimizer as it was found."""
         self._restore()
@@ -42,13 +50,13 @@ class LearningRateScaler:
 
     def _scale(self, *_: Any) -> None:
         self._restore()
-        factor = self._factor()
-        self._unscaled = [group["lr"] for group in self._optimizer.param_groups]
-        for group, group_factor in zip(self._optimizer.param_groups, self._group_factors, strict=True):
-            group["lr"] = group["lr"] * factor * group_factor
+        scaled = self.learning_rates()
+        self._unscaled = [group["lr"] for group in self.optimizer.param_groups]
+        for group, lr in zip(self.optimizer.param_groups, scaled, strict=True):
+            group["lr"] = lr
 
     def _restore(self, *_: Any) -> None:
-        for group, lr in zip(self._optimizer.param_groups, self._unscaled, strict=False):
+        for group, lr in zip(self.optimizer.param_groups, self._unscaled, strict=False):
             group["lr"] = lr
         self._unscaled = []
 

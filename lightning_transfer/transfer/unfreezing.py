@@ -298,6 +298,11 @@ class ProgressiveUnfreezing(pl.Callback):
                 factors = decay_factors(self._resolved, optimizer, self.lr_decay)
                 self._scalers.append(LearningRateScaler(optimizer, factors, partial(self._lr_factor, trainer)))
 
+    def learning_rates(self, optimizer: Optimizer) -> list[float]:
+        """Return the learning rate of each parameter group of an optimizer at the step about to be taken."""
+        scaler = next((scaler for scaler in self._scalers if scaler.optimizer is optimizer), None)
+        return [group["lr"] for group in optimizer.param_groups] if scaler is None else scaler.learning_rates()
+
     def _lr_factor(self, trainer: pl.Trainer) -> float:
         assert self._start is not None
         length = self._length.of_phase(self.phase, self._start.step)

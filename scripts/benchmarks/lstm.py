@@ -57,14 +57,15 @@ def spread(data: TextDataModule, count: int) -> list[Batch]:
     epoch = data.train_batches(split, data._train_rows, rank=0, world_size=1)(0)
     by_length = sorted(epoch, key=lambda rows: split.inputs.lengths[rows].max())
     places = np.linspace(0, len(by_length) - 1, 2 * count + 1).astype(int)[1::2]
-    return [data.make_batch(split, by_length[place]) for place in places]
+    make_batch = data.batch_maker(split)
+    return [make_batch(by_length[place]) for place in places]
 
 
 def random_order(data: TextDataModule, count: int) -> list[Batch]:
     """Takes batches of random reviews."""
     rows = np.random.default_rng(0).permutation(data._train_rows)[: count * data.batch_size]
     split = data._split("train")
-    return [data.make_batch(split, batch) for batch in ordered_batches(rows, batch_size=data.batch_size)(0)]
+    return [data.batch_maker(split)(batch) for batch in ordered_batches(rows, batch_size=data.batch_size)(0)]
 
 
 def in_turns(candidates: dict[str, tuple[Callable[[], None], list[Batch]]], settings: Settings) -> list[Row]:
