@@ -223,3 +223,18 @@ def test_compiled_network_keeps_its_names_and_in_bfloat16_its_logits_and_gradien
     filters = [(ours.grad, own.grad) for ours, own in zip(compiled.parameters(), plain.parameters(), strict=True)]
     for ours, own in [pair for pair in filters if pair[1].ndim == 4]:
         assert (ours - own).norm() < 0.05 * own.norm()
+
+
+def test_validation_loss_is_added_up_in_float32_whatever_the_precision_of_the_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        ImageBatch(torch.randn(4, 6, generator=generator), torch.arange(4) % 2, torch.arange(4)) for _ in range(9)
+    ]
+    model = Classifier(nn.Linear(6, 2), 2)
+    quiet = {"enable_progress_bar": False, "logger": False, "accelerator": "cpu", "enable_checkpointing": False}
+    trainer = L.Trainer(precision="bf16-true", **quiet)
+    [metrics] = trainer.validate(model, DataLoader(batches, batch_size=None), verbose=False)  # type: ignore[arg-type]
+    with torch.no_grad():
+        logits = torch.cat([model.network.bfloat16()(batch.images.bfloat16()) for batch in batches])
+    expected = F.cross_entropy(logits.float(), labels.repeat(9))
+    assert metrics["val/loss"] == pytest.approx(expected.item(), rel=1e-6)

@@ -178,3 +178,51 @@ def test_views_in_evaluation_are_refused(image_folder: Path) -> None:
 def test_network_without_a_head_of_its_own_is_refused(image_folder: Path) -> None:
     with pytest.raises(UserError, match="a last layer group of one module, which Sequential does not have"):
         FeatureCache(nn.Sequential(nn.Linear(2, 2)), lambda: torch.zeros(()), images(image_folder))
+
+
+def test_only_unseen_rows_of_a_batch_pass_the_network(image_folder: Path) -> None:
+    network, data = Counting().requires_grad_(False), images(image_folder)
+    data.setup("fit")
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    cache = FeatureCache(network, network.forward, data)
+    logits_of(cache, batches[0])
+    seen, mixed = network.images, ImageBatch(*(torch.cat([a[:3], b[3:]]) for a, b in zip(*batches[:2], strict=True)))
+    torch.testing.assert_close(logits_of(cache, mixed), SeedCNN.forward(network, mixed.images))
+    assert network.images - seen == len(mixed.images) - 3
+
+
+def test_processes_share_what_each_has_computed(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, data = Counting().requires_grad_(False), images(image_folder)
+    data.setup("fit")
+    own, other = (data.on_after_batch_transfer(batch, 0) for batch in [*data.train_dataloader()][:2])
+    alone = FeatureCache(network, network.forward, data)
+    logits_of(alone, other)
+    features = alone._table[other.indices]  # type: ignore[index]
+
+    def gather(found: list[object], mine: tuple[Tensor, Tensor]) -> None:
+        found[:] = [mine, (other.indices, features)]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    cache = FeatureCache(network, network.forward, data, processes=2)
+    cache.is_training = True
+    logits_of(cache, own)
+    seen = network.images
+    torch.testing.assert_close(logits_of(cache, other), SeedCNN.forward(network, other.images))
+    assert network.images == seen
+
+
+def test_module_computes_other_inputs_than_those_of_a_batch_by_its_network(image_folder: Path) -> None:
+    differences = []
+
+    class Looks(L.Callback):
+        def on_validation_end(self, trainer: L.Trainer, module: Classifier) -> None:  # type: ignore[override]
+            some = torch.randn(2, 3, 32, 32)
+            with torch.no_grad():
+                differences.append((module(some) - module.network(some)).abs().max().item())
+
+    model, data = Classifier(SeedCNN(3), 3, cache_features=True), images(image_folder)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    callbacks = [ProgressiveUnfreezing(schedule="linear_probe"), Looks()]
+    L.Trainer(max_epochs=1, callbacks=callbacks, enable_model_summary=False, **quiet).fit(model, datamodule=data)
+    assert differences
+    assert not any(differences)
