@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_transfer"
 # Modules that stand at the top because every room may import them.
-FOR_ALL = {"errors", "files", "lightning_internals", "seeds"}
+FOR_ALL = {"directions", "errors", "files", "lightning_internals", "seeds"}
 # Each folder, and what of this package its modules may import besides their own folder and what is for all.
 MAY_IMPORT = {
     "networks": (),
@@ -28,6 +28,7 @@ MAY_IMPORT = {
 TOP = {
     "__init__": (),
     "__main__": ("cli", "cluster"),
+    "directions": (),
     "errors": (),
     "files": (),
     "lightning_internals": (),

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from study_toys import STRATEGIES, pretend, pretend_all, toy_study
 
+from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.config import Tuning, check
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.study_report import headline, write_report
@@ -192,3 +194,32 @@ def test_single_seed_is_reported_without_intervals() -> None:
     assert "inf" not in text
     assert "nan" not in text
     assert "Nothing was tuned" in text
+
+
+def test_study_by_a_loss_names_the_lowest_and_gives_losses_as_they_are() -> None:
+    study = toy_study(strategies=STRATEGIES, seeds=[0, 1, 2, 3, 4], metric="loss", tuning=Tuning([0.001, 0.01]))
+    plan = Plan(study, Path("logs"))
+    pretend_all(plan.final(), accuracy)  # whose losses are 1 less the accuracy
+    pretend_all(plan.tuning(), lambda cell: 0.9 if cell.value == 0.01 else 0.5)
+    text = report(plan)
+    assert set(Outcomes(plan).choices.values()) == {0.01}
+    losses = {
+        name: [1 - accuracy(cell) for cell in plan.final() if cell.name.startswith(f"{name}-size_2")] for name in GAINS
+    }
+    means = {name: sum(values) / 5 for name, values in losses.items()}
+    lead = means["gradual"] - means["full"]
+    assert f"At size 2 **gradual** wins, {lead:+.4f} (-0.0" in text
+    assert ") in loss over full, its closest rival (p < 0.001)" in text
+    assert "Test loss: means with 95 % t intervals over 5 seeds. Lower is better." in text
+    assert f"| gradual | **{means['gradual']:.4f} ± " in text
+    assert f"| full | 2 | {means['full'] - means['scratch']:+.4f} | " in text
+    assert "gradual" in Outcomes(plan).pareto_front(2)
+    assert "%" not in text.replace("95 %", "")
+
+
+def test_direction_of_a_study_is_asked_for_where_its_metric_does_not_say() -> None:
+    assert toy_study(metric="gain", mode="min").is_higher_better is False
+    with pytest.raises(UserError, match="mode of the study is not given, and the name gain does not say"):
+        check(toy_study(metric="gain"))
+    with pytest.raises(UserError, match="mode of the study is max, and a lower loss is better"):
+        check(toy_study(metric="loss", mode="max"))

@@ -80,7 +80,7 @@ def test_an_optimizer_over_what_requires_grad_holds_everything() -> None:
 def test_a_plateau_metric_that_is_never_logged_is_refused_before_the_first_step(num_sanity_val_steps: int) -> None:
     module, recorder = ToyModule(), Recorder()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "val/los"}})
+    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "val/los", "mode": "min"}})
     run = trainer(unfreezing, recorder, num_sanity_val_steps=num_sanity_val_steps)
     with pytest.raises(
         UserError, match=r"phase 1 ends by a plateau of 'val/los', which neither .* train/loss, val/loss"
@@ -112,11 +112,13 @@ def test_a_training_metric_logged_at_an_interval_is_awaited_until_the_epochs_end
                 self.log("train/late", 1.0)
             return loss
 
-    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "train/late", "patience": 1}})
+    unfreezing = ProgressiveUnfreezing(
+        GROUPS, until={"plateau": {"monitor": "train/late", "mode": "min", "patience": 1}}
+    )
     fit(unfreezing, Interval(), max_epochs=5)
     assert unfreezing.phase_index == 2
     with pytest.raises(UserError, match="plateau of 'train/never'"):
-        fit(ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "train/never"}}), Interval())
+        fit(ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "train/never", "mode": "min"}}), Interval())
 
 
 def test_a_fraction_of_a_training_without_end_is_refused() -> None:

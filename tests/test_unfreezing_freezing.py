@@ -156,7 +156,7 @@ class PlateauModule(ToyModule):
 
 @pytest.mark.parametrize("monitor", ["val/value", "train/value"])
 def test_a_plateau_ends_the_phase_after_patience_checks_without_improvement(monitor: str) -> None:
-    plateau = {"monitor": monitor, "patience": 2, "min_delta": 0.05}
+    plateau = {"monitor": monitor, "mode": "min", "patience": 2, "min_delta": 0.05}
     unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": plateau})
     #                      better, better, not, not | best, better, not by enough, not | ...
     recorder = fit(unfreezing, PlateauModule([3, 2, 2.5, 2, 5, 4, 3.96, 4, 1]), max_epochs=9)
@@ -165,20 +165,22 @@ def test_a_plateau_ends_the_phase_after_patience_checks_without_improvement(moni
 
 
 def test_a_plateau_counts_no_validation_twice_where_not_every_epoch_has_one() -> None:
-    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "val/value", "patience": 1}})
+    unfreezing = ProgressiveUnfreezing(
+        GROUPS, until={"plateau": {"monitor": "val/value", "mode": "min", "patience": 1}}
+    )
     module = PlateauModule([9, 1.0, 9, 1.2, 9, 1.3, 9, 1.1, 9, 1.15, 9, 1.0])  # every other is validated
     recorder = fit(unfreezing, module, max_epochs=12, check_val_every_n_epoch=2)
     assert [len(names) for names in recorder.trainable[::6]] == [2] * 4 + [4] * 6 + [6] * 2
 
 
 def test_a_plateau_and_a_limit_end_the_phase_by_what_comes_first() -> None:
-    until = {"plateau": {"monitor": "val/value", "patience": 2}, "epochs": 2}
+    until = {"plateau": {"monitor": "val/value", "mode": "min", "patience": 2}, "epochs": 2}
     recorder = fit(ProgressiveUnfreezing(GROUPS, until=until), PlateauModule([5, 4, 3, 3, 3, 3]), max_epochs=6)
     assert [len(names) for names in recorder.trainable[::6]] == [2, 2, 4, 4, 6, 6]
 
 
 def test_a_phase_can_hand_its_best_weights_to_the_next() -> None:
-    plateau = {"monitor": "val/value", "patience": 2, "restore_best": True}
+    plateau = {"monitor": "val/value", "mode": "min", "patience": 2, "restore_best": True}
     module = PlateauModule([3, 1, 2, 2, 2])
     recorder = fit(ProgressiveUnfreezing(GROUPS[1:], rest="frozen", until={"plateau": plateau}), module, max_epochs=5)
     best, at_transition = recorder.weights[12], recorder.weights[24]

@@ -76,12 +76,12 @@ def test_a_phase_ends_by_what_has_passed_since_its_start(until: Until, start, no
 
 
 def test_phase_starts_are_known_up_to_a_plateau() -> None:
-    phases = [Phase(["a"], EPOCH), Phase(["b"], Until(plateau=Plateau("x"))), Phase(["c"])]
+    phases = [Phase(["a"], EPOCH), Phase(["b"], Until(plateau=Plateau("x", mode="min"))), Phase(["c"])]
     assert TrainingLength(total_steps=100, steps_per_epoch=10).phase_starts(phases) == [0, 10, math.inf]
 
 
 def test_improvement_follows_mode_and_min_delta_and_is_never_not_a_number() -> None:
-    lower, higher = Plateau("x", min_delta=0.1), Plateau("x", mode="max")
+    lower, higher = Plateau("x", min_delta=0.1, mode="min"), Plateau("x", mode="max")
     assert lower.is_improvement(1.0, None)
     assert lower.is_improvement(0.8, 1.0)
     assert not lower.is_improvement(0.95, 1.0)

@@ -29,7 +29,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     },
     "manual optimization, static graph": {"schedule": EPOCHS, "ddp": {"static_graph": True}, "manual": True},
     "plateau": {
-        "schedule": {"until": {"plateau": {"monitor": "val/rank", "patience": 1, "restore_best": True}}},
+        "schedule": {"until": {"plateau": {"monitor": "val/rank", "mode": "min", "patience": 1, "restore_best": True}}},
         "trainer": {"val_check_interval": 3},
     },
 }

@@ -35,12 +35,4 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--output", type=str, default="predictions.jsonl", help="File that predict writes.")
     parser.add_argument("--dashboards", type=Dashboards | None, default=Dashboards(), help="What is shown.")
     parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-    parser.set_defaults(
-        {
-            "model": {"class_path": "lightning_transfer.Classifier"},
-            "checkpoint.monitor": "val/accuracy",
-            "checkpoint.mode": "max",
-            "checkpoint.filename": "best",
-            "checkpoint.enable_version_counter": False,
-        }
-    )
+    parser.set_defaults({"model": {"class_path": "lightning_transfer.Classifier"}})

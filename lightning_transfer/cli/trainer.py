@@ -1,13 +1,18 @@
 """The trainer of the command line."""
 
+from pathlib import Path
+
 import lightning as L
 from lightning.pytorch.callbacks import BackboneFinetuning
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_transfer.directions import decide_direction, direction_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.processor import has_bfloat16
+from lightning_transfer.run.best_checkpoint import BestCheckpoint
+from lightning_transfer.run.last_checkpoint import LastCheckpoint
 from lightning_transfer.transfer.plan_table import plan
 from lightning_transfer.transfer.range_test import Curve, range_test
 
@@ -41,17 +46,43 @@ def check_settings(trainer: L.Trainer) -> L.Trainer:
 
 
 def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
-    """Refuses a callback that the module is not made for.
+    """Refuses a callback that the module is not made for, and one that is at odds with itself or with ours.
 
     Raises:
-        UserError: For Lightning's own finetuning of a backbone, where there is none.
+        UserError: For Lightning's own finetuning of a backbone, where there is none; a metric that is to fall and is
+            better where it rises, or the reverse; and another callback that would write best.ckpt or last.ckpt.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        metric, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        if isinstance(metric, str) and isinstance(mode, str) and direction_of(metric):
+            decide_direction(metric, mode, f"mode of {type(callback).__name__} in trainer.callbacks")
+    _check_names_of_checkpoints(trainer)
     if any(isinstance(callback, BackboneFinetuning) for callback in callbacks) and not hasattr(model, "backbone"):
         name = type(model).__name__
         raise UserError(
             f"BackboneFinetuning trains a module's backbone, and {name} has none: use ProgressiveUnfreezing"
         )
+
+
+def _check_names_of_checkpoints(trainer: L.Trainer) -> None:
+    """Refuses a callback that would write a file which is the best or the last checkpoint's alone."""
+    checkpoints = trainer.checkpoint_callbacks
+    ours = [callback for callback in checkpoints if isinstance(callback, BestCheckpoint | LastCheckpoint)][-2:]
+    own = Path(trainer.log_dir or trainer.default_root_dir, "checkpoints").resolve()
+    for callback in checkpoints:
+        if callback in ours:
+            continue
+        folder, file = getattr(callback, "dirpath", None), getattr(callback, "filename", None)
+        names = {file: "another filename"}
+        if getattr(callback, "save_last", None):
+            names["last"] = "no save_last, as last.ckpt is kept in any case"
+        for name in {"best", "last"} & names.keys():
+            if folder is None or Path(folder).resolve() == own:
+                raise UserError(
+                    f"{type(callback).__name__} in trainer.callbacks would write {name}.ckpt, which is the run's"
+                    f" {name} checkpoint: give it {names[name]}"
+                )
 
 
 class Trainer(L.Trainer):

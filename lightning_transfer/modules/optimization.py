@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from lightning_transfer.directions import decide_direction, direction_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import group_patterns
 from lightning_transfer.seeds import run_seed
@@ -108,8 +109,8 @@ class OptimizedModule(L.LightningModule):
         """Builds the optimizer and the scheduler, if any.
 
         Raises:
-            UserError: For a learning rate over the whole of a training without an end, and a scheduler that undoes
-                ``lr_decay``.
+            UserError: For a learning rate over the whole of a training without an end, a scheduler that undoes
+                ``lr_decay``, and one that waits for a metric to fall which is better where it rises.
         """
         optimizer = self._build_optimizer()
         if self.lr_scheduler is None and self.lr_schedule == "constant" and not self.warmup_fraction:
@@ -129,7 +130,11 @@ class OptimizedModule(L.LightningModule):
             )
         config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            config["monitor"] = scheduler.monitor if isinstance(scheduler, ReduceLROnPlateau) else "val/loss"
+            config["monitor"] = "val/loss"
+            if isinstance(scheduler, ReduceLROnPlateau):
+                config["monitor"] = scheduler.monitor
+                if direction_of(scheduler.monitor):  # torch's own default is min for every metric
+                    decide_direction(scheduler.monitor, scheduler.mode, "mode of model.lr_scheduler")
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _build_optimizer(self) -> torch.optim.Optimizer:

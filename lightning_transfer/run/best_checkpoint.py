@@ -1,30 +1,119 @@
 """The best checkpoint of a run."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``.
+    """Keeps ``best.ckpt``: the weights with the best value of one metric.
 
-    Lightning's ``ModelCheckpoint``, and unlike it: a run that goes on in another folder still knows what was best
-    before, and the next validation, however bad, is not the best. A run whose module does not log what is monitored
-    ends only when its last checkpoint is saved, and can go on from there.
+    Lightning's ``ModelCheckpoint``, and unlike it: where validations log the metric, each of them counts, whatever the
+    intervals, and nothing else does. The value is therefore that of the weights in the file. A run that goes on in
+    another folder still knows what was best before, and the next validation, however bad, is not the best. A run whose
+    module does not log what is monitored ends only when its last checkpoint is saved, and can go on from there.
+
+    Args:
+        monitor: The metric. With null nothing is called best, and the last weights are the result.
+        mode: Whether a lower (min) or a higher (max) value is better. It follows from most names, such as accuracy and
+            loss, and is asked for where it does not.
+        save_top_k: 1, or 0 to keep no best checkpoint.
+        filename: Always best.
+        dirpath: Always null, which is the run's own folder.
+        save_last: Changes nothing: last.ckpt is kept in any case.
+        save_on_exception: Always false, as the weights at an exception are not the best.
+        enable_version_counter: Always false, as there is one best checkpoint.
+
+    Raises:
+        UserError: For an option that would put other weights into best.ckpt or put it elsewhere, and for a direction
+            that has to be given.
     """
 
-    _missing: str | None = None
+    def __init__(
+        self,
+        monitor: str | None = "val/accuracy",
+        mode: Direction | None = None,
+        save_top_k: int = 1,
+        filename: str | None = "best",
+        dirpath: str | None = None,
+        save_last: bool | Literal["link"] | None = None,
+        save_on_exception: bool = False,
+        enable_version_counter: bool = False,
+        **options: Any,
+    ) -> None:
+        _check("save_top_k", save_top_k, 1, 0)
+        _check("filename", filename, "best")
+        _check("dirpath", dirpath, None)
+        _check("save_last", save_last, True, None)
+        _check("save_on_exception", save_on_exception, False)
+        _check("enable_version_counter", enable_version_counter, False)
+        keeps = bool(monitor and save_top_k)
+        super().__init__(
+            monitor=monitor,
+            mode=decide_direction(str(monitor), mode, "checkpoint.mode") if keeps else "min",
+            save_top_k=int(keeps),
+            filename="best",
+            enable_version_counter=False,
+            **options,
+        )
+        self.best_step: int | None = None  # optimizer steps that the weights in the file have taken
+        self._missing: str | None = None
+        self._value_before: Tensor | None = None
+        self._is_validated = False  # whether validations log the metric
+        self._news: Tensor | None = None  # its value of a validation that has not been looked at
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is best so far."""
+        return super().state_dict() | {"best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with what is best so far, which stays where it is."""
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+        self.best_step = state_dict.get("best_step")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets a best checkpoint that is gone, or was overwritten after the checkpoint that a run goes on from."""
+        super().on_train_start(trainer, pl_module)
+        file = Path(self.best_model_path)
+        if self.best_step is not None and not file.is_dir() and _step_of(file) != self.best_step:
+            self.best_model_path, self.best_model_score, self.best_step = "", None, None
+            self.best_k_models.clear()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes the metric as it stands, to tell what this validation logs from what was logged before."""
+        self._value_before = trainer.callback_metrics.get(str(self.monitor))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves if the validation has logged the best value so far; after the last one of an epoch, at its end."""
+        value = trainer.callback_metrics.get(str(self.monitor))
+        if value is self._value_before:
+            super().on_validation_end(trainer, pl_module)
+        elif not self._should_skip_saving_checkpoint(trainer):
+            self._is_validated, self._news = True, value
+            if not trainer.is_last_batch:
+                self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves if the last validation has logged the best value so far, or the training has."""
+        if not self._is_validated:
+            super().on_train_epoch_end(trainer, pl_module)
+        elif not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        # Lightning's callback saves through this one method. It would also take a value of earlier weights.
+        if self._is_validated:
+            if self._news is None:
+                return
+            monitor_candidates[str(self.monitor)], self._news = self._news, None
         try:
             super()._save_topk_checkpoint(trainer, monitor_candidates)
         except MisconfigurationException:
@@ -33,6 +122,10 @@ class BestCheckpoint(ModelCheckpoint):
                 f"checkpoint.monitor is {self.monitor}, which {type(trainer.lightning_module).__name__} has not logged:"
                 f" choose one of {logged}, with --checkpoint.mode min where less is better"
             )
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        self.best_step = trainer.global_step  # before it is saved: it is part of the state
+        super()._save_checkpoint(trainer, filepath)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -56,3 +149,20 @@ def best_checkpoint(trainer: L.Trainer) -> BestCheckpoint | None:
     """Finds what keeps the best checkpoint, among others that a config may name; None where none was kept."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
     return next((callback for callback in callbacks if callback.best_model_path), None)
+
+
+def _check(option: str, value: object, *allowed: object) -> None:
+    if value not in allowed:
+        name = str(value).lower() if isinstance(value, bool) else value
+        expected = "null" if allowed[0] is None else str(allowed[0]).lower()
+        raise UserError(
+            f"checkpoint.{option} is {name}: expected {expected}, as best.ckpt is the one best checkpoint;"
+            " others are kept by a callback of their own, --trainer.callbacks+ ModelCheckpoint"
+        )
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    if not checkpoint.is_file():
+        return None
+    step: int = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+    return step

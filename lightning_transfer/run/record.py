@@ -109,7 +109,7 @@ class ResultsRecorder(L.Callback):
         train_seconds = self.fit_seconds - self.validation_seconds
         best = best_checkpoint(trainer)
         return {
-            "validation": self._validation_of_best(best),
+            "validation": self._validation_after(best.best_step if best else trainer.global_step),
             "test": test,
             "selected_by": best.monitor if best else None,
             "best_checkpoint": best.best_model_path if best else None,
@@ -128,14 +128,10 @@ class ResultsRecorder(L.Callback):
             "validations": self.validations,
         }
 
-    def _validation_of_best(self, best: BestCheckpoint | None) -> dict[str, float] | None:
-        if not self.validations:
-            return None
-        chosen = self.validations[-1]
-        if best is not None and best.monitor in chosen and best.best_model_score is not None:
-            score = best.best_model_score.item()
-            chosen = next((entry for entry in self.validations if entry.get(best.monitor) == score), chosen)
-        return {name: value for name, value in chosen.items() if name not in ("epoch", "step")}
+    def _validation_after(self, step: int | None) -> dict[str, float] | None:
+        """The metrics of the weights after that many steps; None where they were not validated."""
+        found = next((entry for entry in self.validations if entry["step"] == step), {})
+        return {name: value for name, value in found.items() if name not in ("epoch", "step")} or None
 
 
 def check_is_finite(loss: str, metrics: Mapping[str, float | torch.Tensor], step: int) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.grid import expand
 
@@ -70,7 +71,9 @@ class Study:
         tuning: How the learning rate is chosen; without it the base experiment's is used by all.
         overrides: What to change in the base experiment, nested or by dotted names. A leaf ``{grid: [a, b]}`` runs the
             study with each of its values; ``{study}`` in a value stands for the study's folder.
-        metric: What is compared and tuned for: the name after ``test/`` and ``val/``, higher being better.
+        metric: What is compared and tuned for: the name after ``test/`` and ``val/``.
+        mode: Whether a lower (min) or a higher (max) value of the metric is better. It follows from most names, such as
+            accuracy and loss, and is asked for where it does not.
         threads: CPU threads of each cell; by default the cores divided by the workers. A fixed number gives the same
             figures with any number of workers.
         slurm: Parameters of the jobs with ``--launcher slurm``, as submitit names them: slurm_partition, timeout_min,
@@ -93,17 +96,29 @@ class Study:
     tuning: Tuning | None = None
     overrides: Settings = field(default_factory=dict)
     metric: str = "accuracy"
+    mode: Direction | None = None
     threads: int | None = None
     slurm: Settings = field(default_factory=dict)
+
+    @property
+    def is_higher_better(self) -> bool:
+        """Whether a higher value of the metric is better.
+
+        Raises:
+            UserError: Where the name of the metric does not say, and another direction is given than it says.
+        """
+        return decide_direction(self.metric, self.mode, "mode of the study") == "max"
 
 
 def check(study: Study) -> None:
     """Checks what would otherwise fail late.
 
     Raises:
-        UserError: For empty or repeated values, unknown names, and files that do not exist.
+        UserError: For empty or repeated values, unknown names, a metric whose direction has to be given, and files
+            that do not exist.
     """
     _check_nothing_is_null(study)
+    _ = study.is_higher_better
     axes: dict[str, list[Any]] = {"sizes": study.sizes, "seeds": study.seeds}
     axes |= {"strategies": list(study.strategies), "configs": study.configs, "weights": list(study.weights)}
     if study.tuning:

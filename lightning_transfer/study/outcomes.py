@@ -31,7 +31,7 @@ class Outcome:
         label: The arm's name in the study.
         size: The size, as the study names it.
         cells: Its runs, one for each seed.
-        scores: The metric on the test split in percent, of the runs that finished.
+        scores: The metric on the test split by seed, of the runs that finished; in percent where higher is better.
         train_seconds: Their training time by seed, without validation.
         value: The tuned value.
         edge: ``lowest`` or ``highest`` where that is an end of the list of candidates.
@@ -95,7 +95,7 @@ class Outcomes:
     def verdicts(self) -> dict[float | None, Verdict]:
         """Who is best at each size."""
         tables = [{outcome.label: outcome.scores for outcome in self.at(size)} for size in self.sizes]
-        return dict(zip(self.sizes, judge(tables), strict=True))
+        return dict(zip(self.sizes, judge(tables, self.plan.study.is_higher_better), strict=True))
 
     def edges(self) -> str | None:
         """Whose tuned value is an end of the list of candidates, in a line; None where there is none."""
@@ -103,8 +103,8 @@ class Outcomes:
 
     def pareto_front(self, size: float | None) -> list[str]:
         """The labels of the arms at a size that no other beats in both training time and score."""
-        found = self.at(size)
-        return [found[place].label for place in pareto_front([(o.seconds, o.summary.mean) for o in found])]
+        found, sign = self.at(size), 1 if self.plan.study.is_higher_better else -1
+        return [found[place].label for place in pareto_front([(o.seconds, sign * o.summary.mean) for o in found])]
 
     @property
     def uncompared(self) -> list[str]:
@@ -120,7 +120,8 @@ class Outcomes:
         for cell in self.cells:
             assert cell.arm is not None
             cells[cell.arm, cell.size].append(cell)
-        scores = {key: self._read(cells[key], lambda cell: 100 * cell.score(study.metric)) for key in keys}
+        factor = 100 if study.is_higher_better else 1
+        scores = {key: self._read(cells[key], lambda cell: factor * cell.score(study.metric)) for key in keys}
         differences = self._differences(keys, scores)
         corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
         edges = at_the_edge(study, self.choices)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_transfer.study.outcomes import Outcomes
+from lightning_transfer.study.units import unit_of
 
 # Told apart by the colour-blind too. Source: Okabe & Ito, 2008.
 _COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666")
@@ -33,7 +34,7 @@ def learning_curve(outcomes: Outcomes) -> str:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.set_xlabel("training labels")
-    axes.set_ylabel(f"test {outcomes.plan.study.metric}, %")
+    axes.set_ylabel(f"test {unit_of(outcomes.plan.study).name}")
     axes.legend(frameon=False, fontsize="small")
     return _svg(figure, axes)
 
@@ -56,7 +57,7 @@ def accuracy_over_seconds(outcomes: Outcomes) -> str:
             [handles[outcome.label]] = axes.plot(outcome.seconds, outcome.summary.mean, **style)
         axes.set_title(f"{_position(outcomes, size):,.0f} labels", fontsize="small")
         axes.set_xlabel("training seconds", fontsize="small")
-        axes.set_ylabel(f"test {outcomes.plan.study.metric}, %", fontsize="small")
+        axes.set_ylabel(f"test {unit_of(outcomes.plan.study).name}", fontsize="small")
     for axes in panels[len(sizes) :]:
         axes.remove()
     figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=3, frameon=False,

@@ -9,7 +9,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
-_NOISE = 1e-4  # metrics are float32: in percent, equal differences part by up to 1e-5
+_NOISE = 1e-6  # of a metric: it is float32, so that equal differences part by up to a tenth of this
 
 Scores = Mapping[int, float]  # by seed
 
@@ -36,10 +36,12 @@ class Comparison:
     """One set of runs against another, by the differences of their pairs.
 
     Args:
-        differences: One for each pair, in points of percent; not none.
+        differences: One for each pair; not none.
+        noise: Differences that part by less are equal.
     """
 
     differences: tuple[float, ...]
+    noise: float = 100 * _NOISE
 
     @property
     def difference(self) -> Summary:
@@ -49,7 +51,7 @@ class Comparison:
     @property
     def p(self) -> float:
         """Of the paired t test, two-sided; 1 where the differences do not vary, which proves nothing."""
-        if np.ptp(self.differences) < _NOISE:
+        if np.ptp(self.differences) < self.noise:
             return 1.0
         return float(stats.ttest_1samp(self.differences, 0).pvalue)
 
@@ -59,7 +61,7 @@ class Comparison:
 
         Exact for any number of pairs, with ties too, which scipy's is not; pairs without a difference are left out.
         """
-        found = np.round(np.array(self.differences) / _NOISE)
+        found = np.round(np.array(self.differences) / self.noise)
         found = found[found != 0]
         ranks = np.rint(2 * stats.rankdata(abs(found))).astype(int)  # twice the ranks, which are halves where some tie
         chances = np.ones(1)  # of each sum of the ranks of one sign, where either sign is as likely
@@ -74,7 +76,7 @@ class Verdict:
     """The best at a size, and whether it may be called the winner.
 
     Args:
-        best: Name of the one with the highest mean.
+        best: Name of the one with the best mean.
         rival: Name of the one that it is least surely better than; None without any other.
         comparison: The best against that rival; None where they share no seed.
         p: Of that comparison, corrected for the number of verdicts; 1 where the best is not ahead in it.
@@ -114,7 +116,10 @@ def compare(scores: Scores, others: Scores) -> Comparison | None:
         The comparison, positive where ``scores`` are higher; None where they share no seed.
     """
     seeds = sorted(set(scores) & set(others))
-    return Comparison(tuple(scores[seed] - others[seed] for seed in seeds)) if seeds else None
+    if not seeds:
+        return None
+    largest = max(abs(table[seed]) for table in (scores, others) for seed in seeds)
+    return Comparison(tuple(scores[seed] - others[seed] for seed in seeds), _NOISE * (largest or 1))
 
 
 def smallest_wilcoxon_p(n: int) -> float:
@@ -132,7 +137,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def judge(tables: Sequence[Mapping[str, Scores]]) -> list[Verdict]:
+def judge(tables: Sequence[Mapping[str, Scores]], is_higher_better: bool = True) -> list[Verdict]:
     """Says of each table who is best, and whether it wins.
 
     The winner has to beat each of the others by a paired t test, on the seeds that the two share: with all of them
@@ -142,15 +147,16 @@ def judge(tables: Sequence[Mapping[str, Scores]]) -> list[Verdict]:
 
     Args:
         tables: For each size the scores by name and seed; none is empty.
+        is_higher_better: Whether a higher score is better, or a lower one.
     """
-    return [_judge(table, len(tables)) for table in tables]
+    return [_judge(table, len(tables), 1 if is_higher_better else -1) for table in tables]
 
 
-def _judge(table: Mapping[str, Scores], tables: int) -> Verdict:
-    best = max(table, key=lambda name: float(np.mean(list(table[name].values()))))
+def _judge(table: Mapping[str, Scores], tables: int, sign: int) -> Verdict:
+    best = max(table, key=lambda name: sign * float(np.mean(list(table[name].values()))))
     found = {name: compare(table[best], scores) for name, scores in table.items() if name != best}
     # Where runs failed, the best mean may come from other seeds than the rival's: only pairs show who is better.
-    p = {name: pair.p if pair and pair.difference.mean > 0 else 1.0 for name, pair in found.items()}
+    p = {name: pair.p if pair and sign * pair.difference.mean > 0 else 1.0 for name, pair in found.items()}
     if not p:
         return Verdict(best, None, None, 1.0, ())
     rival = max(p, key=lambda name: p[name])

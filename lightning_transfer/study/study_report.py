@@ -10,6 +10,7 @@ from lightning_transfer.study import plots
 from lightning_transfer.study.outcomes import Outcome, Outcomes
 from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row, write_csv
 from lightning_transfer.study.statistics import Comparison, Verdict, smallest_wilcoxon_p
+from lightning_transfer.study.units import Unit, unit_of
 
 
 def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
@@ -47,11 +48,12 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
 
 def headline(outcomes: Outcomes) -> str:
     """Says in one sentence who wins where, and by how much."""
+    unit = unit_of(outcomes.plan.study)
     parts: list[str] = []
     undecided: dict[tuple[str, ...], list[str]] = {}
     for size, verdict in outcomes.verdicts().items():
         if verdict.is_winner:
-            parts.append(f"size {_size(size)} **{verdict.best}** wins, {_lead(verdict)}")
+            parts.append(f"size {_size(size)} **{verdict.best}** wins, {_lead(verdict, unit)}")
         else:
             undecided.setdefault(tuple(sorted((verdict.best, *verdict.undecided))), []).append(_size(size))
     for names, sizes in undecided.items():
@@ -62,10 +64,10 @@ def headline(outcomes: Outcomes) -> str:
 
 
 def _findings(outcomes: Outcomes) -> Iterator[Block]:
-    study = outcomes.plan.study
+    study, unit = outcomes.plan.study, unit_of(outcomes.plan.study)
     yield Heading(f"Study `{study.name}`", 1)
     yield Paragraph(headline(outcomes))
-    yield Bullets([_verdict(size, verdict) for size, verdict in outcomes.verdicts().items()])
+    yield Bullets([_verdict(size, verdict, unit) for size, verdict in outcomes.verdicts().items()])
     if edges := outcomes.edges():
         yield Paragraph(f"**The list of candidates may have been too short**: {edges}")
     finished, failed, planned = counts(outcomes.cells)
@@ -76,7 +78,7 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
             "run, the verdicts are provisional."
         )
     yield Paragraph(
-        f"Test {study.metric} in %: means with 95 % t intervals over {len(study.seeds)} seeds. "
+        f"Test {unit.name}: means with 95 % t intervals over {len(study.seeds)} seeds.{unit.note} "
         f"Columns: `{study.size_key}` (training labels). The best mean of each column is bold."
     )
     header = ["", *(f"{_size(size)}{_labels(outcomes.train_examples(size))}" for size in outcomes.sizes)]
@@ -84,16 +86,17 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
     verdicts = outcomes.verdicts()
     for outcome in outcomes:
         if outcome.size in verdicts:
-            by_label[outcome.label].append(_mean(outcome, best=verdicts[outcome.size].best == outcome.label))
+            by_label[outcome.label].append(_mean(outcome, unit, best=verdicts[outcome.size].best == outcome.label))
     yield Table(header, [[label, *cells] for label, cells in by_label.items()])
 
 
 def _tables(outcomes: Outcomes) -> Iterator[Block]:
-    study = outcomes.plan.study
+    study, unit = outcomes.plan.study, unit_of(outcomes.plan.study)
     yield Heading(f"Against {study.baseline}")
     n = len(study.seeds)
     yield Paragraph(
-        "Differences in points by pairs of the same seed. The t test assumes that they are roughly normal, and is "
+        f"Differences in {unit.of_differences.removeprefix('in ')} by pairs of the same seed.{unit.note} The t test "
+        "assumes that they are roughly normal, and is "
         f"corrected for all {sum(o.difference is not None for o in outcomes)} comparisons (Holm). Wilcoxon's exact "
         f"test assumes less, and on {n} pairs can never give a p below {smallest_wilcoxon_p(n):.4f}; "
         "it is not corrected."
@@ -105,7 +108,7 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
         )
     yield Table(
         ["", "size", "difference", "95 % interval", "p, t test", "p, corrected", "p, Wilcoxon"],
-        [_difference_row(outcome) for outcome in outcomes if outcome.difference is not None],
+        [_difference_row(outcome, unit) for outcome in outcomes if outcome.difference is not None],
     )
     yield Heading("Cost and tuning")
     note = (
@@ -119,8 +122,8 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
     yield Paragraph(
         f"{note}Seconds are of training, without validation and tuning. ● is on the Pareto front of its size."
     )
-    yield Table(["", "size", "tuned value", "training seconds", f"test {study.metric}, %", "Pareto"],
-                list(_cost_rows(outcomes)))  # fmt: skip
+    yield Table(["", "size", "tuned value", "training seconds", f"test {unit.name}", "Pareto"],
+                list(_cost_rows(outcomes, unit)))  # fmt: skip
 
 
 def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
@@ -151,60 +154,62 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
         yield Bullets(failures)
 
 
-def _verdict(size: float | None, verdict: Verdict) -> str:
+def _verdict(size: float | None, verdict: Verdict, unit: Unit) -> str:
     where = f"Size {_size(size)}: "
     if verdict.rival is None:
         return f"{where}{verdict.best} has no rival."
     if verdict.is_winner:
-        return f"{where}**{verdict.best}** wins, {_lead(verdict)}."
+        return f"{where}**{verdict.best}** wins, {_lead(verdict, unit)}."
     if verdict.comparison is None:
         shared = f"shares no finished seed with {verdict.rival}"
         return f"{where}no difference shown. {verdict.best} has the best mean, but {shared}."
     return (
         f"{where}no difference shown. {verdict.best} has the best mean, not told apart from "
-        f"{_listed(list(verdict.undecided))} (its lead over {verdict.rival}: {_interval(verdict.comparison)} points)."
+        f"{_listed(list(verdict.undecided))} (its lead over {verdict.rival}: {_interval(verdict.comparison, unit)})."
     )
 
 
-def _lead(verdict: Verdict) -> str:
+def _lead(verdict: Verdict, unit: Unit) -> str:
     assert verdict.comparison is not None
-    return f"{_interval(verdict.comparison)} points over {verdict.rival}, its closest rival (p {_p(verdict.p)})"
+    difference = _interval(verdict.comparison, unit)
+    return f"{difference} over {verdict.rival}, its closest rival (p {_p(verdict.p)})"
 
 
-def _interval(comparison: Comparison) -> str:
-    difference = comparison.difference
+def _interval(comparison: Comparison, unit: Unit) -> str:
+    difference, signed = comparison.difference, f"+.{unit.decimals}f"
     if difference.n < 2:
-        return f"{difference.mean:+.2f}, from one pair,"
-    return f"{difference.mean:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
+        return f"{difference.mean:{signed}}, from one pair, {unit.of_differences}"
+    interval = f"{difference.low:{signed}} to {difference.high:{signed}}"
+    return f"{difference.mean:{signed}} ({interval}) {unit.of_differences}"
 
 
-def _mean(outcome: Outcome, best: bool) -> str:
+def _mean(outcome: Outcome, unit: Unit, best: bool) -> str:
     if not outcome.scores:
         return "-"
     summary, planned = outcome.summary, len(outcome.cells)
-    half = f" ± {summary.high - summary.mean:.2f}" if math.isfinite(summary.high) else ""
-    text = f"{summary.mean:.2f}{half}"
+    half = f" ± {summary.high - summary.mean:.{unit.decimals}f}" if math.isfinite(summary.high) else ""
+    text = f"{summary.mean:.{unit.decimals}f}{half}"
     missing = f" (n={summary.n} of {planned})" if summary.n < planned else ""
     return f"**{text}**{missing}" if best else f"{text}{missing}"
 
 
-def _difference_row(outcome: Outcome) -> list[str]:
+def _difference_row(outcome: Outcome, unit: Unit) -> list[str]:
     assert outcome.difference is not None
     assert outcome.corrected_p is not None
-    difference = outcome.difference.difference
-    interval = f"{difference.low:+.2f} to {difference.high:+.2f}" if difference.n > 1 else "-"
+    difference, signed = outcome.difference.difference, f"+.{unit.decimals}f"
+    interval = f"{difference.low:{signed}} to {difference.high:{signed}}" if difference.n > 1 else "-"
     p_values = (outcome.difference.p, outcome.corrected_p, outcome.difference.wilcoxon_p)
-    row = [outcome.label, _size(outcome.size), f"{difference.mean:+.2f}", interval]
+    row = [outcome.label, _size(outcome.size), f"{difference.mean:{signed}}", interval]
     return [*row, *(_p(p).lstrip("= ") for p in p_values)]
 
 
-def _cost_rows(outcomes: Outcomes) -> Iterator[list[str]]:
+def _cost_rows(outcomes: Outcomes, unit: Unit) -> Iterator[list[str]]:
     arrows = {"lowest": " ↓", "highest": " ↑", None: ""}
     for size in outcomes.sizes:
         front = outcomes.pareto_front(size)
         for outcome in outcomes.at(size):
             value = "-" if outcome.value is None else f"{outcome.value}{arrows[outcome.edge]}"
-            row = [value, f"{outcome.seconds:.1f}", f"{outcome.summary.mean:.2f}"]
+            row = [value, f"{outcome.seconds:.1f}", f"{outcome.summary.mean:.{unit.decimals}f}"]
             yield [outcome.label, _size(size), *row, "●" if outcome.label in front else ""]
 
 

@@ -62,7 +62,8 @@ def describe_edges(plan: Plan, choices: Choices) -> str | None:
 
 
 def _scores(study: Study, cells: Iterable[Cell]) -> Scores:
-    """The mean validation metric and the negative mean loss of each candidate that has all its runs."""
+    """What ranks each candidate that has all its runs: the mean validation metric, then the mean loss; high is good."""
+    sign = 1 if study.is_higher_better else -1
     runs: dict[tuple[Arm, float | None], dict[str, list[Cell]]] = {}
     for cell in cells:
         assert cell.arm is not None
@@ -76,7 +77,7 @@ def _scores(study: Study, cells: Iterable[Cell]) -> Scores:
             metric = fmean(cell.score(study.metric) for cell in candidate)
             loss = fmean(result.get("val/loss", 0.0) for result in results)
             if math.isfinite(metric):
-                scores.setdefault(key, {})[name] = (metric, -loss, candidate[0].value)
+                scores.setdefault(key, {})[name] = (sign * metric, -loss, candidate[0].value)
     return scores
 
 

@@ -1,12 +1,11 @@
 """Early stopping that a resumed run takes over as it was."""
 
-from typing import Literal
-
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
 
 
@@ -18,18 +17,20 @@ class EarlyStopping(callbacks.EarlyStopping):
 
     Args:
         monitor: The metric.
-        mode: Whether it is to fall (``min``) or to rise (``max``).
+        mode: Whether it is to fall (``min``) or to rise (``max``). It follows from most names, such as loss and
+            accuracy, and is asked for where it does not.
         patience: Validations in a row without an improvement after which training stops.
         min_delta: The least change that counts as an improvement.
 
     Raises:
-        UserError: Before the first step, where nothing is validated.
+        UserError: For a direction that has to be given, and before the first step, where nothing is validated.
     """
 
     def __init__(
-        self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", patience: int = 10, min_delta: float = 0.0
+        self, monitor: str = "val/loss", mode: Direction | None = None, patience: int = 10, min_delta: float = 0.0
     ) -> None:
-        super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode, check_on_train_epoch_end=False)
+        direction = decide_direction(monitor, mode, "mode of EarlyStopping")
+        super().__init__(monitor, min_delta, patience, mode=direction, check_on_train_epoch_end=False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint's state is loaded after this."""

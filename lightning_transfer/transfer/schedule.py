@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
+from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
 
 Schedule = Literal["linear_probe", "full", "gradual", "chain"]
@@ -29,7 +30,8 @@ class Plateau:
         patience: How many checks in a row without improvement end the phase. A metric is checked at the end of each
             validation, one of the training at the end of each epoch.
         min_delta: A change must be larger than this to be an improvement.
-        mode: ``min`` if lower is better, ``max`` if higher is.
+        mode: ``min`` if lower is better, ``max`` if higher is. It follows from most names, such as loss and accuracy,
+            and is asked for where it does not.
         restore_best: Whether the next phase starts from the weights at this phase's best check; not where weights are
             averaged or divided over ranks.
     """
@@ -37,7 +39,7 @@ class Plateau:
     monitor: str
     patience: int = 3
     min_delta: float = 0.0
-    mode: Literal["min", "max"] = "min"
+    mode: Direction | None = None
     restore_best: bool = False
 
     def __post_init__(self) -> None:
@@ -45,8 +47,8 @@ class Plateau:
         _check_count("plateau: patience", self.patience)
         if self.min_delta < 0:
             raise UserError(f"plateau: min_delta is {self.min_delta}; expected 0 or more")
-        if self.mode not in ("min", "max"):
-            raise UserError(f"plateau: mode is {self.mode!r}; expected 'min' or 'max'")
+        direction = decide_direction(self.monitor, self.mode, "plateau: mode")
+        object.__setattr__(self, "mode", direction)  # the class is frozen
 
     def is_improvement(self, value: float, best: float | None) -> bool:
         """Tell whether a value is better than the best so far; a value that is not a number never is."""

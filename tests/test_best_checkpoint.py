@@ -1,0 +1,133 @@
+"""The best and the last checkpoint: what bears their names, whatever the options say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import fit_arguments, run_folder
+from test_cli import error_line
+from test_results import OTHERS
+
+from lightning_transfer.cli.entry import main
+
+# An accuracy that comes and goes: the best epoch is neither the first nor the last.
+MOVING = ("--dashboards", "null", "--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "0.04")
+MOVING += ("--trainer.max_epochs", "4")
+
+
+def load(name: str) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(run_folder() / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return saved
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--checkpoint.every_n_train_steps", "4"],
+        ["--checkpoint.every_n_epochs", "3", "--trainer.val_check_interval", "3", "--checkpoint.save_last", "true"],
+        ["--checkpoint.train_time_interval", "0:0:0", "--checkpoint.monitor", "val/loss"],
+        ["--checkpoint.save_weights_only", "true", "--trainer.accumulate_grad_batches", "2"],
+        ["--checkpoint.save_on_train_epoch_end", "false", "--trainer.check_val_every_n_epoch", "2"],
+    ],
+    ids=lambda options: options[0].rpartition(".")[2],
+)
+def test_best_checkpoint_is_the_best_validated_whatever_the_options(
+    options: list[str], image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(fit_arguments(image_folder, *MOVING, *options))
+    record = json.loads((run_folder() / "results.json").read_text())
+    metric = record["selected_by"]
+    best = (min if "loss" in metric else max)(record["validations"], key=lambda entry: entry[metric])
+    assert best["step"] < record["steps"] == load("last")["global_step"]
+    assert load("best")["global_step"] == best["step"]
+    capsys.readouterr()
+    config, checkpoint = str(run_folder() / "config.yaml"), str(run_folder() / "checkpoints" / "best.ckpt")
+    main(["validate", "--config", config, "--ckpt_path", checkpoint])
+    output = capsys.readouterr().out
+    for value in record["validation"].values():
+        assert str(value)[:8] in output
+
+
+def test_metric_of_the_training_gives_a_best_checkpoint_between_validations(image_folder: Path) -> None:
+    often = ["--trainer.log_every_n_steps", "2", "--checkpoint.every_n_train_steps", "2"]
+    main(fit_arguments(image_folder, *MOVING, *often, "--checkpoint.monitor", "train/loss"))
+    record = json.loads((run_folder() / "results.json").read_text())
+    step = load("best")["global_step"]
+    assert step % 2 == 0
+    validated = [entry for entry in record["validations"] if entry["step"] == step]
+    assert bool(validated) == (record["validation"] is not None)  # no others are taken for those of the file
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint.save_top_k", "2"], "checkpoint.save_top_k is 2: expected 1, as best.ckpt is the one best"),
+        (["--checkpoint.filename", "last"], "checkpoint.filename is last: expected best, as"),
+        (["--checkpoint.filename", "{epoch}"], "checkpoint.filename is {epoch}: expected best, as"),
+        (["--checkpoint.dirpath", "elsewhere"], "checkpoint.dirpath is elsewhere: expected null, as"),
+        (["--checkpoint.save_on_exception", "true"], "checkpoint.save_on_exception is true: expected false, as"),
+        (["--checkpoint.monitor", "val/loss", "--checkpoint.mode", "max"], "checkpoint.mode is max, and a lower"),
+        (["--checkpoint.monitor", "val/gain"], "checkpoint.mode is not given, and the name val/gain does not say"),
+    ],
+)
+def test_option_of_which_best_would_not_be_the_best_is_refused(
+    options: list[str], message: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error_line(capsys, *fit_arguments(image_folder, *options))
+    assert not list(Path("logs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("init_args", "message"),
+    [
+        ({"filename": "best"}, "ModelCheckpoint in trainer.callbacks would write best.ckpt"),
+        ({"filename": "last", "dirpath": "logs/default/run/checkpoints"}, "would write last.ckpt, which is the run's"),
+        ({"save_last": True, "every_n_train_steps": 2}, "give it no save_last, as last.ckpt is kept in any case"),
+        ({"monitor": "val/accuracy"}, "mode of ModelCheckpoint in trainer.callbacks is min, and a higher val/accuracy"),
+        ({"filename": "best", "dirpath": "elsewhere"}, None),
+        ({"filename": "{epoch}", "save_top_k": -1}, None),
+    ],
+)
+def test_other_callback_leaves_the_names_of_the_best_and_the_last_alone(
+    init_args: dict[str, Any], message: str | None, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": init_args}
+    run = fit_arguments(image_folder, "--version", "run", "--trainer.callbacks", json.dumps([callback]))
+    if message is None:
+        main(run)
+    else:
+        assert message in error_line(capsys, *run)
+        assert not list(Path("logs").rglob("*.ckpt"))
+
+
+def test_loss_is_minimised_without_being_told(image_folder: Path) -> None:
+    main(fit_arguments(image_folder, *MOVING, "--checkpoint.monitor", "val/loss"))
+    record = json.loads((run_folder() / "results.json").read_text())
+    losses = {entry["step"]: entry["val/loss"] for entry in record["validations"]}
+    assert load("best")["global_step"] == min(losses, key=losses.__getitem__)
+    assert record["validation"]["val/loss"] == min(losses.values())
+
+
+def test_without_a_metric_nothing_is_called_best(own_folder: Path) -> None:
+    main([*OTHERS, "--checkpoint.monitor", "null", "--trainer.max_epochs", "2"])
+    record = json.loads(Path("logs/default/run/results.json").read_text())
+    assert record["best_checkpoint"] is None
+    assert [file.name for file in Path("logs/default/run/checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_run_that_goes_on_from_before_its_best_does_not_take_what_it_finds_for_the_best(image_folder: Path) -> None:
+    other = {"class_path": "ModelCheckpoint", "init_args": {"filename": "{epoch}", "save_top_k": -1}}
+    run = fit_arguments(image_folder, *MOVING, "--version", "run", "--trainer.callbacks", json.dumps([other]))
+    main([*run, "--checkpoint.monitor", "val/loss"])
+    folder = Path("logs/default/run")
+    best = folder / "checkpoints" / "best.ckpt"
+    found = torch.load(best, weights_only=True)
+    assert found["epoch"] > 0
+    worse = ["--model.optimizer.lr", "1e-9", "--trainer.max_epochs", "2"]  # nothing is learned after epoch 0
+    main([*run, "--checkpoint.monitor", "val/loss", *worse, "--ckpt_path", str(best.with_name("epoch=0.ckpt"))])
+    record = json.loads((folder / "results.json").read_text())
+    kept = torch.load(best, weights_only=True)
+    assert (kept["epoch"], kept["global_step"]) == (1, 18)
+    assert record["validation"]["val/loss"] == record["validations"][1]["val/loss"]
