@@ -6,7 +6,6 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 ``results.json`` and a short table say what came out.
 """
 
-import shlex
 import sys
 import warnings
 from argparse import SUPPRESS
@@ -28,6 +27,7 @@ from lightning_transfer.cli.arguments import add_experiment_arguments
 from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.range_curves import write_curves
+from lightning_transfer.cli.repetition import nulls, own_options, repetition
 from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_callbacks, check_settings
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
@@ -75,7 +75,7 @@ class CommandLine(LightningCLI):
     def __init__(self, args: ArgsType, signals: StopSignals) -> None:
         self._signals = signals
         given = sys.argv[1:] if args is None else args
-        self._command = shlex.join(["lightning-transfer", *given]) if isinstance(given, list) else None
+        self._given = given if isinstance(given, list) else None
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -136,7 +136,10 @@ class CommandLine(LightningCLI):
         elif self.subcommand == "fit":
             experiment = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"))
             check_folder(experiment, "--logs")
-            checkpoint = start_of_fit(checkpoint, experiment, self._get(self.config, "version"))
+            name = self._get(self.config, "version")
+            self._own_options = own_options(experiment, name, checkpoint)
+            self._command = repetition(self._given, self._own_options)
+            checkpoint = start_of_fit(checkpoint, experiment, name)
         else:
             self.save_config_callback = None
             if checkpoint is None:
@@ -176,7 +179,7 @@ class CommandLine(LightningCLI):
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-            callbacks += dashboards.callbacks(yaml.safe_load(text), text, self._command)
+            callbacks += dashboards.callbacks(yaml.safe_load(text), text, self._command, nulls(self._own_options))
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress_bar())
         if config["profiler"] is None:

@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -31,7 +32,8 @@ class RunCard(L.Callback):
     Args:
         hyperparameters: What sets this run apart from others; see :func:`hyperparameters_of`.
         configuration: The whole configuration as YAML.
-        command: The command that runs, if there is one.
+        command: The command that does the run again, if there is one.
+        anew: The flags by which the saved configuration does so, where it names the run.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class RunCard(L.Callback):
         hyperparameters: Mapping[str, str | float | None] | None = None,
         configuration: str = "",
         command: str | None = None,
+        anew: Sequence[str] = (),
     ) -> None:
         self.hyperparameters = dict(hyperparameters or {})
         self.configuration = configuration
         self.command = command
+        self.anew = list(anew)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enters the run in the HParams tab: also one that is killed later is there."""
@@ -81,7 +85,8 @@ class RunCard(L.Callback):
 
     def _commands(self, trainer: L.Trainer) -> list[str]:
         given = [self.command] if self.command else []
-        return [*given, f"lightning-transfer fit --config {trainer.loggers[0].log_dir}/config.yaml"]
+        saved = f"{trainer.loggers[0].log_dir}/config.yaml"
+        return [*given, shlex.join(["lightning-transfer", "fit", "--config", saved, *self.anew])]
 
 
 class ModelGraph(L.Callback):

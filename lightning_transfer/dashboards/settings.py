@@ -1,6 +1,6 @@
 """Which dashboards a run has: all of them unless switched off."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +40,19 @@ class Dashboards:
     run_card: bool = True
     graph: bool = True
 
-    def callbacks(self, config: Mapping[str, Any], configuration: str, command: str | None = None) -> list[L.Callback]:
+    def callbacks(
+        self, config: Mapping[str, Any], configuration: str, command: str | None = None, anew: Sequence[str] = ()
+    ) -> list[L.Callback]:
         """Builds what is switched on.
 
         Args:
             config: The configuration of ``fit`` as plain types.
             configuration: The same as YAML.
-            command: The command that runs, if there is one.
+            command: The command that does the run again, if there is one.
+            anew: The flags by which the saved configuration does so.
         """
         return [
-            *([RunCard(hyperparameters_of(config), configuration, command)] if self.run_card else []),
+            *([RunCard(hyperparameters_of(config), configuration, command, anew)] if self.run_card else []),
             *([TrainingScalars(self.every_n_steps)] if self.scalars else []),
             *([UnfreezingTimeline()] if self.timeline else []),
             *([TrainingExamples()] if self.training_examples else []),

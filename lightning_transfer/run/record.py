@@ -2,6 +2,7 @@
 
 import math
 import platform
+import shlex
 import subprocess
 import time
 from collections.abc import Mapping
@@ -159,7 +160,14 @@ def table(record: dict[str, Any], folder: Path) -> str:
         f"{record['epochs']} epoch{'s' if record['epochs'] != 1 else ''} in {record['fit_seconds']:.1f} s"
         f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['device']}"
     )
-    return "\n".join([*lines, took, f"results: {folder}/results.json", f"tensorboard --logdir {folder.parents[1]}"])
+    return "\n".join(
+        [
+            *lines,
+            took,
+            f"results: {folder}/results.json",
+            shlex.join(["tensorboard", "--logdir", str(folder.parents[1])]),
+        ]
+    )
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,48 @@
+"""The commands that do a run again, from its start and in a folder of its own."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+PROGRAM = "lightning-transfer"
+
+
+def own_options(experiment: Path, version: str | None, ckpt_path: str | None) -> list[str]:
+    """Finds the options that are of one run alone: its name, and the checkpoint of its own that it went on from.
+
+    Args:
+        experiment: The folder of the experiment's runs.
+        version: The run's name, if it was given.
+        ckpt_path: Where the run starts, as given.
+    """
+    if version is None:
+        return []
+    run = (experiment / version).resolve()
+    goes_on = ckpt_path is not None and (ckpt_path == "last" or Path(ckpt_path).resolve().is_relative_to(run))
+    return ["version", "ckpt_path"] if goes_on else ["version"]
+
+
+def repetition(arguments: Sequence[str] | None, own: Sequence[str]) -> str | None:
+    """Writes the command of a run without the options that are of that run alone.
+
+    Args:
+        arguments: Those of the run's command; None where it was called without one.
+        own: The names of these options. They are set to null, as a config file may give them too.
+    """
+    if arguments is None:
+        return None
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if not (word.startswith("--") and name in own):
+            kept.append(word)
+            continue
+        if not value:
+            next(words, None)
+    return shlex.join([PROGRAM, *kept, *nulls(own)])
+
+
+def nulls(names: Sequence[str]) -> list[str]:
+    """The flags that take back what a config file gives."""
+    return [word for name in names for word in (f"--{name}", "null")]
