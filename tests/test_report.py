@@ -10,6 +10,7 @@ from PIL import Image
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.run_card import strategy_of
+from lightning_transfer.report import run_report
 from lightning_transfer.report.charts import line_chart
 from lightning_transfer.report.figures import ConfusionMatrix, Timeline, thinned, ticks
 from lightning_transfer.report.run_files import Run
@@ -45,6 +46,34 @@ def test_report_of_texts_shows_tokens_and_the_worst_documents(own_folder: Path) 
     assert page.count('<p class="tokens">') == 6
     assert "Top losses" in page
     assert "Gradient x input" in page
+
+
+def test_report_says_of_which_epoch_pictures_and_table_are(image_folder: Path) -> None:
+    # The best epoch is neither the first nor the last.
+    moving = ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "0.04", "--trainer.max_epochs", "4")
+    main(fit_arguments(image_folder, *moving, "--dashboards.embeddings", "0"))
+    results = json.loads((run_folder() / "results.json").read_text())
+    accuracies = [entry["val/accuracy"] for entry in results["validations"]]
+    losses = [entry["val/loss"] for entry in results["validations"]]
+    best = accuracies.index(max(accuracies))
+    assert 0 < best < 3
+    for has_record in (True, False):  # also of a run that was killed
+        main(["report", str(run_folder())])
+        page = (run_folder() / "report.html").read_text()
+        assert f'data-value="{best + 1}">{best + 1}</td>' in page
+        assert f"{losses[best]:.4f}</td>" in page
+        for title in ("Confusion matrix of the validation", "Reliability of the confidences", "Top losses: the worst"):
+            [caption] = set(re.findall(rf"<figcaption>({title}[^<]*)</figcaption>", page))
+            assert caption.endswith(f"(epoch 4; the table is of epoch {best + 1}, the best)")
+        if has_record:
+            (run_folder() / "results.json").unlink()
+
+
+def test_report_tells_validations_of_one_epoch_apart() -> None:
+    run = Run("run", {"val/loss": [(4, 1.0), (9, 2.0)], "epoch": [(4, 0), (9, 0)]}, steps={"validation/x": 9})
+    assert run_report._dated("Top", run, "validation/x") == (
+        "Top (epoch 1, step 10; the table is of epoch 1, step 5, the best)"
+    )
 
 
 def test_report_of_a_run_without_dashboards_has_its_curves(image_folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_transfer.directions import direction_of
 from lightning_transfer.errors import UserError
 
 # Values of this plugin are data for the report. TensorBoard has no such plugin and shows them nowhere.
@@ -22,6 +23,7 @@ class Run:
         scalars: By tag, steps and values in the order of the steps.
         images: By tag, the PNG written last.
         data: By tag, the plain types written last with :func:`~lightning_transfer.dashboards.events.add_data`.
+        steps: By tag, the step at which that image or those types were written.
         results: The content of ``results.json``, if there is one.
     """
 
@@ -29,12 +31,34 @@ class Run:
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
 
     def last(self, tag: str) -> float | None:
         """The last value of a scalar."""
         points = self.scalars.get(tag)
         return points[-1][1] if points else None
+
+    def best_validation(self) -> tuple[int | None, dict[str, float]]:
+        """The step and the metrics of the validation that chose the best checkpoint.
+
+        Of a run without a record, which has not ended, it is the validation that is best so far.
+        """
+        chosen: dict[str, float] = self.results.get("validation") or {}
+        if self.results:
+            metric = str(self.results.get("selected_by"))
+            steps = [step for step, value in self.scalars.get(metric, []) if value == chosen.get(metric)]
+            return (steps[0] if steps else None), chosen
+        curves = {tag: dict(points) for tag, points in self.scalars.items() if tag.startswith("val/")}
+        for tag in ("val/accuracy", "val/loss"):
+            if curve := curves.get(tag):
+                best = (max if direction_of(tag) == "max" else min)(curve, key=curve.__getitem__)
+                return best, {name: values[best] for name, values in curves.items() if best in values}
+        return None, {}
+
+    def epoch_of(self, step: int) -> int | None:
+        """The epoch of a step, from 1; None where nothing was logged by then."""
+        return max((int(epoch) + 1 for at, epoch in self.scalars.get("epoch", []) if at <= step), default=None)
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -69,9 +93,11 @@ def read_run(folder: Path, name: str) -> Run:
         run.scalars[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
     for tag in events.Tags()["images"]:
         run.images[tag] = events.Images(tag)[-1].encoded_image_string
+        run.steps[tag] = events.Images(tag)[-1].step
     for tag in events.Tags()["tensors"]:
         if events.SummaryMetadata(tag).plugin_data.plugin_name == PLUGIN and events.Tensors(tag):
             run.data[tag] = json.loads(events.Tensors(tag)[-1].tensor_proto.string_val[0])
+            run.steps[tag] = events.Tensors(tag)[-1].step
     file = folder / "results.json"
     if file.is_file():
         run.results = json.loads(file.read_text())

@@ -25,10 +25,11 @@ CHARTS = {
     "training examples per second": ("speed/examples_per_second",),
     "share of the time between steps": ("speed/data_wait_share",),
 }
+TOP_LOSSES = "Top losses: the worst mistakes of the validation"
 PICTURES = {
     "training/examples": "Training examples as the network sees them",
     "attribution/grad_cam": "Grad-CAM: where the evidence for the prediction lies",
-    "validation/top_losses": "Top losses: the worst mistakes of the last validation",
+    "validation/top_losses": TOP_LOSSES,
 }
 ACCURACIES = ("val/accuracy", "test/accuracy")  # the best of several runs is bold
 _NAMED_LINES = 8  # with more runs, lines are coloured by strategy
@@ -49,9 +50,18 @@ def report(runs: Sequence[Run], title: str) -> str:
 
 
 def _table(runs: Sequence[Run]) -> str:
-    columns = ("run", "strategy", "seed", "training examples", "val/accuracy", "val/loss", "test/accuracy", "epochs")
+    columns = (
+        "run",
+        "strategy",
+        "seed",
+        "training examples",
+        "val/accuracy",
+        "val/loss",
+        "test/accuracy",
+        "best epoch",
+    )
     rows = [_row(run) for run in runs]
-    shown = [name for name in (*columns, "seconds") if any(row.get(name) is not None for row in rows)]
+    shown = [name for name in (*columns, "epochs", "seconds") if any(row.get(name) is not None for row in rows)]
     best = {name: max((row[name] for row in rows if row.get(name) is not None), default=None) for name in ACCURACIES}
     lines = []
     for row in sorted(rows, key=lambda row: -(row.get("val/accuracy") or 0)):
@@ -76,18 +86,17 @@ def _row(run: Run) -> dict[str, Any]:
     """The run's results; of a run without ``results.json``, where it stands."""
     settings, results = run.data.get("run/hyperparameters", {}), run.results
     tested = results.get("test") or {}
-    validation = results.get("validation") or {}
-    accuracies = [value for _, value in run.scalars.get("val/accuracy", [])]
-    losses = [value for _, value in run.scalars.get("val/loss", [])]
+    best_step, validation = run.best_validation()
     return {
         "run": run.name,
         "strategy": settings.get("strategy"),
         "seed": results.get("seed", settings.get("seed")),
         "training examples": settings.get("training examples"),
-        "val/accuracy": validation.get("val/accuracy", max(accuracies, default=None)),
-        "val/loss": validation.get("val/loss", min(losses, default=None)),
+        "val/accuracy": validation.get("val/accuracy"),
+        "val/loss": validation.get("val/loss"),
         "test/accuracy": tested.get("test/accuracy", run.last("test/accuracy")),
-        "epochs": results.get("epochs", len(losses) or None),
+        "best epoch": None if best_step is None else run.epoch_of(best_step),
+        "epochs": results.get("epochs", len(run.scalars.get("val/loss", [])) or None),
         "seconds": results.get("fit_seconds"),
     }
 
@@ -119,11 +128,11 @@ def _section(run: Run, is_open: bool) -> str:
         _figure(Timeline, run, "phase/timeline_data", "Unfreezing: what trained when, and how fast"),
         f'<div class="charts">{"".join(_charts(run))}</div>',
         '<div class="charts">',
-        _figure(ConfusionMatrix, run, "validation/confusion_matrix_data", "Confusion matrix of the last validation"),
+        _figure(ConfusionMatrix, run, "validation/confusion_matrix_data", "Confusion matrix of the validation"),
         _figure(Reliability, run, "validation/reliability_data", "Reliability of the confidences"),
         "</div>",
         _most_confused(run),
-        *(_picture(title, run.images[tag]) for tag, title in PICTURES.items() if tag in run.images),
+        *(_picture(_dated(title, run, tag), run.images[tag]) for tag, title in PICTURES.items() if tag in run.images),
         _worst_texts(run),
         _tokens(run),
         _card(run),
@@ -146,10 +155,24 @@ def _charts(run: Run) -> Iterable[str]:
 def _figure(kind: type[Any], run: Run, tag: str, title: str) -> str:
     if tag not in run.data:
         return ""
+    title = _dated(title, run, tag)
     figure: Figure = kind(**run.data[tag])
     canvas = SvgCanvas(*figure.size, title)
     figure.draw(canvas)
     return f"<figure><figcaption>{html.escape(title)}</figcaption>{canvas.svg()}</figure>"
+
+
+def _dated(title: str, run: Run, tag: str) -> str:
+    """Adds the epoch that a picture is of, and that of the table's figures where they are of another validation."""
+    step, (best, _) = run.steps.get(tag), run.best_validation()
+    if step is None or not tag.startswith(("validation/", "attribution/")):
+        return title
+    if best in (step, None):
+        return f"{title} (epoch {run.epoch_of(step)})"
+    epochs = [f"epoch {run.epoch_of(at)}" for at in (step, best)]
+    places = [f"{epoch}, step {at + 1}" for epoch, at in zip(epochs, (step, best), strict=True)]
+    shown, chosen = places if epochs[0] == epochs[1] else epochs
+    return f"{title} ({shown}; the table is of {chosen}, the best)"
 
 
 def _picture(title: str, png: bytes) -> str:
@@ -167,7 +190,8 @@ def _most_confused(run: Run) -> str:
         return ""
     pairs = ConfusionMatrix(**run.data["validation/confusion_matrix_data"]).most_confused(10)
     rows = [(label, prediction, str(count), f"{100 * share:.0f} %") for label, prediction, count, share in pairs]
-    return _plain_table("Confused most often", ("label", "taken for", "times", "of the label's"), rows)
+    title = _dated("Confused most often", run, "validation/confusion_matrix_data")
+    return _plain_table(title, ("label", "taken for", "times", "of the label's"), rows)
 
 
 def _worst_texts(run: Run) -> str:
@@ -176,7 +200,7 @@ def _worst_texts(run: Run) -> str:
         (e["label"], e["prediction"], f"{100 * e['confidence']:.0f} %", f"{e['loss']:.2f}", e["text"]) for e in entries
     ]
     head = ("label", "prediction", "confidence", "loss", "text")
-    return _plain_table("Top losses: the worst mistakes of the last validation", head, rows)
+    return _plain_table(_dated(TOP_LOSSES, run, "validation/top_losses_data"), head, rows)
 
 
 def _plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -206,6 +230,7 @@ def _tokens(run: Run) -> str:
     if not lines:
         return ""
     title = "Gradient x input: what speaks for the prediction (blue) and against it (orange)"
+    title = _dated(title, run, "attribution/tokens_data")
     return f"<figure><figcaption>{title}</figcaption>{''.join(lines)}</figure>"
 
 
