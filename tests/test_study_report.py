@@ -160,6 +160,12 @@ def test_data_that_changed_during_the_study_is_noticed(plan: Plan) -> None:
     assert "**The data changed during the study**: 2 different fingerprints." in report(plan)
 
 
+def test_examples_that_test_and_training_share_are_said(plan: Plan) -> None:
+    assert "in the training split too" not in report(plan)
+    pretend(plan.final()[0], 0.5, data={"test_examples_in_training_split": 3})
+    assert "**3 examples of the test split are in the training split too.**" in report(plan)
+
+
 def test_page_needs_nothing_from_elsewhere(plan: Plan) -> None:
     report(plan)
     page = Path("report/toy.html").read_text()

@@ -18,6 +18,7 @@ from lightning_transfer.data.loader import (
     shuffled_batches,
     training_loader,
 )
+from lightning_transfer.data.overlap import Rows, check_overlap
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
@@ -33,7 +34,8 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         label_column: The column of the labels: class labels, integers from 0, or words, as classes in the order of the
             alphabet.
         train_split: The split to train and validate on.
-        test_split: The split to test on.
+        test_split: The split to test on. Examples of it that are in the training split too are counted, and it is
+            refused where they are half of it or more.
         batch_size: Training examples in a batch, over all devices together.
         eval_batch_size: Examples in a batch on each device in validation, test and prediction.
         validation_fraction: Share of each class of the training split that is held out for validation. With 0 all of it
@@ -82,6 +84,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self._class_names: list[str] | None = None
         self._classes_are_to_check = False  # those of a checkpoint, against the data's
         self._splits: dict[str, Split[Inputs]] = {}
+        self._shared_examples: int | None = None  # of the test split, with the training split
         self._on_device: dict[Split[Inputs], tuple[Tensor, ...]] = {}
         self._train_rows = self._validation_rows = np.empty(0, np.int64)
         self._train_loader: BatchLoader | None = None
@@ -98,6 +101,11 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
     @abstractmethod
     def batch_maker(self, split: Split[Inputs], is_training: bool = False) -> Callable[[np.ndarray], Any]:
         """Gives what makes a batch of rows, int64 [batch]: a named tuple with ``labels`` and ``inputs``."""
+
+    def content_of(self, split: Split[Inputs]) -> Rows:
+        """Gives the content of each row, by which rows of two splits are compared."""
+        inputs = self.tensors_of(split)[0].numpy()
+        return Rows(inputs.reshape(-1), np.arange(len(inputs) + 1) * (inputs.size // max(1, len(inputs))))
 
     def resident(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
         """Gives the tensors that hold a split where batches are to be taken from them."""
@@ -146,7 +154,10 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         """What a record of a run says of its data: fingerprints of the splits read and numbers of examples."""
         fingerprints = {name: split.fingerprint for name, split in self._splits.items()}
         train, validation = len(self._train_rows), len(self._validation_rows)
-        return {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
+        facts = {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
+        if self._shared_examples is not None:
+            facts["test_examples_in_training_split"] = self._shared_examples
+        return facts
 
     def prepare_data(self) -> None:
         """Fills the cache, once on each node; predicting files needs only a checkpoint.
@@ -157,8 +168,10 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
         if not predicts_files:
             self._split(self.train_split)  # kept: setup would read it again
-            if self.test_follows:
-                self._split(self.test_split)
+            tests = self.test_follows or (self.trainer is not None and self.trainer.testing)
+            if tests and self._shared_examples is None:
+                splits = self.train_split, self.test_split
+                self._shared_examples = check_overlap(*splits, *(self.content_of(self._split(name)) for name in splits))
 
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""

@@ -16,6 +16,7 @@ from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.buckets import bucketed_batches, token_batches
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
+from lightning_transfer.data.overlap import Rows
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.data.tokenizer import (
     PADDING_ID,
@@ -77,6 +78,10 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         """Gives token ids, offsets and labels."""
         token_ids, offsets = map(torch.from_numpy, split.inputs)
         return token_ids, offsets, split.labels
+
+    def content_of(self, split: Split[Documents]) -> Rows:
+        """Gives the token ids of each document."""
+        return Rows(*split.inputs)
 
     def batch_maker(self, split: Split[Documents], is_training: bool = False) -> Callable[[np.ndarray], TextBatch]:
         """Gives what cuts, pads and stacks the documents of rows, on the accelerator where they are kept there."""

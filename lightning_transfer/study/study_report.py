@@ -147,6 +147,8 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
     fingerprints = {str(data.get("fingerprints")) for data in facts}
     if len(fingerprints) > 1:
         items.append(f"**The data changed during the study**: {len(fingerprints)} different fingerprints.")
+    if shared := max((data.get("test_examples_in_training_split") or 0 for data in facts), default=0):
+        items.append(f"**{shared:,} examples of the test split are in the training split too.**")
     yield Bullets(items)
     failures = [f"`{cell.name}`: {cell.failure}" for cell in [*outcomes.tuning, *outcomes.cells] if cell.failure]
     if failures:

@@ -1,0 +1,80 @@
+"""Whether what is tested on was also trained on, byte for byte."""
+
+from typing import NamedTuple
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_transfer.errors import UserError
+
+# Of each row first this much is compared, from its middle: a page of a file, and all of a small image or text.
+_SAMPLE_BYTES = 4096
+
+
+class Rows(NamedTuple):
+    """The content of many rows, one after the other.
+
+    Attributes:
+        values: One dimension, of any type; may be memory-mapped.
+        offsets: int64 [rows + 1]: row i is ``values[offsets[i]:offsets[i + 1]]``.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def hashes(self, rows: np.ndarray, limit: int | None = None) -> np.ndarray:
+        """Computes a hash of each of the rows, int64 [rows]; equal rows have equal ones within this process.
+
+        Args:
+            rows: int64, which rows.
+            limit: Bytes of each row to look at, from its middle; all if not given.
+        """
+        most = None if limit is None else limit // self.values.itemsize
+        found = np.empty(len(rows), np.int64)
+        for place, (start, stop) in enumerate(zip(self.offsets[rows], self.offsets[rows + 1], strict=True)):
+            if most is not None and stop - start > most:
+                start += (stop - start - most) // 2
+                stop = start + most
+            found[place] = hash(self.values[start:stop].tobytes())
+        return found
+
+
+def check_overlap(train_split: str, test_split: str, train: Rows, test: Rows) -> int:
+    """Counts what a test split shares with the training split, and warns where it is anything.
+
+    Args:
+        train_split: The name of the training split.
+        test_split: The name of the test split.
+        train: The rows of the training split.
+        test: The rows of the test split.
+
+    Returns:
+        How many rows of the test split are in the training split too.
+
+    Raises:
+        UserError: Where they are the same, or at least half of the test split is in the training split.
+    """
+    if test_split == train_split:
+        raise UserError(f"data.test_split is {test_split}, the split to train on: expected another one")
+    count, total = count_shared(train, test), len(test.offsets) - 1
+    found = f"{count} of {total} examples of data.test_split {test_split} are in {train_split} too"
+    if count and 2 * count >= total:
+        raise UserError(f"{found}: expected a split that was not trained on")
+    if count:
+        rank_zero_warn(f"{found} ({100 * count / total:.2g} %): the test rewards remembering them")
+    return count
+
+
+def count_shared(train: Rows, test: Rows) -> int:
+    """Counts the rows of a test set that are rows of a training set too.
+
+    Args:
+        train: The rows of the training set.
+        test: The rows of the test set.
+    """
+    kept = [np.arange(len(rows.offsets) - 1) for rows in (train, test)]
+    for limit in (_SAMPLE_BYTES, None):  # whole rows only of those that may be equal
+        hashes = [rows.hashes(places, limit) for rows, places in zip((train, test), kept, strict=True)]
+        shared = np.intersect1d(hashes[0], hashes[1])
+        kept = [places[np.isin(found, shared)] for places, found in zip(kept, hashes, strict=True)]
+    return len(kept[1])
