@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,11 +40,64 @@ def check_file(file: Path) -> None:
         tempfile.TemporaryFile(dir=file.parent).close()
 
 
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Puts a file or a folder in its place in one step, once all of it is on the disk.
+
+    A process that is killed meanwhile, and a block that raises, leave what was there before. A device or a pipe, as
+    ``/dev/stdout`` may be, is written directly.
+
+    Args:
+        target: The place; the folder around it is made. A symbolic link to it stays one.
+
+    Yields:
+        The path beside it, at which the block writes the file, or makes the folder and writes what belongs in it.
+    """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        yield target
+        return
+    target = target.resolve()
+    # One name, not a random one: what a killed process has left is overwritten by the next.
+    partial = target.with_name(f".{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove(partial)
+    try:
+        yield partial
+        for path in [partial, *partial.rglob("*")]:
+            _sync(path)
+        if partial.is_dir():  # else what is in the way stays there: only a folder takes the place of a folder
+            _remove(target)
+        partial.replace(target)
+        _sync(target.parent)  # without it a crash of the machine may undo the rename
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text in UTF-8, whole or not at all."""
+    with replacing(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_json(file: Path, content: Any) -> None:
-    """Writes the file whole or not at all."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(file)
+    """Writes JSON, whole or not at all."""
+    write_text(file, json.dumps(content, indent=1))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

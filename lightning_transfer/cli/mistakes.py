@@ -5,6 +5,7 @@ import re
 import sys
 import textwrap
 from enum import Enum
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -14,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 import lightning_transfer
 from lightning_transfer.cli.suggestions import classes_for, nearest_option
 from lightning_transfer.errors import UserError, did_you_mean
+from lightning_transfer.files import replacing
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
 _UNKNOWN_CLASS = re.compile(r'(key "|--)(?P<key>[\w.]+)("|: ).*dot import path string: (?P<name>\S+)')
@@ -62,6 +64,11 @@ class Parser(LightningArgumentParser):
         """Writes a config, with the numbers that do not follow from the data."""
         text: str = super().dump(namespace, **{**kwargs, "skip_link_targets": False})
         return text
+
+    def save(self, cfg: Any, path: Any, **kwargs: Any) -> None:
+        """Writes a config whole or not at all."""
+        with replacing(Path(path)) as partial:
+            super().save(cfg, partial, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the line and exits."""

@@ -4,6 +4,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import replacing
 from lightning_transfer.transfer.range_test import Curve
 
 
@@ -34,8 +35,8 @@ def write_curves(curves: Sequence[Curve], folder: Path, arguments: Container[str
         axes.axvline(curve.suggestion, color=line.get_color(), linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
     axes.legend(frameon=False, fontsize="small")
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "lr_find.png", dpi=150)
+    with replacing(folder / "lr_find.png") as partial:
+        figure.savefig(partial, dpi=150, format="png")
     with SummaryWriter(str(folder)) as writer:
         writer.add_figure("lr_find", figure)
     return _table(curves, folder, arguments)

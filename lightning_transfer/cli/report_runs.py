@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lightning_transfer.files import check_file
+from lightning_transfer.files import check_file, write_text
 
 
 def main(arguments: list[str]) -> None:
@@ -31,5 +31,5 @@ def main(arguments: list[str]) -> None:
     output = given.output or given.logs / "report.html"
     check_file(output)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs in {given.logs}"
-    output.write_text(report(runs, title), encoding="utf-8")
+    write_text(output, report(runs, title))
     print(f"report of {len(runs)} run{'s' if len(runs) > 1 else ''}: {output}")

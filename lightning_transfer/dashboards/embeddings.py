@@ -19,6 +19,7 @@ from lightning_transfer.dashboards.events import has_tensorboard, summary_writer
 from lightning_transfer.dashboards.samples import class_names, is_shown, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import replacing, write_text
 from lightning_transfer.networks.layer_groups import REST
 from lightning_transfer.transfer.shown_groups import own_groups
 
@@ -195,25 +196,26 @@ def write_embedding(
         metadata: Label and text of each example.
         pictures: uint8 [examples, height, width, 3], if there are any.
     """
-    place = folder / "projector" / name
-    place.mkdir(parents=True, exist_ok=True)
-    np.savetxt(place / "points.tsv", points, fmt="%.5g", delimiter="\t")
     lines = ["label\ttext", *("\t".join(" ".join(value.split()) for value in entry) for entry in metadata)]
-    (place / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(folder / "projector" / name) as place:
+        place.mkdir()
+        np.savetxt(place / "points.tsv", points, fmt="%.5g", delimiter="\t")
+        (place / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if pictures is not None:
+            _sprite(pictures).save(place / "sprite.png", compress_level=1)
     info = EmbeddingInfo(
         tensor_name=name,
         tensor_path=f"projector/{name}/points.tsv",
         metadata_path=f"projector/{name}/metadata.tsv",
     )
     if pictures is not None:
-        _sprite(pictures).save(place / "sprite.png", compress_level=1)
         info.sprite.image_path = f"projector/{name}/sprite.png"
         info.sprite.single_image_dim.extend([_THUMBNAIL, _THUMBNAIL])
     file, config = folder / "projector_config.pbtxt", ProjectorConfig()
     if file.exists():
         text_format.Parse(file.read_text(), config)
     others = [entry for entry in config.embeddings if entry.tensor_name != name]
-    file.write_text(text_format.MessageToString(ProjectorConfig(embeddings=[*others, info])))
+    write_text(file, text_format.MessageToString(ProjectorConfig(embeddings=[*others, info])))
 
 
 def _sprite(pictures: np.ndarray) -> Image.Image:

@@ -1,21 +1,21 @@
 """Arrays computed once and memory-mapped ever after: decoded images, token ids.
 
-An entry is a folder of ``.npy`` files and a manifest with their sizes and checksums. It is built beside its final
-place and renamed into it, so nobody ever sees half an entry; a lock lets one process build while others wait.
+An entry is a folder of ``.npy`` files and a manifest with their sizes and checksums. It is there whole or not at all;
+a lock lets one process build while others wait.
 """
 
 import hashlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+
+from lightning_transfer.files import replacing, write_json
 
 CACHE_VARIABLE = "LIGHTNING_TRANSFER_CACHE"
 _MANIFEST = "manifest.json"
@@ -53,17 +53,11 @@ def load_or_build(kind: str, key: Mapping[str, object], build: Callable[[Path], 
 def _build(folder: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> None:
     if folder.exists():
         print(f"lightning-transfer: the cache {folder} is damaged, building it again", file=sys.stderr)
-        shutil.rmtree(folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.", ignore_cleanup_errors=True) as name:
-        partial = Path(name, "entry")
+    with replacing(folder) as partial:
         partial.mkdir()
         build(partial)
         files = {file.name: {"bytes": file.stat().st_size, "crc32": _crc32(file)} for file in partial.glob("*.npy")}
-        manifest = partial / _MANIFEST
-        manifest.write_text(json.dumps({"key": dict(key), "files": files}, indent=1, sort_keys=True))
-        for file in partial.iterdir():
-            _flush_to_disk(file)
-        partial.rename(folder)
+        write_json(partial / _MANIFEST, {"key": dict(key), "files": files})
 
 
 def _is_valid(folder: Path) -> bool:
@@ -83,8 +77,3 @@ def _crc32(file: Path) -> int:
         while block := stream.read(_BLOCK_BYTES):
             checksum = zlib.crc32(block, checksum)
     return checksum
-
-
-def _flush_to_disk(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from lightning_transfer.data.tokenizer import TokenizerKind, cached_tokenizer, readable
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import write_text
 
 
 class TokenizedTexts:
@@ -80,8 +81,7 @@ class TokenizedTexts:
         """Writes ``tokenizer.json`` beside the run, if it has a folder."""
         folder = trainer.log_dir if trainer is not None and trainer.loggers else None  # agreed on by all ranks
         if trainer is not None and folder and trainer.is_global_zero:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            Path(folder, "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
+            write_text(Path(folder, "tokenizer.json"), self.tokenizer.to_str())
 
     def _read_or_learn_tokenizer(self) -> str:
         if self.vocabulary_path is None:

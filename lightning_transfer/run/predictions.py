@@ -10,6 +10,7 @@ from lightning_transfer.data.batches import are_shares
 from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import replacing
 
 
 class KnownRows(L.Callback):
@@ -57,7 +58,7 @@ def write_predictions(
         _require_probabilities(batch, len(data.class_names))
     probabilities = loader.in_order(batches).tolist()
     rows = loader.rows(len(batches)).tolist()
-    with output.open("w", encoding="utf-8") as lines:
+    with replacing(output) as partial, partial.open("w", encoding="utf-8") as lines:
         for row, of_classes in zip(rows, probabilities, strict=True):
             name = data.predict_names[row] if data.predict_names else row
             line = {"name": name, "class": data.class_names[of_classes.index(max(of_classes))]}

@@ -136,7 +136,6 @@ class Cell:
 
     def begin(self) -> None:
         """Makes the folder, and says in it what the cell is asked."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         arm = vars(self.arm) if self.arm else {}
         facts = {"name": self.name, "kind": self.kind, **arm, "size": self.size, "seed": self.seed, "value": self.value}
         command = shlex.join(["lightning-transfer", *self.arguments])
@@ -176,7 +175,6 @@ class Cell:
 
     def fail(self, error: str) -> None:
         """Records that the run failed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / FAILURE, {"error": error})
 
     def forget(self) -> None:

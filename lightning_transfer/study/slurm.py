@@ -94,7 +94,7 @@ def _submit(
     try:
         executor = submitit.AutoExecutor(folder / name, cluster="slurm")
         executor.update_parameters(**{**parameters, "slurm_job_name": name})
-        _record(folder, known | jobs)
+        write_json(folder / _JOBS, known | jobs)
         with executor.batch():
             for chunk in chunks:
                 executor.submit(CellJob(chunk, threads))
@@ -137,11 +137,6 @@ def _queue(jobs: set[str]) -> set[str]:
 def _known_jobs(folder: Path) -> dict[str, str]:
     file = folder / _JOBS
     return json.loads(file.read_text()) if file.exists() else {}
-
-
-def _record(folder: Path, jobs: dict[str, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _JOBS, jobs)
 
 
 def _seconds(cell: Cell) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lightning_transfer.files import replacing
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.outcomes import Outcome, Outcomes
 from lightning_transfer.study.plan import Choices
@@ -55,7 +56,7 @@ def summary_row(outcomes: Outcomes, outcome: Outcome) -> dict[str, Any]:
 
 def write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows, their columns in the order in which they first appear."""
-    with file.open("w", newline="") as stream:
+    with replacing(file) as partial, partial.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning_transfer.files import write_text
 from lightning_transfer.report.document import Block, Bullets, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from lightning_transfer.study import plots
 from lightning_transfer.study.outcomes import Outcome, Outcomes
@@ -34,15 +35,14 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
         ),
     ]
     blocks = [*_findings(outcomes), *figures, *_tables(outcomes), *_protocol(outcomes, command)]
-    folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
-        (folder / figure.file).write_text(figure.svg)
-    (folder / f"{name}.md").write_text(to_markdown(blocks))
+        write_text(folder / figure.file, figure.svg)
+    write_text(folder / f"{name}.md", to_markdown(blocks))
     runs = [cell_row(cell, outcomes.choices) for cell in [*outcomes.tuning, *outcomes.cells]]
     write_csv(folder / f"{name}_cells.csv", runs)
     write_csv(folder / f"{name}_summary.csv", [summary_row(outcomes, outcome) for outcome in outcomes])
     html = folder / f"{name}.html"
-    html.write_text(to_html(f"Study {name}", blocks))
+    write_text(html, to_html(f"Study {name}", blocks))
     return html
 
 

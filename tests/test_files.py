@@ -1,0 +1,95 @@
+"""What is written is there whole, or not at all."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from lightning_transfer.files import replacing, write_json, write_text
+
+PACKAGE = Path(__file__).parents[1] / "lightning_transfer"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder."""
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_file_is_written_whole_and_nothing_else_is_left(folder: Path) -> None:
+    file = folder / "below" / "text"
+    for text in ("ä\n", "ö\n"):
+        write_text(file, text)
+        assert file.read_text(encoding="utf-8") == text
+    write_json(folder / "below" / "numbers.json", {"a": 1})
+    assert names(file.parent) == ["numbers.json", "text"]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_failure_leaves_what_was_there(folder: Path, is_folder: bool) -> None:
+    def write(text: str, error: Exception | None = None) -> None:
+        with replacing(target) as partial:
+            if is_folder:
+                partial.mkdir()
+            (partial / "file" if is_folder else partial).write_text(text)
+            if error:
+                raise error
+
+    target = folder / "target"
+    write("first")
+    with pytest.raises(RuntimeError, match="stopped"):
+        write("second", RuntimeError("stopped"))
+    assert (target / "file" if is_folder else target).read_text() == "first"
+    assert names(folder) == ["target"]
+
+
+def test_folder_replaces_a_folder_with_all_that_was_in_it(folder: Path) -> None:
+    for name in ("old", "new"):
+        with replacing(folder / "entry") as partial:
+            partial.mkdir()
+            (partial / name).touch()
+    assert names(folder / "entry") == ["new"]
+
+
+def test_what_a_killed_process_has_left_is_in_nobodys_way(folder: Path) -> None:
+    (folder / ".text.partial").mkdir()
+    (folder / ".text.partial" / "half").touch()
+    write_text(folder / "text", "whole")
+    assert names(folder) == ["text"]
+
+
+def test_file_never_takes_the_place_of_a_folder(folder: Path) -> None:
+    (folder / "below").mkdir()
+    (folder / "below" / "precious").touch()
+    with pytest.raises(IsADirectoryError):
+        write_text(folder / "below", "text")
+    assert names(folder / "below") == ["precious"]
+    assert names(folder) == ["below"]
+
+
+def test_link_stays_and_what_it_points_to_is_written(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / "link").symlink_to(folder / "elsewhere" / "file")
+    write_text(folder / "link", "text")
+    assert (folder / "link").is_symlink()
+    assert (folder / "elsewhere" / "file").read_text() == "text"
+
+
+def test_pipe_is_written_directly() -> None:
+    read_end, write_end = os.pipe()
+    write_text(Path(f"/dev/fd/{write_end}"), "text")
+    assert os.read(read_end, 10) == b"text"
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_package_has_one_writer_of_whole_files() -> None:
+    writing = re.compile(r"\.write_text\(|\.write_bytes\(|open\(\"w|os\.fsync|os\.replace|\.rename\(")
+    others = [file for file in PACKAGE.rglob("*.py") if writing.search(file.read_text())]
+    assert [file.name for file in others if "replacing(" not in file.read_text()] == []
