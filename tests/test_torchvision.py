@@ -250,6 +250,7 @@ def test_images_are_normalised_as_the_starting_weights_say(own_folder: Path) -> 
     [
         ("ResNet18_Weights.IMAGENET1K_V2", "did you mean ResNet18_Weights.IMAGENET1K_V1"),
         ("imagenet", "torchvision has no weights 'imagenet': expected one like ResNet18_Weights.IMAGENET1K_V1"),
+        ("resnet18.IMAGENET1K_V1", "torchvision has no weights 'resnet18.IMAGENET1K_V1': did you mean ResNet18"),
     ],
 )
 def test_unknown_weights_to_normalise_as_are_explained(name: str, message: str) -> None:

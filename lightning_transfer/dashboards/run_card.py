@@ -71,9 +71,9 @@ class RunCard(L.Callback):
         rest_hook(self, "on_train_batch_end")
         writer = summary_writer(trainer)
         if writer is not None:
-            plan = getattr(unfreezing_of(trainer), "plan_text", "")
+            unfreezing = unfreezing_of(trainer)
             card = {"commands": self._commands(trainer), "versions": versions(), "commit": source_commit()}
-            card |= {"plan": plan, "configuration": self.configuration}
+            card |= {"plan": unfreezing.plan_text if unfreezing else "", "configuration": self.configuration}
             writer.add_text("run/card", _markdown(card), logged_step(trainer))
             add_data(writer, "run/card_data", card, logged_step(trainer))
 

@@ -1,6 +1,6 @@
 """What images are normalised by: as pretrained weights saw theirs, or as the data itself suggests."""
 
-from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,31 +14,34 @@ def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tup
     """Looks up what the images were normalised by that torchvision's weights were trained on.
 
     Args:
-        name: Name of weights of a classification network, for example ResNet18_Weights.IMAGENET1K_V1.
+        name: Name of weights, for example ResNet18_Weights.IMAGENET1K_V1.
 
     Returns:
         Mean and standard deviation of each channel, for pixels from 0 to 1.
 
     Raises:
-        UserError: If there are no such weights.
+        UserError: If there are no such weights, or their images were not normalised.
     """
-    known = _weights_by_name()
-    if name not in known:
+    transforms = _transforms_of_weights(name)
+    if transforms is None:
+        networks = models.list_models(module=models)
+        known = [str(weights) for network in networks for weights in models.get_model_weights(network)]
         hint = did_you_mean(name, known, "expected one like ResNet18_Weights.IMAGENET1K_V1")
         raise UserError(f"data.normalise_as: torchvision has no weights {name!r}: {hint}")
-    transforms = known[name].transforms()
     return tuple(transforms.mean), tuple(transforms.std)
 
 
 def is_name_of_weights(name: str) -> bool:
-    """Whether torchvision has weights of a classification network by this name."""
-    return "_Weights." in name and name in _weights_by_name()
+    """Says whether torchvision has weights by this name whose images were normalised."""
+    return _transforms_of_weights(name) is not None
 
 
-@cache
-def _weights_by_name() -> dict[str, models.WeightsEnum]:
-    enums = [models.get_model_weights(network) for network in models.list_models(module=models)]
-    return {f"{enum.__name__}.{key}": weights for enum in enums for key, weights in enum.__members__.items()}
+def _transforms_of_weights(name: str) -> Any | None:
+    try:
+        transforms = models.get_weight(name).transforms()
+    except (KeyError, TypeError, ValueError):  # a TypeError for what else torchvision.models has by a name
+        return None
+    return transforms if hasattr(transforms, "mean") else None
 
 
 def channel_statistics(images: Tensor, sample: int = 5000) -> tuple[list[float], list[float]]:

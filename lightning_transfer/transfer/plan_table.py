@@ -18,6 +18,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.resolution import ResolvedSchedule
 from lightning_transfer.transfer.schedule import TrainingLength
+from lightning_transfer.transfer.shown_groups import unfreezing_of
 
 HEADER = ("phase", "begins", "until", "trains at learning rate", "parameters", "share", "kept for backward")
 
@@ -209,9 +210,8 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     pl_module.trainer = trainer
     trainer.strategy.connect(pl_module)
     trainer._callback_connector._attach_model_callbacks()
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    callback = next((found for found in callbacks if hasattr(found, "plan_table")), None)
-    if callback is None:
+    unfreezing = unfreezing_of(trainer)
+    if unfreezing is None:
         raise UserError("there is nothing to plan: trainer.callbacks has no ProgressiveUnfreezing")
     trainer._data_connector.attach_data(pl_module, datamodule=datamodule)
     trainer._data_connector.prepare_data()
@@ -224,5 +224,4 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     batch = trainer.precision_plugin.convert_input(next(iter(trainer.train_dataloader)))  # type: ignore[arg-type]
     batch = pl_module._on_before_batch_transfer(batch)
     batch = pl_module._apply_batch_transfer_handler(batch, device=pl_module.device)
-    table: str = callback.plan_table(trainer, pl_module, batch)
-    return table
+    return unfreezing.plan_table(trainer, pl_module, batch)

@@ -16,6 +16,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.learning_rates import decay_factors
 from lightning_transfer.transfer.resolution import ResolvedSchedule
+from lightning_transfer.transfer.shown_groups import unfreezing_of
 from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing
 
 _SMOOTHING = 0.98
@@ -90,8 +91,7 @@ def range_test(
         raise UserError(f"steps is {steps}: expected {_FEWEST_STEPS} or more")
     if trainer.world_size > 1:
         raise UserError(f"lr-find runs in one process, not {trainer.world_size}: set --trainer.devices 1")
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    unfreezing = next((found for found in callbacks if isinstance(found, ProgressiveUnfreezing)), None)
+    unfreezing = unfreezing_of(trainer)
     phases = len(unfreezing.resolve(model).phases) if unfreezing else 1
     curves = []
     for phase in range(phases):

@@ -1,17 +1,22 @@
 """The layer groups that the dashboards show, whatever the network and whoever freezes it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
 from lightning_transfer.networks.layer_groups import REST, LayerGroup, resolve_layer_groups
 
+if TYPE_CHECKING:
+    from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing
 
-def unfreezing_of(trainer: L.Trainer) -> Any | None:
-    """The callback that thaws layer groups, if there is one: ``ProgressiveUnfreezing``, or one with its attributes."""
+
+def unfreezing_of(trainer: L.Trainer) -> "ProgressiveUnfreezing | None":
+    """Finds the callback that thaws layer groups; None where the trainer has none."""
+    from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing  # late: its plan is made with this
+
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if hasattr(callback, "trainable_groups")), None)
+    return next((callback for callback in callbacks if isinstance(callback, ProgressiveUnfreezing)), None)
 
 
 def shown_groups(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, LayerGroup]:
