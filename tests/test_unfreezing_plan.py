@@ -157,3 +157,13 @@ def test_the_memory_column_holds_what_training_keeps() -> None:
 def test_a_training_without_a_given_end_is_planned_for_the_epochs_that_fit_assumes() -> None:
     run = L.Trainer(callbacks=[ProgressiveUnfreezing(GROUPS)], logger=False, accelerator="cpu")
     assert cells(plan(run, ToyModule()))[-1][1] == "step 12, epoch 2"
+
+
+def test_only_progressive_unfreezing_has_a_plan() -> None:
+    class Lookalike(L.Callback):
+        """Names what it has as progressive unfreezing does."""
+
+        plan_table = trainable_groups = "a table of the user's"
+
+    with pytest.raises(UserError, match="there is nothing to plan: trainer.callbacks has no ProgressiveUnfreezing"):
+        plan(trainer(Lookalike()), ToyModule())
