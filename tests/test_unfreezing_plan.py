@@ -165,5 +165,5 @@ def test_only_progressive_unfreezing_has_a_plan() -> None:
 
         plan_table = trainable_groups = "a table of the user's"
 
-    with pytest.raises(UserError, match="there is nothing to plan: trainer.callbacks has no ProgressiveUnfreezing"):
+    with pytest.raises(UserError, match=r"nothing to plan: trainer\.callbacks has no ProgressiveUnfreezing"):
         plan(trainer(Lookalike()), ToyModule())
