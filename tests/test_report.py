@@ -2,17 +2,21 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import fit_arguments, run_folder
-from PIL import Image
+from PIL import Image, ImageColor
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.run_card import strategy_of
 from lightning_transfer.report import run_report
-from lightning_transfer.report.charts import line_chart
+from lightning_transfer.report.charts import Chart, Line, draw_legend, legend_height, line_chart
+from lightning_transfer.report.drawing import PixelCanvas, SvgCanvas
 from lightning_transfer.report.figures import ConfusionMatrix, Timeline, thinned, ticks
+from lightning_transfer.report.palette import COLORS, SERIES, with_own_colors
 from lightning_transfer.report.run_files import Run
 from lightning_transfer.report.run_report import report
 
@@ -103,8 +107,67 @@ def test_chart_escapes_names_and_leaves_out_what_is_no_number() -> None:
     chart = line_chart("<loss>", {"<a>": [(0, 1.0), (1, float("nan")), (2, 3.0)], "b": [(0, 2.0)]})
     assert "<loss>" not in chart
     assert "<a>" not in chart
-    assert "nan" not in chart
+    assert not re.search(r"\bnan\b", chart)
     assert line_chart("empty", {"a": [(0, float("nan"))]}) == ""
+
+
+def drawn(chart: Chart) -> ElementTree.Element:
+    canvas = SvgCanvas(400, 200, "a chart")
+    chart.draw(canvas, 0, 0, 400, 200)
+    return ElementTree.fromstring(canvas.svg())
+
+
+def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis() -> None:
+    line = Line("a", [(0.01, 1.0), (0.1, 3.0), (1.0, 2.0)], "ink")
+    svg = drawn(Chart([line], has_log_x=True))
+    [path] = [part.get("points", "") for part in svg.iter("polyline") if part.get("stroke") == "var(--ink)"]
+    left, middle, right = (float(point.split(",")[0]) for point in path.split())
+    assert middle - left == pytest.approx(right - middle, abs=0.11)
+    words = [part.text for part in svg.iter("text")]
+    assert [word for word in ("0.01", "0.1", "1") if word in words] == ["0.01", "0.1", "1"]
+
+
+def test_numbers_at_an_axis_do_not_touch_each_other() -> None:
+    sizes = [100, 101, 5000, 5100, 9000]
+    svg = drawn(Chart([Line("a", [(size, 1.0) for size in sizes], "ink")], x_ticks=sizes, has_log_x=True))
+    assert [part.text for part in svg.iter("text") if part.get("text-anchor") == "middle"][:2] == ["100", "5,000"]
+
+
+def test_bands_lie_behind_all_lines_and_within_the_axes() -> None:
+    band = [(0.0, -5.0), (1.0, 0.0), (1.0, 20.0), (0.0, 9.0)]
+    lines = [Line(name, [(0.0, 1.0), (1.0, 2.0)], "ink", number, band) for number, name in enumerate("ab")]
+    parts = [part for part in drawn(Chart(lines)) if part.tag == "polygon" or part.get("stroke") == "var(--ink)"]
+    assert [part.get("opacity") for part in parts] == ["0.15", "0.15", *[None] * 6]
+    assert all(0 < float(point.split(",")[1]) < 200 for point in parts[0].get("points", "").split())
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 40])
+def test_legend_has_room_for_all_names(count: int) -> None:
+    lines = [Line(f"a rather long name {number}", [], SERIES[number % 8], number) for number in range(count)]
+    canvas = SvgCanvas(700, height := legend_height(lines, 700), "legend")
+    draw_legend(canvas, lines, 0, 0, 700)
+    places = [
+        (float(text.get("y", "")), float(text.get("x", "")))
+        for text in ElementTree.fromstring(canvas.svg()).iter("text")
+    ]
+    assert len(places) == count
+    assert places == sorted(places)
+    assert places[-1][0] < height
+    assert all(x2 - x1 > 150 for (y1, x1), (y2, x2) in pairwise(places) if y1 == y2)
+
+
+def test_figure_as_a_file_has_its_own_colors_for_light_and_for_dark() -> None:
+    canvas = SvgCanvas(100, 50, "all > colours")
+    for name in COLORS:
+        canvas.rectangle(0, 0, 1, 1, name)
+        canvas.line([(0, 0), (1, 1)], name)
+    svg = ElementTree.fromstring(with_own_colors(canvas.svg()))
+    text = ElementTree.tostring(svg, "unicode")
+    assert "var(" not in text
+    assert text.count("<ns0:title") == 0
+    for light, dark in COLORS.values():
+        assert f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' in text
+    assert len({light for light, _ in COLORS.values()}) == len(COLORS)
 
 
 def test_comparison_of_many_runs_is_whole_where_few_have_a_curve() -> None:
@@ -144,13 +207,12 @@ def test_confusion_matrix_of_any_number_of_classes_stays_within_a_screen(classes
 
 
 def test_timeline_without_rates_is_all_frozen() -> None:
-    from lightning_transfer.report.drawing import COLORS, PixelCanvas
-
     timeline = Timeline(["stem", "head"], [(0, [])], [(0, [0.0, 0.0])], end=10, total=10)
     canvas = PixelCanvas(*timeline.size)
     timeline.draw(canvas)
     right = Image.fromarray(canvas.pixels()).crop((800, 80, 1500, 180))
-    assert {color for _, color in right.getcolors()} == {COLORS["frozen"], COLORS["paper"]}
+    expected = {ImageColor.getrgb(COLORS[name][0]) for name in ("frozen", "paper")}
+    assert {color for _, color in right.getcolors()} == expected
     # Of a run that went on from its end, where nothing was left to train, none were noted.
     Timeline(["stem", "head"], [(0, [])], end=10, total=10).draw(PixelCanvas(*timeline.size))
 

@@ -1,10 +1,16 @@
 """The command ``lr-find``: a range test for each phase of the schedule, as a table and as a plot."""
 
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lightning_transfer.errors import UserError
+import numpy as np
+
+from lightning_transfer.dashboards.events import add_picture
 from lightning_transfer.files import replacing
+from lightning_transfer.report.charts import Chart, Line, draw_legend, legend_height
+from lightning_transfer.report.drawing import PixelCanvas, png
+from lightning_transfer.report.palette import series
 from lightning_transfer.transfer.range_test import Curve
 
 
@@ -18,28 +24,33 @@ def write_curves(curves: Sequence[Curve], folder: Path, arguments: Container[str
 
     Returns:
         The table for the terminal, with the suggestion for the whole training.
-
-    Raises:
-        UserError: Where matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("lr-find draws with matplotlib: pip install 'lightning-transfer[study]'") from None
     from torch.utils.tensorboard import SummaryWriter
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for curve in curves:
-        [line] = axes.plot(curve.learning_rates, curve.losses, label=curve.name)
-        axes.axvline(curve.suggestion, color=line.get_color(), linestyle="--", linewidth=1)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
-    axes.legend(frameon=False, fontsize="small")
+    pixels = _drawn(curves)
     with replacing(folder / "lr_find.png") as partial:
-        figure.savefig(partial, dpi=150, format="png")
+        partial.write_bytes(png(pixels))
     with SummaryWriter(str(folder)) as writer:
-        writer.add_figure("lr_find", figure)
+        add_picture(writer, "lr_find", pixels, 0)
     return _table(curves, folder, arguments)
+
+
+def _drawn(curves: Sequence[Curve]) -> np.ndarray:
+    """Draws the loss over the learning rate, with a mark at each suggestion; uint8 [height, width, 3]."""
+    lines, marks = [], []
+    for number, curve in enumerate(curves):
+        points = list(zip(curve.learning_rates, curve.losses, strict=True))
+        suggested = points[curve.learning_rates.index(curve.suggestion)]
+        lines.append(Line(curve.name, points, series(number)))
+        marks.append(Line(curve.name, [suggested], series(number), number, is_joined=False))
+    width, height = 720, 400
+    keys = [replace(line, mark=number) for number, line in enumerate(lines)]
+    label = "training loss, smoothed; the mark is the suggestion"
+    canvas = PixelCanvas(width, height + 12 + legend_height(keys, width))
+    chart = Chart([*lines, *marks], x_label="learning rate", y_label=label, has_log_x=True)
+    chart.draw(canvas, 8, 4, width - 8, height)
+    draw_legend(canvas, keys, 12, height + 4, width - 12)
+    return canvas.pixels()
 
 
 def _table(curves: Sequence[Curve], folder: Path, arguments: Container[str]) -> str:

@@ -21,7 +21,7 @@ from lightning_transfer.dashboards.samples import (
 from lightning_transfer.dashboards.validation_predictions import escaped
 from lightning_transfer.data.batches import ImageBatch, TextBatch
 from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
-from lightning_transfer.report.drawing import Color
+from lightning_transfer.report.palette import Color
 from lightning_transfer.transfer.shown_groups import own_groups
 
 _TRAINING_PICTURES = 32

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.data.batches import ImageBatch, TextBatch
-from lightning_transfer.report.drawing import Color, PixelCanvas, shortened
+from lightning_transfer.report.drawing import PixelCanvas, shortened
+from lightning_transfer.report.palette import Color
 
 _PICTURE = 96  # units of a picture's side in a grid
 _CAPTION = 16

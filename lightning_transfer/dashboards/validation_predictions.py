@@ -11,8 +11,9 @@ from lightning_transfer.dashboards.events import add_data, add_picture, has_tens
 from lightning_transfer.dashboards.samples import class_names, is_shown, join, picture_grid, take, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch, are_shares
 from lightning_transfer.lightning_internals import logged_step
-from lightning_transfer.report.drawing import Color, PixelCanvas
+from lightning_transfer.report.drawing import PixelCanvas
 from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability
+from lightning_transfer.report.palette import Color
 
 _BINS = 15
 _TOP = 24

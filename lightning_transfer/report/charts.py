@@ -1,77 +1,221 @@
-"""Line charts as SVG, in the colours of the page around them."""
+"""Charts of lines and marks over two axes."""
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from lightning_transfer.report.drawing import Anchor, Canvas, SvgCanvas, shortened, text_width
 from lightning_transfer.report.figures import ticks
+from lightning_transfer.report.palette import Color, series
 
-COLORS = 8  # of the page's variables --series-0 and so on
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 440, 240, 52, 12, 28, 12
 _MOST_POINTS = 400
+_SMALL = 11  # size of the numbers and names at an axis
+_ROW = 20  # height of a row of a legend
+# Shapes that are told apart without colours: corners, radius between two of them, degrees of turn, size.
+_SHAPES = (
+    *((8, 1.0, 0, 3.6), (4, 0.71, 45, 4.6), (4, 0.71, 0, 4.8), (3, 0.5, 0, 5.0)),
+    *((3, 0.5, 180, 5.0), (4, 0.4, 0, 5.5), (5, 0.45, 0, 5.5), (4, 0.4, 45, 5.5)),
+)
 
 Points = Sequence[tuple[float, float]]
+Place = Callable[[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Args:
+        name: Whose it is.
+        points: Its x and y, in the order in which they are joined.
+        color: Its colour.
+        mark: Number of the shape that marks each of its points; None marks none.
+        band: Corners of an area to fill behind all lines; none if empty.
+        is_joined: Whether there is a line between the points, and not marks alone.
+    """
+
+    name: str
+    points: Points
+    color: Color
+    mark: int | None = None
+    band: Points = ()
+    is_joined: bool = True
+
+    def draw(self, canvas: Canvas, place: Place) -> None:
+        """Draws it where the axes place it."""
+        hints = [f"{self.name}: {y:.4g} at {x:,.6g}" for x, y in self.points]
+        drawn = [place(*point) for point in self.points]
+        if self.is_joined and drawn[1:]:
+            canvas.line(drawn, self.color, 1.8, hints[-1])
+        if self.mark is not None:
+            for (x, y), hint in zip(drawn, hints, strict=True):
+                canvas.polygon(_shape(self.mark, x, y), self.color, title=hint)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over two axes.
+
+    Args:
+        lines: At least one, with a point at least.
+        title: What stands above it at the left.
+        x_label: What the x axis shows.
+        y_label: What the y axis shows.
+        x_ticks: What is named at the x axis; round numbers if None.
+        x_range: Where the x axis begins and ends; around all points if None.
+        y_range: Where the y axis begins and ends, likewise.
+        has_log_x: Whether equal ratios of x are equally far apart; x is above 0 then.
+    """
+
+    lines: Sequence[Line]
+    title: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    x_ticks: Iterable[float] | None = None
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    has_log_x: bool = False
+
+    def draw(self, canvas: Canvas, left: float, top: float, width: float, height: float) -> None:
+        """Draws it onto a part of a canvas."""
+        scale = math.log10 if self.has_log_x else float
+        points = [point for line in self.lines for point in [*line.points, *line.band]]
+        low, high = self.y_range or _around([y for _, y in points])
+        start, end = (scale(x) for x in self.x_range) if self.x_range else self._x_range([scale(x) for x, _ in points])
+        names = {value: f"{value:,.9g}" for value in ticks(low, high, 5)}
+        x0, x1 = left + 10 + max(map(_width, names.values()), default=0), left + width - 12
+        y0, y1 = top + (26 if self.title or self.y_label else 12), top + height - (44 if self.x_label else 28)
+
+        def place(x: float, y: float) -> tuple[float, float]:
+            across = (scale(x) - start) / (end - start)
+            return x0 + (x1 - x0) * across, y0 + (y1 - y0) * (high - y) / (high - low)
+
+        for value, name in names.items():
+            y = place(points[0][0], value)[1]
+            canvas.line([(x0, y), (x1, y)], "grid")
+            canvas.text(x0 - 6, y, name, "muted", _SMALL, "end")
+        self._name_x_axis(canvas, start, end, lambda x: place(x, low))
+        if self.title:
+            canvas.text(left, top + 8, self.title)
+        if self.y_label:
+            anchor: Anchor = "end" if self.title else "start"
+            canvas.text(x1 if self.title else left, top + 8, self.y_label, "muted", _SMALL, anchor)
+        if self.x_label:
+            canvas.text((x0 + x1) / 2, y1 + 32, self.x_label, "muted", _SMALL, "middle")
+        for line in self.lines:
+            if line.band:
+                canvas.polygon([place(*corner) for corner in line.band], line.color, 0.15)
+        for line in self.lines:
+            line.draw(canvas, place)
+
+    def _x_range(self, values: Sequence[float]) -> tuple[float, float]:
+        if not self.has_log_x:
+            return _around(values)
+        margin = 0.04 * (max(values) - min(values)) or 0.5
+        return min(values) - margin, max(values) + margin
+
+    def _name_x_axis(
+        self, canvas: Canvas, start: float, end: float, place: Callable[[float], tuple[float, float]]
+    ) -> None:
+        """Writes the numbers below the axis, but for those that would touch another."""
+        if self.x_ticks is not None:
+            values = self.x_ticks
+        elif self.has_log_x:
+            values = [10.0**power for power in range(math.ceil(start), math.floor(end) + 1)]
+        else:
+            values = ticks(start, end, 5)
+        free = -math.inf
+        for value in values:
+            name = f"{value:,.9g}"
+            (x, y), half = place(value), _width(name) / 2
+            if x - half >= free:
+                canvas.line([(x, y), (x, y + 4)], "muted")
+                canvas.text(x, y + 15, name, "muted", _SMALL, "middle")
+                free = x + half + 6
+
+
+def legend_height(lines: Sequence[Line], width: float) -> float:
+    """Computes the height of a legend of that width."""
+    return _ROW * -(-len(lines) // _columns(lines, width))
+
+
+def draw_legend(canvas: Canvas, lines: Sequence[Line], left: float, top: float, width: float) -> None:
+    """Draws the name of each line beside its mark or a piece of it, in rows."""
+    columns = _columns(lines, width)
+    for number, line in enumerate(lines):
+        x, y = left + number % columns * (width / columns), top + number // columns * _ROW + _ROW / 2
+        if line.is_joined:
+            canvas.line([(x, y), (x + 20, y)], line.color, 1.8)
+        if line.mark is not None:
+            canvas.polygon(_shape(line.mark, x + 10, y), line.color)
+        canvas.text(x + 26, y, shortened(line.name, width / columns - 32), size=12)
 
 
 def line_chart(
     title: str,
-    series: Mapping[str, Points],
+    lines: Mapping[str, Points],
     colors: Mapping[str, int] | None = None,
     keys: Mapping[str, int] | None = None,
 ) -> str:
-    """Draws a figure with a line for each series over steps.
+    """Draws a figure of a page with a line for each series over steps.
 
     Args:
         title: What is drawn.
-        series: Points (step, value) of each line by its name; values that are no numbers are left out.
+        lines: Points (step, value) of each line by its name; values that are no numbers are left out.
         colors: The number of each line's colour; by their order if not given.
         keys: What the legend says, and the number of its colour; the names of the lines if not given.
 
     Returns:
         A ``figure`` element; empty text where there is nothing to draw.
     """
-    lines = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
-    lines = {name: points for name, points in lines.items() if points}
-    if not lines:
+    found = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()}
+    found = {name: points for name, points in found.items() if points}
+    if not found:
         return ""
-    colors = colors or {name: index for index, name in enumerate(lines)}
-    xs, ys = ([point[axis] for points in lines.values() for point in points] for axis in (0, 1))
-    low, high = min(ys), max(ys)
-    if low > 0 and low < 0.6 * high:
-        low = 0.0  # a curve above an axis that begins at 0 is harder to misread
-    high += (high - low) * 0.04 or abs(high) or 1.0
-    right = max(xs) or 1
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (_WIDTH - _LEFT - _RIGHT) * x / right
-        return across, _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - (y - low) / (high - low))
-
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}">']
-    for value in ticks(low, high, 5):
-        y = place(0, value)[1]
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--grid)"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y:.1f}" class="tick" text-anchor="end">{value:.6g}</text>')
-    for step in ticks(0, right, 5):
-        x = place(step, low)[0]
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" class="tick" text-anchor="middle">{step:,.0f}</text>')
-    for name, points in lines.items():
-        stroke = f"var(--series-{colors[name] % COLORS})"
-        drawn = [place(*point) for point in _thinned(points)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
-        hint = f"<title>{html.escape(name)}: {points[-1][1]:.4g} at step {points[-1][0]:,.0f}</title>"
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="1.8">{hint}</polyline>')
-        parts.append(f'<circle cx="{drawn[-1][0]:.1f}" cy="{drawn[-1][1]:.1f}" r="2.5" fill="{stroke}">{hint}</circle>')
-    parts.append("</svg>")
-    keys = keys or {name: colors[name] for name in lines}
-    return f"<figure><figcaption>{html.escape(title)}{legend(keys)}</figcaption>{''.join(parts)}</figure>"
+    colors = colors or {name: index for index, name in enumerate(found)}
+    drawn = []
+    for name, points in found.items():
+        color = series(colors[name])
+        drawn += [Line(name, _thinned(points), color), Line(name, points[-1:], color, mark=0)]
+    canvas = SvgCanvas(440, 240, title)
+    last = max(x for points in found.values() for x, _ in points)
+    Chart(drawn, x_range=(0, last or 1)).draw(canvas, 0, 0, 440, 240)
+    entries = _legend(keys or {name: colors[name] for name in found})
+    caption = f"<figcaption>{html.escape(title)}{entries}</figcaption>"
+    return f"<figure>{caption}{canvas.svg()}</figure>"
 
 
-def legend(keys: Mapping[str, int]) -> str:
+def _legend(keys: Mapping[str, int]) -> str:
     """Says what is of which colour; nothing where there is one only."""
     if len(keys) < 2:
         return ""
-    entries = (f'<span class="key series-{color % COLORS}">{html.escape(name)}</span>' for name, color in keys.items())
+    entries = (f'<span class="key {series(number)}">{html.escape(name)}</span>' for name, number in keys.items())
     return f'<span class="legend">{" ".join(entries)}</span>'
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """Chooses where an axis begins and ends, with a margin."""
+    low, high = min(values), max(values)
+    if 0 < low < 0.6 * high:
+        low = 0.0  # a curve above an axis that begins at 0 is harder to misread
+    margin = 0.05 * (high - low) or abs(high) or 1.0
+    return (low - margin if low else low), high + margin
+
+
+def _width(name: str) -> float:
+    return 1.2 * text_width(name, _SMALL)  # the reader's font may be wider than the one that is measured here
+
+
+def _columns(lines: Sequence[Line], width: float) -> int:
+    return max(1, min(len(lines), int(width // max(text_width(line.name) + 44 for line in lines))))
+
+
+def _shape(number: int, x: float, y: float) -> list[tuple[float, float]]:
+    corners, inner, turn, size = _SHAPES[number % len(_SHAPES)]
+    angles = [math.radians(turn - 90 + 180 * step / corners) for step in range(2 * corners)]
+    radii = [size, size * inner] * corners
+    return [(x + r * math.cos(angle), y + r * math.sin(angle)) for r, angle in zip(radii, angles, strict=True)]
 
 
 def _thinned(points: Points) -> Points:

@@ -11,23 +11,12 @@ from functools import cache
 from typing import Literal, Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-Color = Literal["ink", "muted", "grid", "frozen", "accent", "second", "good", "bad", "paper"]
+from lightning_transfer.report.palette import COLORS, Color
+
 Anchor = Literal["start", "middle", "end"]
 
-# On white; the report has the same names as CSS variables, for light and for dark.
-COLORS: dict[Color, tuple[int, int, int]] = {
-    "ink": (31, 35, 40),
-    "muted": (101, 109, 118),
-    "grid": (222, 226, 230),
-    "frozen": (214, 218, 223),
-    "accent": (31, 111, 235),
-    "second": (217, 95, 14),
-    "good": (26, 127, 55),
-    "bad": (207, 34, 46),
-    "paper": (255, 255, 255),
-}
 _SCALE = 2  # pixels of a picture for each unit of a figure: sharp on a screen of high density
 
 
@@ -39,8 +28,13 @@ class Canvas(Protocol):
     ) -> None:
         """Fills a rectangle; the title shows under a mouse."""
 
-    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1) -> None:
-        """Draws a line through points."""
+    def polygon(
+        self, corners: Sequence[tuple[float, float]], color: Color, opacity: float = 1, title: str = ""
+    ) -> None:
+        """Fills a polygon; the title shows under a mouse."""
+
+    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1, title: str = "") -> None:
+        """Draws a line through points; the title shows under a mouse."""
 
     def text(
         self, x: float, y: float, text: str, color: Color = "ink", size: float = 12, anchor: Anchor = "start"
@@ -71,17 +65,23 @@ class PixelCanvas:
         right, bottom = max(corners[0], corners[2] - 1), max(corners[1], corners[3] - 1)
         self._draw.rectangle((corners[0], corners[1], right, bottom), fill=_on_white(color, opacity))
 
-    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1) -> None:
+    def polygon(
+        self, corners: Sequence[tuple[float, float]], color: Color, opacity: float = 1, title: str = ""
+    ) -> None:
+        """Fills a polygon."""
+        self._draw.polygon([(x * _SCALE, y * _SCALE) for x, y in corners], fill=_on_white(color, opacity))
+
+    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1, title: str = "") -> None:
         """Draws a line."""
         scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
-        self._draw.line(scaled, fill=COLORS[color], width=round(width * _SCALE), joint="curve")
+        self._draw.line(scaled, fill=_rgb(color), width=round(width * _SCALE), joint="curve")
 
     def text(
         self, x: float, y: float, text: str, color: Color = "ink", size: float = 12, anchor: Anchor = "start"
     ) -> None:
         """Writes a line of text."""
         place = {"start": "lm", "middle": "mm", "end": "rm"}[anchor]
-        self._draw.text((x * _SCALE, y * _SCALE), text, fill=COLORS[color], font=font(size * _SCALE), anchor=place)
+        self._draw.text((x * _SCALE, y * _SCALE), text, fill=_rgb(color), font=font(size * _SCALE), anchor=place)
 
     def heatmap(self, x: float, y: float, width: float, height: float, opacities: np.ndarray) -> None:
         """Fills a grid of cells."""
@@ -89,7 +89,7 @@ class PixelCanvas:
         corners = [round(value * _SCALE) for value in (x, y, x + width, y + height)]
         size = (corners[2] - corners[0], corners[3] - corners[1])
         mask = cells.resize(size, Image.Resampling.NEAREST)
-        self.image.paste(COLORS["accent"], (corners[0], corners[1]), mask)
+        self.image.paste(_rgb("accent"), (corners[0], corners[1]), mask)
 
     def picture(self, x: float, y: float, side: float, pixels: np.ndarray) -> None:
         """Places a picture, uint8 [height, width, 3], in a square; small ones keep their pixels."""
@@ -112,24 +112,28 @@ class SvgCanvas:
     """
 
     def __init__(self, width: float, height: float, label: str) -> None:
-        self._parts = [
-            f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{html.escape(label)}">'
-        ]
+        size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" font-family="system-ui, sans-serif"'
+        self._parts = [f'<svg {size} role="img" aria-label="{html.escape(label)}">']
 
     def rectangle(
         self, x: float, y: float, width: float, height: float, color: Color, opacity: float = 1, title: str = ""
     ) -> None:
         """Fills a rectangle."""
-        inner = f"<title>{html.escape(title)}</title>" if title else ""
         shape = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
         style = f'fill="var(--{color})" opacity="{opacity:.2f}" shape-rendering="crispEdges"'
-        self._parts.append(f"<rect {shape} {style}>{inner}</rect>")
+        self._parts.append(f"<rect {shape} {style}>{_title(title)}</rect>")
 
-    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1) -> None:
+    def polygon(
+        self, corners: Sequence[tuple[float, float]], color: Color, opacity: float = 1, title: str = ""
+    ) -> None:
+        """Fills a polygon."""
+        style = f'fill="var(--{color})"' + (f' opacity="{opacity:g}"' if opacity < 1 else "")
+        self._parts.append(f'<polygon points="{_path(corners)}" {style}>{_title(title)}</polygon>')
+
+    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1, title: str = "") -> None:
         """Draws a line."""
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         style = f'fill="none" stroke="var(--{color})" stroke-width="{width:g}" stroke-linejoin="round"'
-        self._parts.append(f'<polyline points="{path}" {style}/>')
+        self._parts.append(f'<polyline points="{_path(points)}" {style}>{_title(title)}</polyline>')
 
     def text(
         self, x: float, y: float, text: str, color: Color = "ink", size: float = 12, anchor: Anchor = "start"
@@ -184,10 +188,24 @@ def data_uri(picture: bytes, kind: str = "png") -> str:
 
 def _accent_pixels(opacities: np.ndarray) -> str:
     pixels = np.empty((*opacities.shape, 4), np.uint8)
-    pixels[..., :3], pixels[..., 3] = COLORS["accent"], opacities * 255
+    pixels[..., :3], pixels[..., 3] = _rgb("accent"), opacities * 255
     return data_uri(png(pixels))
 
 
 def _on_white(color: Color, opacity: float) -> tuple[int, int, int]:
-    red, green, blue = (round(255 + (channel - 255) * opacity) for channel in COLORS[color])
+    red, green, blue = (round(255 + (channel - 255) * opacity) for channel in _rgb(color))
     return red, green, blue
+
+
+@cache
+def _rgb(color: Color) -> tuple[int, int, int]:
+    red, green, blue, *_ = ImageColor.getrgb(COLORS[color][0])
+    return red, green, blue
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _title(text: str) -> str:
+    return f"<title>{html.escape(text)}</title>" if text else ""

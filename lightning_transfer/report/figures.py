@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from lightning_transfer.report.drawing import Anchor, Canvas, Color, shortened, text_width
+from lightning_transfer.report.drawing import Anchor, Canvas, shortened, text_width
+from lightning_transfer.report.palette import Color
 
 _MOST_NUMBERED_CLASSES = 20  # with more, the numbers in the cells could not be read
 _MOST_NAMED_CLASSES = 50

@@ -12,7 +12,7 @@ from lightning_transfer.report.drawing import SvgCanvas, data_uri
 from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability, Timeline
 from lightning_transfer.report.page import page
 from lightning_transfer.report.run_files import Run
-from lightning_transfer.report.style import SCRIPT, STYLE
+from lightning_transfer.report.style import SCRIPT
 
 # Title -> tags, in which a final / stands for those of all layer groups.
 CHARTS = {
@@ -46,7 +46,7 @@ def report(runs: Sequence[Run], title: str) -> str:
     if len(runs) > 1:
         parts.append(_comparison(runs))
     parts += [_section(run, is_open=len(runs) == 1) for run in runs]
-    return page(title, "\n".join([*parts, f"<script>{SCRIPT}</script>"]), STYLE)
+    return page(title, "\n".join([*parts, f"<script>{SCRIPT}</script>"]))
 
 
 def _table(runs: Sequence[Run]) -> str:

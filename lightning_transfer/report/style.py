@@ -1,25 +1,26 @@
-"""How the report looks, and how its tables sort."""
+"""How pages look, and how their tables sort."""
 
-from lightning_transfer.report.charts import COLORS
+from lightning_transfer.report.palette import SERIES, variables
 
-STYLE = """
-:root { --frozen: #d6dadf; --accent: #1f6feb; --second: #d95f0e; --good: #1a7f37; --bad: #cf222e;
-  --series-0: #1f6feb; --series-1: #d95f0e; --series-2: #1b9e77; --series-3: #b5179e;
-  --series-4: #8c6d00; --series-5: #5e60ce; --series-6: #c2185b; --series-7: #6b7280; }
-@media (prefers-color-scheme: dark) { :root { --frozen: #454c55; --accent: #4d93ff; --second: #ff9a52;
-  --good: #56d364; --bad: #ff7b72; --series-0: #4d93ff; --series-1: #ff9a52; --series-2: #3ecfa0; --series-3: #f27ae0;
-  --series-4: #e0c040; --series-5: #a5a6ff; --series-6: #ff80ab; --series-7: #aab2bd; } }
-body { max-width: 72rem; }
+STYLE = variables() + """
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+p, ul { max-width: 60rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.8rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+td.text { white-space: normal; text-align: left; min-width: 18rem; } td.name, th.name { text-align: left; }
+th button { all: unset; cursor: pointer; } th button::after { content: " ↕"; color: var(--muted); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 0.5rem 2rem; }
-figure { margin: 0.8rem 0; min-width: 0; } figure svg { background: none; max-width: 100%; font-family: inherit; }
+figure { margin: 0.8rem 0; min-width: 0; } figure svg { width: 100%; max-width: 60rem; height: auto; }
 figure img { max-width: 100%; height: auto; border-radius: 6px; display: block; }
-figcaption { color: var(--ink); margin-bottom: 0.3rem; }
+figcaption { font-size: 0.9rem; margin-bottom: 0.3rem; }
 .legend { display: block; color: var(--muted); font-size: 0.85em; }
 .key { margin-right: 0.9em; white-space: nowrap; } .key::before { content: "■ "; }
-.tick { fill: var(--muted); font-size: 11px; dominant-baseline: central; }
 summary { cursor: pointer; font-size: 1.25rem; font-weight: 600; margin: 1.5rem 0 0.5rem; overflow-wrap: anywhere; }
-th button { all: unset; cursor: pointer; } th button::after { content: " ↕"; color: var(--muted); }
-td.text { white-space: normal; text-align: left; min-width: 18rem; } td.name, th.name { text-align: left; }
+code { font-size: 0.9em; overflow-wrap: anywhere; }
 pre { overflow-x: auto; font-size: 0.8rem; border: 1px solid var(--grid); border-radius: 6px; padding: 0.6rem; }
 .tokens { line-height: 1.9; font-size: 0.9rem; } .tokens span { border-radius: 3px; padding: 0.1em 0.15em; }
 .muted { color: var(--muted); }
@@ -28,7 +29,7 @@ pre { overflow-x: auto; font-size: 0.8rem; border: 1px solid var(--grid); border
   .scroll th, .scroll td { white-space: normal; padding: 0.3rem 0.5rem; }
   figure, tr { break-inside: avoid; } details::details-content { content-visibility: visible; display: block; }
   pre { white-space: pre-wrap; } .charts { grid-template-columns: 1fr 1fr; } }
-""" + "".join(f".series-{number}::before {{ color: var(--series-{number}); }}\n" for number in range(COLORS))
+""" + "".join(f".{color}::before {{ color: var(--{color}); }}\n" for color in SERIES)  # fmt: skip
 
 # Sorts a table by the column whose head is pressed; everything else on the page works without.
 SCRIPT = """

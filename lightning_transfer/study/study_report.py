@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_transfer.files import write_text
 from lightning_transfer.report.document import Block, Bullets, Figure, Heading, Paragraph, Table, to_html, to_markdown
+from lightning_transfer.report.palette import with_own_colors
 from lightning_transfer.study import plots
 from lightning_transfer.study.outcomes import Outcome, Outcomes
 from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row, write_csv
@@ -36,7 +37,7 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
     ]
     blocks = [*_findings(outcomes), *figures, *_tables(outcomes), *_protocol(outcomes, command)]
     for figure in figures:
-        write_text(folder / figure.file, figure.svg)
+        write_text(folder / figure.file, with_own_colors(figure.svg))
     write_text(folder / f"{name}.md", to_markdown(blocks))
     runs = [cell_row(cell, outcomes.choices) for cell in [*outcomes.tuning, *outcomes.cells]]
     write_csv(folder / f"{name}_cells.csv", runs)

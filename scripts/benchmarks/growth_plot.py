@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib
-from matplotlib.figure import Figure
+from lightning_transfer.report.charts import Chart, Line
+from lightning_transfer.report.drawing import SvgCanvas
+from lightning_transfer.report.palette import with_own_colors
 
 STANDARD_BATCH, ALL_IMAGES = 128, 50_000
-RATE, MEMORY = "images/s", "peak memory, MiB"
+VALUES = {"images per CPU second": "images/s", "peak memory, MiB": "peak memory, MiB"}
+WIDTH, HEIGHT = 380, 240  # of a panel
 
 
 def draw(rows: list[dict[str, float]], file: Path) -> None:
@@ -22,26 +24,15 @@ def draw(rows: list[dict[str, float]], file: Path) -> None:
         "training images, in batches of 128": ("images", [row for row in rows if row["batch"] == STANDARD_BATCH]),
         "batch size, all images": ("batch", [row for row in rows if row["images"] == ALL_IMAGES]),
     }
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    canvas = SvgCanvas(2 * WIDTH, 2 * HEIGHT, "rate and peak memory over images and batch size")
     for column, (title, (key, points)) in enumerate(series.items()):
-        points = sorted(points, key=lambda row: row[key])
-        places = [point[key] for point in points]
-        for row, value in enumerate((RATE, MEMORY)):
-            panel = axes[row, column]
-            panel.plot(places, [point[value] for point in points], marker="o", color="#1f6feb")
-            panel.set_xscale("log")
-            panel.grid(alpha=0.3)
-            panel.spines[["top", "right"]].set_visible(False)
-        panel.set_xlabel(title)
-        panel.set_xticks(places, [f"{place:,.0f}" for place in places])
-        panel.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    for left, value in zip(axes[:, 0], (RATE, MEMORY), strict=True):
-        left.set_ylim(0, 1.1 * max(row[value] for row in rows))
-    axes[0, 0].set_ylabel("images per CPU second")
-    axes[1, 0].set_ylabel(MEMORY)
-    with matplotlib.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none"}):
-        figure.savefig(file, metadata={"Date": None})
+        for place, (label, value) in enumerate(VALUES.items()):
+            line = Line(label, sorted((point[key], point[value]) for point in points), "accent", mark=0)
+            ticks = [x for x, _ in line.points]
+            y_range = (0, 1.1 * max(row[value] for row in rows))
+            chart = Chart([line], x_label=title, y_label=label, x_ticks=ticks, y_range=y_range, has_log_x=True)
+            chart.draw(canvas, column * WIDTH + 8, place * HEIGHT + 8, WIDTH - 16, HEIGHT - 8)
+    file.write_text(with_own_colors(canvas.svg()))
 
 
 if __name__ == "__main__":
