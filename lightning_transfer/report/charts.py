@@ -179,8 +179,11 @@ def line_chart(
         color = series(colors[name])
         drawn += [Line(name, _thinned(points), color), Line(name, points[-1:], color, mark=0)]
     canvas = SvgCanvas(440, 240, title)
-    last = max(x for points in found.values() for x, _ in points)
-    Chart(drawn, x_range=(0, last or 1)).draw(canvas, 0, 0, 440, 240)
+    xs, ys = ([point[axis] for points in found.values() for point in points] for axis in (0, 1))
+    low, high = _around(ys)
+    if 0 <= min(ys) < 0.6 * high:
+        low = 0.0  # a curve above an axis that begins at 0 is harder to misread
+    Chart(drawn, x_range=(0, max(xs) or 1), y_range=(low, high)).draw(canvas, 0, 0, 440, 240)
     entries = _legend(keys or {name: colors[name] for name in found})
     caption = f"<figcaption>{html.escape(title)}{entries}</figcaption>"
     return f"<figure>{caption}{canvas.svg()}</figure>"
@@ -197,10 +200,8 @@ def _legend(keys: Mapping[str, int]) -> str:
 def _around(values: Sequence[float]) -> tuple[float, float]:
     """Chooses where an axis begins and ends, with a margin."""
     low, high = min(values), max(values)
-    if 0 < low < 0.6 * high:
-        low = 0.0  # a curve above an axis that begins at 0 is harder to misread
-    margin = 0.05 * (high - low) or abs(high) or 1.0
-    return (low - margin if low else low), high + margin
+    margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
+    return low - margin, high + margin
 
 
 def _width(name: str) -> float:
