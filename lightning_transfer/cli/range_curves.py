@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_transfer.dashboards.events import add_picture
 from lightning_transfer.files import replacing
 from lightning_transfer.report.charts import Chart, Line, draw_legend, legend_height
 from lightning_transfer.report.drawing import PixelCanvas, png
@@ -31,7 +30,7 @@ def write_curves(curves: Sequence[Curve], folder: Path, arguments: Container[str
     with replacing(folder / "lr_find.png") as partial:
         partial.write_bytes(png(pixels))
     with SummaryWriter(str(folder)) as writer:
-        add_picture(writer, "lr_find", pixels, 0)
+        writer.add_image("lr_find", pixels, dataformats="HWC")
     return _table(curves, folder, arguments)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_transfer.dashboards.attribution import evaluating
 from lightning_transfer.dashboards.events import has_tensorboard, summary_writer
-from lightning_transfer.dashboards.samples import class_names, is_shown, to_pixels, to_tokens
+from lightning_transfer.dashboards.samples import class_names, is_shown, shows_validation, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import replacing, write_text
@@ -86,7 +86,7 @@ class Embeddings(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begins to listen at the head."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and has_tensorboard(trainer):
+        if shows_validation(trainer):
             self._features, self._batches = [], []
             self._hook = self._listening(pl_module)
             self._hook.__enter__()

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
-from lightning_transfer.dashboards.events import add_data, add_picture, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, summary_writer
 from lightning_transfer.dashboards.samples import (
     class_names,
     first_labels,
     is_shown,
     picture_grid,
+    shows_validation,
     take,
     to_pixels,
     to_tokens,
@@ -85,7 +86,7 @@ class Attributions(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first examples of the hold-out."""
-        if trainer.state.fn == "fit" and self._sample is None and has_tensorboard(trainer) and is_shown(batch):
+        if self._sample is None and shows_validation(trainer) and is_shown(batch):
             count = min(len(batch.labels), _PICTURES if isinstance(batch, ImageBatch) else _TEXTS)
             # Evenly through the batch, which may be sorted by length.
             rows = torch.linspace(0, len(batch.labels) - 1, count, device=batch.labels.device).long()
@@ -93,7 +94,7 @@ class Attributions(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws, if it is time to."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or self._sample is None:
+        if self._sample is None or not shows_validation(trainer):
             return
         every = -(-(trainer.max_epochs or 1) // _SNAPSHOTS) if (trainer.max_epochs or -1) > 0 else 1
         is_last = trainer.current_epoch + 1 == trainer.max_epochs

@@ -7,8 +7,17 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_transfer.dashboards.events import add_data, add_picture, has_tensorboard, summary_writer
-from lightning_transfer.dashboards.samples import class_names, is_shown, join, picture_grid, take, to_pixels, to_tokens
+from lightning_transfer.dashboards.events import add_data, add_picture, summary_writer
+from lightning_transfer.dashboards.samples import (
+    class_names,
+    is_shown,
+    join,
+    picture_grid,
+    shows_validation,
+    take,
+    to_pixels,
+    to_tokens,
+)
 from lightning_transfer.data.batches import ImageBatch, are_shares
 from lightning_transfer.lightning_internals import logged_step
 from lightning_transfer.report.drawing import PixelCanvas
@@ -34,7 +43,7 @@ class ValidationPredictions(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets the validation before."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and has_tensorboard(trainer):
+        if shows_validation(trainer):
             self._tally, self._step = None, logged_step(trainer)
 
     def on_validation_batch_end(
@@ -47,7 +56,7 @@ class ValidationPredictions(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Adds a batch."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not has_tensorboard(trainer) or dataloader_idx:
+        if not shows_validation(trainer) or dataloader_idx:
             return
         if not _are_class_probabilities(outputs, getattr(batch, "labels", None)):
             return
