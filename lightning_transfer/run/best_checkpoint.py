@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
+from lightning_transfer.lightning_internals import rest_hook, wake_hook
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -82,6 +83,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets a best checkpoint that is gone, or was overwritten after the checkpoint that a run goes on from."""
         super().on_train_start(trainer, pl_module)
+        rest_hook(self, "on_train_batch_start")
         file = Path(self.best_model_path)
         if self.best_step is not None and not file.is_dir() and _step_of(file) != self.best_step:
             self.best_model_path, self.best_model_score, self.best_step = "", None, None
@@ -117,6 +119,7 @@ class BestCheckpoint(ModelCheckpoint):
         try:
             super()._save_topk_checkpoint(trainer, monitor_candidates)
         except MisconfigurationException:
+            wake_hook(self, "on_train_batch_start")
             logged = ", ".join(name for name in monitor_candidates if name not in ("epoch", "step"))
             self._missing = (
                 f"checkpoint.monitor is {self.monitor}, which {type(trainer.lightning_module).__name__} has not logged:"
@@ -130,7 +133,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Ends a run without a best checkpoint.
+        """Ends a run without a best checkpoint; called only once that is known.
 
         Raises:
             UserError: Where what is monitored has not been logged by the validation before.
