@@ -1,4 +1,4 @@
-"""What is written: whether it can be, known before the work, and whole or not at all."""
+"""What is written: whether it can be, known before the work, and whole or not at all; and what files say of files."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lightning_transfer.errors import UserError
@@ -98,6 +98,26 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def named_in(folder: Path, said: object, said_folder: str = "") -> Path | None:
+    """Finds the file in a known folder that some file's content means. No other place and no address is looked at.
+
+    Args:
+        folder: Where the file must lie, symbolic links followed.
+        said: What the content says: any path, of which only the name counts.
+        said_folder: The folder that the content says it lies in: what follows it counts as the name.
+
+    Returns:
+        The file, or None where there is none of that name, and where it is a link out of the folder.
+    """
+    if not isinstance(said, str):
+        return None
+    path = PurePosixPath(said)
+    name = path.relative_to(said_folder) if said_folder and path.is_relative_to(said_folder) else path.name
+    file = folder / name
+    inside = file.exists() and file != folder and file.resolve().is_relative_to(folder.resolve())
+    return file if inside and ".." not in file.relative_to(folder).parts else None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What the command line takes beside a model, data and a trainer."""
 
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
 
 from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
@@ -17,6 +18,9 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         "--version", type=str | None, help="Name of the run's folder; version_0, version_1, ... if not given."
     )
     parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
+    parser.add_argument(
+        "--loggers", type=list[Logger], default=[], help="Loggers of fit beside TensorBoard: --loggers+ WandbLogger."
+    )
     parser.add_argument(
         "--test_after_fit", type=bool, default=False, help="Whether fit ends by testing the best checkpoint."
     )

@@ -6,6 +6,7 @@ and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<exper
 ``results.json`` and a short table say what came out.
 """
 
+import contextlib
 import sys
 import warnings
 from argparse import SUPPRESS
@@ -36,12 +37,13 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, check_folder, write_json
 from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
 from lightning_transfer.run.best_checkpoint import best_checkpoint
-from lightning_transfer.run.folder import read_checkpoint, start_of_fit
+from lightning_transfer.run.folder import folder_of_run, read_checkpoint, start_of_fit
 from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
 from lightning_transfer.run.predictions import KnownRows, write_predictions
 from lightning_transfer.run.progress import progress_bar
 from lightning_transfer.run.record import ResultsRecorder, table
 from lightning_transfer.run.resumption import SameOptimizers
+from lightning_transfer.run.saved_paths import FilesOfTheRun
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
@@ -76,6 +78,10 @@ class CommandLine(LightningCLI):
         self._signals = signals
         given = sys.argv[1:] if args is None else args
         self._given = given if isinstance(given, list) else None
+        with contextlib.ExitStack() as self._held:  # the folder of the run, until it ends
+            self._parse_and_run(args)
+
+    def _parse_and_run(self, args: ArgsType) -> None:
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -149,7 +155,7 @@ class CommandLine(LightningCLI):
                 )
             # Of the callbacks of the training, which have nothing to do here.
             warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
-        saved = read_checkpoint(Path(checkpoint)) if checkpoint is not None else {}
+        saved = read_checkpoint(checkpoint) if checkpoint is not None else {}
         self._saved = saved if self.subcommand != "fit" else {}
         self.checkpoint = checkpoint
         if self.subcommand == "predict":
@@ -165,17 +171,17 @@ class CommandLine(LightningCLI):
         if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
             arguments["normalise_as"] = source
 
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer, with the logger, the record and the progress bar where the config names none."""
         config = self._get(self.config_init, "trainer")
-        if config["logger"] is None:
-            kwargs["logger"] = self.subcommand == "fit" and self._logger()
-        elif config["logger"] is False and self.subcommand == "fit" and config["default_root_dir"] is None:
-            kwargs["default_root_dir"] = self._logger().log_dir  # else it would all go into the working directory
+        has_default_logger = self.subcommand == "fit" and config["logger"] in (None, True)
+        if config["logger"] in (None, True):
+            kwargs["logger"] = has_default_logger and bool(config["fast_dev_run"])  # else once there is a folder
         self.recorder = ResultsRecorder()
         given = config["callbacks"] or []
         # The mark of the session comes before any other event.
-        callbacks = [SessionStart(), SameOptimizers(), *(given if isinstance(given, list) else [given]), self.recorder]
+        callbacks = [SessionStart(), SameOptimizers(), FilesOfTheRun()]
+        callbacks += [*(given if isinstance(given, list) else [given]), self.recorder]
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
@@ -184,14 +190,25 @@ class CommandLine(LightningCLI):
             callbacks.append(progress_bar())
         if config["profiler"] is None:
             kwargs["profiler"] = SilentProfiler()
-        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        return make_preemptible(check_settings(trainer))
+        trainer = make_preemptible(check_settings(super().instantiate_trainer(callbacks=callbacks, **kwargs)))
+        assert isinstance(trainer, Trainer)
+        if self.subcommand == "fit" and not config["fast_dev_run"]:
+            self._enter_folder(trainer, has_default_logger)
+        return trainer
 
-    def _logger(self) -> TensorBoardLogger:
-        """Builds TensorBoard's, in the run's folder."""
+    def _enter_folder(self, trainer: Trainer, has_default_logger: bool) -> None:
+        """Takes the folder of the run, decides again where it starts, now that nobody else can, and adds loggers."""
         logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
-        # Events are written every ten seconds: of a killed run no more than those is missing.
-        return TensorBoardLogger(logs, experiment, version, default_hp_metric=False, flush_secs=10)
+        runs = Path(logs, experiment)
+        folder = self._held.enter_context(folder_of_run(trainer, runs, version))
+        self.checkpoint = start_of_fit(self._get(self.config, "ckpt_path"), runs, version)
+        trainer.run_folder = str(folder)
+        loggers = [*trainer.loggers, *self._get(self.config_init, "loggers")]
+        if has_default_logger:
+            # Events are written every ten seconds: of a killed run no more than those is missing.
+            name = str(folder.relative_to(runs))
+            loggers.insert(0, TensorBoardLogger(logs, experiment, name, default_hp_metric=False, flush_secs=10))
+        trainer.loggers = loggers
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         """Keeps the best and the last checkpoint, unless the config says to keep none."""

@@ -86,7 +86,19 @@ def _check_names_of_checkpoints(trainer: L.Trainer) -> None:
 
 
 class Trainer(L.Trainer):
-    """Lightning's trainer, and the commands that need a model and data but train nothing to keep."""
+    """Lightning's trainer, and the commands that need a model and data but train nothing to keep.
+
+    Attributes:
+        run_folder: The folder of the run, whatever its loggers are, as the first rank knows it; None without a fit.
+    """
+
+    run_folder: str | None = None
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder of the run, or where Lightning would write; it is broadcast, so that all ranks must ask."""
+        folder: str | None = self.strategy.broadcast(self.run_folder)
+        return folder or super().log_dir
 
     def plan(self, model: L.LightningModule, datamodule: L.LightningDataModule | None = None) -> None:
         """Prints the phases of ProgressiveUnfreezing: when each begins, what it trains, at which cost.

@@ -58,7 +58,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
             raise UserError(f"checkpoint {path} is a folder of parts: join them by `fabric consolidate {path}`")
-        checkpoint: dict[str, Any] = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
+        checkpoint: dict[str, Any] = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
         assert self.model is not None
         assert self.lightning_module is not None
         options = StateDictOptions(full_state_dict=True, strict=self.lightning_module.strict_loading)

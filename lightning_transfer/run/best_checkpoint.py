@@ -1,5 +1,7 @@
 """The best checkpoint of a run."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,18 +78,23 @@ class BestCheckpoint(ModelCheckpoint):
         return super().state_dict() | {"best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with what is best so far, which stays where it is."""
+        """Goes on with what is best so far, also where that is another run's."""
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
         self.best_step = state_dict.get("best_step")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forgets a best checkpoint that is gone, or was overwritten after the checkpoint that a run goes on from."""
+        """Forgets a best checkpoint that is gone, or was overwritten after the checkpoint that a run goes on from.
+
+        That of another run is brought into this one's folder, in which nothing better may ever come.
+        """
         super().on_train_start(trainer, pl_module)
         rest_hook(self, "on_train_batch_start")
         file = Path(self.best_model_path)
         if self.best_step is not None and not file.is_dir() and _step_of(file) != self.best_step:
             self.best_model_path, self.best_model_score, self.best_step = "", None, None
             self.best_k_models.clear()
+        if trainer.is_global_zero and self.best_model_path:
+            _bring(Path(self.best_model_path), Path(str(self.dirpath)))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the metric as it stands, to tell what this validation logs from what was logged before."""
@@ -162,6 +169,19 @@ def _check(option: str, value: object, *allowed: object) -> None:
             f"checkpoint.{option} is {name}: expected {expected}, as best.ckpt is the one best checkpoint;"
             " others are kept by a callback of their own, --trainer.callbacks+ ModelCheckpoint"
         )
+
+
+def _bring(checkpoint: Path, folder: Path) -> None:
+    """Links a checkpoint into the folder; copies it where that is on another file system."""
+    if checkpoint.parent.resolve() == folder.resolve():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / checkpoint.name
+    own.unlink(missing_ok=True)
+    try:
+        os.link(checkpoint, own)
+    except OSError:
+        shutil.copyfile(checkpoint, own)
 
 
 def _step_of(checkpoint: Path) -> int | None:

@@ -43,3 +43,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
             raise UserError(
                 f"cannot write checkpoint {path}: {refusal.strerror}; an earlier one of this name is untouched"
             ) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads a checkpoint as data alone, whatever is asked for; see ``torch.load``."""
+        return super().load_checkpoint(path, map_location, weights_only=True)

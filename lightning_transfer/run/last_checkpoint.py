@@ -14,6 +14,8 @@ from lightning_transfer.cluster.launchers import is_launched_child, requeue
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.lightning_internals import leave_signals_alone
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
+from lightning_transfer.run.guarded_strategy import guard
+from lightning_transfer.run.plain_types import check_plain
 from lightning_transfer.transfer.plateau import validation_follows
 
 
@@ -39,8 +41,13 @@ class LastCheckpoint(ModelCheckpoint):
         self._question: torch.distributed.Work | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lets signals wait for a step boundary from now on."""
+        """Checks that checkpoints will be read, and lets signals wait for a step boundary from now on.
+
+        Raises:
+            UserError: With the name of what no command would read.
+        """
         super().on_train_start(trainer, pl_module)
+        check_plain(trainer)
         self._signals.training = True
         if trainer.world_size > 1:
             # Over CPU memory: asking the accelerators would make the host wait for them in every step.
@@ -131,8 +138,12 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def make_preemptible(trainer: L.Trainer) -> L.Trainer:
-    """Gives a trainer durable checkpoints, unless it has a plugin for them, and takes its own signal handlers away."""
+    """Gives a trainer durable checkpoints, unless it has a plugin for them, and takes its own signal handlers away.
+
+    Its checkpoints are data, with every plugin.
+    """
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
+    guard(trainer.strategy)
     leave_signals_alone(trainer)
     return trainer

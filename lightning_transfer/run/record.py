@@ -160,14 +160,10 @@ def table(record: dict[str, Any], folder: Path) -> str:
         f"{record['epochs']} epoch{'s' if record['epochs'] != 1 else ''} in {record['fit_seconds']:.1f} s"
         f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['device']}"
     )
-    return "\n".join(
-        [
-            *lines,
-            took,
-            f"results: {folder}/results.json",
-            shlex.join(["tensorboard", "--logdir", str(folder.parents[1])]),
-        ]
-    )
+    lines += [took, f"results: {folder}/results.json"]
+    if any(folder.glob("events.out.tfevents.*")):
+        lines.append(shlex.join(["tensorboard", "--logdir", str(folder.parents[1])]))
+    return "\n".join(lines)
 
 
 def _number(value: float | None) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.errors import UserError, did_you_mean
+from lightning_transfer.files import named_in
 
 HUB_PREFIX = "hf://"
 Weights = dict[str, Tensor]
@@ -30,16 +31,22 @@ class Source(NamedTuple):
 def checkpoint_of(run: Path) -> Path:
     """Choose the checkpoint of a finished run: its best, or its last where nothing was held out to tell the best by.
 
-    A run that went on with another, and found nothing better, has its best checkpoint there.
-
     Args:
-        run: Its folder.
+        run: Its folder, which holds either.
+
+    Raises:
+        UserError: Where the record names a best checkpoint of a name that is not there.
     """
-    best, last, record = (run / name for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "results.json"))
+    folder, record = run / "checkpoints", run / "results.json"
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
     if best.exists() or not last.exists():
         return best
-    recorded = record.exists() and json.loads(record.read_text()).get("best_checkpoint")
-    return Path(recorded) if recorded and Path(recorded).exists() else last
+    recorded = json.loads(record.read_text()).get("best_checkpoint") if record.exists() else None
+    if recorded is None:
+        return last
+    if (named := named_in(folder, recorded)) is None:
+        raise UserError(f"{record} names {recorded} as the best checkpoint, which is not in {folder}: put it there")
+    return named
 
 
 def read_source(source: str) -> Source:

@@ -1,0 +1,114 @@
+"""The one living owner of a run's folder."""
+
+import contextlib
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning_transfer.errors import UserError
+
+OWNER = ".owner"
+
+_held: set[int] = set()  # descriptors of the locked files
+
+
+def _let_go() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+# A forked child, as a worker that loads data, would keep the lock of a process that was killed.
+os.register_at_fork(after_in_child=_let_go)
+
+
+def new_version(experiment: Path) -> str:
+    """Makes the folder of the next run of an experiment; two that ask at once get two.
+
+    Args:
+        experiment: The folder of the experiment's runs, which exists.
+
+    Returns:
+        Its name: ``version_0``, ``version_1`` and so on.
+    """
+    names = (re.fullmatch(r"version_(\d+)", entry.name) for entry in experiment.iterdir())
+    number = 1 + max((int(name[1]) for name in names if name), default=-1)
+    while True:
+        try:
+            (experiment / f"version_{number}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return f"version_{number}"
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """A context in which a run's folder, which is made, belongs to this process alone.
+
+    The file ``.owner`` in it names the process, and is locked as long as the process lives: the operating system
+    unlocks it when the process ends in whatever way. Hosts that share the folder respect each other's locks where the
+    file system has locks for all of them, as NFS has. On a file system without locks, only the processes of one host
+    are kept apart. A folder in which nothing was written is deleted at the end.
+
+    Raises:
+        UserError: Where the folder belongs to another living process.
+    """
+    descriptor = _lock(folder)
+    _held.add(descriptor)
+    try:
+        yield
+    finally:
+        (folder / OWNER).unlink(missing_ok=True)
+        _held.remove(descriptor)
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    """Locks the file of the owner; returns its descriptor."""
+    file = folder / OWNER
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the owner before has just deleted the folder
+            continue
+        host, _, process = os.pread(descriptor, 1000, 0).decode(errors="replace").partition(" ")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        except BlockingIOError:
+            is_free = False
+        except OSError:  # no locks on this file system
+            is_free = not (host == socket.gethostname() and _is_alive(process))
+        if is_free and _is_still(file, descriptor):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}".encode(), 0)
+            return descriptor
+        os.close(descriptor)
+        if not is_free:
+            raise UserError(
+                f"{folder} belongs to process {process or 'unknown'} on {host or 'an unknown host'}, which is still"
+                " running: wait for its end, or give another --version"
+            )
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    """Whether the open file is the one of that name: the owner before may have deleted it in between."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    return False
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
