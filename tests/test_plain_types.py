@@ -43,7 +43,7 @@ class OwnModule(Classifier):
     """
 
     def __init__(self, folder: Path = Path("a/b"), size: Size = Size.SMALL, foreign: bool = False) -> None:
-        super().__init__(SeedCNN(3))
+        super().__init__(SeedCNN(3), num_classes=3)
         self.save_hyperparameters()
         self.hparams["rate"] = np.float64(0.5)
         if foreign:

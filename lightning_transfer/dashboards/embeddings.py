@@ -15,7 +15,7 @@ from tensorboard.plugins.projector.projector_config_pb2 import EmbeddingInfo, Pr
 from torch import Tensor, nn
 
 from lightning_transfer.dashboards.attribution import evaluating
-from lightning_transfer.dashboards.events import has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import boards_of, has_boards
 from lightning_transfer.dashboards.samples import class_names, is_shown, shows_validation, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
@@ -51,7 +51,7 @@ class Embeddings(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Computes the features before the training, unless a run goes on."""
-        if not has_tensorboard(trainer) or not trainer.enable_validation or trainer.global_step > 0:
+        if not has_boards(trainer) or not trainer.enable_validation or trainer.global_step > 0:
             return
         self._features, self._batches = [], []
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
@@ -145,8 +145,8 @@ class Embeddings(L.Callback):
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         features, batches = self._features, self._batches
         self._features, self._batches = [], []
-        writer = summary_writer(trainer)
-        if writer is None or not batches or len(features) != len(batches):
+        writer = boards_of(trainer)
+        if writer is None or not writer.folders or not batches or len(features) != len(batches):
             return
         points = torch.cat(features)[: self._examples].cpu()
         if len(points) < 2 or not points.isfinite().all():
@@ -164,7 +164,8 @@ class Embeddings(L.Callback):
             ]
             texts = [" ".join(to_tokens(trainer, ids[:_WORDS])) for ids in rows[: len(points)]]
         metadata = [(names[label], text) for label, text in zip(labels, texts, strict=True)]
-        write_embedding(Path(writer.log_dir), name, principal_components(points), metadata, pictures)
+        for folder in writer.folders:
+            write_embedding(folder, name, principal_components(points), metadata, pictures)
 
 
 def principal_components(features: Tensor) -> np.ndarray:

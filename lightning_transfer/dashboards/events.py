@@ -1,67 +1,110 @@
-"""TensorBoard's event files: what the dashboards write there beyond Lightning's own metrics."""
+"""What the dashboards write beyond Lightning's own metrics: TensorBoard's event files, and other loggers."""
 
 import json
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_transfer.report.drawing import png
 from lightning_transfer.report.run_files import PLUGIN
 
 
-class EventFile(Protocol):
-    """The part of ``torch.utils.tensorboard.FileWriter`` that is used here."""
+class Boards:
+    """All that shows a run, each with what it takes.
+
+    TensorBoard takes everything. Any logger takes scalars. Those with ``log_image`` and ``log_text``, as that of
+    Weights & Biases, and MLflow's, also take pictures and texts.
+
+    Args:
+        loggers: The run's.
+
+    Attributes:
+        folders: Where TensorBoard's event files are.
+        others: The loggers that are not TensorBoard's.
+    """
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.others = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
+        self._writers: list[SummaryWriter] = [log.experiment for log in loggers if isinstance(log, TensorBoardLogger)]
+        self.folders = [Path(writer.log_dir) for writer in self._writers]
 
     def add_event(self, event: Event) -> None:
-        """Adds an event."""
+        """Adds an event to each event file."""
+        for writer in self._writers:
+            writer._get_file_writer().add_event(event)  # type: ignore[no-untyped-call]
 
-    def add_summary(self, summary: Summary, global_step: int | None = None) -> None:
-        """Adds values at a step."""
+    def add_summary(self, summary: Summary, step: int | None = None) -> None:
+        """Adds values at a step to each event file."""
+        for writer in self._writers:
+            writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
 
+    def add_custom_scalars(self, layout: dict[str, Any]) -> None:
+        """Arranges TensorBoard's charts."""
+        for writer in self._writers:
+            writer.add_custom_scalars(layout)
 
-def has_tensorboard(trainer: L.Trainer) -> bool:
-    """Whether the run writes event files; the same answer on all ranks."""
-    return any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+    def add_graph(self, module: nn.Module, inputs: Any) -> None:
+        """Traces the module, for TensorBoard."""
+        for writer in self._writers:
+            writer.add_graph(module, inputs)
 
-
-def summary_writer(trainer: L.Trainer) -> SummaryWriter | None:
-    """The writer of the run's event file: on rank 0 only, and only if there is a TensorBoard logger."""
-    if not trainer.is_global_zero:
-        return None
-    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
-
-
-def event_file(writer: SummaryWriter) -> EventFile:
-    """The event file behind a writer."""
-    file: EventFile = writer._get_file_writer()  # type: ignore[no-untyped-call]
-    return file
-
-
-def add_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
-    """Writes many scalars as one event, which costs a fraction of one event for each."""
-    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-    event_file(writer).add_summary(summary, step)
-
-
-def add_picture(writer: SummaryWriter, tag: str, pixels: np.ndarray, step: int) -> None:
-    """Writes a picture, uint8 [height, width, 3]; encoded fast, for a fifth of the time of the writer's own method."""
-    image = Summary.Image(height=pixels.shape[0], width=pixels.shape[1], colorspace=3, encoded_image_string=png(pixels))
-    event_file(writer).add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    def add_text(self, tag: str, text: str, step: int) -> None:
+        """Writes a text in markdown."""
+        for writer in self._writers:
+            writer.add_text(tag, text, step)
+        for logger in self.others:
+            if isinstance(logger, MLFlowLogger):
+                logger.experiment.log_text(logger.run_id, text, f"{tag}/{step}.md")
+            elif hasattr(logger, "log_text"):
+                logger.log_text(key=tag, columns=["text"], data=[[text]], step=step)
 
 
-def add_data(writer: SummaryWriter, tag: str, data: Any, step: int) -> None:
-    """Writes plain types for the report to read; see :data:`PLUGIN`."""
+def has_boards(trainer: L.Trainer) -> bool:
+    """Whether the run has a logger for dashboards, TensorBoard's or any other; the same answer on all ranks."""
+    return any(not isinstance(logger, DummyLogger) for logger in trainer.loggers)
+
+
+def boards_of(trainer: L.Trainer) -> Boards | None:
+    """All that shows the run: on rank 0 only, and only if there is a logger."""
+    return Boards(trainer.loggers) if trainer.is_global_zero and has_boards(trainer) else None
+
+
+def add_scalars(writer: Boards, values: Mapping[str, float], step: int) -> None:
+    """Writes many scalars, into an event file as one event, which costs a fraction of one event for each."""
+    writer.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=x) for tag, x in values.items()]), step)
+    for logger in writer.others:
+        logger.log_metrics(dict(values), step)
+
+
+def add_picture(writer: Boards, tag: str, pixels: np.ndarray, step: int) -> None:
+    """Writes a picture, uint8 [height, width, 3]; encoded fast, for a fifth of the time of TensorBoard's own method."""
+    if writer.folders:
+        height, width, _ = pixels.shape
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png(pixels))
+        writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    for logger in writer.others:
+        if isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, pixels, key=tag, step=step)
+        elif hasattr(logger, "log_image"):
+            logger.log_image(key=tag, images=[pixels], step=step)
+
+
+def add_data(writer: Boards, tag: str, data: Any, step: int) -> None:
+    """Writes plain types into event files for the report to read; see :data:`PLUGIN`."""
     tensor = TensorProto(dtype=DT_STRING, string_val=[json.dumps(data).encode()])
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN))
-    event_file(writer).add_summary(Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)]), step)
+    writer.add_summary(Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)]), step)
 
 
 class SessionStart(L.Callback):
@@ -76,8 +119,8 @@ class SessionStart(L.Callback):
 
         In every fit: TensorBoard takes the first such mark of a folder for its beginning, and drops nothing there.
         """
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is not None:
             log = SessionLog(status=SessionLog.START)
             # Not logged_step: in a checkpoint from mid-epoch it does not count the last step yet.
-            event_file(writer).add_event(Event(step=trainer.global_step, session_log=log))
+            writer.add_event(Event(step=trainer.global_step, session_log=log))

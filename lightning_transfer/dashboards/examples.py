@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.dashboards.attribution import evaluating, grad_cam, gradient_times_input
-from lightning_transfer.dashboards.events import add_data, add_picture, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, boards_of
 from lightning_transfer.dashboards.samples import (
     class_names,
     first_labels,
@@ -46,7 +46,7 @@ class TrainingExamples(L.Callback):
     ) -> None:
         """Draws once, at the first step of a run."""
         rest_hook(self, "on_train_batch_start")
-        writer = summary_writer(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
+        writer = boards_of(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
         if writer is None or not is_shown(batch):
             return
         labels = first_labels(batch.labels)
@@ -113,7 +113,7 @@ class Attributions(L.Callback):
         with suppress(Exception), evaluating(trainer, pl_module, with_gradients=True):
             inputs = [tensor.clone() for tensor in self._sample.inputs]  # made in inference mode
             scores, logits = attribute(pl_module, own_groups(pl_module), *inputs)
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is None or not len(scores):
             return
         names = class_names(trainer, getattr(pl_module, "num_classes", logits.shape[1]))

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard.summary import hparams
 
 from lightning_transfer.dashboards.attribution import evaluating
-from lightning_transfer.dashboards.events import add_data, event_file, summary_writer
+from lightning_transfer.dashboards.events import add_data, boards_of
 from lightning_transfer.dashboards.samples import is_shown, take
 from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
 from lightning_transfer.run.record import source_commit, versions
@@ -51,7 +51,7 @@ class RunCard(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enters the run in the HParams tab: also one that is killed later is there."""
         wake_hook(self, "on_train_batch_end")
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is None:
             return
         facts: Mapping[str, Any] = getattr(getattr(trainer, "datamodule", None), "facts", {})
@@ -60,8 +60,8 @@ class RunCard(L.Callback):
         values["parameters"] = sum(parameter.numel() for parameter in pl_module.parameters())
         shown = {name: "" if value is None else value for name, value in values.items()}
         columns, start, self._end = hparams(shown, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
-        event_file(writer).add_summary(_show_first(columns))
-        event_file(writer).add_summary(start)
+        writer.add_summary(_show_first(columns))
+        writer.add_summary(start)
         add_data(writer, "run/hyperparameters", shown, logged_step(trainer))
 
     def on_train_batch_end(
@@ -69,7 +69,7 @@ class RunCard(L.Callback):
     ) -> None:
         """Writes the card after the first step, when the plan of the phases is known."""
         rest_hook(self, "on_train_batch_end")
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is not None:
             unfreezing = unfreezing_of(trainer)
             card = {"commands": self._commands(trainer), "versions": versions(), "commit": source_commit()}
@@ -79,14 +79,15 @@ class RunCard(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enters that the run has ended."""
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is not None:
-            event_file(writer).add_summary(self._end)
+            writer.add_summary(self._end)
 
     def _commands(self, trainer: L.Trainer) -> list[str]:
         given = [self.command] if self.command else []
-        saved = f"{trainer.loggers[0].log_dir}/config.yaml"
-        return [*given, shlex.join(["lightning-transfer", "fit", "--config", saved, *self.anew])]
+        if folder := getattr(trainer, "run_folder", None):  # all ranks would have to ask for its log_dir
+            given.append(shlex.join(["lightning-transfer", "fit", "--config", f"{folder}/config.yaml", *self.anew]))
+        return given
 
 
 class ModelGraph(L.Callback):
@@ -104,7 +105,7 @@ class ModelGraph(L.Callback):
     ) -> None:
         """Traces once, before the first step."""
         rest_hook(self, "on_train_batch_start")
-        writer = summary_writer(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
+        writer = boards_of(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
         if writer is None or not is_shown(batch):
             return
         if any(isinstance(module, FSDPModule) for module in pl_module.modules()):

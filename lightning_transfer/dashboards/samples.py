@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_transfer.dashboards.events import has_tensorboard
+from lightning_transfer.dashboards.events import has_boards
 from lightning_transfer.data.batches import ImageBatch, TextBatch
 from lightning_transfer.report.drawing import PixelCanvas, shortened
 from lightning_transfer.report.palette import Color
@@ -19,7 +19,7 @@ _CAPTION = 16
 
 def shows_validation(trainer: L.Trainer) -> bool:
     """Says whether a validation of ``fit`` goes on whose examples are shown; the same on all ranks."""
-    return trainer.state.fn == "fit" and not trainer.sanity_checking and has_tensorboard(trainer)
+    return trainer.state.fn == "fit" and not trainer.sanity_checking and has_boards(trainer)
 
 
 def is_shown(batch: Any) -> bool:

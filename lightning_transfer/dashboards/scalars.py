@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_transfer.dashboards.events import add_scalars, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_scalars, boards_of, has_boards
 from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
 from lightning_transfer.lightning_internals import logged_step
@@ -68,7 +68,7 @@ class TrainingScalars(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finds the layer groups and arranges the charts."""
-        if not has_tensorboard(trainer):
+        if not has_boards(trainer):
             return
         self._groups = shown_groups(trainer, pl_module)
         # Sharded parameters would have to be gathered for their norms.
@@ -78,7 +78,7 @@ class TrainingScalars(L.Callback):
         self._samples: dict[str, Tensor] = {}
         self._learning_rates: dict[str, float] = {}
         self._before: dict[str, list[Tensor]] = {}
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is not None:
             writer.add_custom_scalars(LAYOUT)
 
@@ -134,7 +134,7 @@ class TrainingScalars(L.Callback):
     def _write(self, trainer: L.Trainer) -> None:
         memory = torch.tensor(peak_memory_gib(trainer.strategy.root_device), device=trainer.strategy.root_device)
         memory = trainer.strategy.reduce(memory, reduce_op="max")
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is None:
             return
         values = {f"lr/{name}": rate for name, rate in self._learning_rates.items()}

@@ -8,7 +8,7 @@ import lightning as L
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_transfer.dashboards.events import add_data, add_picture, has_tensorboard, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, boards_of, has_boards
 from lightning_transfer.lightning_internals import logged_step
 from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.report.drawing import PixelCanvas
@@ -38,7 +38,7 @@ class UnfreezingTimeline(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finds the layer groups."""
-        if not has_tensorboard(trainer):
+        if not has_boards(trainer):
             return
         self._groups = shown_groups(trainer, pl_module)
         # Layer groups freeze as one: the first parameter speaks for its group.
@@ -67,7 +67,7 @@ class UnfreezingTimeline(L.Callback):
         if not phases or list(names) != phases[-1][1]:
             phases.append((step, list(names)))
             self._write(trainer, step)
-            writer = summary_writer(trainer)
+            writer = boards_of(trainer)
             if writer is not None:
                 words = f"phase {len(phases)} begins; trainable: {', '.join(names) or 'nothing'}"
                 writer.add_text("phase/transitions", f"Step {step}, epoch {trainer.current_epoch + 1}: {words}", step)
@@ -88,7 +88,7 @@ class UnfreezingTimeline(L.Callback):
 
     def _write(self, trainer: L.Trainer, step: int) -> None:
         self._timeline.end = step + 1
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is not None and self._timeline.groups:
             canvas = PixelCanvas(*self._timeline.size)
             self._timeline.draw(canvas)

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_transfer.dashboards.events import add_data, add_picture, summary_writer
+from lightning_transfer.dashboards.events import add_data, add_picture, boards_of
 from lightning_transfer.dashboards.samples import (
     class_names,
     is_shown,
@@ -68,7 +68,7 @@ class ValidationPredictions(L.Callback):
         """Draws."""
         tallies = _gather(trainer, self._tally)
         self._tally = None
-        writer = summary_writer(trainer)
+        writer = boards_of(trainer)
         if writer is None or not tallies:
             return
         tally = tallies[0] if len(tallies) == 1 else _Tally.sum(tallies)

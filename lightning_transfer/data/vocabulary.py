@@ -79,7 +79,9 @@ class TokenizedTexts:
 
     def write_tokenizer(self, trainer: L.Trainer | None) -> None:
         """Writes ``tokenizer.json`` beside the run, if it has a folder."""
-        folder = trainer.log_dir if trainer is not None and trainer.loggers else None  # agreed on by all ranks
+        # The folder of the command line's runs, or of a logger: agreed on by all ranks.
+        has_folder = trainer is not None and (trainer.loggers or getattr(trainer, "run_folder", None))
+        folder = trainer.log_dir if trainer is not None and has_folder else None
         if trainer is not None and folder and trainer.is_global_zero:
             write_text(Path(folder, "tokenizer.json"), self.tokenizer.to_str())
 
