@@ -13,12 +13,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 import lightning_transfer
+from lightning_transfer.cli.origins import described, is_below_parser, origin, own_line
 from lightning_transfer.cli.suggestions import classes_for, nearest_option
 from lightning_transfer.errors import UserError, did_you_mean
 from lightning_transfer.files import replacing
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
 _UNKNOWN_CLASS = re.compile(r'(key "|--)(?P<key>[\w.]+)("|: ).*dot import path string: (?P<name>\S+)')
+_NOT_IMPORTED = re.compile(
+    r'(key "|--)(?P<key>[\w.]+)("|: ).*Problem with given class_path \'(?P<name>[\w.]+)\': '
+    r"(?P<reason>.*?)( - Expected .*| Given value.*|$)"
+)
 _AMBIGUOUS_CLASS = re.compile(
     r'key "(?P<key>[\w.]+)".*Multiple subclasses with name (?P<name>\w+)\..*ambiguity: (?P<paths>[\w., ]+)\.'
 )
@@ -71,8 +76,11 @@ class Parser(LightningArgumentParser):
             super().save(cfg, partial, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the line and exits."""
-        print(f"lightning-transfer: error: {one_line(message, self._option_names())}", file=sys.stderr)
+        """Prints the line and exits; what the module of a class raised comes as it was raised."""
+        line = one_line(message, self._option_names())
+        if ex is not None and own_line(raised := origin(ex)):
+            line = message_of(raised) or line
+        print(f"lightning-transfer: error: {line}", file=sys.stderr)
         raise SystemExit(2)
 
     def _option_names(self) -> set[str]:
@@ -96,6 +104,8 @@ def one_line(message: str, option_names: set[str]) -> str:
     if match := _UNKNOWN_CLASS.search(message):
         hint = did_you_mean(match["name"], lightning_transfer.__all__)
         return f"{match['key']}: '{match['name']}' is not a class that can be imported{hint and f': {hint}'}"
+    if match := _NOT_IMPORTED.search(message):
+        return f"{match['key']}: '{match['name']}' is not a class that can be imported: {match['reason']}"
     if match := _WRONG_VALUE.fullmatch(message):
         return f"{match['key']} is {match['value']}: expected {_in_words(match['expected'])}"
     if match := _MISSING.search(message):
@@ -106,22 +116,24 @@ def one_line(message: str, option_names: set[str]) -> str:
     return " ".join(_NOISE.sub("", message).split())
 
 
-def message_of(error: Exception) -> str | None:
+def message_of(error: BaseException) -> str | None:
     """Words an error that is the user's mistake in one line; gives None for any other.
 
-    A mistake is found among the causes too: the parser wraps what classes raise.
+    What a class raises when it is built is the user's mistake too, and comes with its line in the code. What their
+    methods raise later is not: that has a traceback.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError | MisconfigurationException):
-            return " ".join(str(cause).split())
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, ModuleNotFoundError):
+    raised = origin(error)
+    if isinstance(raised, UserError | MisconfigurationException):
+        line = own_line(raised.__cause__) if raised.__cause__ is not None else None
+        return " ".join(str(raised).split()) + (f" ({line})" if line else "")
+    if is_below_parser(raised):
+        return described(raised)
+    if own_line(error) is None and isinstance(error, ModuleNotFoundError):
         return " ".join(str(error).split())
+    if own_line(error) is None and isinstance(error, IsADirectoryError):
+        return f"{error.filename} is a folder: expected a file"
     if isinstance(error, RuntimeError | ValueError) and any(words in str(error) for words in _CLEAR):
         return " ".join(str(error).split())
-    if isinstance(error, IsADirectoryError):
-        return f"{error.filename} is a folder: expected a file"
     if isinstance(error, RuntimeError) and (match := _STATE_DICT.match(str(error))):
         differences = textwrap.shorten(match["differences"], _SHORT, placeholder=" ...")
         return f"the checkpoint is of another model than the config: {differences}"

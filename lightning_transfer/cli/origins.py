@@ -1,0 +1,95 @@
+"""Where an error comes from: what a class raised below the parser's own errors, and the user's line that did it."""
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonargparse
+
+import lightning_transfer
+
+_PARSER = Path(jsonargparse.__file__).parent
+_PACKAGE = Path(lightning_transfer.__file__).parent
+_LIBRARIES = {_PARSER.parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))}
+
+
+def origin(error: BaseException) -> BaseException:
+    """Finds the error that the parser's errors wrap; the error itself where the parser did not raise it.
+
+    Args:
+        error: As caught.
+
+    Returns:
+        What a class or its module raised, if anything did; otherwise the parser's first complaint.
+    """
+    found = list(_wrapped(error))
+    return next((one for one in found if not _is_of_parser(one)), found[0])
+
+
+def is_below_parser(error: BaseException) -> bool:
+    """Says whether the parser called what raised the error: a constructor, or the module of a class."""
+    return any(_is_within(file, {_PARSER}) for file, _ in _lines(error))
+
+
+def own_line(error: BaseException) -> str | None:
+    """Names the innermost line of the user's own code that the error went through, as ``file.py:7``; None without one.
+
+    Code is the user's own unless it is of Python, of an installed package or of this one.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return _named(error.filename, error.lineno)
+    return _last_outside(error, {*_LIBRARIES, _PACKAGE})
+
+
+def described(error: BaseException) -> str:
+    """Describes an error in one line: the place in the code, the kind and the words.
+
+    The place is the user's own line, or the innermost one of this package, or else that which raised the error.
+    """
+    place = own_line(error) or _last_outside(error, _LIBRARIES) or _last_outside(error, set())
+    words = error.msg if isinstance(error, SyntaxError) else str(error)
+    return ": ".join(part for part in (place, type(error).__name__, " ".join(words.split())) if part)
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__ or error.__context__
+    if not _is_of_parser(error) or cause is None:
+        yield error
+        return
+    # The parser tries each member of a union, and names the first one's error as the cause: the class may have been
+    # another one. All of them are in a list where it raises; a parser without that list still has the first.
+    tried = [found for found in _in_lists_of_last_frame(error) if isinstance(found, BaseException)]
+    for one in tried or [cause]:
+        yield from _wrapped(one)
+
+
+def _in_lists_of_last_frame(error: BaseException) -> Iterator[object]:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    for value in list(frame.f_locals.values()):
+        if isinstance(value, list):
+            yield from value
+
+
+def _is_of_parser(error: BaseException) -> bool:
+    """Whether the parser itself raised the error; of a module with a wrong syntax it seems so, for none of it ran."""
+    lines = _lines(error)
+    return bool(lines) and not isinstance(error, SyntaxError) and _is_within(lines[-1][0], {_PARSER})
+
+
+def _last_outside(error: BaseException, folders: set[Path]) -> str | None:
+    outside = [line for line in _lines(error) if not _is_within(line[0], folders)]
+    return _named(*outside[-1]) if outside else None
+
+
+def _lines(error: BaseException) -> list[tuple[str, int | None]]:
+    return [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _is_within(file: str, folders: set[Path]) -> bool:
+    return file.startswith("<frozen") or any(Path(file).is_relative_to(folder) for folder in folders)
+
+
+def _named(file: str, line: int | None) -> str:
+    here = Path.cwd()
+    return f"{Path(file).relative_to(here) if Path(file).is_relative_to(here) else file}:{line}"
