@@ -55,8 +55,25 @@ def test_whitening_that_is_known_needs_no_images() -> None:
     assert fitted().sample_size == 0
 
 
-def test_without_its_whitening_the_network_gives_nan() -> None:
-    assert FastCNN(10, WIDTHS)(smooth_images(2)).isnan().all()
+def test_fresh_network_learns_before_it_is_fitted_to_data_and_is_fitted_still() -> None:
+    torch.manual_seed(0)
+    network, images, labels = FastCNN(10, WIDTHS), smooth_images(8), torch.arange(8)
+    # Each value of a patch, and its negative.
+    torch.testing.assert_close(network.whitening(images)[:, :12], F.unfold(images, 2).reshape(8, 12, 31, 31))
+    assert network.eval()(images).isfinite().all()
+    optimizer = Muon(network.train().parameters(), lr=0.05, sgd_lr=1.0)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        losses.append(F.cross_entropy(network(images), labels))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 2
+    # Weights that were never fitted say so, in any precision and after a way through a file.
+    torch.save(network.bfloat16().state_dict(), "fresh.pt")
+    loaded = FastCNN(10, WIDTHS)
+    loaded.load_state_dict(torch.load("fresh.pt", weights_only=True))
+    assert loaded.sample_size == network.sample_size == FastCNN(10, WIDTHS).sample_size > 0
 
 
 def test_convolutions_begin_as_the_identity_on_their_first_channels() -> None:

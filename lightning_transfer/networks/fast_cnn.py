@@ -1,6 +1,5 @@
 """A convolutional network for small images that learns in few epochs."""
 
-import math
 from typing import Literal
 
 import torch
@@ -18,7 +17,8 @@ class FastCNN(nn.Module):
 
     The filters of the first layer are no parameters: they whiten the 2 x 2 patches of the training images, and are
     computed from them once, before the first step. :class:`~lightning_transfer.Classifier` does so at the start of a
-    fit, unless weights were loaded; elsewhere call :meth:`fit_to_data`. Until then the network gives NaN.
+    fit, unless weights were loaded; elsewhere call :meth:`fit_to_data`. Until then each filter is one value of a patch:
+    the network works, and learns more slowly.
 
     Args:
         num_classes: Number of outputs; follows from the data on the command line.
@@ -65,7 +65,7 @@ class FastCNN(nn.Module):
     @property
     def sample_size(self) -> int:
         """How many training images :meth:`fit_to_data` takes; 0 once they are not needed."""
-        return _WHITENING_IMAGES if self.whitening.weight.isnan().any() else 0
+        return 0 if self.whitening.is_fitted else _WHITENING_IMAGES
 
     def fit_to_data(self, images: Tensor) -> None:
         """Computes the filters of the first layer.
@@ -123,9 +123,13 @@ class Whitening(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # NaN until they are known, so that a forgotten fit cannot go unnoticed.
-        self.register_buffer("weight", torch.full((self.out_channels, 3, 2, 2), math.nan))
+        self.register_buffer("weight", self._both_signs(torch.eye(12)))
         self.bias = nn.Parameter(torch.zeros(self.out_channels))
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the filters are any but those of a fresh layer, which whiten values that are white already."""
+        return not torch.equal(self.weight, self._both_signs(torch.eye(12)).to(self.weight))
 
     @torch.no_grad()
     def fit(self, images: Tensor, smallest_variance: float = 5e-4) -> None:
@@ -137,8 +141,12 @@ class Whitening(nn.Module):
         """
         patches = F.unfold(images.float(), 2)  # [examples, 12, places]
         variances, directions = torch.linalg.eigh((patches @ patches.mT).mean(0) / patches.shape[2])
-        filters = (directions / (variances + smallest_variance).sqrt()).T.reshape(12, 3, 2, 2)
-        self.weight.copy_(torch.cat([filters, -filters]))
+        self.weight.copy_(self._both_signs((directions / (variances + smallest_variance).sqrt()).T))
+
+    @staticmethod
+    def _both_signs(filters: Tensor) -> Tensor:
+        filters = filters.reshape(12, 3, 2, 2)
+        return torch.cat([filters, -filters])
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes float [batch, 24, height - 1, width - 1]."""
