@@ -37,6 +37,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, check_folder, write_json
 from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
 from lightning_transfer.run.best_checkpoint import best_checkpoint
+from lightning_transfer.run.finite_steps import FiniteSteps
 from lightning_transfer.run.folder import folder_of_run, read_checkpoint, start_of_fit
 from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
 from lightning_transfer.run.predictions import KnownRows, write_predictions
@@ -180,8 +181,8 @@ class CommandLine(LightningCLI):
         self.recorder = ResultsRecorder()
         given = config["callbacks"] or []
         # The mark of the session comes before any other event.
-        callbacks = [SessionStart(), SameOptimizers(), FilesOfTheRun()]
-        callbacks += [*(given if isinstance(given, list) else [given]), self.recorder]
+        given = given if isinstance(given, list) else [given]
+        callbacks = [SessionStart(), SameOptimizers(), FilesOfTheRun(), *given, FiniteSteps(), self.recorder]
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)

@@ -16,6 +16,7 @@ import torch
 from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.best_checkpoint import BestCheckpoint, best_checkpoint
+from lightning_transfer.run.finite_steps import finite_steps
 
 _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")
 
@@ -51,12 +52,13 @@ class ResultsRecorder(L.Callback):
         self._last_loss = outputs.get("loss") if isinstance(outputs, dict) else None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the training loss where no validation does.
+        """Looks at the training loss where no validation does; that of a single skipped step says nothing.
 
         Raises:
             UserError: Where the loss is infinite or not a number.
         """
-        if not sum(trainer.num_val_batches):
+        steps = finite_steps(trainer)
+        if not sum(trainer.num_val_batches) and (steps is None or steps.in_a_row != 1):
             losses = trainer.callback_metrics if self._last_loss is None else {"train/loss": self._last_loss}
             check_is_finite("train/loss", losses, trainer.global_step)
 
@@ -116,6 +118,7 @@ class ResultsRecorder(L.Callback):
             "best_checkpoint": best.best_model_path if best else None,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
+            "skipped_steps": steps.skipped if (steps := finite_steps(trainer)) else None,
             "fit_seconds": round(self.fit_seconds, 3),
             "train_seconds": round(train_seconds, 3),
             "train_examples_per_second": round(self.train_examples / train_seconds, 1),
@@ -160,7 +163,10 @@ def table(record: dict[str, Any], folder: Path) -> str:
         f"{record['epochs']} epoch{'s' if record['epochs'] != 1 else ''} in {record['fit_seconds']:.1f} s"
         f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['device']}"
     )
-    lines += [took, f"results: {folder}/results.json"]
+    lines.append(took)
+    if record.get("skipped_steps"):
+        lines.append(f"{record['skipped_steps']} of {record['steps']} steps skipped: their gradients were not finite")
+    lines.append(f"results: {folder}/results.json")
     if any(folder.glob("events.out.tfevents.*")):
         lines.append(shlex.join(["tensorboard", "--logdir", str(folder.parents[1])]))
     return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""Steps whose gradients are not finite: skipped and counted, and the end of a run in which they persist."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _NormBase  # what norm layers with running statistics have in common
+from torch.optim import Optimizer
+
+from lightning_transfer.errors import UserError
+
+MOST_IN_A_ROW = 20  # skipped steps
+
+
+class FiniteSteps(L.Callback):
+    """Skips each optimizer step whose gradients have no finite norm, as they are before clipping.
+
+    One such step would make all weights NaN. On a CPU a skipped step leaves the weights and the optimizer's state as
+    they are. On an accelerator its gradients count as zero instead, so that no step waits for the device: momentum and
+    weight decay go on. Learning rates and the count of steps go on in both cases. In float16 torch's ``GradScaler``
+    skips steps itself, and this callback leaves them to it.
+
+    The number of skipped steps is logged as ``train/skipped_steps`` where it grows. A norm layer whose running
+    statistics such a step has made NaN begins them anew.
+    """
+
+    def __init__(self) -> None:
+        # Numbers on a CPU; tensors on an accelerator, which only some steps read.
+        self._skipped: Any = 0
+        self._in_a_row: dict[int, Any] = {}  # by the place of the optimizer
+        self._known = 0
+
+    @property
+    def skipped(self) -> int:
+        """Number of steps that were skipped so far."""
+        return int(self._skipped)
+
+    @property
+    def in_a_row(self) -> int:
+        """Number of steps skipped since the last one that was taken; of several optimizers the largest."""
+        return max(map(int, self._in_a_row.values()), default=0)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Has gradients clipped only where there are any: torch's clipping by value raises without one."""
+        plugin = trainer.precision_plugin
+        plugin.clip_gradients = partial(_clip_any, type(plugin).clip_gradients, plugin)  # type: ignore[method-assign]
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Skips the step if its gradients are not finite.
+
+        Raises:
+            UserError: Where that persists.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters or getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [_values(parameter.grad) for parameter in parameters]
+        skips: Any = has_no_finite_norm(gradients)
+        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+            # Each rank has other parts of the gradients. Those of DDP are equal on all ranks, and so is what they say.
+            skips = trainer.strategy.reduce(skips.float(), reduce_op="sum") > 0
+        is_read = costs_nothing_to_read(skips)
+        if is_read:
+            skips = bool(skips)
+            for parameter in parameters if skips else []:
+                parameter.grad = None  # which optimizers skip
+        else:
+            for gradient in gradients:
+                gradient.masked_fill_(skips, 0)
+        place = trainer.optimizers.index(optimizer)
+        self._skipped = self._skipped + skips
+        self._in_a_row[place] = (self._in_a_row.get(place, 0) + 1) * skips
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if skips if is_read else (trainer.global_step + 1) % interval == 0:
+            self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at what no step has looked at."""
+        self._look(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were skipped."""
+        return {"skipped": self.skipped, "in_a_row": {place: int(count) for place, count in self._in_a_row.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from that."""
+        self._skipped = self._known = state_dict["skipped"]
+        self._in_a_row = dict(state_dict["in_a_row"])
+
+    def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.skipped == self._known:
+            return
+        step = trainer.global_step
+        if not self._known:
+            rank_zero_warn(f"the gradients after step {step} are not finite: such steps are skipped, and counted")
+        self._known = self.skipped
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/skipped_steps": self._known}, step=step)
+        restart_statistics(module)
+        if self.in_a_row >= MOST_IN_A_ROW:
+            raise UserError(
+                f"the gradients of {self.in_a_row} steps in a row are not finite after step {step}: the training"
+                " diverged, lower the learning rate or clip gradients (trainer.gradient_clip_val)"
+            )
+
+
+def finite_steps(trainer: L.Trainer) -> FiniteSteps | None:
+    """Finds the callback, if the trainer has it."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, FiniteSteps)), None)
+
+
+def has_no_finite_norm(gradients: list[Tensor]) -> Tensor:
+    """Says whether any gradient is not finite, or so large that its norm is not; bool, on their device."""
+    norms = torch._foreach_norm(gradients)
+    return ~torch.stack([norm.to(norms[0].device) for norm in norms]).sum().isfinite()
+
+
+def costs_nothing_to_read(flag: Tensor) -> bool:
+    """Says whether the program need not wait for a device to know what the flag says."""
+    return flag.device.type == "cpu"
+
+
+def restart_statistics(module: nn.Module) -> None:
+    """Begins the running statistics of norm layers anew where they are not finite, which they would stay for ever."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _NormBase)]
+    for layer in layers:
+        mean, variance = layer.running_mean, layer.running_var
+        if mean is not None and variance is not None and not bool((mean.isfinite() & variance.isfinite()).all()):
+            layer.reset_running_stats()
+
+
+def _clip_any(clip: Callable[..., None], plugin: Precision, optimizer: Optimizer, *how: Any, **more: Any) -> None:
+    if any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]):
+        clip(plugin, optimizer, *how, **more)
+
+
+def _values(gradient: Tensor | None) -> Tensor:
+    """The part of a gradient that this rank has, without the zeros of a sparse one."""
+    assert gradient is not None
+    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    return local._values() if local.is_sparse else local
