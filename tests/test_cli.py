@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import fit_arguments, image_dataset, run_folder, write_parquet
+from lightning.pytorch.callbacks import SpikeDetection
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import locate
@@ -281,6 +282,29 @@ def test_finetuning_of_a_backbone_that_is_not_there_is_refused(
 ) -> None:
     line = error_line(capsys, *fit_arguments(image_folder, "--trainer.callbacks+", "BackboneFinetuning"))
     assert line == ("BackboneFinetuning trains a module's backbone, and Classifier has none: use ProgressiveUnfreezing")
+
+
+@pytest.mark.parametrize(
+    ("callback", "way_out"),
+    [
+        ("LearningRateFinder", "use the command lightning-transfer lr-find"),
+        ("BatchSizeFinder", "set data.batch_size"),
+        ("SpikeDetection", "leave it out"),
+    ],
+)
+def test_callback_that_cannot_work_is_refused_with_the_way_out(
+    callback: str, way_out: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_line(capsys, *fit_arguments(image_folder, "--trainer.callbacks+", callback))
+    assert line.startswith(f"{callback} in trainer.callbacks ")
+    assert way_out in line
+    assert not list(Path("logs").rglob("*.ckpt"))
+
+
+def test_lightning_still_cannot_restore_its_spike_detection() -> None:
+    callback = SpikeDetection()
+    with pytest.raises(AttributeError):  # once it can, it need not be refused
+        callback.load_state_dict(callback.state_dict())
 
 
 @pytest.mark.parametrize("following", [[], ["--trainer.max_epochs", "3"]])

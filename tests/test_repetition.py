@@ -50,6 +50,21 @@ def test_printed_commands_do_a_named_and_resumed_run_again(
 
 
 @pytest.mark.parametrize(
+    ("callback", "init_args"),
+    [("StochasticWeightAveraging", {"swa_lrs": 0.01}), ("ModelPruning", {"pruning_fn": "l1_unstructured"})],
+)
+def test_saved_configuration_of_callbacks_of_lightning_runs(
+    callback: str, init_args: dict[str, object], image_folder: Path
+) -> None:
+    callbacks = json.dumps([{"class_path": f"lightning.pytorch.callbacks.{callback}", "init_args": init_args}])
+    main(fit_arguments(image_folder, "--dashboards", "null", "--trainer.callbacks", callbacks))
+    file = run_folder() / "config.yaml"
+    assert "Unable" not in file.read_text()
+    main(["fit", "--config", str(file)])
+    assert (file.parent.with_name("version_1") / "config.yaml").read_text() == file.read_text()
+
+
+@pytest.mark.parametrize(
     ("arguments", "version", "start", "command"),
     [
         ("fit --seed_everything 1", None, None, "fit --seed_everything 1"),

@@ -4,6 +4,7 @@ import itertools
 import re
 import sys
 import textwrap
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,8 +68,11 @@ class Parser(LightningArgumentParser):
 
     def dump(self, namespace: Any, **kwargs: Any) -> str:
         """Writes a config, with the numbers that do not follow from the data."""
-        text: str = super().dump(namespace, **{**kwargs, "skip_link_targets": False})
-        return text
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")
+            text: str = super().dump(namespace, **{**kwargs, "skip_link_targets": False})
+        # A device, and a string where a function might stand: it is their text that the parser takes.
+        return re.sub(r"Unable to serialize instance ([\w.:-]+)$", r"\1", text, flags=re.MULTILINE)
 
     def save(self, cfg: Any, path: Any, **kwargs: Any) -> None:
         """Writes a config whole or not at all."""

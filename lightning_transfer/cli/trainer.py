@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.callbacks import BackboneFinetuning, BatchSizeFinder, LearningRateFinder, SpikeDetection
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -18,6 +18,17 @@ from lightning_transfer.transfer.range_test import Curve, range_test
 
 # Settings with which a trainer exists on every machine.
 ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+
+
+# Callbacks of Lightning that cannot work in a run of the command line: why, and the way out.
+_CANNOT_WORK = {
+    BatchSizeFinder: "would train in between, and change the batch size after the steps of the run have been counted: set"
+    " data.batch_size, and see by --trainer.fast_dev_run 2 whether it fits into memory",
+    LearningRateFinder: "would train in between, and looks for a learning rate in the module, not in its optimizer:"
+    " use the command lightning-transfer lr-find",
+    SpikeDetection: "cannot read its own state from a checkpoint, which a test and a resumed run need: leave it out, a"
+    " run whose loss is not a number ends by itself",
+}
 
 
 def check_settings(trainer: L.Trainer) -> L.Trainer:
@@ -49,11 +60,15 @@ def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
     """Refuses a callback that the module is not made for, and one that is at odds with itself or with ours.
 
     Raises:
-        UserError: For Lightning's own finetuning of a backbone, where there is none; a metric that is to fall and is
-            better where it rises, or the reverse; and another callback that would write best.ckpt or last.ckpt.
+        UserError: For Lightning's own finetuning of a backbone, where there is none; its finders of a batch size and of
+            a learning rate; a metric that is to fall and is better where it rises, or the reverse; and another callback
+            that would write best.ckpt or last.ckpt.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
+        for kind, reason in _CANNOT_WORK.items():
+            if isinstance(callback, kind):
+                raise UserError(f"{kind.__name__} in trainer.callbacks {reason}")
         metric, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         if isinstance(metric, str) and isinstance(mode, str) and direction_of(metric):
             decide_direction(metric, mode, f"mode of {type(callback).__name__} in trainer.callbacks")
