@@ -214,9 +214,11 @@ class CommandLine(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         """Keeps the best and the last checkpoint, unless the config says to keep none."""
         keeps = config["enable_checkpointing"] is not False
+        others = [other for callback in callbacks for other in getattr(callback, "beside", [])]
+        # The last one's callback comes after the best one's, whose state it saves.
+        kept = [*callbacks, *others, LastCheckpoint(self._signals)] if keeps else []
         try:
-            # The last one's callback comes after the best one's, whose state it saves.
-            return super()._instantiate_trainer(config, [*callbacks, LastCheckpoint(self._signals)] if keeps else [])
+            return super()._instantiate_trainer(config, kept)
         except (RuntimeError, TypeError, ValueError) as error:  # Lightning's, and torch's of a device that is not there
             raise UserError(f"trainer: {error}") from error
 

@@ -22,8 +22,8 @@ ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto
 
 # Callbacks of Lightning that cannot work in a run of the command line: why, and the way out.
 _CANNOT_WORK = {
-    BatchSizeFinder: "would train in between, and change the batch size after the steps of the run have been counted: set"
-    " data.batch_size, and see by --trainer.fast_dev_run 2 whether it fits into memory",
+    BatchSizeFinder: "would train in between, and change the batch size once the steps of the run have been counted:"
+    " set data.batch_size, and see by --trainer.fast_dev_run 2 whether it fits into memory",
     LearningRateFinder: "would train in between, and looks for a learning rate in the module, not in its optimizer:"
     " use the command lightning-transfer lr-find",
     SpikeDetection: "cannot read its own state from a checkpoint, which a test and a resumed run need: leave it out, a"

@@ -23,21 +23,21 @@ class BestCheckpoint(ModelCheckpoint):
     intervals, and nothing else does. The value is therefore that of the weights in the file. A run that goes on in
     another folder still knows what was best before, and the next validation, however bad, is not the best. A run whose
     module does not log what is monitored ends only when its last checkpoint is saved, and can go on from there.
+    Options that ask for more than this one file have Lightning's callback keep the others beside it.
 
     Args:
         monitor: The metric. With null nothing is called best, and the last weights are the result.
         mode: Whether a lower (min) or a higher (max) value is better. It follows from most names, such as accuracy and
             loss, and is asked for where it does not.
-        save_top_k: 1, or 0 to keep no best checkpoint.
-        filename: Always best.
+        save_top_k: 1; 0 to keep no best checkpoint; another number of the best, or -1 for all, to keep them beside it.
+        filename: Name of the files beside best.ckpt, such as {epoch}.
         dirpath: Always null, which is the run's own folder.
         save_last: Changes nothing: last.ckpt is kept in any case.
-        save_on_exception: Always false, as the weights at an exception are not the best.
-        enable_version_counter: Always false, as there is one best checkpoint.
+        save_on_exception: Whether a file beside best.ckpt is saved where the training fails.
+        enable_version_counter: Whether a file beside best.ckpt gets a number where one of its name exists.
 
     Raises:
-        UserError: For an option that would put other weights into best.ckpt or put it elsewhere, and for a direction
-            that has to be given.
+        UserError: For another folder, for the name of the last checkpoint, and for a direction that has to be given.
     """
 
     def __init__(
@@ -52,21 +52,35 @@ class BestCheckpoint(ModelCheckpoint):
         enable_version_counter: bool = False,
         **options: Any,
     ) -> None:
-        _check("save_top_k", save_top_k, 1, 0)
-        _check("filename", filename, "best")
-        _check("dirpath", dirpath, None)
-        _check("save_last", save_last, True, None)
-        _check("save_on_exception", save_on_exception, False)
-        _check("enable_version_counter", enable_version_counter, False)
+        if dirpath is not None:
+            raise UserError(
+                f"checkpoint.dirpath is {dirpath}: the checkpoints of a run lie in its folder, which --logs,"
+                " --experiment and --version choose"
+            )
+        if filename == "last":
+            raise UserError("checkpoint.filename is last: last.ckpt is the last checkpoint, expected another name")
         keeps = bool(monitor and save_top_k)
+        direction = decide_direction(str(monitor), mode, "checkpoint.mode") if keeps else "min"
         super().__init__(
             monitor=monitor,
-            mode=decide_direction(str(monitor), mode, "checkpoint.mode") if keeps else "min",
+            mode=direction,
             save_top_k=int(keeps),
             filename="best",
             enable_version_counter=False,
             **options,
         )
+        self.beside: list[ModelCheckpoint] = []  # what keeps the other files
+        if filename not in ("best", None) or save_top_k not in (0, 1) or save_on_exception:
+            other = ModelCheckpoint(
+                monitor=monitor,
+                mode=direction,
+                save_top_k=save_top_k,
+                filename=None if filename == "best" else filename,
+                save_on_exception=save_on_exception,
+                enable_version_counter=enable_version_counter,
+                **options,
+            )
+            self.beside.append(other)
         self.best_step: int | None = None  # optimizer steps that the weights in the file have taken
         self._missing: str | None = None
         self._value_before: Tensor | None = None
@@ -159,16 +173,6 @@ def best_checkpoint(trainer: L.Trainer) -> BestCheckpoint | None:
     """Finds what keeps the best checkpoint, among others that a config may name; None where none was kept."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
     return next((callback for callback in callbacks if callback.best_model_path), None)
-
-
-def _check(option: str, value: object, *allowed: object) -> None:
-    if value not in allowed:
-        name = str(value).lower() if isinstance(value, bool) else value
-        expected = "null" if allowed[0] is None else str(allowed[0]).lower()
-        raise UserError(
-            f"checkpoint.{option} is {name}: expected {expected}, as best.ckpt is the one best checkpoint;"
-            " others are kept by a callback of their own, --trainer.callbacks+ ModelCheckpoint"
-        )
 
 
 def _bring(checkpoint: Path, folder: Path) -> None:
