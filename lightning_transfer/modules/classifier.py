@@ -80,7 +80,7 @@ class Classifier(OptimizedModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Computes the loss of a training batch, and logs the means at the end of a logging interval."""
+        """Computes the loss of a training batch, and logs the means at the end of a logging interval or an epoch."""
         inputs, labels = parts(batch)
         logits = self(*inputs)
         loss = self.loss(logits, labels)
@@ -172,12 +172,19 @@ class Classifier(OptimizedModule):
         self._correct.add_(count_correct(logits.detach(), labels))
         self._examples += labels.shape[0]
         self._batches += 1
-        if self.is_log_step:
-            means = {"train/loss": self._loss_sum / self._batches, "train/accuracy": self._correct / self._examples}
-            self.log_dict(means, prog_bar=True, sync_dist=self.trainer.world_size > 1, batch_size=self._examples)
-            self._loss_sum.zero_()
-            self._correct.zero_()
-            self._examples = self._batches = 0
+        self.log_means()
+
+    def begin_interval(self) -> None:
+        """Forgets the training steps before."""
+        self._loss_sum.zero_()
+        self._correct.zero_()
+        self._examples = self._batches = 0
+
+    def means_so_far(self) -> dict[str, Tensor]:
+        """Computes loss and accuracy of the training steps since the last log."""
+        if not self._batches:
+            return {}
+        return {"train/loss": self._loss_sum / self._batches, "train/accuracy": self._correct / self._examples}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the sums since the last log, as means over the processes: the next log is that of a run not stopped."""

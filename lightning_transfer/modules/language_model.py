@@ -136,14 +136,24 @@ class LanguageModel(OptimizedModule):
         self._loss_sum += loss
         self._batches += 1
         self._tokens += tokens
-        if self.is_log_step:
-            mean, now = self._loss_sum / self._batches, time.perf_counter()
-            rate = mean.new_tensor(self._tokens * self.trainer.world_size / (now - self._start))
-            metrics = {"train/loss": mean, "train/perplexity": mean.exp(), "train/tokens_per_second": rate}
-            self.log_dict(metrics, prog_bar=True, sync_dist=self.trainer.world_size > 1, batch_size=tokens)
-            self._loss_sum.zero_()
-            self._batches = self._tokens = 0
-            self._start = now
+        self.log_means()
+
+    def begin_interval(self) -> None:
+        """Forgets the training steps before, and starts the clock."""
+        self._loss_sum.zero_()
+        self._batches = self._tokens = 0
+        self._start = time.perf_counter()
+
+    def means_so_far(self) -> dict[str, Tensor]:
+        """Computes loss, perplexity and speed of the training steps since the last log."""
+        if not self._batches:
+            return {}
+        mean = self._loss_sum / self._batches
+        means = {"train/loss": mean, "train/perplexity": mean.exp()}
+        if self._tokens:  # since the last validation
+            rate = self._tokens * self.trainer.world_size / (time.perf_counter() - self._start)
+            means["train/tokens_per_second"] = mean.new_tensor(rate)
+        return means
 
 
 def mean_square(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_transfer.directions import decide_direction, direction_of
@@ -64,6 +64,7 @@ class OptimizedModule(L.LightningModule):
         self.warmup_fraction = warmup_fraction
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
+        self._unwritten: dict[str, Tensor] = {}  # what was logged with the last batch of an epoch
         self._run_seed = 0
 
     @property
@@ -76,6 +77,34 @@ class OptimizedModule(L.LightningModule):
         """Whether Lightning writes what the current training step logs."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return self.trainer.should_stop or (every > 0 and (self.trainer.global_step + 1) % every == 0)
+
+    def log_means(self) -> None:
+        """Logs the means since the last log from within a training step, where they are due.
+
+        They are in a log step, and with the last batch of an epoch, whose line and monitors show them.
+        """
+        if self.is_log_step:
+            self._log_all(self.means_so_far())
+            self.begin_interval()
+        elif self.trainer.is_last_batch:
+            self._unwritten = self.means_so_far()
+            self._log_all(self._unwritten)
+
+    def on_train_epoch_end(self) -> None:
+        """Has Lightning write the means of the last interval, which it does in log steps alone."""
+        self._log_all(self._unwritten or self.means_so_far())
+        self._unwritten = {}
+
+    def means_so_far(self) -> dict[str, Tensor]:
+        """Computes what is logged of the training steps since the last log; nothing where there were none."""
+        return {}
+
+    def begin_interval(self) -> None:
+        """Forgets the training steps before."""
+
+    def _log_all(self, means: dict[str, Tensor]) -> None:
+        if means:
+            self.log_dict(means, prog_bar=True, sync_dist=self.trainer.world_size > 1, batch_size=1)
 
     @property
     def layer_groups(self) -> dict[str, list[str]]:
@@ -99,6 +128,8 @@ class OptimizedModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes what the network draws, its dropout, a function of seed, place and process: so as after a resume."""
+        if batch_idx == 0:  # not where the epoch before has ended: a run may go on from its last batch
+            self.begin_interval()
         seed = hash((self._run_seed, self.current_epoch, batch_idx, self.global_rank))
         # Not torch.manual_seed: for each accelerator that is not in use it keeps every call, with its stack, for later.
         torch.default_generator.manual_seed(seed)

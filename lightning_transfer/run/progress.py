@@ -82,11 +82,12 @@ class TrainingBar(RichProgressBar):
 
 
 class EpochLines(ProgressBar):
-    """Prints a line at the end of each epoch: its number and seconds, where the training stands, and the metrics."""
+    """Prints a line at the end of each epoch: its number and seconds, where the training stands, and its metrics."""
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
+        self._before: dict[str, Any] = {}  # the metrics of earlier epochs
         self._epoch_start = 0.0
         self._standing: Standing | None = None
 
@@ -103,17 +104,23 @@ class EpochLines(ProgressBar):
         self._standing = Standing(trainer, pl_module)
         self._epoch_start = time.perf_counter()
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Starts the clock."""
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock, and notes the metrics that have been logged before this epoch."""
         self._epoch_start = time.perf_counter()
+        self._before = dict(trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the line."""
         if not self._enabled or self._standing is None:
             return
+        logged = trainer.callback_metrics
         metrics = self.get_metrics(trainer, pl_module)
         shown = [f"{name} {words}" for name, words in self._standing.words().items()]
-        shown += [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
+        shown += [
+            f"{name} {value:.4f}"
+            for name, value in metrics.items()
+            if isinstance(value, float) and (name not in logged or logged[name] is not self._before.get(name))
+        ]
         seconds = time.perf_counter() - self._epoch_start
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         print(f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {'  '.join(shown)}", flush=True)
