@@ -17,7 +17,7 @@ from lightning_transfer.report.charts import Chart, Line, draw_legend, legend_he
 from lightning_transfer.report.drawing import PixelCanvas, SvgCanvas
 from lightning_transfer.report.figures import ConfusionMatrix, Timeline, thinned, ticks
 from lightning_transfer.report.palette import COLORS, SERIES, with_own_colors
-from lightning_transfer.report.run_files import Run
+from lightning_transfer.report.run_files import Run, read_run
 from lightning_transfer.report.run_report import report
 
 
@@ -82,11 +82,18 @@ def test_report_tells_validations_of_one_epoch_apart() -> None:
 
 def test_report_of_a_run_without_dashboards_has_its_curves(image_folder: Path) -> None:
     main(fit_arguments(image_folder, "--dashboards", "null", "--trainer.max_epochs", "2"))
-    (run_folder() / "results.json").unlink()  # as of a run that was killed
-    main(["report", str(run_folder())])
-    page = (run_folder() / "report.html").read_text()
-    assert "val/loss" in page
-    assert "Confusion" not in page
+    record, [events] = run_folder() / "results.json", run_folder().glob("events.*")
+    curves = read_run(run_folder(), "run").scalars
+    for missing in (record, events):  # as of a run that was killed, and of one with another logger
+        missing.rename("missing")
+        main(["report", str(run_folder())])
+        page = (run_folder() / "report.html").read_text()
+        assert "val/loss" in page
+        assert "Confusion" not in page
+        found = read_run(run_folder(), "run").scalars
+        for tag in ("val/loss", "val/accuracy"):
+            assert found[tag] == [(step, pytest.approx(value)) for step, value in curves[tag]]
+        Path("missing").rename(missing)
 
 
 @pytest.mark.parametrize(

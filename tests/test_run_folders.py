@@ -84,8 +84,8 @@ def test_fits_started_at_once_have_records_of_their_own(image_folder: Path) -> N
 def test_start_from_another_run_under_the_name_of_a_finished_one_is_refused(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b"):
-        main(fit_arguments(image_folder, "--version", name, "--dashboards", "null"))
+    Path("logs/default/b").mkdir(parents=True)
+    Path("logs/default/b/results.json").touch()
     checkpoint = "logs/default/a/checkpoints/last.ckpt"
     line = error_line(capsys, *fit_arguments(image_folder, "--version", "b", "--ckpt_path", checkpoint))
     assert line.startswith("logs/default/b holds a run already: ")

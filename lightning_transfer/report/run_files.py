@@ -72,14 +72,15 @@ def find_runs(folder: Path) -> list[Run]:
     """
     if not folder.is_dir():
         raise UserError(f"{str(folder)!r} is no folder: give the folder of a run, or one with runs in it, such as logs")
-    places = sorted({file.parent for file in folder.rglob("events.out.tfevents.*")})
+    names = ("events.out.tfevents.*", "results.json")  # a run with other loggers has no event files
+    places = sorted({file.parent for name in names for file in folder.rglob(name)})
     # A single run is named by its experiment too.
     shared = folder.resolve().parent.parent if places == [folder] else folder.resolve()
     runs = [read_run(place, str(place.resolve().relative_to(shared))) for place in places]
     # lr-find leaves a picture for TensorBoard, and nothing that a run does.
     runs = [run for run in runs if run.scalars or run.data or run.results]
     if not runs:
-        raise UserError(f"no run in {str(folder)!r}: expected event files of TensorBoard in it or below")
+        raise UserError(f"no run in {str(folder)!r}: expected event files of TensorBoard or a record in it or below")
     return runs
 
 
@@ -101,4 +102,15 @@ def read_run(folder: Path, name: str) -> Run:
     file = folder / "results.json"
     if file.is_file():
         run.results = json.loads(file.read_text())
+    if not run.scalars:
+        run.scalars = _curves(run.results.get("validations") or [])
     return run
+
+
+def _curves(validations: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:
+    """The curves of the metrics in a record, at the steps at which Lightning logs them, which count from 0."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for entry in validations:
+        for name in entry.keys() - {"step"}:
+            curves.setdefault(name, []).append((int(entry["step"]) - 1, entry[name]))
+    return curves
