@@ -28,7 +28,7 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         "--init_from",
         type=str | None,
         help="Starting weights of fit: a checkpoint or state dict (.ckpt, .pt, .safetensors), torchvision weights"
-        " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file).",
+        " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file); last.pt::teacher is a part of a file.",
     )
     parser.add_argument(
         "--init_allow",

@@ -2,7 +2,9 @@
 
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,10 @@ from lightning_transfer.errors import UserError, did_you_mean
 from lightning_transfer.files import named_in
 
 HUB_PREFIX = "hf://"
+PART_MARK = "::"
+_DEEPEST = 6  # levels of nesting that are looked through
+# What torch puts into the names of tensors where it compiles, shards or recomputes a part.
+_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 Weights = dict[str, Tensor]
 
 
@@ -20,12 +26,14 @@ class Source(NamedTuple):
     """What a source of weights holds.
 
     Attributes:
-        weights: Its tensors by name.
+        weights: Its tensors by name, after the names of what holds them: ``model.conv1.weight``.
         vocabulary: The tokens of its data in the order of their ids, where it says so.
+        containers: What holds each of them: ``model``.
     """
 
     weights: Weights
-    vocabulary: list[str] | None = None
+    vocabulary: list[str] | None
+    containers: dict[str, str]
 
 
 def checkpoint_of(run: Path) -> Path:
@@ -49,6 +57,12 @@ def checkpoint_of(run: Path) -> Path:
     return named
 
 
+def split_part(source: str) -> tuple[str, str | None]:
+    """Split a source into what holds the weights, and the part of it that is meant, if one is named."""
+    holder, mark, part = source.rpartition(PART_MARK)
+    return (holder, part.strip(".") or ".") if mark and not Path(source).exists() else (source, None)
+
+
 def read_source(source: str) -> Source:
     """Read the tensors of a source by name, and its vocabulary.
 
@@ -61,7 +75,7 @@ def read_source(source: str) -> Source:
     if source.startswith(HUB_PREFIX):
         return _read_file(_download(source))
     if "_Weights." in source and not Path(source).exists():
-        return Source(_read_torchvision(source))
+        return _read_torchvision(source)
     file = Path(source)
     if not file.is_file():
         raise UserError(
@@ -76,31 +90,47 @@ def _read_file(file: Path) -> Source:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return Source(load_file(file))
-        content = torch.load(file, map_location="cpu", weights_only=True)
+            content: Any = load_file(file)
+        else:
+            # Scripts save their arguments beside the weights: values and nothing else.
+            with torch.serialization.safe_globals([Namespace]):
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{file} is damaged, or holds more than weights and was not opened: save a state_dict of tensors alone"
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds for a damaged file
         raise UserError(f"{file} is damaged or no file of weights: {_first_line(error)}") from error
+    return _source(file, content)
+
+
+def _source(file: Path | str, content: Any) -> Source:
     vocabulary = None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        vocabulary, content = _vocabulary(content), content["state_dict"]
-    named = content if isinstance(content, Mapping) else {}
-    weights = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not weights:
+        vocabulary = _vocabulary(content)
+        if "pytorch-lightning_version" in content:  # which says what is the model, whatever callbacks keep beside it
+            content = content["state_dict"]
+    found = [(plain_name(name), container, value) for name, container, value in _tensors(content)]
+    if not found:
         raise UserError(f"{file} holds no tensors by name: expected a checkpoint or a state_dict")
-    weights = {plain_name(name): value for name, value in weights.items()}
-    # DistributedDataParallel puts it before every name; before some it is a part of the network.
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    return Source(weights, vocabulary)
+    weights = {name: value for name, _, value in found}
+    return Source(weights, vocabulary, {name: container for name, container, _ in found})
+
+
+def _tensors(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str, Tensor]]:
+    """Give the tensors that have a name, however nested; the state of an optimizer has numbers in place of names."""
+    is_named = isinstance(content, Mapping)
+    entries = content.items() if is_named else enumerate(content if isinstance(content, list | tuple) else ())
+    for key, value in entries:
+        if isinstance(value, Tensor) and isinstance(key, str):
+            yield f"{path}{key}", path, value
+        elif isinstance(value, Mapping | list | tuple) and isinstance(key, str) == is_named and depth < _DEEPEST:
+            yield from _tensors(value, f"{path}{key}.", depth + 1)
 
 
 def plain_name(name: str) -> str:
-    """Return a tensor's name without what torch.compile puts into it."""
-    return name.replace("_orig_mod.", "")
+    """Return a tensor's name without what torch puts into it where it wraps a module."""
+    return _WRAPPERS.sub("", name)
 
 
 def _first_line(error: Exception) -> str:
@@ -119,7 +149,7 @@ def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
     return None
 
 
-def _read_torchvision(name: str) -> Weights:
+def _read_torchvision(name: str) -> Source:
     from torchvision import models
 
     try:
@@ -130,14 +160,14 @@ def _read_torchvision(name: str) -> Weights:
         raise UserError(f"torchvision has no weights {name!r}: {hint}") from error
     kept = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     if kept.is_file():
-        return _read_file(kept).weights
+        return _read_file(kept)
     try:
         state: Weights = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{name} cannot be downloaded ({error}): fetch {weights.url} elsewhere and give the file instead"
         ) from error
-    return state
+    return _source(name, state)
 
 
 def _download(source: str) -> Path:

@@ -4,7 +4,7 @@ Weights only: nothing in a file is ever executed, and neither optimizer nor prog
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import group_patterns, resolve_layer_groups, some_of
-from lightning_transfer.transfer.sources import Weights, plain_name, read_source
+from lightning_transfer.transfer.alignment import align
+from lightning_transfer.transfer.sources import PART_MARK, Weights, plain_name, read_source, split_part
 from lightning_transfer.transfer.vocabularies import bound_tensors, move_rows, token_tensors
 
 
@@ -51,8 +52,10 @@ def load_starting_weights(
 ) -> WeightsReport:
     """Load weights into a module by name, wherever the same network sits on either side.
 
-    The source's names and the module's are aligned by the prefixes that match most of them, so a bare network's
-    weights fit into a LightningModule that holds the network, and the other way round. Tensors of the head, the last
+    The source's names and the module's are aligned by the prefixes under which most names and shapes agree, wherever in
+    the file they are: a bare network's weights fit into a LightningModule that holds the network, the other way round,
+    and those of a training script's ``{"model": ..., "epoch": 9}`` into either. Where two parts of a file fit equally,
+    as a student and its teacher do, the source has to name one. Tensors of the head, the last
     layer group, are made anew where their shapes differ or the source lacks them: another number of classes or
     another kind of head. Any other difference is an error, unless a pattern allows it. Where the vocabularies of source
     and module are known and differ, the rows of embeddings are moved by token,
@@ -62,7 +65,7 @@ def load_starting_weights(
         module: What to load into, in place.
         source: A file (a Lightning checkpoint, a saved state dict of torch, or ``.safetensors``), the name of
             torchvision weights (``ResNet18_Weights.IMAGENET1K_V1``), or a file on the Hub
-            (``hf://owner/repository/file``).
+            (``hf://owner/repository/file``). After two colons the name of a part of it: ``last.pt::teacher``.
         allow: Glob patterns of tensor names that may be made anew or left over.
         vocabulary: The tokens of the module's data in the order of their ids, if it reads text.
 
@@ -70,14 +73,20 @@ def load_starting_weights(
         What became of each tensor.
 
     Raises:
-        UserError: For a source that is missing, damaged, unsafe or of another architecture. The module is unchanged.
+        UserError: For a source that is missing, damaged, unsafe, of another architecture, or with several parts that
+            fit. The module is unchanged.
     """
     # A module's extra state, which is any object, stays as it is.
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     own = {plain_name(name): value for name, value in state.items()}
     source = os.fspath(source)
-    weights, source_vocabulary = read_source(source)
-    found, outside = _align(weights, own)
+    file, part = split_part(source)
+    weights, source_vocabulary, containers = read_source(file)
+    names, rivals = align(weights, own, part)
+    # What else the file holds, an optimizer's state for one, is nothing that was left out.
+    beside = {containers[name] for name, ours in names.items() if ours in own}
+    found = {ours: weights[name] for name, ours in names.items() if containers[name] in beside}
+    outside = [name for name in weights if name not in names and containers[name] in beside]
     by_token, bound = {}, set[str]()
     if vocabulary is not None and source_vocabulary is not None and list(vocabulary) != source_vocabulary:
         bound = {plain_name(name) for name in bound_tensors(module)}
@@ -106,8 +115,13 @@ def load_starting_weights(
             f"the weights of {source} do not fit {type(module).__name__}: {some_of(problems, limit=4)};"
             " choose the same architecture, or name what may differ in init_allow (allow in Python)"
         )
-    names = {plain_name(name): name for name in state}
-    module.load_state_dict({names[name]: found[name] for name in loaded}, strict=False)
+    if rivals:
+        raise UserError(
+            f"{source} holds weights that fit equally in {some_of(rivals, limit=4)}: name the part,"
+            f" as {file}{PART_MARK}{rivals[0]}"
+        )
+    written = {plain_name(name): name for name in state}
+    module.load_state_dict({written[name]: found[name] for name in loaded}, strict=False)
     return WeightsReport(source, loaded, made_anew, left_over, by_token)
 
 
@@ -119,26 +133,6 @@ def _move_tokens(found: Weights, tensors: set[str], source: list[str], target: S
     for name in names:
         found[name] = move_rows(found[name], source, target)
     return dict.fromkeys(names, counts)
-
-
-def _align(weights: Weights, own: Mapping[str, Tensor]) -> tuple[Weights, list[str]]:
-    """Rename the source's tensors to the module's names; also return those outside the prefix that matched."""
-    pairs = [(theirs, ours) for theirs in _prefixes(weights) for ours in _prefixes(own)]
-
-    def matches(pair: tuple[str, str]) -> int:
-        theirs, ours = pair
-        return sum(ours + name.removeprefix(theirs) in own for name in weights if name.startswith(theirs))
-
-    theirs, ours = max(pairs, key=matches)  # the first, with the shortest prefixes, among equals
-    found = {ours + name.removeprefix(theirs): value for name, value in weights.items() if name.startswith(theirs)}
-    return found, [name for name in weights if not name.startswith(theirs)]
-
-
-def _prefixes(names: Mapping[str, Tensor]) -> list[str]:
-    """List the beginnings of the names, up to two components, the shortest first."""
-    parts = [name.split(".") for name in names]
-    found = {".".join(path[:depth]) + "." for path in parts for depth in (1, 2) if len(path) > depth}
-    return ["", *sorted(found, key=lambda prefix: (prefix.count("."), prefix))]
 
 
 def _head(module: nn.Module) -> list[str]:
