@@ -28,7 +28,8 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         "--init_from",
         type=str | None,
         help="Starting weights of fit: a checkpoint or state dict (.ckpt, .pt, .safetensors), torchvision weights"
-        " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file); last.pt::teacher is a part of a file.",
+        " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file). Of a file with"
+        " several networks the name of one follows: last.pt::teacher.",
     )
     parser.add_argument(
         "--init_allow",
