@@ -4,10 +4,11 @@ Names are imported when they are first used, so that ``lightning-transfer --help
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 _EXPORTS = {
     "AdversarialClassifier": "lightning_transfer.modules.adversarial",
+    "Augmentation": "lightning_transfer.data.augment",
     "CIFAR10": "lightning_transfer.data.images",
     "CIFAR100": "lightning_transfer.data.images",
     "Classifier": "lightning_transfer.modules.classifier",
@@ -17,29 +18,82 @@ _EXPORTS = {
     "EarlyStopping": "lightning_transfer.transfer.early_stopping",
     "ExponentialMovingAverage": "lightning_transfer.transfer.averaging",
     "FastCNN": "lightning_transfer.networks.fast_cnn",
+    "FullyShardedStrategy": "lightning_transfer.cluster.sharding",
     "IMDB": "lightning_transfer.data.texts",
+    "ImageBatch": "lightning_transfer.data.batches",
     "ImageDataModule": "lightning_transfer.data.images",
     "LSTMClassifier": "lightning_transfer.networks.lstm",
     "LSTMLanguageModel": "lightning_transfer.networks.lstm_language_model",
     "LanguageModel": "lightning_transfer.modules.language_model",
     "LanguageModelDataModule": "lightning_transfer.data.language_modelling",
+    "Mixing": "lightning_transfer.data.mixing",
     "Muon": "lightning_transfer.modules.muon",
+    "Phase": "lightning_transfer.transfer.schedule",
+    "Plateau": "lightning_transfer.transfer.schedule",
+    "Pretraining": "lightning_transfer.study.config",
     "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
     "SeedCNN": "lightning_transfer.networks.cnn",
+    "Study": "lightning_transfer.study.config",
+    "TextBatch": "lightning_transfer.data.batches",
     "TextDataModule": "lightning_transfer.data.texts",
     "TorchvisionNetwork": "lightning_transfer.networks.torchvision",
+    "Tuning": "lightning_transfer.study.config",
+    "Until": "lightning_transfer.transfer.schedule",
+    "UserError": "lightning_transfer.errors",
+    "evaluate_ensemble": "lightning_transfer.cli.ensemble",
     "load_starting_weights": "lightning_transfer.transfer.weights",
     "parameter_groups": "lightning_transfer.transfer.param_groups",
+    "run_study": "lightning_transfer.cli.study_runs",
+    "run_transfer": "lightning_transfer.cli.transfer_runs",
+    "write_report": "lightning_transfer.cli.report_runs",
 }
 
 __all__ = list(_EXPORTS)
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares both lists
+    from lightning_transfer.cli.ensemble import evaluate_ensemble as evaluate_ensemble
+    from lightning_transfer.cli.report_runs import write_report as write_report
+    from lightning_transfer.cli.study_runs import run_study as run_study
+    from lightning_transfer.cli.transfer_runs import run_transfer as run_transfer
+    from lightning_transfer.cluster.sharding import FullyShardedStrategy as FullyShardedStrategy
+    from lightning_transfer.data.augment import Augmentation as Augmentation
+    from lightning_transfer.data.batches import ImageBatch as ImageBatch, TextBatch as TextBatch
+    from lightning_transfer.data.images import (
+        CIFAR10 as CIFAR10,
+        CIFAR100 as CIFAR100,
+        DemoImages as DemoImages,
+        ImageDataModule as ImageDataModule,
+    )
+    from lightning_transfer.data.language_modelling import (
+        DemoTextStreams as DemoTextStreams,
+        LanguageModelDataModule as LanguageModelDataModule,
+    )
+    from lightning_transfer.data.mixing import Mixing as Mixing
+    from lightning_transfer.data.texts import IMDB as IMDB, DemoTexts as DemoTexts, TextDataModule as TextDataModule
+    from lightning_transfer.errors import UserError as UserError
+    from lightning_transfer.modules.adversarial import AdversarialClassifier as AdversarialClassifier
+    from lightning_transfer.modules.classifier import Classifier as Classifier
+    from lightning_transfer.modules.language_model import LanguageModel as LanguageModel
+    from lightning_transfer.modules.muon import Muon as Muon
+    from lightning_transfer.networks.cnn import SeedCNN as SeedCNN
+    from lightning_transfer.networks.fast_cnn import FastCNN as FastCNN
+    from lightning_transfer.networks.lstm import LSTMClassifier as LSTMClassifier
+    from lightning_transfer.networks.lstm_language_model import LSTMLanguageModel as LSTMLanguageModel
+    from lightning_transfer.networks.torchvision import TorchvisionNetwork as TorchvisionNetwork
+    from lightning_transfer.study.config import Pretraining as Pretraining, Study as Study, Tuning as Tuning
+    from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage
+    from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping
+    from lightning_transfer.transfer.param_groups import parameter_groups as parameter_groups
+    from lightning_transfer.transfer.schedule import Phase as Phase, Plateau as Plateau, Until as Until
+    from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing as ProgressiveUnfreezing
+    from lightning_transfer.transfer.weights import load_starting_weights as load_starting_weights
+else:
 
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'lightning_transfer' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    def __getattr__(name: str) -> object:
+        if name not in _EXPORTS:
+            raise AttributeError(f"module 'lightning_transfer' has no attribute {name!r}")
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
 
 
 def __dir__() -> list[str]:

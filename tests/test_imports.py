@@ -20,13 +20,13 @@ MAY_IMPORT = {
     "dashboards": ("report", "transfer", "networks.layer_groups", "data.batches", "run.record"),
     "report": (),
     "run": ("cluster", "transfer", "data"),
-    # cli.entry: a cell is a command line.
-    "study": ("report", "transfer", "run", "cli.entry"),
+    # cli.entry: a cell is a command line, and cli.experiment is what it loads.
+    "study": ("report", "transfer", "run", "cli.entry", "cli.experiment"),
     "cli": (*("study", "run", "report", "dashboards", "modules", "transfer", "data", "networks", "cluster"),),
 }
 # The modules at the top, likewise.
 TOP = {
-    "__init__": (),
+    "__init__": tuple(MAY_IMPORT),  # for type checkers alone; at run time a name is imported when it is used
     "__main__": ("cli", "cluster"),
     "directions": (),
     "errors": (),

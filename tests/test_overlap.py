@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from conftest import fit_arguments, image_dataset, run_folder, write_parquet
 from test_cli import error_line
-from test_texts import fit_arguments as fit_texts
-from test_texts import text_dataset
+from test_texts import fit_arguments as fit_texts, text_dataset
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.overlap import Rows, count_shared

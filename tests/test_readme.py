@@ -24,6 +24,10 @@ def blocks(language: str) -> list[str]:
 # The same commands on less: the first epoch of each fit.
 LESS = {
     "fit": ["--trainer.max_epochs", "1"],
+    "transfer": [
+        *("--source", "configs/quickstart.yaml", "one_epoch.yaml", "--strategies", "gradual"),
+        *("--overrides.trainer.max_epochs", "1"),
+    ],
     "study": ["--tuning", "null", "--seeds", "[0]", "--overrides.trainer.max_epochs", "1", "--workers", "0"],
 }
 COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
@@ -33,6 +37,7 @@ COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitl
 def test_commands_run_in_their_order(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = [command[1:] for command in COMMANDS if command[0] == "lightning-transfer"]
     assert len(ours) >= 6
+    Path("one_epoch.yaml").write_text("trainer: {max_epochs: 1}")
     for arguments in ours:
         arguments = [str(image_folder) if argument.startswith("/data/") else argument for argument in arguments]
         main([*arguments, *LESS.get(arguments[0], [])])
@@ -41,7 +46,7 @@ def test_commands_run_in_their_order(image_folder: Path, capsys: pytest.CaptureF
 
 def test_scripts_are_there_and_executable() -> None:
     scripts = [command[0] for command in COMMANDS if "scripts/" in command[0]]
-    assert scripts == ["./scripts/quickstart", "scripts/transfer", "./scripts/test"]
+    assert scripts == ["./scripts/quickstart", "./scripts/test"]
     for script in scripts:
         assert os.access(REPOSITORY / script, os.X_OK), script
 

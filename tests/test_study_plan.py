@@ -170,6 +170,15 @@ def test_all_of_the_data_parses_as_a_fraction(capsys: pytest.CaptureFixture[str]
     assert yaml.safe_load(captured.out)["data"]["init_args"]["train_fraction"] == 1.0
 
 
+def test_size_may_be_left_to_the_experiment() -> None:
+    study = toy_study(size_key=None, sizes=[None], strategies=ONE, tuning=None, seeds=[0])
+    [cell] = plan_of(study).final()
+    assert cell.name == "scratch-seed_0"
+    assert not any("examples_per_class" in argument for argument in cell.arguments)
+    with pytest.raises(UserError, match=r"size_key of the study is null: expected what its sizes \[2, 4\] set"):
+        check(toy_study(size_key=None))
+
+
 def test_settings_may_name_the_folder_of_the_study_wherever_it_lies() -> None:
     study = toy_study(overrides={"data.vocabulary_path": "{study}/pretrain-source-seed_0/tokenizer.json"})
     here, there = (Plan(study, Path(logs)).tuning()[0] for logs in ("logs", "elsewhere"))
@@ -328,9 +337,9 @@ def test_shipped_study_composes_with_and_without_weights(file: Path, capsys: pyt
     head = file.read_text().split("\nname:")[0]
     for word in ("Question", "Command", "Result"):
         assert re.search(rf"^# {word}: +\S", head, re.MULTILINE), word
-    study, given = read_study(["--config", str(file)])
+    study, options = read_study(["--config", str(file)])
     assert study.name == file.stem
-    plan = Plan(study, Path(given.logs))
+    plan = Plan(study, options["logs"])
     first, last = plan.tuning()[0], plan.tuning()[-1]
     assert first.arm == plan.arms[0]
     assert last.arm == plan.arms[-1]

@@ -1,10 +1,56 @@
-"""What the command line takes beside a model, data and a trainer."""
+"""What the command line of an experiment takes, and how it is read."""
 
+import itertools
+import re
+import sys
+import warnings
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
+from lightning_transfer.cli.mistakes import Parser
+from lightning_transfer.cli.suggestions import classes_for, nearest_option
 from lightning_transfer.dashboards.settings import Dashboards
+from lightning_transfer.files import replacing
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
+
+# Of Lightning's arguments some have such a value by default, as the interval of its Timer.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
+
+
+class ExperimentParser(Parser, LightningArgumentParser):
+    """The parser of the commands that LightningCLI runs, which take classes."""
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parses the arguments; ``lr-find`` is the command ``lr_find``, and a help needs the name of a class."""
+        first, *others = (sys.argv[1:] if args is None else args) or [None]
+        for word, following in itertools.zip_longest(others, others[1:], fillvalue="--"):
+            option = word.removeprefix("--").removesuffix(".help")
+            if word == f"--{option}.help" and following.startswith("-") and (classes := classes_for(option)):
+                self.error(f"{word} takes the name of a class: {', '.join(classes)}, or one of your own")
+        spelled = [first.replace("-", "_"), *others] if first == "lr-find" else args
+        return super().parse_args(spelled, *more, **kwargs)
+
+    def dump(self, namespace: Any, **kwargs: Any) -> str:
+        """Writes a config, with the numbers that do not follow from the data."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")
+            text: str = super().dump(namespace, **{**kwargs, "skip_link_targets": False})
+        # A device, and a string where a function might stand: it is their text that the parser takes.
+        return re.sub(r"Unable to serialize instance ([\w.:-]+)$", r"\1", text, flags=re.MULTILINE)
+
+    def save(self, cfg: Any, path: Any, **kwargs: Any) -> None:
+        """Writes a config whole or not at all."""
+        with replacing(Path(path)) as partial:
+            super().save(cfg, partial, **kwargs)
+
+    def hint(self, option: str) -> str:
+        """Says which option was meant, or where in an experiment it belongs."""
+        return nearest_option(option, self.option_names())
 
 
 def add_experiment_arguments(parser: LightningArgumentParser) -> None:

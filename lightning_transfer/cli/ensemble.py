@@ -1,11 +1,11 @@
 """The command ``lightning-transfer ensemble``: finished runs as one classifier, by their mean class probabilities."""
 
-import argparse
+import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_transfer.cli.experiment import CommandLine
+from lightning_transfer.cli.mistakes import Parser
+from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.data.batches import Batch
 from lightning_transfer.errors import UserError
@@ -41,41 +43,77 @@ class Predictions(NamedTuple):
     fingerprints: Mapping[str, str] = MappingProxyType({})
 
 
-def main(arguments: list[str]) -> None:
-    """Evaluates runs, each alone and all as one.
+def evaluate_ensemble(
+    runs: list[Path],
+    split: Literal["test", "validation"] = "test",
+    output: Path | None = None,
+    arguments: Sequence[str] = (),
+) -> dict[str, dict[str, float]]:
+    """Evaluates finished runs, each alone and all as one classifier by the mean of their class probabilities.
+
+    A forward and a backward language model are an example. The command gives any other argument to every run, for
+    example --trainer.accelerator cpu.
 
     Args:
-        arguments: What follows ``ensemble`` on the command line.
+        runs: Folders of the runs, as logs/EXPERIMENT/VERSION; at least two.
+        split: What to evaluate on.
+        output: File for the figures, as JSON.
+        arguments: More words of the command line for every run, for example ``["--trainer.accelerator", "cpu"]``.
+
+    Returns:
+        The metrics by name, of each run and of their mean.
 
     Raises:
         UserError: For a folder without a finished run, and runs that were evaluated on different examples.
     """
-    parser = argparse.ArgumentParser(
-        prog="lightning-transfer ensemble",
-        description="Averages the class probabilities of finished runs, for example of a forward and a backward"
-        " language model, and says what the average is worth. Any other argument goes to every run, for example"
-        " --trainer.accelerator cpu.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run: logs/EXPERIMENT/VERSION")
-    parser.add_argument("--split", choices=_COMMANDS, default="test", help="what to evaluate on; test by default")
-    parser.add_argument("--output", type=Path, help="file for the figures, as JSON")
-    given, others = parser.parse_known_args(arguments)
-    if len(given.runs) < 2:
-        raise UserError(f"an ensemble of {given.runs[0]} alone is that run: name at least two")
-    for run in given.runs:
-        if given.runs.count(run) > 1:
+    runs = [Path(run) for run in runs]
+    if len(runs) < 2:
+        raise UserError(f"an ensemble of {runs[0] if runs else 'nothing'} alone is that run: name at least two")
+    for run in runs:
+        if runs.count(run) > 1:
             raise UserError(f"{run} is named twice: each run of an ensemble counts once")
         _require_finished(run)
-    if given.output:
-        check_file(given.output)
+    if output:
+        check_file(Path(output))
 
-    members = {str(run): predictions(run, given.split, others) for run in given.runs}
+    members = {str(run): predictions(run, split, [*arguments]) for run in runs}
     figures = {name: metrics(member) for name, member in members.items()}
     figures[f"mean of {len(members)}"] = metrics(mean(members))
     print(table(figures))
-    if given.output:
-        write_json(given.output, {"split": given.split, "metrics": figures})
+    if output:
+        write_json(Path(output), {"split": split, "metrics": figures})
+    return figures
+
+
+def parser() -> Parser:
+    """Builds the parser of the command."""
+    return parser_of("ensemble", evaluate_ensemble, skip={"arguments"})
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: What follows its name on the command line.
+    """
+    own, others = _divide(arguments)
+    evaluate_ensemble(**parser().parse_args(own).as_dict(), arguments=others)
+
+
+def _divide(words: list[str]) -> tuple[list[str], list[str]]:
+    """Divides the command line into the words of this command and those that go to every run."""
+    own: list[str] = []
+    others: list[str] = []
+    belongs = own
+    remaining = iter(words)
+    for word in remaining:
+        if word.partition("=")[0] in ("--split", "--output", "--help", "-h"):
+            value = itertools.islice(remaining, 1 if word in ("--split", "--output") else 0)
+            own += [word, *value]
+        else:
+            belongs = others if word.startswith("-") else belongs
+            belongs.append(word)
+    return own, others
 
 
 def _require_finished(run: Path) -> None:

@@ -11,7 +11,6 @@ import sys
 import warnings
 from argparse import SUPPRESS
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-import lightning_transfer
-from lightning_transfer.cli.arguments import add_experiment_arguments
+from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments
 from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
-from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.range_curves import write_curves
 from lightning_transfer.cli.repetition import nulls, own_options, repetition
+from lightning_transfer.cli.suggestions import exported_classes
 from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_callbacks, check_settings
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
@@ -48,21 +46,20 @@ from lightning_transfer.run.saved_paths import FilesOfTheRun
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # Imported so that the command line knows them by their short names: --data CIFAR10.
-EXPERIMENT_CLASSES = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__]
+EXPERIMENT_CLASSES = exported_classes()
 
 # Commands that look at an experiment before it is run: no checkpoint, no record.
 LOOKING_AHEAD = ("plan", "lr_find", "prepare")
 
-DESCRIPTION = """Transfer learning experiments on PyTorch Lightning.
 
-An experiment is a YAML file, composed with another for the hardware, and changed by flags:
-  lightning-transfer fit --config configs/quickstart.yaml --config configs/hardware/cpu.yaml --trainer.max_epochs 3
-Every argument of a class: lightning-transfer fit --data.help CIFAR10, --model.help Classifier.
-Other commands, each with a --help of its own:
-  lightning-transfer study --config configs/studies/demo.yaml   compares strategies over training-set sizes and seeds
-  lightning-transfer ensemble logs/a/0 logs/a/1                 finished runs as one classifier
-  lightning-transfer report logs                                one HTML page about a run, or all runs in a folder
-"""
+def run_experiment(args: ArgsType) -> None:
+    """Runs one of the commands that LightningCLI knows.
+
+    Args:
+        args: The arguments as a list of strings; those of the process if None.
+    """
+    with StopSignals() as signals:
+        CommandLine(args, signals)
 
 
 class CommandLine(LightningCLI):
@@ -91,8 +88,8 @@ class CommandLine(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would take all parameters as one group
             load_from_checkpoint_support=False,  # it would store class paths in checkpoints, and trips over links
-            parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False, "description": DESCRIPTION, "version": version("lightning-transfer")},
+            parser_class=ExperimentParser,
+            parser_kwargs={"prog": "lightning-transfer", "allow_abbrev": False},
             seed_everything_default=0,
             trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
             save_config_kwargs={"overwrite": True, "multifile": False},  # by the parser's dump

@@ -1,23 +1,17 @@
 """A user's mistake in one line: what was wrong, and the nearest name that would have been right."""
 
-import itertools
 import re
 import sys
 import textwrap
-import warnings
-from enum import Enum
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
-import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 import lightning_transfer
 from lightning_transfer.cli.origins import described, is_below_parser, origin, own_line
-from lightning_transfer.cli.suggestions import classes_for, nearest_option
+from lightning_transfer.cli.suggestions import nearest
 from lightning_transfer.errors import UserError, did_you_mean
-from lightning_transfer.files import replacing
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
 _UNKNOWN_CLASS = re.compile(r'(key "|--)(?P<key>[\w.]+)("|: ).*dot import path string: (?P<name>\S+)')
@@ -49,65 +43,44 @@ _SHORT = 200  # characters
 _CLEAR = ("`val_check_interval`", "Early stopping conditioned on metric", "Attempted to use an uninitialized parameter")
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
 
-# Of Lightning's arguments some have such a value by default, as the interval of its Timer.
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
-
-class Parser(LightningArgumentParser):
-    """The parser of the command line, whose errors are one line and exit status 2."""
-
-    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parses the arguments; ``lr-find`` is the command ``lr_find``, and a help needs the name of a class."""
-        first, *others = (sys.argv[1:] if args is None else args) or [None]
-        for word, following in itertools.zip_longest(others, others[1:], fillvalue="--"):
-            option = word.removeprefix("--").removesuffix(".help")
-            if word == f"--{option}.help" and following.startswith("-") and (classes := classes_for(option)):
-                self.error(f"{word} takes the name of a class: {', '.join(classes)}, or one of your own")
-        spelled = [first.replace("-", "_"), *others] if first == "lr-find" else args
-        return super().parse_args(spelled, *more, **kwargs)
-
-    def dump(self, namespace: Any, **kwargs: Any) -> str:
-        """Writes a config, with the numbers that do not follow from the data."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")
-            text: str = super().dump(namespace, **{**kwargs, "skip_link_targets": False})
-        # A device, and a string where a function might stand: it is their text that the parser takes.
-        return re.sub(r"Unable to serialize instance ([\w.:-]+)$", r"\1", text, flags=re.MULTILINE)
-
-    def save(self, cfg: Any, path: Any, **kwargs: Any) -> None:
-        """Writes a config whole or not at all."""
-        with replacing(Path(path)) as partial:
-            super().save(cfg, partial, **kwargs)
+class Parser(ArgumentParser):
+    """A parser whose errors are one line and exit status 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the line and exits; what the module of a class raised comes as it was raised."""
-        line = one_line(message, self._option_names())
+        line = one_line(message, self.hint)
         if ex is not None and own_line(raised := origin(ex)):
             line = message_of(raised) or line
         print(f"lightning-transfer: error: {line}", file=sys.stderr)
         raise SystemExit(2)
 
-    def _option_names(self) -> set[str]:
+    def hint(self, option: str) -> str:
+        """Says which option was meant by one that the command does not have: the end of a sentence, or nothing."""
+        return nearest(option, self.option_names())
+
+    def option_names(self) -> set[str]:
+        """The options of the command and of its subcommands, in dot notation."""
         actions = list(self._actions)
         for subparser in getattr(self._subcommands_action, "choices", {}).values():
             actions += subparser._actions
         return {action.dest for action in actions}
 
 
-def one_line(message: str, option_names: set[str]) -> str:
+def one_line(message: str, hint: Callable[[str], str]) -> str:
     """Folds an error of the parser into one line, with the nearest valid name for an unknown one.
 
     Args:
         message: As jsonargparse words it.
-        option_names: The options of the parser, in dot notation.
+        hint: Says which option was meant by an unknown one.
     """
     message = " ".join(message.split())
     if match := _UNKNOWN_OPTION.search(message):
         name = match["a"] or match["b"]
-        return f"unknown option '{name}'{nearest_option(name, option_names)}"
+        return f"unknown option '{name}'{hint(name)}"
     if match := _UNKNOWN_CLASS.search(message):
-        hint = did_you_mean(match["name"], lightning_transfer.__all__)
-        return f"{match['key']}: '{match['name']}' is not a class that can be imported{hint and f': {hint}'}"
+        meant = did_you_mean(match["name"], lightning_transfer.__all__)
+        return f"{match['key']}: '{match['name']}' is not a class that can be imported{meant and f': {meant}'}"
     if match := _NOT_IMPORTED.search(message):
         return f"{match['key']}: '{match['name']}' is not a class that can be imported: {match['reason']}"
     if match := _WRONG_VALUE.fullmatch(message):
@@ -127,7 +100,8 @@ def message_of(error: BaseException) -> str | None:
     methods raise later is not: that has a traceback.
     """
     raised = origin(error)
-    if isinstance(raised, UserError | MisconfigurationException):
+    # Lightning's is known by its name: importing its class would take seconds, for every mistyped command.
+    if isinstance(raised, UserError) or type(raised).__name__ == "MisconfigurationException":
         line = own_line(raised.__cause__) if raised.__cause__ is not None else None
         return " ".join(str(raised).split()) + (f" ({line})" if line else "")
     if is_below_parser(raised):

@@ -1,35 +1,47 @@
 """The command ``lightning-transfer report``."""
 
-import argparse
 from pathlib import Path
 
+from lightning_transfer.cli.mistakes import Parser
+from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.files import check_file, write_text
 
 
-def main(arguments: list[str]) -> None:
-    """Writes the report of a folder of runs.
+def write_report(logs: Path, output: Path | None = None) -> Path:
+    """Writes one HTML page about a run, or about all runs below a folder. It opens without a network.
 
     Args:
-        arguments: What follows ``report`` on the command line.
+        logs: Folder of a run, of an experiment or of all experiments.
+        output: File to write; report.html in that folder if not given.
+
+    Returns:
+        The page.
 
     Raises:
         UserError: If there is no run, or the page cannot be written.
     """
-    parser = argparse.ArgumentParser(
-        prog="lightning-transfer report",
-        description="Writes one HTML page about a run, or about all runs below a folder. It opens without a network.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("logs", type=Path, help="folder of a run, of an experiment or of all experiments")
-    parser.add_argument("--output", type=Path, help="file to write; LOGS/report.html if not given")
-    given = parser.parse_args(arguments)
-
-    from lightning_transfer.report.run_files import find_runs
+    from lightning_transfer.report.run_files import find_runs  # late: --help needs none of it
     from lightning_transfer.report.run_report import report
 
-    runs = find_runs(given.logs)
-    output = given.output or given.logs / "report.html"
-    check_file(output)
-    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs in {given.logs}"
-    write_text(output, report(runs, title))
-    print(f"report of {len(runs)} run{'s' if len(runs) > 1 else ''}: {output}")
+    logs = Path(logs)
+    runs = find_runs(logs)
+    page = Path(output) if output else logs / "report.html"
+    check_file(page)
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs in {logs}"
+    write_text(page, report(runs, title))
+    print(f"report of {len(runs)} run{'s' if len(runs) > 1 else ''}: {page}")
+    return page
+
+
+def parser() -> Parser:
+    """Builds the parser of the command."""
+    return parser_of("report", write_report)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: What follows its name on the command line.
+    """
+    write_report(**parser().parse_args(arguments).as_dict())

@@ -4,26 +4,19 @@ import difflib
 import inspect
 from collections.abc import Iterable, Iterator
 
-import lightning as L
-import torch
-from torch import nn
-
 import lightning_transfer
 
-# Where the command line takes classes, and of which kind; a LightningModule is a Module too.
-_KINDS: dict[str, type] = {
-    "data": L.LightningDataModule,
-    "model": L.LightningModule,
-    "model.optimizer": torch.optim.Optimizer,
-    "trainer.callbacks": L.Callback,
-    "model.network": nn.Module,
-}
 _MOST = 3
 
 
 def classes_for(option: str) -> list[str]:
     """Names the classes of this project, and of torch the most usual optimizers, that an option takes; mostly none."""
     return [found.__name__ for place, found in _classes() if place == option]
+
+
+def exported_classes() -> list[type]:
+    """Imports the classes that this package exports: by their capital letters, so that no command is imported."""
+    return [getattr(lightning_transfer, name) for name in lightning_transfer.__all__ if name[0].isupper()]
 
 
 def nearest_option(name: str, options: Iterable[str]) -> str:
@@ -36,13 +29,16 @@ def nearest_option(name: str, options: Iterable[str]) -> str:
     Returns:
         The end of a sentence; nothing where none is near.
     """
-    owners, last = dict(_arguments()), _last_part(name)
+    owners, last = dict(arguments_of_classes()), _last_part(name)
     if last == "help":
         return ": --help lists all options"
     same = [f"{option} is an argument of {owner}" for option, owner in owners.items() if _last_part(option) == last]
-    if same:
-        return f": {' and '.join(same[:_MOST])}"
-    found = _near(last, options) or _near(last, owners)
+    return f": {' and '.join(same[:_MOST])}" if same else nearest(name, options) or nearest(name, owners)
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Asks which option was meant, by the words and the spelling of its last part alone; nothing where none is near."""
+    found = _near(_last_part(name), options)
     return f": did you mean {' or '.join(found)}?" if found else ""
 
 
@@ -59,13 +55,25 @@ def _last_part(option: str) -> str:
 
 
 def _classes() -> Iterator[tuple[str, type]]:
-    exported = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__]
-    for found in (*filter(inspect.isclass, exported), torch.optim.AdamW, torch.optim.SGD):
-        yield next(place for place, kind in _KINDS.items() if issubclass(found, kind)), found
+    """The classes of this project and the usual optimizers, each with the option that takes it."""
+    # Only now: a command that takes no classes is quick to say what was mistyped.
+    import lightning as L
+    import torch
+
+    # Where the command line takes classes, and of which kind; a LightningModule is a Module too.
+    kinds: dict[str, type] = {
+        "data": L.LightningDataModule,
+        "model": L.LightningModule,
+        "model.optimizer": torch.optim.Optimizer,
+        "trainer.callbacks": L.Callback,
+        "model.network": torch.nn.Module,
+    }
+    for found in (*exported_classes(), torch.optim.AdamW, torch.optim.SGD):
+        yield from [(place, found) for place, kind in kinds.items() if issubclass(found, kind)][:1]
 
 
-def _arguments() -> Iterator[tuple[str, str]]:
-    """The arguments of those classes in dot notation, each with a class that has it."""
+def arguments_of_classes() -> Iterator[tuple[str, str]]:
+    """Gives the arguments of this package's classes in dot notation, each with a class that has it."""
     for place, found in _classes():
         for base in inspect.getmro(found):
             if base.__module__.startswith(("lightning_transfer", "torch.optim")):

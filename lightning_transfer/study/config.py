@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
@@ -64,7 +64,8 @@ class Study:
             for each of the starting weights.
         sizes: Sizes of the training set, null for all there is. At one seed, a smaller set is part of a larger one.
         at_size: What else to change at a size, nested or by dotted names: fewer epochs on a larger training set, say.
-        size_key: What the sizes set: data.examples_per_class, data.train_fraction, or any other argument.
+        size_key: What the sizes set: data.examples_per_class, data.train_fraction, or any other argument. Null leaves
+            the size to the base experiment.
         seeds: Seeds, shared by all strategies: their results are compared pair by pair.
         seed_keys: What a seed sets: the run's seed, and by default the draw of the training set and the hold-out too.
         baseline: The strategy that the others are compared with.
@@ -89,7 +90,7 @@ class Study:
     )
     sizes: list[int | float | None] = field(default_factory=lambda: [None])
     at_size: dict[int | float, Settings] = field(default_factory=dict)
-    size_key: str = "data.examples_per_class"
+    size_key: str | None = "data.examples_per_class"
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     seed_keys: list[str] = field(default_factory=lambda: ["seed_everything", "data.split_seed"])
     baseline: str = "scratch"
@@ -129,6 +130,8 @@ def check(study: Study) -> None:
             raise UserError(f"{name} of the study is empty: give at least one")
         if any(value in values[:place] for place, value in enumerate(values)):
             raise UserError(f"{name} of the study has a value twice: {values}")
+    if study.size_key is None and study.sizes != [None]:
+        raise UserError(f"size_key of the study is null: expected what its sizes {study.sizes} set, or no sizes")
     if study.baseline not in study.strategies:
         raise UserError(f"baseline {study.baseline!r} is not one of the strategies {', '.join(study.strategies)}")
     for size in (study.tuning.sizes or []) if study.tuning else []:
@@ -157,5 +160,5 @@ def _check_nothing_is_null(study: Study) -> None:
     parts |= {f"weights.{name}.": source for name, source in study.weights.items()}
     for prefix, part in parts.items():
         for setting in fields(part) if is_dataclass(part) else ():
-            if getattr(part, setting.name) is None and setting.default is not None:
+            if getattr(part, setting.name) is None and type(None) not in get_args(setting.type):
                 raise UserError(f"{prefix}{setting.name} of the study is null: give a value, or leave the line out")

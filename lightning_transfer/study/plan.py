@@ -99,9 +99,12 @@ class Plan:
 
     def _cell(self, arm: Arm, size: float | None, seed: int, tuning: Tuning | None, value: Any) -> Cell:
         study = self.study
-        name = [self.label(arm), f"size_{'all' if size is None else size}", f"seed_{seed}"]
+        size_name = [f"size_{'all' if size is None else size}"] if study.size_key else []
+        name = [self.label(arm), *size_name, f"seed_{seed}"]
         at_size = {} if size is None else flags(study.at_size.get(size, {}))
-        settings = {**flags(self.variants[arm.variant]), **at_size, study.size_key: _size_value(study.size_key, size)}
+        settings = {**flags(self.variants[arm.variant]), **at_size}
+        if study.size_key:
+            settings[study.size_key] = _size_value(study.size_key, size)
         settings |= {key: str(seed) for key in study.seed_keys}
         if study.tuning and value is not None:
             settings |= flags({study.tuning.key: value})

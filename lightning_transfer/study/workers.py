@@ -134,7 +134,7 @@ def _work(connection: Connection, number: int, threads: int) -> None:
     """Runs what comes over the line, to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import lightning_transfer.cli.entry  # noqa: F401  # now: before what is there is frozen
+    import lightning_transfer.cli.experiment  # noqa: F401  # now: before what is there is frozen
 
     _use(threads)
     _choose_gpu(number)

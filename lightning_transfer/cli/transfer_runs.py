@@ -1,0 +1,151 @@
+"""The command ``transfer``: a study of one seed, from the pretraining to a table of strategies."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_transfer.cli.mistakes import Parser
+from lightning_transfer.cli.signatures import parser_of
+from lightning_transfer.directions import Direction
+from lightning_transfer.errors import UserError
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.config import Pretraining, Settings, Study, check
+from lightning_transfer.study.grid import flags
+from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.session import run_unfinished
+
+Record = dict[str, Any]
+_FOLDER = Path("configs/strategies")
+_YAML = (".yaml", ".yml")
+
+
+def run_transfer(
+    source: Sequence[str] = ("configs/quickstart.yaml",),
+    target: Sequence[str] = ("configs/quickstart_transfer.yaml",),
+    strategies: Sequence[str] = ("scratch", "gradual"),
+    hardware: str = "configs/hardware/cpu.yaml",
+    seed: int = 0,
+    overrides: Settings | None = None,
+    name: str | None = None,
+    metric: str = "accuracy",
+    mode: Direction | None = None,
+    logs: Path = Path("logs"),
+    workers: int = 0,
+    retry_failed: bool = False,
+) -> dict[str, Record]:
+    """Pretrains on a source task, moves to a target task by several strategies, tests each, and prints a table.
+
+    It is a study of one seed: every run is an ordinary fit with its own folder under logs/<name>. Started again, it
+    goes on where it stopped: finished runs are kept, and an unfinished one resumes from its last checkpoint.
+
+    Args:
+        source: Files of the experiment to pretrain with, or what --init_from takes: a checkpoint or a name of weights.
+        target: Files of the experiment to move to.
+        strategies: Names of files in configs/strategies, or files of your own.
+        hardware: Config of the machine, for all runs.
+        seed: Seed of all runs.
+        overrides: What to change in the target experiment, by dotted names. The runs of other values stand beside.
+        name: Name of the folder under logs; <target>_from_<source> if not given.
+        metric: What the table shows: the name after ``val/`` and ``test/``.
+        mode: Whether a lower (min) or a higher (max) value of the metric is better, where its name does not say.
+        logs: Folder of all experiments.
+        workers: Processes that run; 0 runs everything in this one.
+        retry_failed: Run failed runs again, from their start.
+
+    Returns:
+        The records of the finished runs: that of the pretraining as ``source task``, the others by strategy.
+
+    Raises:
+        UserError: For names and files that do not exist, runs of other settings in the folder, and a run that failed.
+    """
+    files, own, names = _listed(source), _listed(target), _listed(strategies)
+    study = Study(
+        name=name or f"{_brief(own)}_from_{_brief(files)}",
+        configs=[*own, hardware],
+        weights={_brief(files): Pretraining([*files, hardware], per_seed=True) if _are_configs(files) else files[0]},
+        strategies=_strategy_files(names),
+        size_key=None,
+        seeds=[seed],
+        seed_keys=["seed_everything"],
+        baseline=Path(names[0]).stem,
+        overrides={key: {"grid": [value]} for key, value in flags(overrides or {}).items()},
+        metric=metric,
+        mode=mode,
+    )
+    check(study)
+    plan = Plan(study, Path(logs))
+    print(f"runs in {plan.folder}, each with its log.txt", flush=True)
+    run_unfinished(plan, workers, retry_failed=retry_failed)
+    cells = dict(zip(["source task"], plan.pretraining(), strict=False))  # none where no strategy takes weights
+    cells |= {cell.arm.strategy: cell for cell in plan.final() if cell.arm}
+    results = {row: cell.result for row, cell in cells.items() if cell.result is not None}
+    show = shlex.join(["tensorboard", "--logdir", str(plan.folder)])
+    print(f"\n{_table(results, metric)}\n\n{show}")
+    _refuse_failed([*cells.values()])
+    return results
+
+
+def parser() -> Parser:
+    """Builds the parser of the command."""
+    return parser_of("transfer", run_transfer)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: What follows its name on the command line.
+    """
+    run_transfer(**parser().parse_args(arguments).as_dict())
+
+
+def _listed(words: Sequence[str]) -> list[str]:
+    return [words] if isinstance(words, str) else [*words]
+
+
+def _are_configs(source: list[str]) -> bool:
+    if all(file.endswith(_YAML) for file in source):
+        return True
+    if len(source) > 1:
+        raise UserError(f"source is {' '.join(source)}: expected YAML files of an experiment, or one source of weights")
+    return False
+
+
+def _brief(files: list[str]) -> str:
+    """Names an experiment by its first file, and other sources of weights by all they say."""
+    first = files[0]
+    return re.sub(r"[^\w.=-]+", "_", Path(first).stem if first.endswith(_YAML) else first)
+
+
+def _strategy_files(strategies: list[str]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for strategy in strategies:
+        file = Path(strategy) if strategy.endswith(_YAML) else _FOLDER / f"{strategy}.yaml"
+        if not file.is_file():
+            known = sorted(found.stem for found in _FOLDER.glob("*.yaml"))
+            raise UserError(f"strategy {strategy!r} is not one of {', '.join(known)}, nor a file")
+        if file.stem in files:
+            raise UserError(f"strategies has {file.stem} twice: expected each name once")
+        files[file.stem] = str(file)
+    return files
+
+
+def _table(results: Mapping[str, Record], metric: str) -> str:
+    """A line for each run: the metric on both splits, and how long its fit took."""
+    lines = [f"{'':<24}{'validation':>12}{'test':>12}{'seconds':>12}"]
+    for row, result in results.items():
+        # A language model as the source has no accuracy and no test; without a hold-out there is no validation.
+        values = [
+            (result[split] or {}).get(f"{key}/{metric}") for split, key in (("validation", "val"), ("test", "test"))
+        ]
+        cells = "".join(f"{'' if value is None else f'{value:.4f}':>12}" for value in values)
+        lines.append(f"{row:<24}{cells}{result['fit_seconds']:>12.1f}")
+    return "\n".join(lines)
+
+
+def _refuse_failed(cells: list[Cell]) -> None:
+    for cell in cells:
+        if cell.failure:
+            raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
