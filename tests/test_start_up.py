@@ -72,13 +72,29 @@ def test_completion_knows_all_commands_and_their_options(capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as stop:
         main(["--print_completion", "shtab-bash"])
     assert stop.value.code == 0
-    script = capsys.readouterr().out
-    for word in ("--config", "--trainer.max_epochs", "--strategies", "--retry_failed"):
-        assert f"'{word}'" in script
-    for name in COMMANDS:
-        assert f"'{name.replace('-', '_')}'" in script
-    Path("completion.bash").write_text(script)
-    assert subprocess.run(["bash", "-n", "completion.bash"], check=False).returncode == 0
+    Path("completion.bash").write_text(capsys.readouterr().out)
+    for words, completed in {
+        "": [name.replace("-", "_") for name in COMMANDS],
+        "stu": ["study"],
+        "fit --conf": ["--config"],
+        "fit --data.batch": ["--data.batch_size"],
+        "fit --model.optimizer.mom": ["--model.optimizer.momentum"],
+        "test --data IM": ["IMDB"],
+        "transfer --strat": ["--strategies"],
+        "ensemble --split v": ["validation"],
+    }.items():
+        assert completions(words) == completed
+
+
+def completions(words: str) -> list[str]:
+    """What bash makes of words after the name of the program, the last of them not finished."""
+    typed = f"lightning-transfer {words}" if words else "lightning-transfer ''"
+    program = (
+        f"source completion.bash; COMP_WORDS=({typed}); "
+        'COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _shtab_lightning_transfer; printf "%s\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.split()
 
 
 def test_unknown_shell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,9 +46,10 @@ def _name_classes(parser: Any) -> None:
     all of those again: many minutes.
     """
     for action in parser._actions:
-        if _takes_a_class(getattr(action, "_typehint", None)):
-            action.complete = {}  # nothing, where this package has no class for it
-            action.choices = classes_for(action.dest) or None
+        if classes := classes_for(action.dest):
+            action.choices = classes
+        elif _takes_a_class(getattr(action, "_typehint", None)):
+            action.complete = {}  # nothing
     known = {action.dest for action in parser._actions}
     for option, owner in dict(arguments_of_classes()).items():
         if option not in known:

@@ -53,7 +53,7 @@ def add_parameters(parser: Parser, function: Function, skip: Collection[str] = (
         required = parameter.default is inspect.Parameter.empty
         if typing.get_origin(types[name]) in (list, Sequence):
             [element] = typing.get_args(types[name])
-            default = {} if required else {"default": [*parameter.default]}
+            default: dict[str, Any] = {} if required else {"default": [*parameter.default]}
             parser.add_argument(
                 name if required else f"--{name}", nargs="+", type=element, help=help_of[name], **default
             )
