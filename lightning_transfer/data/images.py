@@ -13,11 +13,13 @@ from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch, TrainingImageBatch
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
 from lightning_transfer.data.decoding import decode_column, decode_folder, typical_size
+from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions, ImageOptions
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.normalisation import channel_statistics, normalisation_of_weights
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.errors import UserError
+from lightning_transfer.keywords import Keywords
 
 LARGEST_SIZE = 224  # pixels, of images whose size was not asked for: what most pretrained weights have seen
 
@@ -53,7 +55,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
         predict_path: str | None = None,
-        **kwargs: Any,
+        **kwargs: Keywords[BatchedClassificationOptions],
     ) -> None:
         super().__init__(path=path, **kwargs)
         if image_size is not None:
@@ -201,7 +203,7 @@ class CIFAR10(ImageDataModule):
         image_size: int = 32,
         mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
         std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
-        **kwargs: Any,
+        **kwargs: Keywords[ImageOptions],
     ) -> None:
         super().__init__(path=path, image_column=image_column, image_size=image_size, mean=mean, std=std, **kwargs)
 
@@ -221,7 +223,7 @@ class CIFAR100(ImageDataModule):
         image_size: int = 32,
         mean: tuple[float, float, float] = (0.5071, 0.4866, 0.4409),
         std: tuple[float, float, float] = (0.2673, 0.2564, 0.2762),
-        **kwargs: Any,
+        **kwargs: Keywords[ImageOptions],
     ) -> None:
         kwargs["label_column"] = f"{labels}_label"
         super().__init__(path=path, image_column=image_column, image_size=image_size, mean=mean, std=std, **kwargs)
@@ -240,7 +242,7 @@ class DemoImages(ImageDataModule):
         image_size: int = demo_images.IMAGE_SIZE,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        **kwargs: Any,
+        **kwargs: Keywords[ImageOptions],
     ) -> None:
         super().__init__(path="embedded", image_size=image_size, mean=mean, std=std, **kwargs)
         self.task = task

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.classification import require_at_least
+from lightning_transfer.data.keyword_arguments import StreamOptions, TokenizerOptions
 from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches, training_loader
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents, cached_documents
 from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
 from lightning_transfer.errors import UserError
+from lightning_transfer.keywords import Keywords
 
 
 class TokenBatch(NamedTuple):
@@ -65,7 +67,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         varied_segments: bool = True,
         validation_fraction: float = 0.01,
         split_seed: int = 0,
-        **kwargs: Any,
+        **kwargs: Keywords[TokenizerOptions],
     ) -> None:
         super().__init__(**kwargs)
         require_at_least(1, batch_size=batch_size, segment_tokens=segment_tokens, train_splits=len(train_splits))
@@ -193,7 +195,10 @@ class DemoTextStreams(LanguageModelDataModule):
     """
 
     def __init__(
-        self, tasks: tuple[Literal["source", "target"], ...] = ("source", "target"), batch_size: int = 16, **kwargs: Any
+        self,
+        tasks: tuple[Literal["source", "target"], ...] = ("source", "target"),
+        batch_size: int = 16,
+        **kwargs: Keywords[StreamOptions],
     ) -> None:
         super().__init__(path="embedded", train_splits=tasks, batch_size=batch_size, **kwargs)
 

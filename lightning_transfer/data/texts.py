@@ -15,6 +15,7 @@ from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.buckets import bucketed_batches, token_batches
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
+from lightning_transfer.data.keyword_arguments import LabelledTextOptions, TextOptions
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
 from lightning_transfer.data.overlap import Rows
 from lightning_transfer.data.splits import Split, evenly_spaced
@@ -28,6 +29,7 @@ from lightning_transfer.data.tokenizer import (
 )
 from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
 from lightning_transfer.errors import UserError
+from lightning_transfer.keywords import Keywords
 
 
 class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
@@ -57,7 +59,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         document_start: bool = False,
         eval_batch_tokens: int = 32_768,
         predict_path: str | None = None,
-        **kwargs: Any,
+        **kwargs: Keywords[LabelledTextOptions],
     ) -> None:
         super().__init__(path=path, batch_size=batch_size, **kwargs)
         require_at_least(1, max_tokens=max_tokens, eval_batch_tokens=eval_batch_tokens)
@@ -167,7 +169,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 class IMDB(TextDataModule):
     """IMDB: 50,000 film reviews, positive or negative, half of them for training. Source: Maas et al., 2011."""
 
-    def __init__(self, path: str = "stanfordnlp/imdb", **kwargs: Any) -> None:
+    def __init__(self, path: str = "stanfordnlp/imdb", **kwargs: Keywords[TextOptions]) -> None:
         super().__init__(path=path, **kwargs)
 
 
@@ -178,7 +180,7 @@ class DemoTexts(TextDataModule):
         task: Which of the two domains.
     """
 
-    def __init__(self, task: Literal["source", "target"] = "source", **kwargs: Any) -> None:
+    def __init__(self, task: Literal["source", "target"] = "source", **kwargs: Keywords[TextOptions]) -> None:
         super().__init__(path="embedded", **kwargs)
         self.task = task
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from lightning_transfer.data.batches import Batch, parts
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.classifier import Classifier
+from lightning_transfer.keywords import Keywords
+from lightning_transfer.modules.classifier import Classifier, ClassifierOptions
 
 
 class AdversarialClassifier(Classifier):
@@ -26,7 +27,9 @@ class AdversarialClassifier(Classifier):
         Miyato, Dai and Goodfellow, Adversarial Training Methods for Semi-Supervised Text Classification, 2017.
     """
 
-    def __init__(self, network: nn.Module, num_classes: int, adversarial_norm: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self, network: nn.Module, num_classes: int, adversarial_norm: float = 1.0, **kwargs: Keywords[ClassifierOptions]
+    ) -> None:
         super().__init__(network, num_classes, **kwargs)
         if adversarial_norm <= 0:
             raise UserError(f"model.adversarial_norm is {adversarial_norm}: expected above 0")

@@ -9,10 +9,21 @@ from torch import Tensor, nn
 
 from lightning_transfer.data.batches import Batch, parts
 from lightning_transfer.errors import UserError
+from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.feature_cache import CachedFeatures
 from lightning_transfer.modules.losses import LOSSES, Loss
 from lightning_transfer.modules.metrics import EvaluationMetrics
-from lightning_transfer.modules.optimization import OptimizedModule
+from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
+
+
+class ClassifierOptions(OptimizationOptions, total=False):
+    """The arguments of :class:`Classifier` beside the network and the number of classes, by name and type."""
+
+    loss: Loss
+    label_smoothing: float
+    channels_last: bool
+    compile: bool
+    cache_features: bool
 
 
 class Classifier(OptimizedModule):
@@ -51,7 +62,7 @@ class Classifier(OptimizedModule):
         channels_last: bool = False,
         compile: bool = False,
         cache_features: bool = False,
-        **kwargs: Any,
+        **kwargs: Keywords[OptimizationOptions],
     ) -> None:
         super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
         if num_classes is None or num_classes < 2:

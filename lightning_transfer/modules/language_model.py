@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lightning_transfer.modules.optimization import OptimizedModule
+from lightning_transfer.keywords import Keywords
+from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
 from lightning_transfer.networks.lstm_language_model import LSTMLanguageModel
 from lightning_transfer.networks.lstm_layer import LayerState
 
@@ -44,7 +45,7 @@ class LanguageModel(OptimizedModule):
         network: LSTMLanguageModel,
         activation_penalty: float = 0.0,
         temporal_activation_penalty: float = 0.0,
-        **kwargs: Any,
+        **kwargs: Keywords[OptimizationOptions],
     ) -> None:
         super().__init__(network, **kwargs)
         self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import lightning as L
 import torch
@@ -18,6 +18,18 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import group_patterns
 from lightning_transfer.seeds import run_seed
 from lightning_transfer.transfer.param_groups import build_optimizer
+
+
+class OptimizationOptions(TypedDict, total=False):
+    """The arguments of :class:`OptimizedModule` beside the network, by name and type."""
+
+    optimizer: OptimizerCallable
+    lr_decay: float
+    decay_norm_and_bias: bool
+    lr_schedule: Literal["constant", "linear", "cosine"]
+    warmup_fraction: float
+    lr_scheduler: LRSchedulerCallable | None
+    lr_scheduler_interval: Literal["epoch", "step"]
 
 
 class OptimizedModule(L.LightningModule):

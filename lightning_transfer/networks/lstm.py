@@ -1,13 +1,19 @@
 """The LSTM classifier of documents."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.keywords import Keywords
 from lightning_transfer.networks.bigrams import BigramEmbedding
-from lightning_transfer.networks.lstm_encoder import LSTMEncoder, require_probabilities, require_sizes
+from lightning_transfer.networks.lstm_encoder import (
+    BareEncoderOptions,
+    LSTMEncoder,
+    require_probabilities,
+    require_sizes,
+)
 from lightning_transfer.networks.lstm_layer import reversed_within_length, take_steps
 
 _BIGRAM_DOCUMENTS = 100_000  # enough to know which pairs of tokens are frequent
@@ -51,7 +57,7 @@ class LSTMClassifier(LSTMEncoder):
         gradient_tokens: int | None = None,
         bigrams: int = 0,
         bigram_dropout: float = 0.0,
-        **kwargs: Any,
+        **kwargs: Keywords[BareEncoderOptions],
     ) -> None:
         super().__init__(vocabulary_size, dropout=dropout, **kwargs)
         if single_logit and num_classes != 2:

@@ -3,13 +3,35 @@
 The classifier and the language model are both this encoder and a head, so that weights move between them by name.
 """
 
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.lstm_layer import LayerState, LSTMLayer
+
+
+class BareEncoderOptions(TypedDict, total=False):
+    """The arguments of :class:`LSTMEncoder` beside the vocabulary's size and ``dropout``, by name and type."""
+
+    embedding_size: int
+    hidden_size: int
+    num_layers: int
+    output_size: int | None
+    bidirectional: bool
+    embedding_scale: float
+    token_dropout: float
+    word_dropout: float
+    embedding_dropout: float
+    weight_dropout: float
+    variational_dropout: bool
+
+
+class EncoderOptions(BareEncoderOptions, total=False):
+    """The same with ``dropout``."""
+
+    dropout: float
 
 
 class LSTMEncoder(nn.Module):

@@ -1,14 +1,15 @@
 """The LSTM language model: the encoder, and a head that predicts the next token."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.keywords import Keywords
 from lightning_transfer.networks.lstm_encoder import (
+    EncoderOptions,
     LSTMEncoder,
     VariationalDropout,
     require_probabilities,
@@ -34,7 +35,11 @@ class LSTMLanguageModel(LSTMEncoder):
     """
 
     def __init__(
-        self, vocabulary_size: int, cutoffs: list[int] | None = None, output_dropout: float = 0.0, **kwargs: Any
+        self,
+        vocabulary_size: int,
+        cutoffs: list[int] | None = None,
+        output_dropout: float = 0.0,
+        **kwargs: Keywords[EncoderOptions],
     ) -> None:
         super().__init__(vocabulary_size, **kwargs)
         require_probabilities(output_dropout=output_dropout)

@@ -1,0 +1,186 @@
+"""The package as a library: what it exports, the types that it shows, and the example of docs/python.md."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import typing
+import venv
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+from jsonargparse import ArgumentParser
+
+import lightning_transfer
+
+# One use of every exported name, and the types that a checker must know of them.
+EVERY_NAME = """
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+
+import lightning_transfer as lt
+
+images: list[L.LightningDataModule] = [
+    lt.CIFAR10(batch_size=8, augmentation=lt.Augmentation(horizontal_flip=True), mixing=lt.Mixing(mixup_alpha=0.2)),
+    lt.CIFAR100(labels="coarse"),
+    lt.DemoImages(task="target", examples_per_class=4),
+    lt.ImageDataModule("folder", image_size=32),
+]
+texts: list[L.LightningDataModule] = [
+    lt.IMDB(max_tokens=100, tokenizer="words"),
+    lt.DemoTexts(task="source", validation_fraction=0.2),
+    lt.TextDataModule("folder", text_column="review"),
+    lt.LanguageModelDataModule("folder", max_vocabulary_size=1000),
+    lt.DemoTextStreams(tasks=("source",), segment_tokens=20),
+]
+networks: list[torch.nn.Module] = [
+    lt.SeedCNN(10),
+    lt.FastCNN(10),
+    lt.LSTMClassifier(100, hidden_size=8),
+    lt.TorchvisionNetwork(10, "resnet18"),
+]
+classifier = lt.Classifier(lt.SeedCNN(10), num_classes=10, lr_schedule="cosine", lr_decay=2.6)
+adversarial = lt.AdversarialClassifier(lt.LSTMClassifier(100), 2, label_smoothing=0.1, warmup_fraction=0.1)
+language_model = lt.LanguageModel(lt.LSTMLanguageModel(100, dropout=0.1), lr_schedule="linear")
+callbacks: list[L.Callback] = [
+    lt.ProgressiveUnfreezing(phases=[lt.Phase(["head"], lt.Until(plateau=lt.Plateau("val/loss"))), lt.Phase(["*"])]),
+    lt.EarlyStopping("val/loss"),
+    lt.ExponentialMovingAverage(),
+]
+optimizer: torch.optim.Optimizer = lt.Muon(classifier.parameters(), lr=0.1)
+strategy: L.pytorch.strategies.Strategy = lt.FullyShardedStrategy()
+groups = lt.parameter_groups(classifier, ["network.*"], lr=0.1)
+loaded: list[str] = lt.load_starting_weights(classifier, "best.ckpt").loaded
+inputs: tuple[torch.Tensor, ...] = lt.ImageBatch(torch.zeros(0), torch.zeros(0), torch.zeros(0)).inputs
+lengths: torch.Tensor = lt.TextBatch(torch.zeros(0), torch.zeros(0), torch.zeros(0)).lengths
+study = lt.Study(
+    "mine", ["a.yaml"], weights={"a": lt.Pretraining(["b.yaml"])}, seeds=[0, 1], tuning=lt.Tuning([0.1, 0.01])
+)
+page: Path = lt.run_study(study, workers=0)
+report: Path = lt.write_report(Path("logs"))
+accuracy: float = lt.evaluate_ensemble([Path("a"), Path("b")], split="validation")["mean of 2"]["accuracy"]
+try:
+    seconds = lt.run_transfer(strategies=["full"], seed=1, overrides={"trainer.max_epochs": 1})["full"]["fit_seconds"]
+except lt.UserError as error:
+    warnings.warn(str(error), stacklevel=1)
+"""
+MISTAKES = {
+    "lt.Classifier(lt.SeedCNN(10), 10, nonsense=1)": 'Unexpected keyword argument "nonsense" for "Classifier"',
+    "lt.CIFAR10(batch_sise=8)": 'Unexpected keyword argument "batch_sise" for "CIFAR10"',
+    'lt.IMDB(max_tokens="many")': 'Argument "max_tokens" to "IMDB" has incompatible type "str"',
+    "lt.LSTMClassifier(100, hiden_size=8)": 'Unexpected keyword argument "hiden_size" for "LSTMClassifier"',
+    'lt.LanguageModel(lt.LSTMLanguageModel(9), lr_schedule="cosin")': 'Argument "lr_schedule" to "LanguageModel"',
+    "lt.run_transfer(seeds=1)": 'Unexpected keyword argument "seeds" for "run_transfer"',
+    "lt.SedCNN": 'Module has no attribute "SedCNN"',
+}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment in which the package's wheel is installed, beside the libraries of this one."""
+    if find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed: it builds the wheel")
+    folder = tmp_path_factory.mktemp("elsewhere")
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "--wheel-dir",
+        folder,
+    ]
+    subprocess.run([*build, str(REPOSITORY)], check=True)
+    venv.create(folder / "environment")
+    python = folder / "environment" / "bin" / "python"
+    program = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    found = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    [wheel] = folder.glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", found]
+    subprocess.run([*install, str(wheel)], check=True)
+    Path(found, "libraries.pth").write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+@pytest.mark.slow
+def test_types_of_the_installed_package_are_known_and_mistakes_are_found(elsewhere: Path) -> None:
+    unused = [name for name in lightning_transfer.__all__ if f"lt.{name}" not in EVERY_NAME]
+    assert unused == []
+    Path("right.py").write_text(EVERY_NAME)
+    Path("wrong.py").write_text("\n".join(["import lightning_transfer as lt", *MISTAKES]))
+    cache = REPOSITORY / ".mypy_cache"  # of torch and Lightning, which take their time
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", elsewhere, "--cache-dir", cache]
+    environment = {"PATH": os.environ["PATH"]}  # no PYTHONPATH: the package is the installed one
+    done = subprocess.run(
+        [*command, "right.py", "wrong.py"], capture_output=True, text=True, check=False, env=environment
+    )
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert [line.split(": error: ")[0] for line in errors] == [f"wrong.py:{2 + row}" for row in range(len(MISTAKES))]
+    for line, expected in zip(errors, MISTAKES.values(), strict=True):
+        assert expected in line
+
+
+def test_names_for_type_checkers_are_those_at_run_time() -> None:
+    tree = ast.parse(Path(lightning_transfer.__file__).read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    shown = {alias.asname: node.module for node in block.body for alias in node.names}  # type: ignore[attr-defined]
+    assert shown == lightning_transfer._EXPORTS
+    for name in lightning_transfer.__all__:
+        assert getattr(lightning_transfer, name).__name__ == name
+    assert set(lightning_transfer.__all__) <= set(dir(lightning_transfer))
+    with pytest.raises(AttributeError, match="no attribute 'SedCNN'"):
+        lightning_transfer.SedCNN  # noqa: B018
+
+
+CLASSES = [getattr(lightning_transfer, name) for name in lightning_transfer.__all__ if name[0].isupper()]
+HANDING_ON = [each for each in CLASSES if "kwargs" in getattr(vars(each).get("__init__"), "__annotations__", {})]
+# What a class gives its base by itself, or takes without a checker's knowing.
+OWN = {
+    "DemoImages": {"path", "image_column"},
+    "DemoTexts": {"path"},
+    "DemoTextStreams": {"path", "train_splits"},
+}
+
+
+@pytest.mark.parametrize(
+    "handing_on", [each for each in HANDING_ON if each.__module__.startswith("lightning_transfer")]
+)
+def test_arguments_that_are_handed_on_have_the_names_and_types_of_where_they_go(handing_on: type) -> None:
+    kwargs = inspect.signature(handing_on).parameters["kwargs"]
+    _, options = typing.get_args(kwargs.annotation)
+    shown = typing.get_type_hints(options)
+    taken: dict[str, Any] = {}
+    for base in handing_on.__mro__[1:]:
+        if base.__module__.startswith("lightning_transfer") and "__init__" in vars(base):
+            named = {**inspect.signature(base).parameters}
+            taken = {name: parameter.annotation for name, parameter in named.items() if name != "kwargs"} | taken
+    own = set(inspect.signature(handing_on).parameters) | OWN.get(handing_on.__name__, set())
+    assert shown == {name: annotation for name, annotation in taken.items() if name not in own}
+
+
+def test_arguments_that_are_handed_on_keep_their_defaults_and_their_help(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(lightning_transfer.Classifier, "model", skip={"network"})
+    assert parser.get_defaults().model.lr_schedule == "constant"
+    parser.print_help()
+    assert "Share of the training over which the learning rate first rises" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_example_runs_as_written() -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "python.md").read_text(), re.DOTALL)[:1]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.findall(r"test/accuracy\D+([\d.]+)", done.stdout)[-1])
+    assert accuracy > 0.5  # of six classes, from 40 images each
