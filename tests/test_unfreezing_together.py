@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from unfreezing_toys import GROUPS, Recorder, ToyModule, fit, trainer
 
 from lightning_transfer import ProgressiveUnfreezing, parameter_groups
+from lightning_transfer.cli.entry import main
+from lightning_transfer.transfer.schedule import Phase, Plateau, Until
 
 
 def moved_in_the_last_phase(recorder: Recorder, module: L.LightningModule) -> set[str]:
@@ -144,7 +146,7 @@ def test_phases_from_yaml_train_and_resume_by_ckpt_path(tmp_path: Path) -> None:
 def test_a_wrong_key_in_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((SystemExit, ValueError)) as error:
         command_line(tmp_path, callbacks=YAML.replace("until: {epochs", "unitl: {epochs"))
-    assert "phase 1: unknown key 'unitl'; expected groups, until" in str(error.value) + capsys.readouterr().err
+    assert "phase 1: unknown key 'unitl': expected groups, until" in str(error.value) + capsys.readouterr().err
 
 
 def test_transitions_are_logged(tmp_path: Path) -> None:
@@ -158,3 +160,45 @@ def test_transitions_are_logged(tmp_path: Path) -> None:
     found = [dict(zip(columns, row.split(","), strict=True)) for row in rows[1:]]
     phases = {int(row["step"]): float(row["phase/index"]) for row in found if row.get("phase/index")}
     assert phases == {0: 1, 6: 2, 12: 3}
+
+
+@pytest.mark.parametrize(
+    ("flags", "until"),
+    [
+        (["until.fraction", "null", "until.epochs", "1"], {"epochs": 1}),
+        (["until.epochs", "1", "until.fraction", "null"], {"epochs": 1}),
+        (["until.steps", "9"], {"steps": 9, "fraction": 0.25}),
+        (["until", '{"epochs": 1}'], {"epochs": 1}),
+        (["until.plateau", '{"monitor": "b"}'], {"fraction": 0.25, "plateau": Plateau("b")}),
+        (["until.plateau.patience", "2"], {"fraction": 0.25, "plateau": Plateau("a", patience=2, mode="max")}),
+    ],
+)
+def test_flags_change_or_replace_the_end_of_a_phase_that_a_file_gives(
+    flags: list[str], until: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {"fraction": 0.25}
+    if "plateau" in until:
+        given["plateau"] = {"monitor": "a", "mode": "max"}
+    callback = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"until": given}}
+    Path("file.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    options = [f"--trainer.callbacks.{word}" if position % 2 == 0 else word for position, word in enumerate(flags)]
+    arguments = ["plan", "--data", "DemoImages", "--model.network", "SeedCNN", "--config", "file.yaml", *options]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--print_config"])
+    [printed] = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    assert Until(**printed["init_args"]["until"]) == Until(**until)
+
+
+def test_phases_of_a_second_file_take_nothing_over_from_those_of_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    first = {"groups": ["head"], "until": {"fraction": 0.25}, "lr_multiplier": 0.5}
+    arguments = ["plan", "--data", "DemoImages", "--model.network", "SeedCNN"]
+    for name, phase in (("first.yaml", first), ("second.yaml", {"groups": ["head"], "until": {"epochs": 1}})):
+        init_args = {"phases": [phase, {"groups": ["*"]}]}
+        callback = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": init_args}
+        Path(name).write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+        arguments += ["--config", name]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--print_config"])
+    [printed] = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    phase = printed["init_args"]["phases"][0]
+    assert Phase(**phase) == Phase(["head"], Until(epochs=1))

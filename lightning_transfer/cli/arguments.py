@@ -4,6 +4,7 @@ import itertools
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,29 @@ from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.files import replacing
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 
+_CHOICES = ("phases", "until", "plateau")  # their parts do not add up with those of an earlier one
+
 # Of Lightning's arguments some have such a value by default, as the interval of its Timer.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 
 class ExperimentParser(Parser, LightningArgumentParser):
-    """The parser of the commands that LightningCLI runs, which take classes."""
+    """The parser of the commands that LightningCLI runs, which take classes.
+
+    jsonargparse makes one for each class too, which parses the arguments of that class.
+    """
+
+    def parse_object(self, obj: Any, namespace: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parses a mapping, as of a file, over what was given before."""
+        names = obj if isinstance(obj, dict) else vars(obj)
+        return super().parse_object(obj, _without_choices(namespace, names), *more, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
         """Parses the arguments; ``lr-find`` is the command ``lr_find``, and a help needs the name of a class."""
+        if kwargs.get("namespace") is not None:  # one option of a class, over what was given before
+            option, _, value = args[0].removeprefix("--").partition("=")
+            args = [f"--{option}={'null' if value == 'None' else value}"]  # jsonargparse wrote null as Python does
+            kwargs["namespace"] = _without_choices(kwargs["namespace"], [option])
         first, *others = (sys.argv[1:] if args is None else args) or [None]
         for word, following in itertools.zip_longest(others, others[1:], fillvalue="--"):
             option = word.removeprefix("--").removesuffix(".help")
@@ -51,6 +66,16 @@ class ExperimentParser(Parser, LightningArgumentParser):
     def hint(self, option: str) -> str:
         """Says which option was meant, or where in an experiment it belongs."""
         return nearest_option(option, self.option_names())
+
+
+def _without_choices(given: Any, anew: Iterable[str]) -> Any:
+    """Leaves out of what was given each choice that is given anew as a whole."""
+    for option in anew if given else ():
+        *_, name = path = option.split(".")
+        if name in _CHOICES and (key := ".init_args.".join(path)) in given:
+            given = given.clone()
+            given[key] = None
+    return given
 
 
 def add_experiment_arguments(parser: LightningArgumentParser) -> None:

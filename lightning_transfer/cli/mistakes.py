@@ -38,6 +38,7 @@ _KINDS = {
 }
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _STATE_DICT = re.compile(r"Error\(s\) in loading state_dict for \w+:(?P<differences>.*)", re.DOTALL)
+_CHOICES = ("phases", "until", "plateau")  # their parts do not add up with those of an earlier one
 _SHORT = 200  # characters
 # What Lightning and torch say clearly themselves: more batches than there are, a metric or a size that is not known.
 _CLEAR = ("`val_check_interval`", "Early stopping conditioned on metric", "Attempted to use an uninitialized parameter")

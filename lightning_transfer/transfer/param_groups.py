@@ -47,7 +47,7 @@ def parameter_groups(
         Classification, 2018.
     """
     if lr_decay < 1:
-        raise UserError(f"lr_decay is {lr_decay}; expected at least 1, the factor between neighbouring layer groups")
+        raise UserError(f"lr_decay is {lr_decay}: expected at least 1, the factor between neighbouring layer groups")
     groups = resolve_layer_groups(module, own_layer_groups(module, layer_groups), rest=rest)
     if rest == "frozen":
         del groups[REST]

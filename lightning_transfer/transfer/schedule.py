@@ -46,7 +46,7 @@ class Plateau:
         """Check the values."""
         _check_count("plateau: patience", self.patience)
         if self.min_delta < 0:
-            raise UserError(f"plateau: min_delta is {self.min_delta}; expected 0 or more")
+            raise UserError(f"plateau: min_delta is {self.min_delta}: expected 0 or more")
         direction = decide_direction(self.monitor, self.mode, "plateau: mode")
         object.__setattr__(self, "mode", direction)  # the class is frozen
 
@@ -82,7 +82,7 @@ class Until:
         _check_count("until: epochs", self.epochs)
         _check_count("until: steps", self.steps)
         if self.fraction is not None and not 0 < self.fraction < 1:
-            raise UserError(f"until: fraction is {self.fraction}; expected a share of the training between 0 and 1")
+            raise UserError(f"until: fraction is {self.fraction}: expected a share of the training between 0 and 1")
 
     def is_reached(self, start: Position, now: Position, total_steps: float) -> bool:
         """Tell whether a phase is over by epochs, steps or fraction; a plateau is not known here."""
@@ -133,9 +133,9 @@ class Phase:
         if not self.groups:
             raise UserError("groups is empty; name at least one layer group")
         if not 0 < self.lr_multiplier <= 1:
-            raise UserError(f"lr_multiplier is {self.lr_multiplier}; expected more than 0 and at most 1")
+            raise UserError(f"lr_multiplier is {self.lr_multiplier}: expected more than 0 and at most 1")
         if self.lr_schedule not in get_args(LearningRateSchedule):
-            raise UserError(f"lr_schedule is {self.lr_schedule!r}; expected constant, slanted_triangular or one_cycle")
+            raise UserError(f"lr_schedule is {self.lr_schedule!r}: expected constant, slanted_triangular or one_cycle")
 
     def learning_rate_factor(self, step: int, length: float) -> float:
         """Return what the learning rates are multiplied by, at most 1, at a step (from 0) of a phase of that length.
@@ -211,10 +211,10 @@ def parse(cls: type[T], value: T | Mapping[str, Any], where: str) -> T:
         return value
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if not isinstance(value, Mapping):
-        raise UserError(f"{where} is {value!r}; expected a mapping with {', '.join(known)}")
+        raise UserError(f"{where} is {value!r}: expected a mapping with {', '.join(known)}")
     for key in value:
         if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}; expected {', '.join(known)}")
+            raise UserError(f"{where}: unknown key {key!r}: expected {', '.join(known)}")
     if known[0] in ("groups", "monitor") and known[0] not in value:
         raise UserError(f"{where}: {known[0]} is missing")
     try:
@@ -242,4 +242,4 @@ def parse_phases(phases: Sequence[Phase | Mapping[str, Any]]) -> list[Phase]:
 
 def _check_count(name: str, value: int | None) -> None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise UserError(f"{name} is {value!r}; expected a whole number of at least 1")
+        raise UserError(f"{name} is {value!r}: expected a whole number of at least 1")

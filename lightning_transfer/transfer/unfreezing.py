@@ -102,7 +102,7 @@ class ProgressiveUnfreezing(pl.Callback):
                 raise UserError(f"{name} {value!r} is not one of {', '.join(str(one) for one in known if one)}")
         if lr_decay is not None and lr_decay < 1:
             raise UserError(
-                f"lr_decay is {lr_decay}; expected at least 1, the factor between neighbouring layer groups"
+                f"lr_decay is {lr_decay}: expected at least 1, the factor between neighbouring layer groups"
             )
         self.resolve = partial(
             resolve_schedule,
