@@ -29,6 +29,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_info
@@ -92,6 +93,26 @@ def _skip_empty_hooks(trainer: L.Trainer, module: L.LightningModule) -> None:
             owner.on_train_batch_end = None  # type: ignore[method-assign, assignment]
     if not trainer.gradient_clip_val and not is_overridden("configure_gradient_clipping", module):
         module.configure_gradient_clipping = None  # type: ignore[method-assign, assignment]
+
+
+def step_frozen_without_scaler(trainer: L.Trainer) -> None:
+    """Steps an optimizer whose parameters are all frozen as without a scaler, under float16.
+
+    The scaler asserts that it has seen a gradient of each optimizer that steps. Several optimizers may be stepped by
+    hand, and a phase may freeze all that one of them holds.
+    """
+    plugin = trainer.precision_plugin
+    if not isinstance(plugin, MixedPrecision) or plugin.scaler is None or "optimizer_step" in vars(plugin):
+        return
+    scaled = plugin.optimizer_step
+
+    def optimizer_step(optimizer: Any, model: L.LightningModule, closure: Any, **options: Any) -> Any:
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        if any(parameter.requires_grad or parameter.grad is not None for parameter in parameters):
+            return scaled(optimizer, model, closure, **options)
+        return Precision.optimizer_step(plugin, optimizer, model, closure, **options)
+
+    plugin.optimizer_step = optimizer_step  # type: ignore[method-assign]
 
 
 def rest_hook(callback: L.Callback, name: str) -> None:

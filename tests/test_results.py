@@ -113,3 +113,17 @@ def test_validation_before_the_training_is_no_training_and_not_recorded() -> Non
     recorder.on_validation_end(run, None)
     assert recorder.validation_seconds > 0
     assert not recorder.validations
+
+
+def test_layer_groups_that_never_trained_are_in_the_record_the_report_and_on_the_terminal(
+    image_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    thaw = ["--trainer.callbacks+", "ProgressiveUnfreezing", "--trainer.callbacks.until.steps", "4"]
+    with pytest.warns(UserWarning, match="never trained: convolution1, convolution2"):
+        main(fit_arguments(image_folder, *thaw, "--version", "short"))
+    because = "phase 4 of 5 never began: phase 3 ends by 4 steps, and training ended first, after step 9"
+    record = json.loads(Path("logs/default/short/results.json").read_text())
+    never = ["convolution1", "convolution2"]
+    assert record["unfreezing"] == {"phases": 5, "phases_begun": 3, "never_trained": never, "because": because}
+    page = report([Run("short", results=record)], "a report")
+    assert f"<p>{because[0].upper()}{because[1:]}. Never trained: convolution1, convolution2.</p>" in page

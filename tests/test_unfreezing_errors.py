@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from unfreezing_toys import GROUPS, Recorder, ToyModule, fit, trainer
 
@@ -128,68 +127,6 @@ def test_a_fraction_of_a_training_without_end_is_refused() -> None:
         fit(ProgressiveUnfreezing(GROUPS, until={"fraction": 0.5}), max_epochs=-1)
 
 
-class TwoOptimizers(ToyModule):
-    """Optimized by hand, one optimizer twice as often as the other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        body, head = self.optimizers()
-        for optimizer in (head, body, head):
-            self.manual_backward(super().training_step(batch, batch_idx))
-            optimizer.step()
-            optimizer.zero_grad()
-
-    def configure_optimizers(self) -> Any:
-        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.body, self.head)]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"until": {"fraction": 0.5}},
-            "phase 1 ends by a fraction of the training, whose length is not known with manual optimization of 2"
-            " optimizers; use steps",
-        ),
-        (
-            {"lr_schedule": "one_cycle"},
-            "phase 1: one_cycle needs the phase's length, not known with manual optimization of 2 optimizers; add",
-        ),
-    ],
-)
-def test_a_length_in_steps_that_only_the_training_step_knows_is_refused(
-    arguments: dict[str, Any], message: str
-) -> None:
-    refuse(message, TwoOptimizers(), **arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"until": {"fraction": 0.5}},
-            "phase 1 ends by a fraction .* not known with GradientAccumulationScheduler; use",
-        ),
-        ({"lr_schedule": "one_cycle"}, "phase 1: one_cycle needs .* not known with GradientAccumulationScheduler; add"),
-    ],
-)
-def test_a_length_in_steps_of_changing_size_is_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        trainer(ProgressiveUnfreezing(GROUPS, **arguments), GradientAccumulationScheduler({1: 4})).fit(ToyModule())
-
-
-def test_two_optimizers_by_hand_go_with_epochs_and_with_a_number_of_steps() -> None:
-    unfreezing = ProgressiveUnfreezing(GROUPS)
-    fit(unfreezing, TwoOptimizers())
-    assert unfreezing.phase_index == 2
-    halves = {"schedule": "full", "lr_schedule": "one_cycle"}
-    recorder = fit(ProgressiveUnfreezing(GROUPS, **halves), TwoOptimizers(), max_epochs=None, max_steps=12)
-    assert recorder.steps == [0, 3, 6, 9]
-
-
 def test_a_strategy_that_shards_parameters_is_refused() -> None:
     class Wrapped(torch.nn.Module):
         pass
@@ -200,3 +137,10 @@ def test_a_strategy_that_shards_parameters_is_refused() -> None:
     run.strategy.model = Wrapped()
     with pytest.raises(UserError, match=r"FSDP2.*, not with SingleDeviceStrategy"):
         run.callbacks[0].on_fit_start(run, module)
+
+
+def test_lbfgs_is_refused_where_a_phase_freezes_a_group_again() -> None:
+    module = ToyModule(optimizer=lambda module: torch.optim.LBFGS(module.parameters(), lr=0.1))
+    refuse(
+        r"phase 2 freezes head again, which LBFGS goes on to move .*: use another optimizer", module, schedule="chain"
+    )

@@ -6,10 +6,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from unfreezing_toys import GROUPS, Recorder, ToyModule, fit, group_of, trainer
 
 from lightning_transfer import ProgressiveUnfreezing, parameter_groups
+from lightning_transfer.errors import UserError
 
 OPTIMIZERS = {
     "sgd": lambda module: torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -179,6 +181,68 @@ def test_a_plateau_and_a_limit_end_the_phase_by_what_comes_first() -> None:
     assert [len(names) for names in recorder.trainable[::6]] == [2, 2, 4, 4, 6, 6]
 
 
+class ManyNames(PlateauModule):
+    """Logs its value in every way: by the step and the epoch, in training and validation, for two loaders."""
+
+    loaders = 2
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = ToyModule.training_step(self, batch, batch_idx)
+        self.log("value", self.values[self.current_epoch], on_step=True, on_epoch=True)
+        self.log("shared", 9.0, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        value = self.values[self.current_epoch] if dataloader_idx == self.loaders - 1 else 5.0
+        self.log("val/value", value, on_step=True, on_epoch=True)
+        self.log(f"loader{dataloader_idx}", value, add_dataloader_idx=False)
+        self.log("shared", value)
+
+    def val_dataloader(self) -> Any:
+        loaders = [super(ManyNames, self).val_dataloader() for _ in range(self.loaders)]
+        return loaders if self.loaders > 1 else loaders[0]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "loaders"),
+    [
+        *((name, 2) for name in ("val/value/dataloader_idx_1", "val/value_epoch/dataloader_idx_1", "loader1")),
+        *((name, 2) for name in ("value", "value_step", "value_epoch")),
+        *((name, 1) for name in ("val/value", "val/value_epoch", "shared")),
+    ],
+)
+def test_a_plateau_finds_its_metric_by_every_name_and_checks_it_once_an_epoch(monitor: str, loaders: int) -> None:
+    module = ManyNames([3, 2, 2.5, 2, 5, 4, 4.5, 4, 1])
+    module.loaders = loaders
+    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": monitor, "patience": 2}})
+    recorder = fit(unfreezing, module, max_epochs=9)
+    assert [len(names) for names in recorder.trainable[::6]] == [2] * 4 + [4] * 4 + [6]
+
+
+def test_a_resumed_plateau_knows_that_validation_logs_its_metric(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=4)
+    options = {"max_epochs": 6, "check_val_every_n_epoch": 2}
+    recorders = []
+    for ckpt_path in (None, tmp_path / "step=8.ckpt"):
+        module = ManyNames([3.0] * 6)
+        module.loaders = 1
+        unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "shared", "patience": 1}})
+        recorders.append(Recorder())
+        saves = [] if ckpt_path else [checkpoint]
+        trainer(unfreezing, recorders[-1], *saves, **options).fit(module, ckpt_path=ckpt_path)
+    whole, resumed = ([len(names) for names in recorder.trainable] for recorder in recorders)
+    assert whole == [2] * 24 + [4] * 12
+    assert resumed == whole[8:]
+
+
+def test_the_value_of_a_step_is_not_found_in_validation_where_lightning_keeps_none() -> None:
+    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "val/value_step/dataloader_idx_1"}})
+    with pytest.raises(
+        UserError, match=r"'val/value_step/dataloader_idx_1', which neither .*loader0.*val/value_epoch/"
+    ):
+        fit(unfreezing, ManyNames([1.0] * 3))
+
+
 def test_a_phase_can_hand_its_best_weights_to_the_next() -> None:
     plateau = {"monitor": "val/value", "mode": "min", "patience": 2, "restore_best": True}
     module = PlateauModule([3, 1, 2, 2, 2])
@@ -186,6 +250,40 @@ def test_a_phase_can_hand_its_best_weights_to_the_next() -> None:
     best, at_transition = recorder.weights[12], recorder.weights[24]
     assert all(torch.equal(best[name], at_transition[name]) for name in best)
     assert not torch.equal(recorder.weights[23]["head.weight"], best["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "until", "begun", "never", "because"),
+    [
+        (
+            "gradual",
+            {"epochs": 2},
+            2,
+            ["body.0"],
+            "phase 3 of 3 never began: phase 2 ends by 2 epochs, and training ended",
+        ),
+        (
+            "gradual",
+            {"plateau": {"monitor": "val/loss", "patience": 9}},
+            1,
+            ["body.0", "body.2"],
+            "phase 2 of 3 never began: phase 1 ends by plateau of val/loss, and training ended first, after step 18",
+        ),
+        ("chain", {"epochs": 1}, 3, [], "phase 4 of 4 never began: phase 3 ends by 1 epoch, and training ended first"),
+        ("gradual", {"epochs": 1}, 3, [], None),
+        ("linear_probe", None, 1, [], None),
+    ],
+)
+def test_a_phase_that_never_begins_is_said(
+    schedule: Any, until: Any, begun: int, never: list[str], because: str | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    unfreezing = ProgressiveUnfreezing(GROUPS, schedule, until=until)
+    fit(unfreezing)
+    outcome = unfreezing.outcome
+    assert (outcome["phases_begun"], outcome["never_trained"]) == (begun, never)
+    assert (outcome["because"] or "None").startswith(because or "None")
+    said = [str(found.message) for found in recwarn if "never began" in str(found.message)]
+    assert said == ([f"{outcome['because']}; never trained: {', '.join(never) or 'none'}"] if because else [])
 
 
 def test_fit_gives_requires_grad_back_and_validate_and_test_leave_it_alone() -> None:

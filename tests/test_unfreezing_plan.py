@@ -59,14 +59,38 @@ def test_a_phase_after_a_plateau_says_so() -> None:
     assert [row[1] for row in rows[1:]] == ["step 0, epoch 0", *["after plateau of val/loss"] * 2]
 
 
-def test_fit_prints_the_same_plan_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_fit_prints_the_same_plan_once_without_the_memory_and_without_a_step_for_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run() -> L.Trainer:
         return trainer(ProgressiveUnfreezing(GROUPS))
 
-    expected = plan(run(), ToyModule(optimizer=decayed))
+    planned = cells(plan(run(), ToyModule(optimizer=decayed)))
+    monkeypatch.setattr(ToyModule, "__deepcopy__", lambda *_: pytest.fail("the module is copied"), raising=False)
+    module, fitted, steps = ToyModule(optimizer=decayed), run(), []
+    step = module.training_step
+    monkeypatch.setattr(module, "training_step", lambda *given: steps.append(1) or step(*given))
     with caplog.at_level("INFO"):
-        run().fit(ToyModule(optimizer=decayed))
-    assert [record.message.count(expected) for record in caplog.records].count(1) == 1
+        fitted.fit(module)
+    [unfreezing] = [found for found in fitted.callbacks if isinstance(found, ProgressiveUnfreezing)]
+    assert cells(unfreezing.plan_text) == [row[:-1] for row in planned]
+    assert [record.message.count(unfreezing.plan_text) for record in caplog.records].count(1) == 1
+    assert len(steps) == 18
+
+
+def test_the_plan_copies_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, seen = ToyModule(norm=True), []
+    step = ToyModule.training_step
+
+    def note(self: ToyModule, *given: Any) -> Tensor:
+        seen.append((self is module, {id(parameter) for parameter in self.parameters()}))
+        self.loader = None
+        return step(self, *given)
+
+    monkeypatch.setattr(ToyModule, "training_step", note)
+    plan(trainer(ProgressiveUnfreezing(NORM_GROUPS)), module)
+    assert seen == [(False, {id(parameter) for parameter in module.parameters()})] * 3
+    assert module.loader is not None
 
 
 def test_the_plan_changes_neither_the_module_nor_the_random_state_and_writes_nothing(own_folder: Path) -> None:
@@ -131,7 +155,7 @@ def test_a_resnet18_with_the_head_alone_keeps_at_most_2_percent_of_what_everythi
     kept = []
     for index in range(len(resolved.phases)):
         module.set_trainable(resolved.trainable(index))
-        module.hold_norm_layers()
+        module.hold()
         kept.append(kept_for_backward(network, lambda: network(images).sum()))
     assert kept == sorted(kept)
     assert kept[0] <= 0.02 * kept[-1]
@@ -147,11 +171,10 @@ def test_the_memory_column_holds_what_training_keeps() -> None:
             return results[0]
 
     kept: list[int] = []
-    unfreezing = ProgressiveUnfreezing(GROUPS)
-    run = trainer(unfreezing, limit_val_batches=0)
-    run.fit(Measured())
-    planned, trained = kept[:3], kept[3:]
-    assert planned == [trained[0], trained[6], trained[12]]
+    plan(trainer(ProgressiveUnfreezing(GROUPS), limit_val_batches=0), Measured())
+    planned, kept = kept, []
+    trainer(ProgressiveUnfreezing(GROUPS), limit_val_batches=0).fit(Measured())
+    assert planned == [kept[0], kept[6], kept[12]]
 
 
 def test_a_training_without_a_given_end_is_planned_for_the_epochs_that_fit_assumes() -> None:

@@ -1,11 +1,13 @@
 """A run resumed from any of its checkpoints ends as the run that was not interrupted, bit for bit."""
 
+import copy
 import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -13,6 +15,7 @@ from unfreezing_toys import NORM_GROUPS, Recorder, ToyModule, group_of, trainer
 
 from lightning_transfer import ProgressiveUnfreezing, parameter_groups
 from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.schedule import Until
 
 PLATEAU = {"monitor": "val/loss", "patience": 2, "min_delta": 0.3, "restore_best": True}
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -147,3 +150,114 @@ def test_a_checkpoint_of_another_schedule_is_refused(tmp_path: Path) -> None:
         run_all(ProgressiveUnfreezing(NORM_GROUPS, "chain"), ckpt_path=tmp_path / "step=8.ckpt")
     with pytest.raises(UserError, match="here, phase 2 does not exist: resume with"):
         run_all(ProgressiveUnfreezing(NORM_GROUPS, "linear_probe"), ckpt_path=tmp_path / "step=8.ckpt")
+
+
+def test_a_first_phase_is_whole_where_a_run_without_the_callback_stopped_in_mid_epoch(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=4)
+    trainer(checkpoint, max_epochs=1).fit(make_module())
+    recorder = Recorder()
+    run_all(ProgressiveUnfreezing(NORM_GROUPS), recorder, ckpt_path=tmp_path / "step=4.ckpt")
+    assert [len(names) for names in recorder.trainable] == [2] * 6 + [6] * 6 + [8] * 8
+
+
+GRADUAL = [
+    {"groups": ["head"], "until": {"epochs": 1}},
+    {"groups": ["body.2"], "until": {"plateau": {"monitor": "val/loss", "patience": 9}}, "lr_multiplier": 0.5},
+    {"groups": ["body.0"]},
+]
+OTHERS: dict[str, tuple[Any, str]] = {
+    "an end": (
+        lambda phases: phases[0].update(until={"epochs": 2}),
+        "phase 1 until epochs is 2: expected 1, as in the",
+    ),
+    "another end": (
+        lambda phases: phases[0].update(until={"steps": 6}),
+        "phase 1 until epochs is None: expected 1, as",
+    ),
+    "a plateau's patience": (
+        lambda phases: phases[1].update(until={"plateau": {"monitor": "val/loss", "patience": 8}}),
+        "phase 2 until plateau patience is 8: expected 9, as in the checkpoint",
+    ),
+    "a multiplier": (lambda phases: phases[1].pop("lr_multiplier"), "phase 2 lr_multiplier is 1: expected 0.5, as in"),
+    "a shape": (
+        lambda phases: phases[2].update(lr_schedule="one_cycle"),
+        "phase 3 lr_schedule is one_cycle: expected constant, as in the checkpoint; resume with the schedule that the",
+    ),
+    "a phase more": (
+        lambda phases: phases.insert(2, {"groups": ["head"], "only": True, "until": {"steps": 1}}),
+        "number of phases is 4: expected 3, as in the checkpoint",
+    ),
+    "the order of later phases": (
+        lambda phases: phases[2].update(groups=["head"], only=True),
+        "phase 3 groups is head: expected body.0, as in the checkpoint",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def gradual_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in the second of three phases."""
+    folder = tmp_path_factory.mktemp("gradual")
+    checkpoint = ModelCheckpoint(dirpath=folder, save_top_k=-1, filename="{step}", every_n_train_steps=8)
+    run_all(ProgressiveUnfreezing(NORM_GROUPS, phases=GRADUAL, rest="frozen"), checkpoint, max_epochs=2)
+    return folder / "step=8.ckpt"
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_checkpoint_is_refused_where_the_schedule_differs_in(what: str, gradual_checkpoint: Path) -> None:
+    change, message = OTHERS[what]
+    phases = copy.deepcopy(GRADUAL)
+    change(phases)
+    unfreezing = ProgressiveUnfreezing(NORM_GROUPS, phases=phases, rest="frozen")
+    with pytest.raises(UserError, match=message) as error:
+        run_all(unfreezing, ckpt_path=gradual_checkpoint)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"layer_groups": {**NORM_GROUPS, "body.0": ["body.3"], "body.2": ["body.0", "body.2"]}},
+            "layer group body.0 is body.3.weight, body.3.bias: expected body.0.weight, body.0.bias, as in the",
+        ),
+        ({"rest": "trainable"}, None),
+        ({"lr_decay": 1.5}, "lr_decay is 1.5: expected None, as in the checkpoint"),
+        ({"frozen_norm_layers": "tracking"}, "frozen_norm_layers is tracking: expected eval, as in the checkpoint"),
+    ],
+)
+def test_a_checkpoint_is_refused_where_the_names_are_the_same_and_the_rest_differs(
+    options: dict[str, Any], message: str | None, gradual_checkpoint: Path
+) -> None:
+    given = {"layer_groups": NORM_GROUPS, "phases": GRADUAL, "rest": "frozen", **options}
+    if message is None:  # nothing is outside the layer groups: it is the same schedule
+        run_all(ProgressiveUnfreezing(**given), ckpt_path=gradual_checkpoint, max_epochs=2)
+        return
+    with pytest.raises(UserError, match=message):
+        run_all(ProgressiveUnfreezing(**given), ckpt_path=gradual_checkpoint)
+
+
+def test_a_checkpoint_of_the_same_schedule_in_other_words_is_resumed(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=8)
+    expected = run_all(ProgressiveUnfreezing(NORM_GROUPS, until={"fraction": np.float64(0.25)}), checkpoint)
+    phases: list[Any] = [
+        {"groups": ["head"], "until": Until(fraction=0.25), "lr_multiplier": 1},
+        {"groups": "body.2", "until": {"fraction": 0.25}},
+        {"groups": ["body.0"]},
+    ]
+    resumed = run_all(ProgressiveUnfreezing(NORM_GROUPS, phases=phases), ckpt_path=tmp_path / "step=8.ckpt")
+    torch.testing.assert_close(resumed, expected, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed_where_its_phase_trains_the_same(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=8)
+    expected = run_all(ProgressiveUnfreezing(NORM_GROUPS), checkpoint)
+    path = tmp_path / "step=8.ckpt"
+    saved = torch.load(path, weights_only=True)
+    del saved["callbacks"]["ProgressiveUnfreezing"]["schedule"]
+    del saved["callbacks"]["ProgressiveUnfreezing"]["validation_metrics"]
+    torch.save(saved, path)
+    resumed = run_all(ProgressiveUnfreezing(NORM_GROUPS), ckpt_path=path)
+    torch.testing.assert_close(resumed, expected, rtol=0, atol=0)
+    with pytest.raises(UserError, match=r"the checkpoint is in phase 2, training body.2, head"):
+        run_all(ProgressiveUnfreezing(NORM_GROUPS, "chain"), ckpt_path=path)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.transfer.resolution import preset_phases, resolve_phases, trainable_groups
-from lightning_transfer.transfer.schedule import Phase, Plateau, Position, TrainingLength, Until, parse_phases
+from lightning_transfer.transfer.phases import preset_phases, resolve_phases, trainable_groups
+from lightning_transfer.transfer.schedule import Phase, Plateau, Position, Until, parse_phases
+from lightning_transfer.transfer.training_length import TrainingLength
 
 NAMES = ["stem", "block1", "block2", "head"]
 EPOCH = Until(epochs=1)

@@ -126,6 +126,7 @@ def _comparison(runs: Sequence[Run]) -> str:
 def _section(run: Run, is_open: bool) -> str:
     parts = [
         _figure(Timeline, run, "phase/timeline_data", "Unfreezing: what trained when, and how fast"),
+        _missed_phases(run),
         f'<div class="charts">{"".join(_charts(run))}</div>',
         '<div class="charts">',
         _figure(ConfusionMatrix, run, "validation/confusion_matrix_data", "Confusion matrix of the validation"),
@@ -139,6 +140,14 @@ def _section(run: Run, is_open: bool) -> str:
     ]
     name = html.escape(run.name)
     return f'<details class="run"{" open" if is_open else ""}><summary>{name}</summary>{"".join(parts)}</details>'
+
+
+def _missed_phases(run: Run) -> str:
+    unfreezing = run.results.get("unfreezing") or {}
+    if not unfreezing.get("because"):
+        return ""
+    words = f"{unfreezing['because']}. Never trained: {', '.join(unfreezing['never_trained']) or 'none'}."
+    return f"<p>{html.escape(words[0].upper() + words[1:])}</p>"
 
 
 def _charts(run: Run) -> Iterable[str]:

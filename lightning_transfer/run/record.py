@@ -17,6 +17,7 @@ from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.best_checkpoint import BestCheckpoint, best_checkpoint
 from lightning_transfer.run.finite_steps import finite_steps
+from lightning_transfer.transfer.shown_groups import unfreezing_of
 
 _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")
 
@@ -129,6 +130,7 @@ class ResultsRecorder(L.Callback):
             "precision": str(trainer.precision),
             "commit": source_commit(),
             "versions": versions(),
+            "unfreezing": getattr(unfreezing_of(trainer), "outcome", None) or None,
             "validations": self.validations,
         }
 

@@ -1,13 +1,17 @@
-"""What freezing means here: requires_grad, grad and the mode of norm layers, and nothing else."""
+"""What freezing means here: requires_grad, grad, and the mode and buffers of layers that change as they train."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import lightning.pytorch as pl
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.layer_groups import LayerGroup
+from lightning_transfer.networks.layer_groups import REST, LayerGroup
 
 
 class FreezableModule:
@@ -15,57 +19,153 @@ class FreezableModule:
 
     Args:
         groups: The layer groups, as resolved on the module.
-        eval_norm_layers: Whether norm layers of frozen groups stand in eval mode: they then use their running
-            statistics and leave them as they are.
+        eval_norm_layers: Whether layers of frozen groups that keep statistics stand in eval mode, with their buffers
+            as they are: norm layers, spectral norm, and layers of one's own with buffers.
     """
 
     def __init__(self, groups: Mapping[str, LayerGroup], eval_norm_layers: bool) -> None:
         self.groups = groups
         self._eval_norm_layers = eval_norm_layers
-        self._frozen_norm_layers: dict[int, nn.Module] = {}
+        self._frozen: list[nn.Parameter] = []
+        self._frozen_layers: dict[int, _FrozenLayer] = {}
+        self._buffers: list[_HeldBuffer] = []
         self._original = [(p, p.requires_grad) for group in groups.values() for p in group.parameters.values()]
 
     def set_trainable(self, names: Iterable[str]) -> bool:
         """Make the parameters of these groups trainable and all others frozen; say whether that changed anything."""
         trainable, changed = set(names), False
-        norm_layers: dict[int, nn.Module] = {}
+        self._frozen = []
         for name, group in self.groups.items():
             for parameter in group.parameters.values():
                 changed |= parameter.requires_grad != (name in trainable)
                 parameter.requires_grad_(name in trainable)
                 if name not in trainable:
-                    # Optimizers skip a parameter without a grad: neither momentum nor weight decay moves it.
-                    parameter.grad = None
-            if name not in trainable and self._eval_norm_layers:
-                norm_layers |= {id(module): module for module in group.modules if _is_norm_layer(module)}
-        # One that a trainable group shares trains.
-        norm_layers = {key: m for key, m in norm_layers.items() if not any(p.requires_grad for p in m.parameters())}
-        for key, module in self._frozen_norm_layers.items():
-            if key not in norm_layers:
-                module.train()
-        # A norm layer that the user keeps in eval mode is left to the user.
-        held = self._frozen_norm_layers
-        self._frozen_norm_layers = {key: m for key, m in norm_layers.items() if m.training or key in held}
+                    self._frozen.append(parameter)
+        self.drop_gradients()
+        if self._eval_norm_layers:
+            frozen = [module for name in self.groups if name not in trainable for module in self._modules_of(name)]
+            self._freeze_layers({id(module): module for module in frozen if not _trains(module)})
         return changed
 
-    def hold_norm_layers(self) -> None:
-        """Put the norm layers of frozen groups into eval mode, whoever has called ``train()`` meanwhile."""
-        for module in self._frozen_norm_layers.values():
-            if module.training:
-                module.eval()
+    def hold(self) -> None:
+        """Freeze again what anyone has woken meanwhile: by ``requires_grad``, by ``train()`` or by new buffers."""
+        for parameter in self._frozen:
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+        for layer in self._frozen_layers.values():
+            if layer.module.training:
+                layer.module.eval()
+        for buffer in self._buffers:
+            buffer.hold()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients of frozen parameters: optimizers skip them then, and neither momentum nor decay acts."""
+        for parameter in self._frozen:
+            if parameter.grad is not None:
+                parameter.grad = None
 
     def restore(self) -> None:
-        """Give every parameter and norm layer back as it was found."""
+        """Give every parameter and layer back as it was found."""
         for parameter, requires_grad in self._original:
             parameter.requires_grad_(requires_grad)
-        for module in self._frozen_norm_layers.values():
-            module.train()
-        self._frozen_norm_layers = {}
+        self._freeze_layers({})
+        self._frozen = []
+
+    def _modules_of(self, name: str) -> list[nn.Module]:
+        modules = self.groups[name].modules
+        if name != REST:
+            return modules
+        # Outside the layer groups there are also losses and metrics: only what has weights, or normalises, is frozen.
+        parts = [
+            part
+            for module in modules
+            if any(True for _ in module.parameters()) and not _trains(module)
+            for part in module.modules()
+        ]
+        return [*parts, *filter(_is_norm_layer, modules)]
+
+    def _freeze_layers(self, modules: Mapping[int, nn.Module]) -> None:
+        for buffer in self._buffers:
+            buffer.hold()
+        held: dict[int, _FrozenLayer] = self._frozen_layers
+        layers: dict[int, _FrozenLayer] = {}
+        for key, module in modules.items():
+            if _changes_as_it_trains(module):
+                layers[key] = held.pop(key) if key in held else _FrozenLayer(module)
+        for layer in held.values():
+            layer.thaw()
+        self._frozen_layers = layers
+        self._buffers = [found for module in modules.values() for found in _held_buffers(module)]
+
+
+class _FrozenLayer:
+    """A layer in eval mode, whoever calls ``train()`` and wherever; one that its owner kept there stays afterwards."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._was_training = module.training
+        is_script = isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+        self._hook = None if is_script else module.register_forward_pre_hook(_stay_in_eval, prepend=True)
+
+    def thaw(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        if self._was_training:
+            self.module.train()
+
+
+def _stay_in_eval(module: nn.Module, _: Any) -> None:
+    if module.training:
+        module.eval()
+
+
+@dataclass
+class _HeldBuffer:
+    """A buffer whose values are put back where it was written or replaced."""
+
+    module: nn.Module
+    name: str
+    tensor: Tensor
+    values: Tensor
+    version: int
+
+    def hold(self) -> None:
+        current = self.module._buffers.get(self.name)
+        if current is self.tensor and current._version == self.version:
+            return
+        with torch.no_grad():
+            if current is not None and current.shape == self.values.shape and not current.is_inference():
+                self.tensor = current  # perhaps on another device
+            self.tensor.copy_(self.values)
+        self.module._buffers[self.name] = self.tensor
+        self.version = self.tensor._version
+
+
+def _held_buffers(module: nn.Module) -> Iterable[_HeldBuffer]:
+    """List a module's own buffers that its state dict holds; others, as caches, may change."""
+    for name, buffer in module.named_buffers(recurse=False):
+        if name not in module._non_persistent_buffers_set and not is_lazy(buffer) and not buffer.is_inference():
+            yield _HeldBuffer(module, name, buffer, buffer.detach().clone(), buffer._version)
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _is_norm_layer(module: nn.Module) -> bool:
     # Layer and group norm have no statistics and do not care about the mode.
     return hasattr(module, "running_mean")
+
+
+def _changes_as_it_trains(module: nn.Module) -> bool:
+    """Tell whether training moves what a layer keeps: statistics, or the vectors of spectral norm.
+
+    A container keeps its mode, for its own forward may depend on it, and a recurrent layer, for cuDNN's backward.
+    """
+    if _is_norm_layer(module):
+        return True
+    is_leaf = next(module.children(), None) is None and not isinstance(module, nn.RNNBase)
+    return is_leaf and any(buffer.tensor.is_floating_point() for buffer in _held_buffers(module))
 
 
 def check_strategy(trainer: pl.Trainer) -> None:

@@ -65,6 +65,25 @@ class LearningRateScaler:
             group["lr"] = lr
 
 
+def scale_learning_rates(
+    optimizers: Sequence[Optimizer], resolved: ResolvedSchedule, lr_decay: float | None, factor: Callable[[], float]
+) -> list[LearningRateScaler]:
+    """Scale the learning rates of every optimizer, where a schedule asks for it.
+
+    Args:
+        optimizers: The optimizers.
+        resolved: The schedule.
+        lr_decay: The factor between neighbouring layer groups, if any.
+        factor: Gives the factor of the step about to be taken.
+    """
+    is_scaled = any(phase.lr_multiplier != 1 or phase.lr_schedule != "constant" for phase in resolved.phases)
+    if not is_scaled and lr_decay is None:
+        return []
+    return [
+        LearningRateScaler(optimizer, decay_factors(resolved, optimizer, lr_decay), factor) for optimizer in optimizers
+    ]
+
+
 def decay_factors(resolved: ResolvedSchedule, optimizer: Optimizer, lr_decay: float | None) -> list[float]:
     """Return the factor of each parameter group for a learning rate that decays with depth; 1 without a decay.
 

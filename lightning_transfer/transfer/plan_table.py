@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -15,19 +14,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import some_of
 from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.resolution import ResolvedSchedule
-from lightning_transfer.transfer.schedule import TrainingLength
 from lightning_transfer.transfer.shown_groups import unfreezing_of
+from lightning_transfer.transfer.training_length import TrainingLength
 
-HEADER = ("phase", "begins", "until", "trains at learning rate", "parameters", "share", "kept for backward")
+HEADER = ("phase", "begins", "until", "trains at learning rate", "parameters", "share")
 
 
 def format_plan(
     resolved: ResolvedSchedule,
     optimizers: Sequence[Optimizer],
     length: TrainingLength,
-    kept_bytes: Sequence[int] = (),
+    kept_bytes: Sequence[int] | None = None,
     group_factors: Sequence[Sequence[float]] = (),
 ) -> str:
     """Write a schedule as a table of plain text.
@@ -35,17 +35,18 @@ def format_plan(
     Args:
         resolved: The schedule on its module.
         optimizers: Where the learning rates stand.
-        length: Of the training.
-        kept_bytes: Per phase, the bytes of activations kept for backward, if known.
+        length: That of the training.
+        kept_bytes: The bytes of activations that each phase keeps for backward; empty where that is not known. None
+            leaves the column out.
         group_factors: Per optimizer, a factor for each of its parameter groups.
 
     Returns:
-        One line per phase below a header, aligned.
+        One line per phase below a header, aligned, and a line about parameters that were frozen before.
     """
     total = sum(parameter.numel() for group in resolved.groups.values() for parameter in group.parameters.values())
-    starts = length.phase_starts(resolved.phases)
     rates = _learning_rates(optimizers, group_factors)
-    rows = [HEADER]
+    begins = _begins(resolved, length)
+    rows: list[tuple[str, ...]] = [HEADER if kept_bytes is None else (*HEADER, "kept for backward")]
     for index, phase in enumerate(resolved.phases):
         names = resolved.trainable(index)
         count = sum(parameter.numel() for parameter in resolved.parameters(names).values())
@@ -54,31 +55,42 @@ def format_plan(
             f"{name} {'/'.join(f'{phase.lr_multiplier * rate:.3g}' for rate in _rates_of(resolved, name, rates))}"
             for name in names
         ]
-        rows.append(
-            (
-                str(index + 1),
-                _begins(resolved, index, starts[index], length),
-                str(phase.until) if phase.until else "end of training",
-                ", ".join(scaled) + shape,
-                f"{count:,}",
-                f"{100 * count / total:.1f} %",
-                f"{kept_bytes[index] / 2**20:.1f} MiB" if kept_bytes else "unknown",
-            )
+        until = str(phase.until) if phase.until else "end of training"
+        row: tuple[str, ...] = (
+            str(index + 1),
+            begins[index],
+            until,
+            ", ".join(scaled) + shape,
+            f"{count:,}",
+            f"{100 * count / total:.1f} %",
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+        if kept_bytes is not None:
+            row += (f"{kept_bytes[index] / 2**20:.1f} MiB" if kept_bytes else "unknown",)
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    if resolved.frozen_before:
+        lines.append(f"frozen before, and kept so (thaw_frozen: false): {some_of(resolved.frozen_before)}")
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _begins(resolved: ResolvedSchedule, index: int, start: float, length: TrainingLength) -> str:
-    waits = [phase.until.plateau for phase in resolved.phases[:index] if phase.until and phase.until.plateau]
-    if math.isinf(start):
-        until = resolved.phases[index - 1].until
-        return f"after {until}" if until else ""
-    if start >= length.total_steps:
-        return "not reached" if not waits else "perhaps"
-    epoch = "" if math.isinf(length.steps_per_epoch) else f", epoch {start / length.steps_per_epoch:.4g}"
-    return f"{'by ' if waits else ''}step {start:.0f}{epoch}"
+def _begins(resolved: ResolvedSchedule, length: TrainingLength) -> list[str]:
+    """Say when each phase begins, in batches where they alone are known."""
+    starts = [(unit, unit.phase_starts(resolved.phases)) for unit in reversed(length.measures)]
+    words = []
+    for index in range(len(resolved.phases)):
+        waits = any(phase.until and phase.until.plateau for phase in resolved.phases[:index])
+        unit, start = next(
+            ((unit, found[index]) for unit, found in starts if found[index] < math.inf), (length, math.inf)
+        )
+        epoch = "" if math.isinf(unit.steps_per_epoch) else f", epoch {start / unit.steps_per_epoch:.4g}"
+        if math.isinf(start):
+            words.append(f"after {resolved.phases[index - 1].until}")
+        elif start >= unit.total_steps:
+            words.append("perhaps" if waits else "not reached")
+        else:
+            words.append(f"{'by ' if waits else ''}{unit.unit} {start:.0f}{epoch}")
+    return words
 
 
 def _learning_rates(optimizers: Sequence[Optimizer], group_factors: Sequence[Sequence[float]]) -> dict[int, float]:
@@ -95,30 +107,6 @@ def _learning_rates(optimizers: Sequence[Optimizer], group_factors: Sequence[Seq
 def _rates_of(resolved: ResolvedSchedule, name: str, rates: Mapping[int, float]) -> list[float]:
     parameters = resolved.groups[name].parameters.values()
     return sorted({rates[id(parameter)] for parameter in parameters if id(parameter) in rates})
-
-
-def training_length(trainer: pl.Trainer) -> TrainingLength:
-    """Return how long a trainer will train the data it has."""
-    total_steps, batches = float(trainer.estimated_stepping_batches), trainer.num_training_batches
-    hidden_by = _hides_length(trainer)
-    is_known = total_steps >= 0 and (not hidden_by or trainer.max_epochs == -1)  # by max_steps alone it always is
-    return TrainingLength(
-        total_steps=total_steps if is_known else math.inf,
-        steps_per_epoch=math.inf
-        if hidden_by or math.isinf(batches)
-        else math.ceil(batches / trainer.accumulate_grad_batches),
-        hidden_by=hidden_by,
-    )
-
-
-def _hides_length(trainer: pl.Trainer) -> str:
-    """Say what keeps the optimizer steps of an epoch from following from its batches, if anything does."""
-    # trainer.global_step counts the steps of every optimizer, and the training step alone knows how many it takes.
-    if not trainer.lightning_module.automatic_optimization and len(trainer.optimizers) > 1:
-        return f"manual optimization of {len(trainer.optimizers)} optimizers"
-    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        return "GradientAccumulationScheduler"
-    return ""
 
 
 def kept_for_backward(module: nn.Module, forward: Callable[[], Any]) -> int:
@@ -155,12 +143,12 @@ def activation_memory(
 ) -> list[int]:
     """Run the training step of each phase once, forward only, and count the bytes kept for backward.
 
-    It runs on a copy of the module and the batch and leaves the state of the random generators as it was. All ranks
-    must call it together, for the training step may communicate.
+    It runs on a copy of the module, whose parameters are the module's own, and of the batch; it leaves the state of
+    the random generators as it was. All ranks must call it together, for the training step may communicate.
 
     Args:
         trainer: Its precision is used.
-        pl_module: The module; copied.
+        pl_module: The module.
         resolve: Resolves the schedule on the copy.
         batch: One training batch on the module's device.
         eval_norm_layers: Whether norm layers of frozen groups stand in eval mode.
@@ -173,25 +161,31 @@ def activation_memory(
     kept: list[int] = []
     with isolate_rng():
         try:
-            twin, batch = copy.deepcopy(pl_module), copy.deepcopy(batch)
+            shared = {id(parameter): parameter for parameter in pl_module.parameters()}
+            twin, batch = copy.deepcopy(pl_module, shared), copy.deepcopy(batch)
             twin.trainer = trainer
             twin.log = twin.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
             resolved = resolve(twin)
             module = FreezableModule(resolved.groups, eval_norm_layers)
-            takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
-            arguments = (batch, 0) if takes_index else (batch,)
+        except Exception:  # an estimate for a table must never stop a plan
+            return []
+        takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
+        arguments = (batch, 0) if takes_index else (batch,)
+        try:
             with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.train_step_context():
                 for index in range(len(resolved.phases)):
                     module.set_trainable(resolved.trainable(index))
-                    module.hold_norm_layers()
+                    module.hold()
                     kept.append(kept_for_backward(twin, lambda: twin.training_step(*arguments)))
-        except Exception:  # an estimate for a table must never stop a training that would run
+        except Exception:  # likewise
             return []
+        finally:
+            module.restore()
     return kept
 
 
 def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> str:
-    """Return the plan that ``trainer.fit`` would print, without training and without writing anything.
+    """Return the plan that ``trainer.fit`` prints, and the memory for activations; nothing is trained or written.
 
     Args:
         trainer: Holds a ``ProgressiveUnfreezing`` callback.

@@ -1,6 +1,6 @@
 """Watches the metric whose plateau ends a phase."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import lightning.pytorch as pl
@@ -49,10 +49,11 @@ class PlateauWatch:
         value = trainer.callback_metrics.get(plateau.monitor)
         self._check(trainer, plateau, None if value is self._before_validation else value)
 
-    def end_train_epoch(self, trainer: pl.Trainer, plateau: Plateau) -> None:
-        """Check the metric if the training step logs it: what an earlier validation has logged is no news."""
+    def end_train_epoch(self, trainer: pl.Trainer, plateau: Plateau, validation_metrics: Set[str]) -> None:
+        """Check the metric if the training step alone logs it: what a validation logs is checked there."""
+        is_of_training = plateau.monitor in logged_names(trainer) - validation_metrics
         value = trainer.callback_metrics.get(plateau.monitor)
-        self._check(trainer, plateau, value if plateau.monitor in _logged_in_training(trainer) else None)
+        self._check(trainer, plateau, value if is_of_training else None)
 
     def restore_best(self, trainer: pl.Trainer) -> None:
         """Load the weights of the best check, if they were kept."""
@@ -73,9 +74,23 @@ class PlateauWatch:
             self.is_over |= self._checks_without_improvement >= plateau.patience
 
 
-def _logged_in_training(trainer: pl.Trainer) -> set[str]:
-    # callback_metrics holds a training metric of the epoch only at its end; the collection knows it from its first log.
-    return {result.meta.name for result in (trainer._results or {}).values()}
+def logged_names(trainer: pl.Trainer) -> set[str]:
+    """Return the names under which the training step, or the validation that is running, logs a metric.
+
+    ``callback_metrics`` holds a training metric of the epoch only at its end, and none of several validation loaders
+    in the sanity check; the collection knows a name from its first log.
+    """
+    results = trainer._results
+    if results is None:
+        return set()
+    # Lightning gives callbacks the values of single steps in training only.
+    forks = [(result, on_step) for result in results.values() for on_step in (False, True)]
+    return {
+        name
+        for result, on_step in forks
+        if (result.meta.on_epoch and not on_step) or results.training
+        for name in results._forked_name(result, on_step)
+    }
 
 
 def _unfrozen_state(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -84,7 +99,7 @@ def _unfrozen_state(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def check_is_logged(
-    trainer: pl.Trainer, phases: Sequence[Phase], validation_metrics: set[str], is_epoch_end: bool
+    trainer: pl.Trainer, phases: Sequence[Phase], validation_metrics: Set[str], is_epoch_end: bool
 ) -> None:
     """Raise if a phase waits for a metric that is logged neither in validation nor in training.
 
@@ -101,7 +116,7 @@ def check_is_logged(
     plateaus = {n: phase.until.plateau for n, phase in enumerate(phases, 1) if phase.until and phase.until.plateau}
     if not plateaus:
         return
-    validation_metrics, in_training = trainer.strategy.broadcast((validation_metrics, _logged_in_training(trainer)))
+    validation_metrics, in_training = trainer.strategy.broadcast((validation_metrics, logged_names(trainer)))
     logged = sorted(validation_metrics | in_training)
     for number, plateau in plateaus.items():
         if plateau.monitor not in logged and (in_training or is_epoch_end):

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.lightning_internals import step_frozen_without_scaler
 from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.learning_rates import decay_factors
 from lightning_transfer.transfer.resolution import ResolvedSchedule
@@ -128,6 +129,7 @@ class _RangeTest(L.Callback):
         if self.unfreezing and self.resolved:
             self._module = FreezableModule(self.resolved.groups, self.unfreezing.eval_norm_layers)
             self._module.set_trainable(self.resolved.trainable(self.phase))
+            step_frozen_without_scaler(trainer)
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):
             raise UserError(f"configure_optimizers of {type(pl_module).__name__} gives no optimizer: lr-find needs one")
         trainer.strategy.lr_scheduler_configs = []
@@ -138,9 +140,9 @@ class _RangeTest(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Holds the norm layers of what is frozen."""
+        """Holds what is frozen."""
         if self._module:
-            self._module.hold_norm_layers()
+            self._module.hold()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

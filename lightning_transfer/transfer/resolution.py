@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import asdict, dataclass
+from numbers import Real
+from typing import Any, get_args
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import (
@@ -17,11 +18,8 @@ from lightning_transfer.networks.layer_groups import (
     some_of,
 )
 from lightning_transfer.transfer.param_groups import own_layer_groups
-from lightning_transfer.transfer.schedule import (
-    LearningRateSchedule,
-    Phase,
-    Until,
-)
+from lightning_transfer.transfer.phases import preset_phases, resolve_phases, trainable_groups
+from lightning_transfer.transfer.schedule import LearningRateSchedule, Phase, Schedule, Until, parse, parse_phases
 
 
 @dataclass
@@ -34,12 +32,14 @@ class ResolvedSchedule:
         always_trainable: The groups that every phase trains.
         optimizer_groups: The layer groups as ``parameter_groups`` lists them: a tied parameter belongs to the one
             nearest the head, whichever thaws first.
+        frozen_before: The names of parameters of layer groups that did not require grad, and stay as they are.
     """
 
     groups: dict[str, LayerGroup]
     phases: list[Phase]
     always_trainable: set[str]
     optimizer_groups: dict[str, LayerGroup]
+    frozen_before: list[str]
 
     def trainable(self, index: int) -> list[str]:
         """Return the layer groups that phase ``index``, from 0, trains, from input to head."""
@@ -50,19 +50,35 @@ class ResolvedSchedule:
         """Return the parameters of some layer groups by their full names."""
         return {key: parameter for name in names for key, parameter in self.groups[name].parameters.items()}
 
-    def check_resumed(self, index: int, groups: Sequence[str]) -> None:
-        """Raise if a checkpoint's phase ``index``, from 0, did not train what this schedule's does.
+    def outcome(self, index: int, step: int) -> dict[str, Any]:
+        """Return how far a training came that ended in phase ``index``, from 0, after an optimizer step.
 
-        Raises:
-            UserError: It says what each of the two trains.
+        Returns:
+            The number of ``phases`` and of ``phases_begun``, the layer groups that ``never_trained`` for that, and
+            ``because``: the reason in words, None where every phase has begun.
         """
-        here = self.trainable(index) if index < len(self.phases) else None
-        if here != list(groups):
-            raise UserError(
-                f"the checkpoint is in phase {index + 1}, training {', '.join(groups)}; here, phase {index + 1} "
-                f"{'trains ' + ', '.join(here) if here else 'does not exist'}: resume with the schedule that the run "
-                "began with, or start a new run from its weights"
-            )
+        count = len(self.phases)
+        trained = {name for earlier in range(index + 1) for name in self.trainable(earlier)}
+        missed = {name for later in range(index + 1, count) for name in self.trainable(later)} - trained
+        because = (
+            f"phase {index + 2} of {count} never began: phase {index + 1} ends by {self.phases[index].until}, and"
+            f" training ended first, after step {step}"
+        )
+        return {
+            "phases": count,
+            "phases_begun": index + 1,
+            "never_trained": [name for name in self.groups if name in missed],
+            "because": because if index + 1 < count else None,
+        }
+
+    def facts(self) -> dict[str, str]:
+        """Return all that makes the schedule what it is, one text for each setting: checkpoints hold it."""
+        filled = {name: group.parameters for name, group in self.groups.items() if group.parameters}
+        throughout = [name for name in filled if name in self.always_trainable]
+        facts = {"number of phases": str(len(self.phases)), "groups that train throughout": ", ".join(throughout)}
+        for number, phase in enumerate(self.phases, start=1):
+            facts |= _flat(f"phase {number}", asdict(phase))
+        return facts | {f"layer group {name}": ", ".join(parameters) for name, parameters in filled.items()}
 
     def check_optimizers(self, optimizers: Sequence[Optimizer]) -> None:
         """Raise if the optimizers do not hold every parameter that some phase trains, once.
@@ -86,63 +102,52 @@ class ResolvedSchedule:
         twice = [name for name, parameter in self.parameters(trained).items() if held[id(parameter)] > 1]
         if twice:
             raise UserError(f"the optimizers hold {some_of(twice)} more than once; list each parameter once")
+        for number in range(1, len(self.phases)):
+            again = [name for name in self.trainable(number - 1) if name not in self.trainable(number)]
+            if again and any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
+                raise UserError(
+                    f"phase {number + 1} freezes {', '.join(again)} again, which LBFGS goes on to move by its history:"
+                    " use another optimizer, or phases that only add groups"
+                )
 
 
-def preset_phases(
-    schedule: str, names: Sequence[str], until: Until, lr_schedule: LearningRateSchedule = "constant"
-) -> list[Phase]:
-    """Write a named schedule out as phases.
-
-    Args:
-        schedule: ``linear_probe`` trains the last group, the head. ``full`` trains everything. ``gradual`` thaws from
-            the head down, one group a phase. ``chain`` trains one group at a time, the head first, then from the
-            input up, and everything at last.
-        names: The layer groups from input to head.
-        until: When each phase but the last ends.
-        lr_schedule: The shape of the learning rates over each phase.
-
-    Source:
-        Gradual unfreezing: Howard and Ruder, 2018. Chain-thaw: Felbo et al., Using millions of emoji occurrences to
-        learn any-domain representations, 2017.
-    """
-    *body, head = names
-    one_at_a_time = [Phase([name], only=True) for name in (head, *body)]
-    phases = {
-        "linear_probe": [Phase([head])],
-        "full": [Phase(names)],
-        "gradual": [Phase([name]) for name in reversed(names)],
-        "chain": [*one_at_a_time, Phase(names)] if body else one_at_a_time,
-    }[schedule]
-    phases = [replace(phase, lr_schedule=lr_schedule) for phase in phases]
-    return [replace(phase, until=until) for phase in phases[:-1]] + phases[-1:]
+def _flat(key: str, value: Any) -> dict[str, str]:
+    """Write nested settings as texts; numbers alike whether they were given as whole ones or not."""
+    if isinstance(value, dict):
+        return {inner: text for name, part in value.items() for inner, text in _flat(f"{key} {name}", part).items()}
+    if isinstance(value, list | tuple):
+        return {key: ", ".join(map(str, value))}
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return {key: f"{float(value):g}" if is_number else str(value)}
 
 
-def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]:
-    """Replace patterns of layer groups in explicit phases by the groups that they name.
+def check_schedule(
+    schedule: Schedule | None,
+    until: Until | dict[str, Any] | None,
+    phases: list[Phase] | list[dict[str, Any]] | None,
+    lr_schedule: LearningRateSchedule,
+    rest: str | None,
+) -> dict[str, Any]:
+    """Check the arguments of a schedule, and bring them into the form that :func:`resolve_schedule` takes.
 
     Raises:
-        UserError: If a group is unknown or a phase adds nothing; it names the phase, counted from 1.
+        UserError: If one of them is wrong in itself, or they contradict each other.
     """
-    resolved: list[Phase] = []
-    for number, phase in enumerate(phases, start=1):
-        groups: dict[str, None] = {}
-        for pattern in phase.groups:
-            found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
-            if not found:
-                raise UserError(f"phase {number}: layer group {pattern!r} is not one of {some_of(names, limit=20)}")
-            groups.update(dict.fromkeys(found))
-        resolved.append(replace(phase, groups=list(groups)))
-        if number > 1 and trainable_groups(resolved, number - 1) == trainable_groups(resolved, number - 2):
-            raise UserError(f"phase {number} trains what the phase before it trains; add a group to it")
-    return resolved
-
-
-def trainable_groups(phases: Sequence[Phase], index: int) -> set[str]:
-    """Return the layer groups that phase ``index``, counted from 0, trains."""
-    groups: set[str] = set()
-    for phase in phases[: index + 1]:
-        groups = set(phase.groups) | (set() if phase.only else groups)
-    return groups
+    if phases is not None and (schedule is not None or until is not None or lr_schedule != "constant"):
+        raise UserError("phases are given as well as schedule, until or lr_schedule; say those within each phase")
+    for name, value, known in (
+        ("schedule", schedule, get_args(Schedule)),
+        ("rest", rest, ("frozen", "trainable")),
+        ("lr_schedule", lr_schedule, get_args(LearningRateSchedule)),
+    ):
+        if value is not None and value not in known:
+            raise UserError(f"{name} {value!r} is not one of {', '.join(known)}")
+    return {
+        "schedule": parse_phases(phases) if phases is not None else schedule or "gradual",
+        "until": parse(Until, until, "until") if until is not None else Until(epochs=1),
+        "lr_schedule": lr_schedule,
+        "rest": rest,
+    }
 
 
 def resolve_schedule(
@@ -152,6 +157,7 @@ def resolve_schedule(
     until: Until,
     lr_schedule: LearningRateSchedule,
     rest: str | None,
+    thaw_frozen: bool = False,
 ) -> ResolvedSchedule:
     """Resolve a named schedule or explicit phases on a module.
 
@@ -163,6 +169,7 @@ def resolve_schedule(
         lr_schedule: The shape of the learning rates over each phase of a named schedule.
         rest: What becomes of the parameters that no layer group covers and of the layer groups that no phase covers:
             ``frozen``, ``trainable``, or ``None`` for an error.
+        thaw_frozen: Whether parameters that do not require grad now are trained with their layer group.
 
     Raises:
         UserError: If anything does not fit; it names the phase or group and lists what exists.
@@ -175,20 +182,38 @@ def resolve_schedule(
         phases = resolve_phases(schedule, names)
     thaw_order = dict.fromkeys(name for phase in phases for name in phase.groups)
     groups = resolve_layer_groups(module, patterns, list(thaw_order), rest)
-    uncovered = set() if isinstance(schedule, str) else set(names) - thaw_order.keys()
+    tied = {name for name in names if not groups[name].parameters}
+    frozen_before = [] if thaw_frozen else _take_frozen_out(groups)
+    empty = {name for name in names if not groups[name].parameters}
+    uncovered = set() if isinstance(schedule, str) else set(names) - thaw_order.keys() - empty
     if uncovered and rest is None:
         raise UserError(
             f"no phase trains layer group {some_of(name for name in names if name in uncovered)}; "
             "add it to a phase, or set rest to 'frozen' or 'trainable'"
         )
-    tied = [name for name in names if not groups[name].parameters]
-    if tied and isinstance(schedule, str):
-        phases = preset_phases(schedule, [name for name in names if name not in tied], until, lr_schedule)
+    if isinstance(schedule, str):
+        if names[-1] in empty:
+            raise UserError(f"the head, {names[-1]}, was frozen before: make it require grad, or set thaw_frozen")
+        phases = preset_phases(schedule, [name for name in names if name not in empty], until, lr_schedule)
     for number, phase in enumerate(phases, start=1):
-        if set(phase.groups) <= set(tied):
+        if set(phase.groups) <= empty:
             raise UserError(
-                f"phase {number}: the weights of {', '.join(phase.groups)} are tied to a group that thaws before; "
-                "drop the phase or join the two groups"
+                f"phase {number}: the weights of {', '.join(phase.groups)} "
+                + (
+                    "are tied to a group that thaws before; drop the phase or join the two groups"
+                    if set(phase.groups) <= tied
+                    else "were frozen before; drop the phase, make them require grad, or set thaw_frozen"
+                )
             )
     always = uncovered | (groups.keys() - names) if rest == "trainable" else set()
-    return ResolvedSchedule(groups, phases, always, resolve_layer_groups(module, patterns, rest=rest))
+    optimizer_groups = resolve_layer_groups(module, patterns, rest=rest)
+    return ResolvedSchedule(groups, phases, always, optimizer_groups, frozen_before)
+
+
+def _take_frozen_out(groups: dict[str, LayerGroup]) -> list[str]:
+    """Leave what its owner has frozen out of the layer groups: the base of an adapter, a fixed position embedding."""
+    frozen = []
+    for group in groups.values():
+        frozen += [name for name, parameter in group.parameters.items() if not parameter.requires_grad]
+        group.parameters = {name: p for name, p in group.parameters.items() if p.requires_grad}
+    return frozen

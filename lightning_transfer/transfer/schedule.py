@@ -64,7 +64,8 @@ class Until:
     Attributes:
         epochs: Epochs. A phase that begins in mid-epoch ends at the same batch of a later one.
         steps: Optimizer steps.
-        fraction: Share of the optimizer steps of the whole training, between 0 and 1.
+        fraction: Share of the whole training, between 0 and 1: of its optimizer steps, or of its batches where these
+            do not tell how many steps there will be.
         plateau: A metric that has stopped improving.
     """
 
@@ -91,8 +92,12 @@ class Until:
 
     def max_steps(self, total_steps: float) -> float:
         """Return the most optimizer steps that a phase can take by steps or fraction; infinite without them."""
-        by_fraction = math.inf if self.fraction is None else max(1.0, float(round(self.fraction * total_steps)))
-        return min(math.inf if self.steps is None else self.steps, by_fraction)
+        return min(math.inf if self.steps is None else self.steps, self.part_of(total_steps))
+
+    def part_of(self, total: float) -> float:
+        """Return the fraction of a length, a whole number of at least 1; infinite without one."""
+        is_known = self.fraction is not None and total < math.inf
+        return max(1.0, float(round((self.fraction or 0) * total))) if is_known else math.inf
 
     def __str__(self) -> str:
         """Say it in words: ``2 epochs or plateau of val/loss``."""
@@ -137,7 +142,7 @@ class Phase:
         if self.lr_schedule not in get_args(LearningRateSchedule):
             raise UserError(f"lr_schedule is {self.lr_schedule!r}: expected constant, slanted_triangular or one_cycle")
 
-    def learning_rate_factor(self, step: int, length: float) -> float:
+    def learning_rate_factor(self, step: float, length: float) -> float:
         """Return what the learning rates are multiplied by, at most 1, at a step (from 0) of a phase of that length.
 
         Source:
@@ -153,52 +158,6 @@ class Phase:
             start, end, share = (1 / 25, 1.0, step / top) if step <= top else (1.0, 4e-6, (step - top) / (last - top))
             return self.lr_multiplier * (end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2)
         return self.lr_multiplier
-
-
-class TrainingLength(NamedTuple):
-    """Optimizer steps of the whole training and of one epoch; infinite where they are not known beforehand.
-
-    Attributes:
-        total_steps: Of the whole training.
-        steps_per_epoch: Of one epoch.
-        hidden_by: What keeps the steps of an epoch from being known, if it is not the data.
-    """
-
-    total_steps: float
-    steps_per_epoch: float
-    hidden_by: str = ""
-
-    def of_phase(self, phase: Phase, start: float) -> float:
-        """Return the most optimizer steps of a phase that begins at a step; infinite where only a plateau ends it."""
-        if phase.until is None:
-            return self.total_steps - start
-        epochs = math.inf if phase.until.epochs is None else phase.until.epochs * self.steps_per_epoch
-        return min(epochs, phase.until.max_steps(self.total_steps))
-
-    def phase_starts(self, phases: Sequence[Phase]) -> list[float]:
-        """Return the latest optimizer step at which each phase begins; infinite after one that only a plateau ends."""
-        starts = [0.0]
-        for phase in phases[:-1]:
-            starts.append(starts[-1] + self.of_phase(phase, starts[-1]))
-        return starts
-
-    def check(self, phases: Sequence[Phase]) -> None:
-        """Raise if a phase needs a length that is not known.
-
-        Raises:
-            UserError: It names the phase, counted from 1.
-        """
-        where = f" with {self.hidden_by}" if self.hidden_by else ""
-        bound = "steps to until, or give trainer.max_steps and no max_epochs" if where else "epochs or steps to until"
-        for number, phase in enumerate(phases, start=1):
-            if phase.until and phase.until.fraction and math.isinf(self.total_steps):
-                raise UserError(
-                    f"phase {number} ends by a fraction of the training, whose length is not known{where}; use steps"
-                )
-            if phase.lr_schedule != "constant" and math.isinf(self.of_phase(phase, 0)):
-                raise UserError(
-                    f"phase {number}: {phase.lr_schedule} needs the phase's length, not known{where}; add {bound}"
-                )
 
 
 def parse(cls: type[T], value: T | Mapping[str, Any], where: str) -> T:

@@ -98,7 +98,7 @@ def phases(settings: Settings) -> list[Row]:
     found = []
     for index in range(len(resolved.phases)):
         module.set_trainable(resolved.trainable(index))
-        module.hold_norm_layers()
+        module.hold()
         step()
         kept = kept_for_backward(network, loss)
         found.append((", ".join(resolved.trainable(index)), kept, min(step() for _ in range(settings.repeats))))
