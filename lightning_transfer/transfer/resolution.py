@@ -127,8 +127,10 @@ def check_schedule(
     phases: list[Phase] | list[dict[str, Any]] | None,
     lr_schedule: LearningRateSchedule,
     rest: str | None,
+    lr_decay: float | None,
+    frozen_norm_layers: str,
 ) -> dict[str, Any]:
-    """Check the arguments of a schedule, and bring them into the form that :func:`resolve_schedule` takes.
+    """Check the arguments of ``ProgressiveUnfreezing``, and bring them into the form that ``resolve_schedule`` takes.
 
     Raises:
         UserError: If one of them is wrong in itself, or they contradict each other.
@@ -138,10 +140,13 @@ def check_schedule(
     for name, value, known in (
         ("schedule", schedule, get_args(Schedule)),
         ("rest", rest, ("frozen", "trainable")),
+        ("frozen_norm_layers", frozen_norm_layers, ("eval", "tracking")),
         ("lr_schedule", lr_schedule, get_args(LearningRateSchedule)),
     ):
         if value is not None and value not in known:
             raise UserError(f"{name} {value!r} is not one of {', '.join(known)}")
+    if lr_decay is not None and lr_decay < 1:
+        raise UserError(f"lr_decay is {lr_decay}: expected at least 1, the factor between neighbouring layer groups")
     return {
         "schedule": parse_phases(phases) if phases is not None else schedule or "gradual",
         "until": parse(Until, until, "until") if until is not None else Until(epochs=1),

@@ -1,24 +1,24 @@
 """The callback that freezes a network and thaws it, layer group by layer group, while it trains."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_transfer.errors import UserError
 from lightning_transfer.lightning_internals import step_frozen_without_scaler
-from lightning_transfer.networks.layer_groups import LayerGroup, some_of
+from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.transfer.freezing import FreezableModule, check_strategy, rebuild_replicas
 from lightning_transfer.transfer.learning_rates import LearningRateScaler, decay_factors, scale_learning_rates
+from lightning_transfer.transfer.phase_log import log_phase, say_missed, say_plan, say_transition
 from lightning_transfer.transfer.plan_table import activation_memory, format_plan
 from lightning_transfer.transfer.plateau import check_can_restore, validate, validation_follows
 from lightning_transfer.transfer.resolution import ResolvedSchedule, check_schedule, resolve_schedule
-from lightning_transfer.transfer.schedule import LearningRateSchedule, Phase, Plateau, Position, Schedule, Until
+from lightning_transfer.transfer.schedule import LearningRateSchedule, Phase, Position, Schedule, Until
 from lightning_transfer.transfer.training_length import TrainingLength, training_length
 from lightning_transfer.transfer.unfreezing_state import SavedSchedule, UnfreezingState
 
@@ -81,18 +81,13 @@ class ProgressiveUnfreezing(pl.Callback):
         lr_schedule: LearningRateSchedule = "constant",
         thaw_frozen: bool = False,
     ) -> None:
-        if frozen_norm_layers not in ("eval", "tracking"):
-            raise UserError(f"frozen_norm_layers {frozen_norm_layers!r} is not one of eval, tracking")
-        if lr_decay is not None and lr_decay < 1:
-            raise UserError(
-                f"lr_decay is {lr_decay}: expected at least 1, the factor between neighbouring layer groups"
-            )
-        given = check_schedule(schedule, until, phases, lr_schedule, rest)
+        given = check_schedule(schedule, until, phases, lr_schedule, rest, lr_decay, frozen_norm_layers)
         self.resolve: Callable[[nn.Module], ResolvedSchedule] = partial(
             resolve_schedule, layer_groups=layer_groups, thaw_frozen=thaw_frozen, **given
         )
         self.eval_norm_layers = frozen_norm_layers == "eval"
         self.lr_decay = lr_decay
+        self._settings = {"lr_decay": str(lr_decay), "frozen_norm_layers": frozen_norm_layers}
         self._reset()
 
     def _reset(self) -> None:
@@ -101,7 +96,7 @@ class ProgressiveUnfreezing(pl.Callback):
         self._schedule: ResolvedSchedule | None = None
         self._module: FreezableModule | None = None
         self._scalers: list[LearningRateScaler] = []
-        self._length: TrainingLength | None = None
+        self._length = TrainingLength(math.inf, math.inf)
         self._now: Position | None = None
         self.plan_text = ""
         self.outcome: dict[str, Any] = {}
@@ -137,12 +132,6 @@ class ProgressiveUnfreezing(pl.Callback):
             raise RuntimeError("the schedule is resolved when fit begins")
         return self._schedule
 
-    @property
-    def _plateau(self) -> Plateau | None:
-        return self.phase.until.plateau if self.phase.until else None
-
-    # ---- the way in -------------------------------------------------------------------------------------------------
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin at phase 0; a checkpoint's state is loaded after this."""
         if stage == "fit":
@@ -150,7 +139,8 @@ class ProgressiveUnfreezing(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the phase, its start, what its end waits for and the schedule."""
-        schedule = SavedSchedule(self.trainable_groups, self._facts()) if self._schedule else None
+        facts = self._schedule.facts() | self._settings if self._schedule else {}
+        schedule = SavedSchedule(self.trainable_groups, facts) if self._schedule else None
         return self._state.state_dict(schedule)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -173,40 +163,38 @@ class ProgressiveUnfreezing(pl.Callback):
         self._schedule.check_optimizers(trainer.optimizers)
         check_can_restore(trainer, self._schedule.phases)
         if self._state.saved_schedule is not None:
-            self._state.saved_schedule.check(self.phase_index, self._schedule, self._facts())
+            self._state.saved_schedule.check(self.phase_index, self._schedule, self._schedule.facts() | self._settings)
 
-    def _facts(self) -> dict[str, str]:
-        own = {"lr_decay": str(self.lr_decay), "frozen_norm_layers": "eval" if self.eval_norm_layers else "tracking"}
-        return self._resolved.facts() | own
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze by the state that was loaded meanwhile, on whatever way it came."""
         self._resolve(trainer, pl_module)  # again: the module's own on_fit_start may have frozen parts for good
         self._module = FreezableModule(self.groups, self.eval_norm_layers)
         self._freeze(trainer)
         step_frozen_without_scaler(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the training that is to come."""
+        if self._module is None:  # there was no sanity check
+            self.on_sanity_check_start(trainer, pl_module)
         self._length = training_length(trainer)
         self._length.check(self.phases)
         factor = partial(self._lr_factor, trainer)
         self._scalers = scale_learning_rates(trainer.optimizers, self._resolved, self.lr_decay, factor)
-        if self._state.owes_validation and self._plateau and trainer.enable_validation:
+        if self._state.owes_validation and trainer.enable_validation:
             validate(trainer)
-
-    # ---- the way through --------------------------------------------------------------------------------------------
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin the next phase if the current one is over and the optimizer has just stepped."""
         assert self._module is not None
-        assert self._length is not None
         is_first, self._now = self._now is None, Position(trainer.current_epoch, batch_idx, trainer.global_step)
         start = self._state.start = self._state.start or self._now  # a checkpoint without state may be in mid-epoch
         if is_first:
             self.plan_text = self.plan_table(trainer, pl_module)
-            rank_zero_info("Unfreezing plan\n" + self.plan_text)
+            say_plan(self.plan_text)
             if trainer.global_step == start.step:  # else a resumed run, which has logged its phase before
-                self._log(trainer)
+                log_phase(trainer, self._resolved, self.phase_index)
         is_between_steps = batch_idx % trainer.accumulate_grad_batches == 0
         if is_between_steps and (self._state.watch.is_over or self._length.is_over(self.phase, start, self._now)):
             self._begin_next_phase(trainer, self._now)
@@ -227,32 +215,30 @@ class ProgressiveUnfreezing(pl.Callback):
         """Note whether a validation follows, for a checkpoint that is written before it."""
         if self._module is not None:
             self._module.hold()
-        if self._plateau is not None:
+        if self._state.plateau(self.phases) is not None:
             self._state.owes_validation = validation_follows(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell what the validation logs from what was logged before."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._state.begin_validation(trainer, self._plateau)
+            self._state.begin_validation(trainer, self.phases)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the metric that the phase waits for."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._state.end_validation(trainer, self._plateau)
+        if self._module is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._module.hold()
+            self._state.end_validation(trainer, self.phases)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the metric that the phase waits for, if the training step logs it."""
-        self._state.end_train_epoch(trainer, self.phases, self._plateau)
+        self._state.end_train_epoch(trainer, self.phases)
 
     def _begin_next_phase(self, trainer: pl.Trainer, now: Position) -> None:
         self._state.watch.restore_best(trainer)
         self._state.begin_next_phase(now)
         self._freeze(trainer)
-        self._log(trainer)
-        rank_zero_info(
-            f"Epoch {now.epoch}, step {now.step}: phase {self.phase_index + 1} of {len(self.phases)} begins; "
-            f"trainable: {', '.join(self.trainable_groups)}"
-        )
+        log_phase(trainer, self._resolved, self.phase_index)
+        say_transition(self._resolved, self.phase_index, now)
 
     def _freeze(self, trainer: pl.Trainer) -> None:
         assert self._module is not None
@@ -265,13 +251,10 @@ class ProgressiveUnfreezing(pl.Callback):
         return [group["lr"] for group in optimizer.param_groups] if scaler is None else scaler.learning_rates()
 
     def _lr_factor(self, trainer: pl.Trainer) -> float:
-        assert self._length is not None
         assert self._state.start is not None
         assert self._now is not None
         now = self._now._replace(step=trainer.global_step)  # several steps may be taken within a batch
         return self._length.learning_rate_factor(self.phase, self._state.start, now)
-
-    # ---- the plan and the way out -----------------------------------------------------------------------------------
 
     def plan_table(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any = None) -> str:
         """Return the schedule as a table.
@@ -290,22 +273,10 @@ class ProgressiveUnfreezing(pl.Callback):
         factors = [decay_factors(self._resolved, optimizer, self.lr_decay) for optimizer in trainer.optimizers]
         return format_plan(self._resolved, trainer.optimizers, training_length(trainer), kept, factors)
 
-    def _log(self, trainer: pl.Trainer) -> None:
-        parameters = self._resolved.parameters(self.trainable_groups).values()
-        metrics: dict[str, float] = {
-            "phase/index": self.phase_index + 1,
-            "phase/trainable_parameters": sum(parameter.numel() for parameter in parameters),
-        }
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
-
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say which phases never began."""
         self.outcome = self._resolved.outcome(self.phase_index, trainer.global_step)
-        if self.outcome["because"]:
-            rank_zero_warn(
-                f"{self.outcome['because']}; never trained: {some_of(self.outcome['never_trained']) or 'none'}"
-            )
+        say_missed(self.outcome)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the module back with the requires_grad and the modes that it came with."""

@@ -78,23 +78,28 @@ class UnfreezingState:
         if self.awaits_metrics:
             check_is_logged(trainer, phases, self.validation_metrics, is_epoch_end)
 
-    def begin_validation(self, trainer: pl.Trainer, plateau: Plateau | None) -> None:
+    def plateau(self, phases: Sequence[Phase]) -> Plateau | None:
+        """Return what the phase waits for, if it waits for a metric."""
+        until = phases[self.phase_index].until
+        return until.plateau if until else None
+
+    def begin_validation(self, trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
         """Tell what the validation logs from what was logged before."""
-        if plateau is not None:
+        if (plateau := self.plateau(phases)) is not None:
             self.watch.begin_validation(trainer, plateau)
 
-    def end_validation(self, trainer: pl.Trainer, plateau: Plateau | None) -> None:
+    def end_validation(self, trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
         """Note the names that a validation has logged, and check the metric that the phase waits for."""
         self.owes_validation = False
         self.validation_metrics |= logged_names(trainer)
-        if plateau is not None and not trainer.sanity_checking:
+        if (plateau := self.plateau(phases)) is not None and not trainer.sanity_checking:
             self.watch.end_validation(trainer, plateau)
 
-    def end_train_epoch(self, trainer: pl.Trainer, phases: Sequence[Phase], plateau: Plateau | None) -> None:
+    def end_train_epoch(self, trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
         """Check the metric that the phase waits for, if the training step alone logs it."""
         self.check_metrics(trainer, phases, is_epoch_end=True)
         self.awaits_metrics = False
-        if plateau is not None:
+        if (plateau := self.plateau(phases)) is not None:
             self.watch.end_train_epoch(trainer, plateau, self.validation_metrics)
 
     def begin_next_phase(self, now: Position) -> None:
