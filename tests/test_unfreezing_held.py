@@ -1,5 +1,6 @@
 """What is frozen stays as it is, whoever touches it: parameters of their owner, modes, statistics and buffers."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,20 @@ def test_a_compiled_layer_stays_frozen_where_the_training_step_calls_train() -> 
     torch.testing.assert_close(module.state_dict(), expected.state_dict(), rtol=1e-4, atol=1e-5)
     trainer(ProgressiveUnfreezing(["body", "head"], "linear_probe"), watch, max_epochs=1).fit(module)
     assert watch.compared == 6
+
+
+# ---- the docs --------------------------------------------------------------------------------------------------------
+
+
+def test_every_guarantee_of_the_docs_names_its_tests_and_what_it_excludes() -> None:
+    tests = Path(__file__).parent
+    text = (tests.parent / "docs" / "unfreezing.md").read_text()
+    section = text.split("## What is guaranteed")[1].split("\n## ")[0]
+    guarantees = re.split(r"\n\d\. ", section)[1:]
+    assert len(guarantees) == 7
+    known = "".join(file.read_text() for file in tests.glob("test_unfreezing_*.py"))
+    for guarantee in guarantees:
+        assert "*Excluded:*" in guarantee
+        names = re.findall(r"- `(\w+)`", guarantee)
+        assert names
+        assert [name for name in names if f"def {name}(" not in known] == []
