@@ -266,5 +266,5 @@ def test_starting_weights_may_be_named_by_a_path(tmp_path: Path) -> None:
 
 def test_unfreezing_of_a_module_that_means_something_else_by_layer_groups_is_refused() -> None:
     trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, callbacks=[ProgressiveUnfreezing()])
-    with pytest.raises(ValueError, match="layer_groups is 4; give a list of module paths"):
+    with pytest.raises(ValueError, match="layer_groups is 4: expected a list of module paths"):
         trainer.fit(OnlyParameter(), datamodule=Data())

@@ -1,1 +1,1 @@
-"""Plain ``torch.nn`` networks with named layer groups. Knows nothing of data or Lightning."""
+"""Plain ``torch.nn`` networks with named layer groups. This package imports neither data modules nor Lightning."""

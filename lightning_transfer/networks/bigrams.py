@@ -8,26 +8,26 @@ _NO_PAIR = torch.iinfo(torch.int64).max
 
 
 class BigramEmbedding(nn.Embedding):
-    """Embeds tokens, and adds to each an embedding of it and the one before it where the two are a frequent pair.
+    """Embeds tokens, and adds a second embedding where a token and the one before it are a frequent pair.
 
-    Which pairs are frequent, "not good" say, is learned by :meth:`fit` and stays in a buffer; until then there are
-    none. Their rows start at zero, so the network starts as one without them. Only frequent pairs: what stands in one
-    document alone is learned by heart and helps with no other.
+    :meth:`fit` learns which pairs are frequent, for example "not good", and keeps them in a buffer. Before that there
+    are no pairs. The embeddings of pairs start at zero, so the network starts as one without them. Rare pairs have no
+    embedding: a network would learn a pair that occurs in one document by heart, which helps with no other document.
 
     Args:
         token_weight: float [vocabulary_size, embedding_size], the embeddings of the tokens to start from.
-        count: Pairs at most.
-        dropout: Probability of dropping a pair, in place, in training.
+        count: Maximum number of pairs.
+        dropout: Probability of zeroing the embedding of a pair in training.
     """
 
     pairs: Tensor
-    bound_to_vocabulary = ("pairs", "pair_weight")  # these mean nothing in another one
+    bound_to_vocabulary = ("pairs", "pair_weight")  # these have no meaning in another vocabulary
 
     def __init__(self, token_weight: Tensor, count: int, dropout: float = 0.0) -> None:
         tokens, features = token_weight.shape
         super().__init__(tokens, features, _weight=token_weight)
         self.dropout = dropout
-        # Rising numbers of pairs; what is never reached stands for those that were not found.
+        # The numbers of the pairs, ascending. _NO_PAIR, which no pair reaches, fills the places that are left.
         self.register_buffer("pairs", torch.full((count,), _NO_PAIR))
         self.pair_weight = nn.Parameter(torch.zeros(count, self.embedding_dim))
 
@@ -40,7 +40,7 @@ class BigramEmbedding(nn.Embedding):
         """Finds the most frequent pairs.
 
         Args:
-            token_ids: int64 [tokens], training documents one after the other; 0 is in no pair.
+            token_ids: int64 [tokens], training documents one after the other. Token 0 is never part of a pair.
         """
         before, after = token_ids[:-1], token_ids[1:]
         numbers = self._numbers(before, after)[(before != 0) & (after != 0)]
@@ -49,7 +49,7 @@ class BigramEmbedding(nn.Embedding):
         self.pairs[: len(frequent)] = frequent
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Embeds documents from their start, with their pairs.
+        """Embeds documents, read from their start, together with their pairs.
 
         Args:
             token_ids: int64 [time, batch].

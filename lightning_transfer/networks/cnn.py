@@ -11,7 +11,7 @@ _SIDE = 32  # pixels
 class SeedCNN(nn.Module):
     """The classic network of two convolutions and three fully connected layers, for 32 x 32 images.
 
-    Source: LeNet-5 (LeCun et al., 1998) as the PyTorch tutorial "Training a classifier" has it: ReLU and max pooling.
+    Source: LeNet-5 (LeCun et al., 1998), as in the PyTorch tutorial "Training a classifier": with ReLU and max pooling.
 
     Args:
         num_classes: Number of outputs.
@@ -27,7 +27,7 @@ class SeedCNN(nn.Module):
 
     @property
     def layer_groups(self) -> dict[str, list[str]]:
-        """The layers to freeze and unfreeze together, from input to head: paths of modules by name."""
+        """The layers to freeze and unfreeze together, from input to head: group name -> paths of modules."""
         return {name: [name] for name, _ in self.named_children()}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class SeedCNN(nn.Module):
             raise UserError(
                 f"SeedCNN takes images of {_SIDE} x {_SIDE} pixels, not {height} x {width}: set data.image_size {_SIDE}"
             )
-        # The maximum first: the same numbers, a quarter of them.
+        # The pooling comes before ReLU: the result is the same, and ReLU reads a quarter of the numbers.
         features = F.relu(F.max_pool2d(self.convolution1(images), 2))
         features = F.relu(F.max_pool2d(self.convolution2(features), 2))
         features = F.relu(self.hidden1(features.flatten(1)))

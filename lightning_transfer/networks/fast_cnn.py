@@ -1,4 +1,4 @@
-"""A convolutional network for small images that learns in few epochs."""
+"""A convolutional network for small images that learns in a few epochs."""
 
 from typing import Literal
 
@@ -8,36 +8,36 @@ from torch.nn import functional as F
 
 from lightning_transfer.errors import UserError
 
-_WHITENING_IMAGES = 2000  # two million patches for a covariance of 12 x 12
-_SMALLEST_IMAGE = 9  # pixels: one less after the whitening, then halved three times
+_WHITENING_IMAGES = 2000  # they give two million patches for a covariance of 12 x 12
+_SMALLEST_IMAGE = 9  # pixels: the whitening takes one off, and three blocks halve the rest
 
 
 class FastCNN(nn.Module):
-    """Whitened patches and three blocks of 3 x 3 convolutions, for images of 32 x 32 pixels in few epochs.
+    """Classifies images of about 32 x 32 pixels, after a few epochs, by whitened patches and 3 x 3 convolutions.
 
-    The filters of the first layer are no parameters: they whiten the 2 x 2 patches of the training images, and are
-    computed from them once, before the first step. :class:`~lightning_transfer.Classifier` does so at the start of a
-    fit, unless weights were loaded; elsewhere call :meth:`fit_to_data`. Until then each filter is one value of a patch:
-    the network works, and learns more slowly.
+    The filters of the first layer are not trained. They whiten the 2 x 2 patches of the training images, and are
+    computed from these images once, before the first step. :class:`~lightning_transfer.Classifier` does so at the start
+    of a fit, unless weights were loaded; elsewhere call :meth:`fit_to_data`. Until then each filter passes one value of
+    a patch through: the network works, but learns more slowly.
 
     Args:
         num_classes: Number of outputs; follows from the data on the command line.
         widths: Channels of the three blocks.
-        convolutions: Convolutions in a block; from 3 on, all but the first are bridged by a residual connection.
-        test_views: What is averaged over outside training: ``one`` (the image), ``mirror`` (and its mirror image) or
-            ``mirror_translate`` (also both moved by a pixel, up to the left and down to the right, which together
-            weigh as much as those in place).
+        convolutions: Convolutions in a block. From 3 on, a residual connection bridges all but the first.
+        test_views: The views of an image whose logits are averaged outside training: ``one`` (the image), ``mirror``
+            (also its mirror image) or ``mirror_translate`` (also both moved by a pixel, up to the left and down to the
+            right; the moved views together weigh as much as the two in place).
 
     Attributes:
-        layer_groups: The layers to freeze and unfreeze together, from input to head: paths by name.
+        layer_groups: The layers to freeze and unfreeze together, from input to head: group name -> paths.
 
     Raises:
         UserError: For sizes out of range.
 
     Source:
         Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024: whitening, Dirac initialisation, norm layers of
-        fixed scale, scaled logits, test-time views. Here the head begins with the same spread of logits at any width,
-        and the bias of the whitening learns as long as its layer group does.
+        fixed scale, scaled logits, test-time views. Unlike there, the head begins with the same spread of logits at any
+        width, and the bias of the whitening learns as long as its layer group does.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FastCNN(nn.Module):
 
     @property
     def sample_size(self) -> int:
-        """How many training images :meth:`fit_to_data` takes; 0 once they are not needed."""
+        """Number of training images that :meth:`fit_to_data` needs; 0 once the filters are computed."""
         return 0 if self.whitening.is_fitted else _WHITENING_IMAGES
 
     def fit_to_data(self, images: Tensor) -> None:
@@ -112,10 +112,10 @@ class FastCNN(nn.Module):
 
 
 class Whitening(nn.Module):
-    """A convolution of 2 x 2 patches whose outputs are orthogonal on the training images, with a mean square of 1.
+    """Convolves 2 x 2 patches so that its outputs are orthogonal on the training images, with a mean square of 1.
 
-    Of normalised images, whose mean is about 0, that is uncorrelated and of unit variance.
-    Its filters, each once with either sign, are a buffer: they are in every checkpoint, and never trained.
+    On normalised images, whose mean is about 0, the outputs are therefore uncorrelated and have unit variance.
+    The filters, each once with either sign, are a buffer: every checkpoint has them, and they are never trained.
     """
 
     out_channels = 24
@@ -128,7 +128,7 @@ class Whitening(nn.Module):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the filters are any but those of a fresh layer, which whiten values that are white already."""
+        """Whether the filters differ from those of a fresh layer, which only fit values that are white already."""
         return not torch.equal(self.weight, self._both_signs(torch.eye(12)).to(self.weight))
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ class Whitening(nn.Module):
 
         Args:
             images: float [examples, 3, height, width].
-            smallest_variance: Added to the variance of each direction, so that faint ones are not amplified to noise.
+            smallest_variance: Added to the variance of each direction, so that noise in faint ones is not amplified.
         """
         patches = F.unfold(images.float(), 2)  # [examples, 12, places]
         variances, directions = torch.linalg.eigh((patches @ patches.mT).mean(0) / patches.shape[2])
@@ -154,12 +154,12 @@ class Whitening(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolutions of 3 x 3, each followed by a norm layer of fixed scale and GELU; half the resolution.
+    """Runs 3 x 3 convolutions, each followed by a norm layer of fixed scale and GELU, and halves the resolution.
 
     Args:
-        in_channels: Channels that come in.
+        in_channels: Channels of the input.
         out_channels: Channels of every convolution's output.
-        convolutions: How many; from 3 on, all but the first are bridged by a residual connection.
+        convolutions: Number of convolutions. From 3 on, a residual connection bridges all but the first.
     """
 
     def __init__(self, in_channels: int, out_channels: int, convolutions: int) -> None:
@@ -185,7 +185,7 @@ class Block(nn.Module):
 
 
 class DiracConvolution(nn.Conv2d):
-    """A 3 x 3 convolution without bias that begins by passing its channels through, as far as there are outputs."""
+    """A 3 x 3 convolution without bias that at first copies its input channels to its first output channels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
@@ -193,7 +193,7 @@ class DiracConvolution(nn.Conv2d):
 
 
 class FixedScaleNorm(nn.BatchNorm2d):
-    """Batch normalisation that learns a bias and no scale, and forgets its running statistics quickly."""
+    """Batch normalisation that learns a bias but no scale, and whose running statistics adapt quickly."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-12, momentum=0.4)
@@ -204,7 +204,7 @@ class FixedScaleNorm(nn.BatchNorm2d):
 class ScaledLinear(nn.Linear):
     """A linear layer without bias, scaled so that one learning rate suits it and the biases below.
 
-    Its outputs begin with the same spread at any number of features.
+    The spread of its outputs at the start is the same for any number of features.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:

@@ -1,4 +1,4 @@
-"""Layer groups: the named parts of a network, from input to head, that are frozen and thawed as one."""
+"""Layer groups are the named parts of a network, from input to head, that are frozen and thawed together."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_transfer.errors import UserError
 
-# A list of paths from input to head, or group name -> paths.
+# Either a list of paths from input to head, or group name -> paths.
 LayerGroups = Sequence[str] | Mapping[str, Sequence[str] | str]
 
 # The name of the group that holds the parameters outside all layer groups.
@@ -21,8 +21,8 @@ class LayerGroup:
 
     Attributes:
         name: The group's name.
-        parameters: Full name in the module -> parameter. A tied parameter is in one group only, so a group whose
-            weights are all tied to an earlier one has none.
+        parameters: Full name in the module -> parameter. A tied parameter is in one group only, so a group has no
+            parameters if all its weights are tied to those of another group.
         modules: Every submodule below the group's paths, containers included.
     """
 
@@ -32,11 +32,11 @@ class LayerGroup:
 
 
 def group_patterns(layer_groups: LayerGroups) -> dict[str, list[str]]:
-    """Bring both notations of layer groups into one.
+    """Brings both notations of layer groups into one.
 
     Args:
-        layer_groups: From input to head, either a list of module paths or glob patterns, each a group of its own
-            named by the pattern, or a mapping from a group's name to its patterns.
+        layer_groups: The groups from input to head. In a list of module paths or glob patterns, each is a group named
+            by its pattern; a mapping gives the patterns of each group's name.
 
     Returns:
         Group name -> patterns, from input to head.
@@ -47,38 +47,38 @@ def group_patterns(layer_groups: LayerGroups) -> dict[str, list[str]]:
     if isinstance(layer_groups, Mapping):
         groups = {name: [value] if isinstance(value, str) else list(value) for name, value in layer_groups.items()}
     elif isinstance(layer_groups, str):
-        raise UserError(f"layer_groups is the text {layer_groups!r}; give a list of module paths, from input to head")
+        raise UserError(f"layer_groups is the text {layer_groups!r}: expected a list of paths, from input to head")
     elif not isinstance(layer_groups, Sequence) or not all(isinstance(pattern, str) for pattern in layer_groups):
-        raise UserError(f"layer_groups is {layer_groups!r}; give a list of module paths, from input to head")
+        raise UserError(f"layer_groups is {layer_groups!r}: expected a list of module paths, from input to head")
     else:
         groups = {pattern: [pattern] for pattern in layer_groups}
         for name in groups:
             if list(layer_groups).count(name) > 1:
-                raise UserError(f"layer group {name!r} is listed twice; list each group once, from input to head")
+                raise UserError(f"layer group {name!r} is listed twice: list each group once, from input to head")
     if not groups:
-        raise UserError("layer_groups is empty; list at least one module path, from input to head")
+        raise UserError("layer_groups is empty: expected at least one module path, from input to head")
     for name, patterns in groups.items():
         if not patterns:
-            raise UserError(f"layer group {name!r} is empty; give it at least one module path")
+            raise UserError(f"layer group {name!r} is empty: expected at least one module path")
     return groups
 
 
 def resolve_layer_groups(
     module: nn.Module, layer_groups: LayerGroups, thaw_order: Sequence[str] = (), rest: str | None = None
 ) -> dict[str, LayerGroup]:
-    """Find the parameters and submodules of each layer group.
+    """Finds the parameters and submodules of each layer group.
 
-    A pattern names a module or a parameter by its path and takes everything below it. It is compared component by
+    A pattern names a module or a parameter by its path and takes everything below it. Paths are compared component by
     component, so ``backbone.1`` never takes ``backbone.10`` and ``*`` never crosses a dot. The ``_orig_mod`` that
     ``torch.compile`` puts into a path is skipped.
 
     Args:
         module: The module that the paths start from.
         layer_groups: See :func:`group_patterns`.
-        thaw_order: Group names, the first to be trained first. A parameter that several groups share (tied weights)
-            belongs to the first of them, and to the one nearest the head where the order names none of them.
-        rest: What becomes of trainable parameters outside all groups. ``None``: they are an error. ``"frozen"`` or
-            ``"trainable"``: they are returned as one more group, named ``rest``.
+        thaw_order: Group names in the order in which they are trained. A parameter that several groups share (tied
+            weights) belongs to the first of them, or to the one nearest the head if the order names none of them.
+        rest: How to treat trainable parameters outside all groups. ``None`` makes them an error; ``"frozen"`` or
+            ``"trainable"`` returns them as one more group, named ``rest``.
 
     Returns:
         Group name -> group, from input to head, ``rest`` last.
@@ -120,7 +120,7 @@ def resolve_layer_groups(
 
 
 def some_of(names: Iterable[str], limit: int = 8) -> str:
-    """Join names for a message, no more than ``limit`` of them."""
+    """Joins names for a message, no more than ``limit`` of them."""
     listed = list(names)
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
@@ -142,7 +142,7 @@ def _owner(path: str, patterns: Mapping[str, list[str]]) -> str | None:
 
 
 def _tied_names(module: nn.Module) -> Iterable[list[str]]:
-    """List all names of each parameter; by identity: equal values are not tied weights."""
+    """Lists all names of each parameter. Identity decides, because weights of equal values are not tied."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -150,7 +150,7 @@ def _tied_names(module: nn.Module) -> Iterable[list[str]]:
 
 
 def _what_exists(pattern: str, paths: list[str]) -> str:
-    """List the names at the first level where the pattern goes astray."""
+    """Lists the names at the first level where the pattern matches none."""
     globs = pattern.split(".")
     for depth in range(len(globs)):
         below = [_components(path) for path in paths if depth == 0 or _matches(".".join(globs[:depth]), path)]

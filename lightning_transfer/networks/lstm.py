@@ -22,24 +22,24 @@ Pooling = Literal["last", "max", "mean", "all"]
 
 
 class LSTMClassifier(LSTMEncoder):
-    """Embedding, LSTM layers, pooling over time and a head, for documents of any length.
+    """Classifies documents of any length by an embedding, LSTM layers, pooling over time and a head.
 
     Args:
         vocabulary_size: Number of token ids; follows from the data on the command line.
         num_classes: Number of classes; follows from the data on the command line.
-        pooling: What of the last layer's states goes to the head: ``last`` (of each direction, the state after the
-            whole document), ``max`` or ``mean`` over time, or ``all`` three side by side (Howard & Ruder, 2018).
+        pooling: How the head sees the last layer's states: as the ``last`` one (each direction's state after the whole
+            document), as their ``max`` or ``mean`` over time, or as ``all`` three side by side (Howard & Ruder, 2018).
         dropout: Probability of dropping a feature between LSTM layers and before the head.
         single_logit: Whether two classes share one logit, for the loss binary_cross_entropy.
-        direction: ``backward`` reads each document from its end: for an encoder that has learned the language so. A
-            token 0 at the start, which sets documents apart in a language model's streams, is read first all the same.
-        gradient_tokens: Time steps at the end of a batch through which training goes back; what comes before is read
-            without gradients and hands on its state and its states to the pooling. All if not given. What is dropped is
-            drawn anew for the second part.
-        bigrams: How many of the most frequent pairs of neighbouring tokens in the training documents have an embedding
-            too, which is added to that of the pair's second token. They are found before the first step of a fit,
-            unless weights were loaded; elsewhere call :meth:`fit_to_data`.
-        bigram_dropout: Probability of dropping a pair, in place, in training.
+        direction: ``backward`` reads each document from its end, for an encoder that was pretrained that way. A token 0
+            at the start, which separates documents in a language model's streams, is still read first.
+        gradient_tokens: Number of time steps at the end of a batch that are trained through; all if not given. Earlier
+            steps are read without gradients; their last state starts the later part, and the pooling sees all states.
+            Dropout is drawn anew for the later part.
+        bigrams: Number of most frequent pairs of neighbouring training tokens that have an embedding of their own. It
+            is added to that of the pair's second token. The pairs are found before the first step of a fit, unless
+            weights were loaded; elsewhere call :meth:`fit_to_data`.
+        bigram_dropout: Probability of zeroing the embedding of a pair in training.
 
     Raises:
         UserError: For sizes below 1, probabilities outside 0 to below 1, one logit for more than two classes, and
@@ -82,7 +82,7 @@ class LSTMClassifier(LSTMEncoder):
 
     @property
     def sample_size(self) -> int:
-        """How many training documents :meth:`fit_to_data` takes; 0 once they are not needed."""
+        """Number of training documents that :meth:`fit_to_data` needs; 0 if no pairs are left to find."""
         needs_pairs = isinstance(self.embedding, BigramEmbedding) and not self.embedding.is_fitted
         return _BIGRAM_DOCUMENTS if needs_pairs else 0
 
@@ -90,8 +90,8 @@ class LSTMClassifier(LSTMEncoder):
         """Finds the frequent pairs of tokens.
 
         Args:
-            token_ids: int64 [tokens], training documents one after the other; 0 (padding between them, and what is
-                unknown) is in no pair.
+            token_ids: int64 [tokens], training documents one after the other. Token 0, for padding and for what is
+                unknown, is never part of a pair.
         """
         assert isinstance(self.embedding, BigramEmbedding)
         self.embedding.fit(token_ids.flip(0) if self.direction == "backward" else token_ids)
@@ -106,7 +106,7 @@ class LSTMClassifier(LSTMEncoder):
         Returns:
             float [batch, num_classes], or [batch, 1] with ``single_logit``.
         """
-        # The transposed ids are small, the embedded tokens are not.
+        # Transposing the ids is cheap, transposing the embedded tokens is not.
         time = token_ids.shape[1]
         steps = self.in_reading_order(token_ids.t(), token_ids, lengths)
         reversed_steps = reversed_within_length(lengths, time)
@@ -121,10 +121,10 @@ class LSTMClassifier(LSTMEncoder):
         return logits
 
     def in_reading_order(self, steps: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Brings what belongs to tokens into the order in which they are read, and back.
+        """Puts time steps into the order in which the network reads them; a second call restores their order.
 
         Args:
-            steps: [time, batch, ...].
+            steps: [time, batch, ...], values that belong to the tokens.
             token_ids: int64 [batch, time].
             lengths: int64 [batch].
         """
@@ -145,6 +145,6 @@ class LSTMClassifier(LSTMEncoder):
         return torch.cat(pooled, 1)
 
     def _last(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """The forward direction ends at the last token, the backward one at the first."""
+        """Takes the forward direction's state at the last token, and the backward one's at the first."""
         ends = states[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
         return torch.cat([ends[:, : self.output_size], states[0, :, self.output_size :]], 1)

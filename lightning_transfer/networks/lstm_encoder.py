@@ -1,6 +1,6 @@
-"""The recurrent encoder of text: embedding and LSTM layers, regularised as in AWD-LSTM where asked for.
+"""The recurrent encoder of text: embedding and LSTM layers, with the dropouts of AWD-LSTM as options.
 
-The classifier and the language model are both this encoder and a head, so that weights move between them by name.
+The classifier and the language model are both this encoder plus a head, so weights move between them by name.
 """
 
 from typing import Any, TypedDict
@@ -35,19 +35,19 @@ class EncoderOptions(BareEncoderOptions, total=False):
 
 
 class LSTMEncoder(nn.Module):
-    """Embedding and LSTM layers.
+    """Encodes token ids by an embedding and LSTM layers.
 
-    Dropout zeroes what it names during training only and scales the rest up.
+    In training only, each dropout zeroes a random part of what it names, and scales the rest up.
 
     Args:
         vocabulary_size: Number of token ids; follows from the data on the command line.
         embedding_size: Features of each token.
         hidden_size: Units of each direction of each LSTM layer.
         num_layers: Number of LSTM layers.
-        output_size: Units of each direction of the last LSTM layer, if not ``hidden_size`` too.
-        bidirectional: Whether each layer reads the document backwards too.
+        output_size: Units of each direction of the last LSTM layer; ``hidden_size`` if not given.
+        bidirectional: Whether each layer also reads the document backwards.
         embedding_scale: Standard deviation of the initial embeddings.
-        token_dropout: Probability of dropping a whole token, in place, in training.
+        token_dropout: Probability of zeroing the embedding of a token in training.
         word_dropout: Probability of dropping a word of the vocabulary from a whole batch (embedding dropout: Gal and
             Ghahramani, 2016).
         embedding_dropout: Probability of dropping a feature of an embedded token.
@@ -109,7 +109,7 @@ class LSTMEncoder(nn.Module):
 
     @property
     def layer_groups(self) -> dict[str, list[str]]:
-        """The layers to freeze and unfreeze together, from input to head: paths of modules by name."""
+        """The layers to freeze and unfreeze together, from input to head: group name -> paths of modules."""
         paths = ["embedding", *(f"lstm.{index}" for index in range(len(self.lstm))), "head"]
         return {path: [path] for path in paths}
 
@@ -119,7 +119,7 @@ class LSTMEncoder(nn.Module):
         """Computes the hidden states of the last layer.
 
         Args:
-            token_ids: int64 [time, batch]: time first, what the LSTM computes in.
+            token_ids: int64 [time, batch]; time comes first, as the LSTM computes in that order.
             reversed_steps: int64 [time * batch], see :func:`reversed_within_length`; needed for both directions.
             state: The state of each layer to start from; from zeros if not given.
 
@@ -152,7 +152,7 @@ class VariationalDropout(nn.Module):
     """Drops the same features at all time steps of a sequence. Source: Gal and Ghahramani, 2016.
 
     Args:
-        probability: Of dropping a feature.
+        probability: Probability of dropping a feature.
     """
 
     def __init__(self, probability: float) -> None:
@@ -167,7 +167,7 @@ class VariationalDropout(nn.Module):
 
 
 def require_sizes(**values: int) -> None:
-    """Refuses sizes below 1, by the name of the argument.
+    """Refuses sizes below 1, and names the argument.
 
     Raises:
         UserError: For the first such value.
@@ -178,7 +178,7 @@ def require_sizes(**values: int) -> None:
 
 
 def require_probabilities(**values: float) -> None:
-    """Refuses probabilities outside 0 to below 1, by the name of the argument.
+    """Refuses probabilities outside 0 to below 1, and names the argument.
 
     Raises:
         UserError: For the first such value.

@@ -18,16 +18,16 @@ from lightning_transfer.networks.lstm_layer import LayerState
 
 
 class LSTMLanguageModel(LSTMEncoder):
-    """Predicts each next token of a stream of text. AWD-LSTM (Merity et al., 2018) with all its dropouts.
+    """Predicts each next token of a stream of text, as AWD-LSTM (Merity et al., 2018) with all its dropouts.
 
-    The output layer has the embeddings as its weights. Where the last layer has another size than an embedding, its
-    states are first brought to that size.
+    The embeddings are also the weights of the output layer. If the last layer has another size than an embedding, a
+    linear layer brings its states to that size.
 
     Args:
         vocabulary_size: Number of token ids; follows from the data on the command line.
-        cutoffs: Ids at which the vocabulary, the most frequent tokens first, is cut into a head and tails: those of a
-            tail are only looked at where the head says so (Grave et al., 2017). Exact, and several times as fast as one
-            softmax over all, which is what an empty list gives.
+        cutoffs: Ids at which the vocabulary, most frequent tokens first, is cut into a head and tails. A tail is only
+            computed for labels inside it (Grave et al., 2017). This is exact, and several times as fast as one
+            softmax over all tokens, which an empty list gives.
         output_dropout: Probability of dropping a feature before the head, the same at all time steps.
 
     Raises:
@@ -58,7 +58,7 @@ class LSTMLanguageModel(LSTMEncoder):
         Args:
             token_ids: int64 [time, batch].
             labels: int64 [time * batch], the token after each.
-            state: The state of each layer after the segment before; at the start of the streams none.
+            state: The state of each layer after the previous segment; None at the start of the streams.
 
         Returns:
             The negative log-likelihood of each label in nats, float32 [time * batch]; the states of the last layer as
@@ -70,18 +70,19 @@ class LSTMLanguageModel(LSTMEncoder):
 
 
 class TiedAdaptiveSoftmax(nn.Module):
-    """A softmax over a vocabulary in clusters, whose weights are the embeddings.
+    """Computes a softmax over a vocabulary in clusters, with the embeddings as its weights.
 
-    As ``torch.nn.AdaptiveLogSoftmaxWithLoss`` (Grave et al., 2017), with full-size tails so that they can be tied.
+    Source: ``torch.nn.AdaptiveLogSoftmaxWithLoss`` (Grave et al., 2017). Unlike there, the tails keep the full size of
+    an embedding, so that they can share its weights.
 
     Args:
         vocabulary_size: Number of tokens, the most frequent first.
         embedding_size: Features of an embedding.
-        cutoffs: Where the head ends and each tail but the last.
-        input_size: Features of a state; brought to ``embedding_size`` by a linear layer where it differs.
+        cutoffs: The ids at which the head and each tail but the last end.
+        input_size: Features of a state. A linear layer brings states of another size to ``embedding_size``.
     """
 
-    rows_of_tokens = ("bias",)  # what is moved with the embeddings to another vocabulary
+    rows_of_tokens = ("bias",)  # one row for each token: it moves with the embeddings to another vocabulary
 
     def __init__(self, vocabulary_size: int, embedding_size: int, cutoffs: list[int], input_size: int) -> None:
         super().__init__()
@@ -111,13 +112,13 @@ class TiedAdaptiveSoftmax(nn.Module):
         """
         states = self.projection(states)
         targets, tail_losses = labels, []
-        # One split: each slice of its own would cost a gradient of the whole size.
+        # Everything is split at once, because each separate slice would cost a gradient of the whole size.
         head_part, *tail_parts = zip(*(torch.split(whole, self.sizes) for whole in (weight, self.bias)), strict=True)
         for index, ((start, stop), (tail_weight, tail_bias)) in enumerate(zip(self.tails, tail_parts, strict=True)):
             is_inside = (labels >= start) & (labels < stop)
             rows = is_inside.nonzero().squeeze(1)
             targets = targets.masked_fill(is_inside, self.head_size + index)
-            # Rows are taken and given back by index: of a tail without labels that is nothing, and no error.
+            # Rows are taken and put back by index, so a tail without labels gives empty tensors and no error.
             logits = F.linear(states[rows], tail_weight, tail_bias)
             tail_losses.append((rows, F.cross_entropy(logits.float(), labels[rows] - start, reduction="none")))
         losses = F.cross_entropy(self._head_logits(states, *head_part).float(), targets, reduction="none")

@@ -1,20 +1,20 @@
-"""One LSTM layer in one or both directions, right in any precision, and rearranged time steps."""
+"""An LSTM layer in one or both directions, correct in any precision, and functions that reorder time steps."""
 
 import torch
 from torch import Tensor, nn
 
 from lightning_transfer.networks.processor import has_bfloat16, has_bfloat16_lstm, trains_lstm_in_bfloat16
 
-# Of one layer, after a segment of text: hidden and cell state, each [1, batch, units].
+# The hidden and the cell state of one layer after a segment of text, each [1, batch, units].
 LayerState = tuple[Tensor, Tensor]
 
 
 class LSTMLayer(nn.Module):
-    """One LSTM layer over right-padded sequences, forward or in both directions.
+    """Runs one LSTM layer over right-padded sequences, forward or in both directions.
 
-    The backward direction is a second LSTM over each sequence reversed within its own length, whose outputs are
-    reversed back. On a CPU that gives what ``pack_padded_sequence`` gives several times as fast, and padding still
-    never reaches an output before it.
+    The backward direction is a second LSTM. It reads each sequence reversed within its own length, and its outputs are
+    reversed back. On a CPU this is several times as fast as ``pack_padded_sequence`` and gives the same: padding never
+    changes an output before it.
 
     Args:
         input_size: Features of each time step.
@@ -40,11 +40,11 @@ class LSTMLayer(nn.Module):
         Args:
             inputs: float [time, batch, input_size].
             reversed_steps: int64 [time * batch], see :func:`reversed_within_length`; needed for both directions.
-            state: Where the forward direction starts; from zeros if not given.
+            state: The state that the forward direction starts from; zeros if not given.
 
         Returns:
-            The hidden states, float [time, batch, directions * hidden_size]: what stands at padded steps has no
-            meaning; and the forward direction's last state.
+            The hidden states, float [time, batch, directions * hidden_size], which have no meaning at padded steps;
+            and the forward direction's last state.
         """
         states, last = self._run(self.forward_direction, inputs, state)
         if self.backward_direction is None:
@@ -66,20 +66,20 @@ class LSTMLayer(nn.Module):
         return states, last
 
     def _with_own_weights(self, lstm: nn.LSTM, inputs: Tensor, state: LayerState | None) -> tuple[Tensor, LayerState]:
-        """Runs an LSTM with some of its recurrent weights dropped, all of them in the precision of the inputs."""
+        """Runs an LSTM with its weights in the precision of the inputs, and some recurrent ones dropped in training."""
         if state is None:
             zeros = inputs.new_zeros(1, inputs.shape[1], lstm.hidden_size)
             state = (zeros, zeros)
         weights: dict[str, Tensor] = {name: weight.to(inputs.dtype) for name, weight in lstm.named_parameters()}
         recurrent = weights["weight_hh_l0"]
         weights["weight_hh_l0"] = nn.functional.dropout(recurrent, self.weight_dropout, self.training)
-        # The function behind nn.LSTM, which takes its weights from nowhere but its parameters.
+        # This is the function behind nn.LSTM. The module itself can only use its own parameters as weights.
         states, hidden, cell = torch.lstm(inputs, state, list(weights.values()), True, 1, 0.0, True, False, False)
         return states, (hidden, cell)
 
 
 def _dtype_to_choose(lstm: nn.LSTM, inputs: Tensor) -> torch.dtype | None:
-    """What an LSTM has to be computed in for right gradients, where torch would choose something else."""
+    """Gives the dtype in which an LSTM has correct gradients, or None where torch's own choice has them."""
     device = inputs.device
     is_autocast = torch.is_autocast_enabled(device.type)
     if (torch.get_autocast_dtype(device.type) if is_autocast else inputs.dtype) != torch.bfloat16:
@@ -92,22 +92,22 @@ def _dtype_to_choose(lstm: nn.LSTM, inputs: Tensor) -> torch.dtype | None:
 
 
 def _computes_in_bfloat16(lstm: nn.LSTM) -> bool:
-    """Whether torch has an LSTM in bfloat16 for this CPU, and gradients of it where they are needed."""
+    """Says whether torch has an LSTM in bfloat16 for this CPU, with correct gradients where they are needed."""
     return has_bfloat16() and (
         not torch.is_grad_enabled() or trains_lstm_in_bfloat16(lstm.input_size, lstm.hidden_size)
     )
 
 
 def reversed_within_length(lengths: Tensor, time: int, kept: Tensor | int = 0) -> Tensor:
-    """Says where each step of a padded batch comes from when every sequence is reversed, and the padding stays.
+    """Computes the index that reverses every sequence of a padded batch, and leaves the padding in place.
 
     Args:
         lengths: int64 [batch].
         time: Steps of the padded batch.
-        kept: int64 [batch], or one for all: how many steps at the start of each sequence stay as well.
+        kept: Number of steps at the start of each sequence that stay in place too, int64 [batch] or one for all.
 
     Returns:
-        int64 [time * batch], into the batch with its first two dimensions, time and batch, as one.
+        int64 [time * batch], an index for :func:`take_steps`.
     """
     steps = torch.arange(time, device=lengths.device).unsqueeze(1)
     source = torch.where((steps >= kept) & (steps < lengths), lengths - 1 - steps + kept, steps)
@@ -115,6 +115,6 @@ def reversed_within_length(lengths: Tensor, time: int, kept: Tensor | int = 0) -
 
 
 def take_steps(inputs: Tensor, source: Tensor) -> Tensor:
-    """Rearranges [time, batch, ...] by an index into its first two dimensions as one."""
-    # Whole rows: on a CPU nearly three times as fast as gather, which takes single numbers.
+    """Reorders [time, batch, ...] by an index, int64 [time * batch], into its first two dimensions flattened."""
+    # This takes whole rows, on a CPU nearly three times as fast as gather, which takes single numbers.
     return inputs.flatten(0, 1).index_select(0, source).view_as(inputs)

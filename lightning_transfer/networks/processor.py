@@ -1,4 +1,4 @@
-"""What the processors of this machine can compute in."""
+"""Checks which number formats the processors of this machine compute correctly."""
 
 import warnings
 from functools import lru_cache
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU may have instructions for bfloat16."""
+    """Says whether this CPU may have instructions for bfloat16."""
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
 @lru_cache
 def has_bfloat16_lstm(device: torch.device) -> bool:
-    """Whether cuDNN has an LSTM in bfloat16 for a GPU: from 9.13 and Ampere on.
+    """Says whether cuDNN has an LSTM in bfloat16 for a GPU, as it has from version 9.13 and Ampere on.
 
-    Under autocast in bfloat16 torch has cuDNN compute LSTMs in float16 all the same, where large gradients of a loss
-    that is not scaled become infinite, and small ones zero.
+    Under autocast in bfloat16, torch lets cuDNN compute LSTMs in float16. If the loss is not scaled, large gradients
+    then become infinite, and small ones zero.
     """
     version = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
     return version >= 91300 and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -25,10 +25,10 @@ def has_bfloat16_lstm(device: torch.device) -> bool:
 
 @lru_cache
 def trains_lstm_in_bfloat16(input_size: int, hidden_size: int) -> bool:
-    """Whether an LSTM of this size has the same gradients in bfloat16 as in float32 on this CPU, but for rounding.
+    """Says whether this CPU computes an LSTM's gradients in bfloat16 as in float32, apart from rounding.
 
-    Tried on two steps, once for each size. With AMX, torch 2.14's LSTM of 1,024 units and more, in multiples of 32,
-    hands gradients that have nothing to do with the right ones to what lies below it, without an error.
+    Each size is tried once, on two steps. With AMX, torch 2.14's LSTM of 1,024 units and more, in multiples of 32,
+    passes wrong gradients to the layers below it, without an error.
     """
     if not has_bfloat16():
         return False
@@ -39,8 +39,8 @@ def trains_lstm_in_bfloat16(input_size: int, hidden_size: int) -> bool:
     is_right = bool((rounded - exact).norm() < 0.1 * exact.norm())
     if not is_right:
         warnings.warn(
-            f"this CPU computes wrong gradients of an LSTM of {hidden_size} units in bfloat16: it trains in float32."
-            " A size below 1,024 is likely to be right, and much faster",
+            f"this CPU computes wrong gradients of an LSTM of {hidden_size} units in bfloat16: it trains in float32"
+            " instead. A size below 1,024 is likely to be correct, and much faster",
             stacklevel=2,
         )
     return is_right

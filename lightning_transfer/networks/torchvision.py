@@ -1,4 +1,4 @@
-"""Any classification network of torchvision by its name, with layer groups from stem to head."""
+"""Builds any classification network of torchvision by its name, with layer groups from stem to head."""
 
 import math
 import re
@@ -37,13 +37,13 @@ _NAMED_STAGES = {
     "VisionTransformer": {r"class_token|conv_proj|encoder\.pos_embedding": "embedding", r"encoder\.ln|heads": "head"},
 }
 
-# The families that are one long sequence of layers, and its name: they are cut where the resolution falls.
+# The families that are one sequence of layers -> the sequence's name. They are cut where the resolution falls.
 _SEQUENCES = {
     **dict.fromkeys(("AlexNet", "EfficientNet", "MobileNetV2", "MobileNetV3", "SqueezeNet", "VGG"), "features"),
     "MNASNet": "layers",
 }
 
-# The families whose stem has no variant for small images, and why.
+# The families whose stem has no variant for small images -> the reason.
 _NO_SMALL_STEM = {
     "Inception3": "its unpadded convolutions need images of at least 75 x 75 pixels",
     "MaxVit": "its windows take images of 224 x 224 pixels or a multiple",
@@ -52,7 +52,8 @@ _NO_SMALL_STEM = {
     "VisionTransformer": "it embeds patches, of smaller images with model_arguments image_size",
 }
 
-# Height and width in pixels below which nothing is left of an image, where that is more than a few. Source: measured.
+# The smallest height and width, in pixels, of which something is left behind the last stage. Families with a limit of a
+# few pixels are not listed. Source: measured.
 _SMALLEST_IMAGE = {
     "AlexNet": 63,
     "ConvNeXt": 32,
@@ -63,14 +64,14 @@ _SMALLEST_IMAGE = {
     "VGG": 32,
 }
 
-# GoogLeNet and Inception v3 as torchvision builds them for its weights, less the heads that only their own loss uses.
+# Torchvision builds GoogLeNet and Inception v3 so for its weights; the heads that only their own loss uses are off.
 _INCEPTION_ARGUMENTS = {"aux_logits": False, "transform_input": True, "init_weights": True}
 
 
 class TorchvisionNetwork(nn.Module):
-    """Any classification network of torchvision, with fresh weights; for pretrained ones start from them.
+    """Builds any classification network of torchvision with fresh weights; ``init_from`` loads pretrained ones.
 
-    GoogLeNet and Inception v3 come without their auxiliary heads.
+    GoogLeNet and Inception v3 have no auxiliary heads here.
 
     Args:
         num_classes: Number of outputs; follows from the data on the command line.
@@ -82,11 +83,11 @@ class TorchvisionNetwork(nn.Module):
 
     Attributes:
         model: torchvision's module.
-        layer_groups: The layers to freeze and unfreeze together, from input to head: paths by name.
+        layer_groups: The layers to freeze and unfreeze together, from input to head: group name -> paths.
 
     Raises:
-        UserError: For a name or an argument that torchvision does not have, and ``small_images`` of a family without
-            such a stem.
+        UserError: For a name or an argument that torchvision does not have, and for ``small_images`` with a family
+            that has no such stem.
 
     Source:
         The stem for small images: He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2.
@@ -110,7 +111,7 @@ class TorchvisionNetwork(nn.Module):
         }
         family = type(self.model).__name__
         self._image_sizes: tuple[int, float] = (1 if small_images else _SMALLEST_IMAGE.get(family, 1), math.inf)
-        if family == "VisionTransformer":  # it has one position embedding a patch
+        if family == "VisionTransformer":  # it has one position embedding for each patch
             self._image_sizes = (arguments.get("image_size", 224),) * 2
         elif family == "MaxVit":  # its windows are cut for one size
             self._image_sizes = (arguments.get("input_size", (224, 224))[0],) * 2
@@ -142,16 +143,16 @@ class TorchvisionNetwork(nn.Module):
 def torchvision_layer_groups(model: nn.Module) -> dict[str, list[str]]:
     """Names the layer groups of a classification model of torchvision.
 
-    A family that names its stages keeps them; a family that is one sequence of layers is cut where the resolution
-    falls; the blocks of a vision transformer are cut into quarters. A last convolution belongs to the last stage. Of
-    a classifier of several layers, only the last is the head, and the others are ``hidden1`` and so on: the head is
-    what another number of classes makes anew, with the norm layer right before it.
+    A family that names its stages keeps them. A family that is one sequence of layers is cut where the resolution
+    falls, and the blocks of a vision transformer are cut into quarters. A last convolution belongs to the last stage.
+    The head is the part that another number of classes replaces, with the norm layer right before it. In a classifier
+    of several layers only the last is the head; the others are ``hidden1`` and so on.
 
     Args:
         model: An instance of one of torchvision's classes.
 
     Returns:
-        Group name -> paths of modules and parameters, from input to head. Together they take every parameter once.
+        Group name -> paths of modules and parameters, from input to head. Together they hold every parameter once.
 
     Raises:
         UserError: If no rule covers the class, or a parameter.
@@ -166,7 +167,7 @@ def torchvision_layer_groups(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _path_and_group(name: str, rules: dict[str, str]) -> tuple[str, str]:
-    """Returns the shortest beginning of a parameter's name that a pattern takes, and the group it belongs to."""
+    """Returns the shortest prefix of a parameter's name that a pattern matches, and its group."""
     for path in accumulate(name.split("."), "{}.{}".format):
         for pattern, group in rules.items():
             if match := re.fullmatch(pattern, path):
@@ -175,7 +176,7 @@ def _path_and_group(name: str, rules: dict[str, str]) -> tuple[str, str]:
 
 
 def _rules(model: nn.Module) -> dict[str, str]:
-    """Returns patterns of paths, and for each the group that a path belongs to."""
+    """Returns pattern of paths -> the layer group of the paths that it matches."""
     family = type(model).__name__
     if family in _SEQUENCES:
         container = _SEQUENCES[family]
@@ -198,7 +199,7 @@ def _by_place(container: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _stages(layers: Iterable[nn.Module]) -> Iterable[str]:
-    """Names the stage of each layer: a new one begins where a convolution or pooling, not the first, has a stride."""
+    """Names the stage of each layer. A stage begins at each layer but the first that has a stride above 1."""
     stage = 0
     for place, layer in enumerate(layers):
         strides = [part.stride for part in layer.modules() if isinstance(part, nn.Conv2d | nn.MaxPool2d)]
@@ -207,7 +208,7 @@ def _stages(layers: Iterable[nn.Module]) -> Iterable[str]:
 
 
 def _hidden_and_head(classifier: nn.Sequential) -> Iterable[str]:
-    """Names the group of each layer of a classifier: each ends with a layer that has weights, the last is the head."""
+    """Names the group of each layer of a classifier. Each group ends with a layer of weights; the last is the head."""
     weighted = [place for place, layer in enumerate(classifier) if isinstance(layer, nn.Linear | nn.Conv2d)]
     for place in range(len(classifier)):
         before = sum(other < place for other in weighted)
@@ -237,7 +238,7 @@ def _keep_resolution(model: nn.Module, name: str) -> None:
     if family in _NO_SMALL_STEM:
         raise UserError(f"{name} has no stem for small_images: {_NO_SMALL_STEM[family]}; leave small_images off")
     path, convolution = next((path, part) for path, part in model.named_modules() if isinstance(part, nn.Conv2d))
-    if convolution.kernel_size == (3, 3):  # its weights still fit: only the step changes
+    if convolution.kernel_size == (3, 3):  # its pretrained weights still fit, as only the stride changes
         convolution.stride, convolution.padding = (1, 1), (1, 1)
     else:
         has_bias = convolution.bias is not None
