@@ -1,1 +1,1 @@
-"""What long runs on shared machines need: safe checkpoints, preemption, restarts."""
+"""Support for long runs on shared machines: sharding, preemption and restarts."""

@@ -1,4 +1,4 @@
-"""Who started this process, and what follows from it: whether it is a restart, and when it must end."""
+"""Finds out who started this process, whether it is a restart, and when it must end."""
 
 import ctypes
 import os
@@ -7,16 +7,16 @@ import subprocess
 import sys
 
 _PARENT_VARIABLE = "LIGHTNING_TRANSFER_PARENT"
-_PR_SET_PDEATHSIG = 1  # of Linux: prctl(2)
+_PR_SET_PDEATHSIG = 1  # a constant of Linux, see prctl(2)
 
 
 def is_restart() -> bool:
-    """Whether SLURM or torchrun has started this job before."""
+    """Says whether SLURM or torchrun has started this job before."""
     return any(int(os.environ.get(name, 0)) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def requeue() -> None:
-    """Puts the SLURM job of this process back into the queue; says so where that fails. Nothing outside SLURM."""
+    """Puts the SLURM job of this process back into the queue, and prints a failure. It does nothing outside SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return
@@ -30,13 +30,13 @@ def requeue() -> None:
 
 
 def end_with_parent() -> None:
-    """Has this process killed when the process that launched it ends, so that no rank is left behind.
+    """Has Linux kill this process when the process that launched it ends, so that no rank is left behind.
 
-    Only where Lightning has launched it from the first rank; torchrun and srun see to their processes themselves. The
-    first rank names itself as the parent of those that it will launch.
+    This applies only to processes that Lightning launched from the first rank; torchrun and srun end theirs
+    themselves. The first rank records its own process id, from which those that it launches know their parent.
 
     Raises:
-        SystemExit: Where the first rank has ended already.
+        SystemExit: If the first rank has ended already.
     """
     if not is_launched_child():
         os.environ[_PARENT_VARIABLE] = str(os.getpid())
@@ -48,6 +48,6 @@ def end_with_parent() -> None:
 
 
 def is_launched_child() -> bool:
-    """Whether this is one of the ranks that Lightning has started from the first, on the same machine."""
+    """Says whether Lightning started this rank from the first one, on the same machine."""
     ours = _PARENT_VARIABLE in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     return ours and os.environ.get("LOCAL_RANK", "0") != "0"

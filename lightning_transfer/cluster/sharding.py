@@ -1,4 +1,4 @@
-"""Parameters, gradients and optimizer state divided over the ranks: FSDP2."""
+"""Divides parameters, gradients and optimizer state over the ranks (FSDP2)."""
 
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,12 @@ from lightning_transfer.networks.layer_groups import group_patterns
 class FullyShardedStrategy(ModelParallelStrategy):
     """Divides every layer group of any LightningModule over all ranks, with ``fully_shard`` of torch (FSDP2).
 
-    Each layer group is gathered when it computes, and the parts outside them with the whole. A module with a
-    ``configure_model`` of its own divides itself. Checkpoints are one file with whole tensors, as those of every other
-    strategy: they resume on any number of ranks, and on one.
+    Each layer group is gathered when it computes, and the parts outside all groups with the whole module. A module with
+    a ``configure_model`` of its own divides itself. A checkpoint is one file with whole tensors, as with every other
+    strategy, so it resumes on any number of ranks.
 
-    Unlike Lightning's, its checkpoints resume with layers that are frozen: each parameter gets the optimizer state that
-    was saved for it, or none.
+    Unlike those of Lightning's strategy, its checkpoints also resume when layers are frozen. Each parameter gets the
+    optimizer state that was saved for it, if any.
 
     Args:
         process_group_backend: ``nccl`` or ``gloo``; by default the one for the device.
@@ -39,21 +39,21 @@ class FullyShardedStrategy(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """Makes one data-parallel group of all ranks."""
+        """Puts all ranks into one data-parallel group."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def connect(self, model: LightningModule) -> None:
-        """Has the module divided where Lightning lets modules do so."""
+        """Has Lightning divide the module when it calls ``configure_model``."""
         super().connect(model)
         if not is_overridden("configure_model", model):
             model.configure_model = partial(_shard, model)  # type: ignore[method-assign]
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads weights and optimizer states, each rank its part.
+        """Loads the part of the weights and optimizer states that this rank holds.
 
         Raises:
-            UserError: For a folder: a checkpoint of Lightning's own strategy, in parts.
+            UserError: For a folder, which is a checkpoint of Lightning's own strategy, saved in parts.
         """
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
@@ -70,13 +70,13 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
 def _shard(module: LightningModule) -> None:
     mesh: DeviceMesh | None = module.device_mesh
-    if mesh is None:  # nothing trains: a plan is made
+    if mesh is None:  # no training has begun: the module is only looked at for a plan
         return
     groups = getattr(module, "layer_groups", None)
     paths = {path for paths in group_patterns(groups).values() for path in paths} if groups else set()
     parts = {name: part for name, part in module.named_modules() if name in paths}
     for part in (*parts.values(), module):
-        # Not again in a test after the fit. A list of modules has no forward at which it could be gathered.
+        # A test after the fit must not divide a part again. A list of modules has no forward that could gather it.
         if not isinstance(part, FSDPModule | nn.ModuleList):
             fully_shard(part, mesh=mesh["data_parallel"])
 

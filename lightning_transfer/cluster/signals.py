@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: noted while training runs, for the training to act on at a step boundary."""
+"""Notes SIGTERM and SIGUSR1 during training, which acts on them at the next step boundary."""
 
 import signal
 import threading
@@ -11,18 +11,19 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class StopSignals:
     """A context in which SIGTERM and SIGUSR1 do not kill the process while it trains.
 
-    Outside training, SIGTERM ends the process at once with exit status 143, and SIGUSR1, which schedulers send ahead
-    of a time limit, waits for the first step or comes too late to matter.
+    Outside training, SIGTERM ends the process at once with exit status 143. Schedulers send SIGUSR1 ahead of a time
+    limit: before training it waits for the first step, and after training it has no effect.
     """
 
     def __init__(self) -> None:
-        self.received = 0  # the number of the signal, the higher where both came
+        self.received = 0  # the number of the signal; the higher one if both came, 0 if none
         self.training = False
-        self.stopping = False  # a requeue sends SIGTERM after the SIGUSR1 that it answers
+        # After SIGUSR1 the job is requeued, which makes SLURM send SIGTERM: that must not end the process any more.
+        self.stopping = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
             self._previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
         return self
 
