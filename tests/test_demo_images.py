@@ -105,8 +105,8 @@ def test_mean_colour_does_not_tell_the_class(task: Task, demo: Demo) -> None:
     [
         (("sauce", "train"), "demo task 'sauce' is not one of source, target"),
         (("source", "val"), "demo split 'val' is not one of train, test"),
-        (("source", "train", -1), "demo seed -1 is too small; use 0 or more"),
-        (("source", "train", 0, 0), "demo images_per_class 0 is too small; use 1 or more"),
+        (("source", "train", -1), "demo seed is -1: expected 0 or more"),
+        (("source", "train", 0, 0), "demo images_per_class is 0: expected 1 or more"),
     ],
 )
 def test_bad_argument_is_a_user_error_that_names_the_way_out(arguments: tuple[Any, ...], message: str) -> None:

@@ -92,9 +92,9 @@ def test_bag_of_words_is_close_to_chance(task: Task, demo: Demo) -> None:
     [
         (("sauce", "train"), "demo task 'sauce' is not one of source, target"),
         (("source", "val"), "demo split 'val' is not one of train, test"),
-        (("source", "train", -1), "demo seed -1 is too small; use 0 or more"),
-        (("target", "train", 0, 201), "demo count 201 is out of range; use 2 to 200"),
-        (("target", "train", 0, 1), "demo count 1 is out of range; use 2 to 200"),
+        (("source", "train", -1), "demo seed is -1: expected 0 or more"),
+        (("target", "train", 0, 201), "demo count is 201: expected 2 to 200"),
+        (("target", "train", 0, 1), "demo count is 1: expected 2 to 200"),
     ],
 )
 def test_bad_argument_is_a_user_error_that_names_the_way_out(arguments: tuple[Any, ...], message: str) -> None:

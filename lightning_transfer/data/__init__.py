@@ -1,1 +1,1 @@
-"""From a Hub id, a mirror or a folder to batches. Knows nothing of networks."""
+"""Makes batches from a Hub id, a mirror or a folder. This package does not import networks."""

@@ -1,7 +1,7 @@
-"""Augmentation of whole batches, on the device of the batch, with randomness per example.
+"""Augments whole batches, on the device of the batch, with randomness per example.
 
-The draws for an example are a hash of (seed, epoch, row): the same on any device, in any batch, on any number of
-ranks, and after a resume. There is no generator whose state could be lost.
+The draws for an example are a hash of (seed, epoch, row). They are the same on any device, in any batch, on any number
+of ranks and after a resume. There is no generator whose state could be lost.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from lightning_transfer.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random translations, reflections and holes in training images.
+    """Moves and mirrors training images at random, and cuts holes into them.
 
     Args:
         crop_padding: Pixels added on each side before a random crop of the original size.
-        padding: What is added: ``zeros``, or the image's ``reflection`` in its edge.
-        horizontal_flip: Whether to mirror each image with probability one half. ``alternating``: each image is
-            mirrored in every other epoch, a random half of them in the first, so that two epochs together show each
-            image in both ways.
+        padding: Content of the added pixels: ``zeros``, or the ``reflection`` of the image in its edge.
+        horizontal_flip: Whether to mirror each image with probability one half. ``alternating`` mirrors each image in
+            every other epoch, a random half of the images in the first. So two epochs together show each image in
+            both ways.
         cutout: Side in pixels of a square at a random place that is filled with the image's mean colour; 0 for none.
 
     Raises:
@@ -33,8 +33,8 @@ class Augmentation:
 
     Source:
         Alternating flip: Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024. Cutout: DeVries and Taylor,
-        Improved Regularization of Convolutional Neural Networks with Cutout, 2017, there with the data set's mean
-        and squares that may reach over the edge.
+        Improved Regularization of Convolutional Neural Networks with Cutout, 2017; they use the data set's mean, and
+        their squares may reach over the edge.
     """
 
     crop_padding: int = 0
@@ -52,16 +52,16 @@ class Augmentation:
 
         Args:
             images: uint8 or float [batch, channels, height, width].
-            indices: int64 [batch], the row of each image: with seed and epoch the source of its randomness.
+            indices: int64 [batch], the row of each image. Its random draws depend on row, seed and epoch.
             seed: Another seed gives other draws.
-            epoch: Another epoch likewise.
-            total: How many rows there are: the draws of an epoch are then made at once.
+            epoch: Another epoch gives other draws.
+            total: Number of rows. If given, the draws of an epoch are made at once.
 
         Returns:
             A tensor like ``images``.
 
         Raises:
-            UserError: For a reflection or a hole larger than the images.
+            UserError: For a reflection or a hole that is too large for the images.
         """
         largest = min(images.shape[2:])
         if self.cutout > largest or (self.crop_padding >= largest and self.padding == "reflection"):
@@ -92,7 +92,7 @@ class Augmentation:
                 rows, columns = (
                     _reflect(places - self.crop_padding, size) for places, size in ((rows, height), (columns, width))
                 )
-        # Crop and flip as one gather over flattened pixels: 1.5 times as fast as windows, 4 times as 4-d indexing.
+        # One gather over flattened pixels crops and flips. It is 1.5 times as fast as windows, 4 times as 4-d indexing.
         pixels = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).reshape(batch, 1, -1)
         return images.flatten(2).gather(2, pixels.expand(-1, channels, -1)).view(batch, channels, height, width)
 
@@ -109,20 +109,20 @@ class Augmentation:
 
 
 def _reflect(places: Tensor, size: int) -> Tensor:
-    """Brings places up to ``size - 1`` beyond either edge back inside."""
+    """Reflects places that lie up to ``size - 1`` beyond either edge back inside."""
     return size - 1 - (size - 1 - places.abs()).abs()
 
 
 def uniform(indices: Tensor, *salts: int, total: int | None = None) -> Tensor:
-    """Draws a number in [0, 1) for each index, a pure function of the index and the salts.
+    """Draws a number in [0, 1) for each index, as a pure function of the index and the salts.
 
     Source: the 32-bit finaliser of MurmurHash3 (Appleby, 2011), run once for each salt.
 
     Args:
         indices: int64 [batch].
         salts: Seed, epoch, number of the draw.
-        total: How many indices there are, from 0: the numbers of all are kept, and looked up the next time. A batch
-            then takes one operation and not forty, which on an accelerator or in small batches take the time.
+        total: Number of indices, counted from 0. If given, the numbers of all indices are computed once and kept. A
+            batch then takes one operation instead of forty, which matters on an accelerator and in small batches.
 
     Returns:
         float32 [batch].
@@ -132,7 +132,7 @@ def uniform(indices: Tensor, *salts: int, total: int | None = None) -> Tensor:
     return _kept(total, indices.device, *salts)[indices]
 
 
-@lru_cache(maxsize=16)  # of one epoch: no more draws than that have a number
+@lru_cache(maxsize=16)  # enough for one epoch, which has fewer numbered draws than that
 def _kept(total: int, device: torch.device, *salts: int) -> Tensor:
     return _hash(torch.arange(total, device=device), *salts)
 

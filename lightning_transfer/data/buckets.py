@@ -1,39 +1,42 @@
-"""Batches of similar length, so that little of a batch is padding.
+"""Makes batches of texts of similar length, so that little of a batch is padding.
 
-Both functions give what :class:`~lightning_transfer.data.loader.BatchLoader` iterates over: seeded, epoch-aware,
-resumable, and shared out over ranks.
+:class:`~lightning_transfer.data.loader.BatchLoader` iterates over the results of both functions. They depend on the
+seed and the epoch alone, so they can be resumed, and they divide the rows between ranks.
 """
 
 import numpy as np
 
 from lightning_transfer.data.loader import Batches, EpochBatches, equally_many, largest_batch, shuffled_batches
 
-# Lengths are sorted as if they were off by up to this share: so the same rows do not meet again in every epoch.
+# Lengths are changed by up to this share before they are sorted, so that the same rows do not meet in every epoch.
 _LENGTH_NOISE = 0.01
 
-# An LSTM in bfloat16 on a CPU (oneDNN's) reads 112 documents five times as fast as 109, and none of 32 to 128 slower
-# where they are a multiple of this.
+# Batches of more documents than this are cut to a multiple of it. An LSTM in bfloat16 on a CPU (oneDNN's) reads 112
+# documents five times as fast as 109, and from 32 to 128 a multiple of this was never slower.
 _EVEN_SIZE = 8
 
 
 def bucketed_batches(
     rows: np.ndarray, lengths: np.ndarray, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
 ) -> EpochBatches:
-    """Whole training batches of similar length in a new random order each epoch, the same on any number of ranks.
+    """Makes training batches of similar length, in a new random order each epoch, alike on any number of ranks.
 
-    The rows of an epoch are those of :func:`~lightning_transfer.data.loader.shuffled_batches`, sorted by length with
-    a little noise, cut into batches, and the batches shuffled.
+    The rows of an epoch are those of :func:`~lightning_transfer.data.loader.shuffled_batches`. They are sorted by
+    length with a little noise and cut into batches, and the batches are shuffled.
 
     Args:
-        rows: int64 [rows], what to draw from.
+        rows: int64 [rows], the rows to draw from.
         lengths: int64 [rows of the split], the tokens of each row, by row number.
         batch_size: Examples in a batch over all ranks together.
         seed: Another seed gives another order.
-        rank: Which share of each batch to give.
-        world_size: The number of shares.
+        rank: Index of the share of each batch to give.
+        world_size: Number of shares.
+
+    Returns:
+        A function from the epoch to its batches.
 
     Raises:
-        UserError: Where the ranks cannot have equal shares, which DDP's mean over ranks needs.
+        UserError: If the ranks cannot have equal shares, which DDP's mean over ranks needs.
     """
     random_batches = shuffled_batches(rows, batch_size=batch_size, seed=seed)
     shuffled_batches(rows, batch_size=batch_size, seed=seed, world_size=world_size)  # refuses unequal shares
@@ -58,23 +61,26 @@ def token_batches(
     world_size: int = 1,
     equal_counts: bool = False,
 ) -> EpochBatches:
-    """Every row once over all ranks together, from the longest to the shortest: for evaluation.
+    """Makes evaluation batches that have every row once over all ranks, from the longest to the shortest.
 
     Args:
         rows: int64 [rows].
         lengths: int64 [rows of the split], the tokens of each row, by row number.
-        batch_size: Examples in a batch at most.
-        batch_tokens: Tokens in a batch at most, padding included; a longer row is a batch by itself.
-        rank: Which share of the batches to give.
-        world_size: The number of shares.
-        equal_counts: Whether every rank must have as many batches; see
+        batch_size: Maximum number of examples in a batch.
+        batch_tokens: Maximum number of tokens in a batch, padding included. A longer row is a batch by itself.
+        rank: Index of the share of the batches to give.
+        world_size: Number of shares.
+        equal_counts: Whether all ranks must have equally many batches; see
             :func:`~lightning_transfer.data.loader.equally_many`.
 
+    Returns:
+        A function from the epoch to its batches.
+
     Raises:
-        UserError: Where there are fewer rows than ranks.
+        UserError: If there are fewer rows than ranks.
     """
     size = largest_batch(len(rows), batch_size, world_size)
-    # The longest first: where memory does not suffice, that shows in the first batch.
+    # The longest rows come first, so that too little memory shows in the first batch.
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     chunks, start = [], 0
     while start < len(rows):

@@ -1,7 +1,7 @@
-"""Arrays computed once and memory-mapped ever after: decoded images, token ids.
+"""Keeps arrays that are computed once and memory-mapped later: decoded images, token ids.
 
-An entry is a folder of ``.npy`` files and a manifest with their sizes and checksums. It is there whole or not at all;
-a lock lets one process build while others wait.
+An entry is a folder of ``.npy`` files and a manifest with their sizes and checksums. An entry appears only when it is
+complete. A lock lets one process build it while others wait.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ Arrays = dict[str, np.ndarray]
 
 
 def cache_root() -> Path:
-    """The folder of the cache: ``$LIGHTNING_TRANSFER_CACHE``, else ``~/.cache/lightning-transfer``."""
+    """Returns the folder of the cache: ``$LIGHTNING_TRANSFER_CACHE``, else ``~/.cache/lightning-transfer``."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "lightning-transfer")
 
 
 def load_or_build(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Arrays:
-    """Returns the arrays of an entry, building it first where it is missing or damaged.
+    """Returns the arrays of an entry, and builds it first if it is missing or damaged.
 
     Args:
-        kind: What the entry is, ``images`` for instance: the folder under the root of the cache.
+        kind: Kind of the entry, for example ``images``, which names the folder under the root of the cache.
         key: Everything the arrays depend on (JSON types): the fingerprint of the data, sizes, the layout's version.
-        build: Writes the ``.npy`` files of the entry into the folder it is given.
+        build: Function that writes the ``.npy`` files of the entry into the folder that it is given.
 
     Returns:
         The arrays by file name without suffix, memory-mapped copy-on-write: writing to them never reaches the disk.

@@ -1,4 +1,4 @@
-"""Images of any kind to arrays of bytes: RGB, one size, channels first."""
+"""Decodes images of any kind to arrays of bytes: RGB, of one size, channels first."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_LAYOUT = 1  # of the cached array: another number builds it again
+_LAYOUT = 1  # version of the cached array's layout: another number builds the array again
 
 
 def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Tensor:
@@ -32,7 +32,7 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
         uint8 [rows, 3, image_size, image_size], memory-mapped.
 
     Raises:
-        UserError: Where the column does not hold images, or one of them is missing or cannot be decoded.
+        UserError: If the column does not hold images, or one of them is missing or cannot be decoded.
     """
     _require_images(dataset, column)
     key = {"fingerprint": dataset._fingerprint, "column": column, "image_size": image_size, "layout": _LAYOUT}
@@ -41,7 +41,7 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
         shape = (len(dataset), 3, image_size, image_size)
         images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
         arrays = _decode_rows(dataset, column, range(len(dataset)), lambda image: to_array(image, image_size))
-        # disable=None: no bar where standard error is not a terminal.
+        # With disable=None, tqdm shows no bar if standard error is not a terminal.
         for row, array in enumerate(tqdm(arrays, "Decoding images once", len(dataset), unit=" images", disable=None)):
             images[row] = array
         images.flush()
@@ -50,15 +50,15 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
 
 
 def typical_size(dataset: datasets.Dataset, column: str, sample: int = 100) -> int:
-    """Says how large the images of a column are: the median of the shorter sides of a sample, in pixels.
+    """Measures how large the images of a column are: the median of the shorter sides of a sample, in pixels.
 
     Args:
         dataset: A split with the column.
         column: The name of the image column.
-        sample: How many images to look at, from all over the split.
+        sample: Number of images to look at, evenly spaced over the split.
 
     Raises:
-        UserError: Where the column does not hold images, or one of them is missing or cannot be decoded.
+        UserError: If the column does not hold images, or one of them is missing or cannot be decoded.
     """
     _require_images(dataset, column)
     rows = evenly_spaced(len(dataset), sample)
@@ -69,7 +69,7 @@ def decode_folder(folder: str, image_size: int) -> tuple[list[str], Tensor]:
     """Decodes the images of a folder and of the folders below it, in the order of their names.
 
     Args:
-        folder: Where the images are.
+        folder: Folder of the images.
         image_size: Height and width to bring every image to, in pixels.
 
     Returns:
@@ -90,20 +90,23 @@ def decode_folder(folder: str, image_size: int) -> tuple[list[str], Tensor]:
 
 
 def to_array(image: Image.Image, image_size: int) -> np.ndarray:
-    """Brings an image to RGB and to a square: the largest centred crop, resized.
+    """Converts an image to RGB, and crops its largest centred square, which it resizes.
 
     Args:
-        image: In any mode of whole numbers, those of 32 bits from 0 to 65,535; transparency is dropped and the camera's
-            orientation applied.
+        image: An image in any mode of whole numbers; those of 32 bits are clipped to 0 to 65,535. Transparency
+            is dropped, and the camera's orientation is applied.
         image_size: Height and width of the result in pixels.
 
     Returns:
         uint8 [3, image_size, image_size].
+
+    Raises:
+        UserError: For an image of real numbers.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise UserError("it holds real numbers, of a range of its own: save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 or 32 bits: convert("RGB") would clip, not scale
+    if image.mode.startswith("I"):  # 16 or 32 bits, which convert("RGB") would clip instead of scale
         image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     if image.size != (image_size, image_size):

@@ -1,9 +1,9 @@
-"""Embedded 32x32 colour images: a source and a small target task that need neither network nor download.
+"""Generates 32x32 colour images: a source task and a small target task that need no download.
 
 Each image shows one object on a background; the label is the object's shape. Everything else varies from image to
 image and says nothing about the label: the two colours (either may be the lighter), position, size, any rotation, the
-textures of object and background (plain, striped, checked or dotted), lighting and noise. No pixel by itself tells
-the shape, so a linear model stays near chance, while edges and corners, learned once, serve both tasks.
+textures of object and background (plain, striped, checked or dotted), lighting and noise. No single pixel tells the
+shape, so a linear model stays near chance. Edges and corners, once learned, help with both tasks.
 
 ====== ======== ================================= ===========================================
 task   shapes   images per class                  look
@@ -12,11 +12,11 @@ source 10       800 for training, 200 for testing filled, vivid colours
 target 6 others 50 for training, 300 for testing  outlined, muted colours, larger, less noise
 ====== ======== ================================= ===========================================
 
-Measured test accuracy in percent, mean ± standard deviation over n=5 seeds, each with its own pretrained network;
-2 cores CPU, one thread. The network has two 5x5 convolutions (6 and 16 channels) with ReLU and pooling, then 120, 84
-and one unit per class; AdamW without decay, one-cycle learning rate with the peak in brackets, batch 64 (source) or
-32 (target). The tasks were designed, and peaks tried, by looking at these very figures: they demonstrate that transfer
-can pay, and are no evidence for one strategy over another.
+The table shows the measured test accuracy in percent, mean ± standard deviation over n=5 seeds, each with its own
+pretrained network, on a CPU of 2 cores with one thread. The network has two 5x5 convolutions (6 and 16 channels) with
+ReLU and pooling, then 120, 84 and one unit per class. It is trained by AdamW without decay, with a one-cycle learning
+rate (its peak is in brackets), in batches of 64 (source) or 32 (target). The tasks were designed and the peaks chosen
+by looking at these same figures. They show that transfer can help, but are no evidence for one strategy over another.
 
 ============================================================== ==========
 logistic regression on source pixels (n=1, chance 10)          13.3
@@ -28,7 +28,7 @@ target, linear probe, 60 epochs [1e-2]                         70.8 ± 2.9
 target, head 30 epochs [1e-2], linear layers 15, all 15 [1e-3] 74.2 ± 2.5
 ============================================================== ==========
 
-``pytest tests/test_demo_images.py`` holds that linear models fail and that the transfer pays.
+``pytest tests/test_demo_images.py`` checks that linear models fail and that transfer helps.
 """
 
 import math
@@ -48,12 +48,12 @@ Shape = Callable[[Grid, Grid], Grid]
 IMAGE_SIZE = 32
 
 
-# Signed distances, negative inside, of shapes that about fill the unit circle; x points right, y up.
-# Only + - * / sqrt and comparisons: these round alike everywhere, so every machine draws the same bytes.
+# The functions below give signed distances, negative inside, of shapes that about fill the unit circle. x points right,
+# y up. They use only + - * / sqrt and comparisons, which round alike everywhere, so every machine draws the same bytes.
 
 
 def _directions(count: int) -> Grid:
-    """Return unit vectors at equal angles, [count, 2]; rounded, as a cosine's last bit differs between machines."""
+    """Returns unit vectors at equal angles, [count, 2], rounded because a cosine's last bit differs by machine."""
     angles = np.arange(count) * (2 * math.pi / count)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).round(6).astype(np.float32)
 
@@ -68,7 +68,7 @@ def _box(x: Grid, y: Grid, half_width: float, half_height: float) -> Grid:
 
 
 def _sides(x: Grid, y: Grid, corners: Sequence[tuple[float, float]]) -> Grid:
-    """Return signed distances to the lines through neighbouring corners (counterclockwise), [corners, ...]."""
+    """Returns signed distances to the lines through neighbouring corners (counterclockwise), [corners, ...]."""
     distances = []
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
         side = math.sqrt((x1 - x0) ** 2 + (y1 - y0) ** 2)
@@ -82,7 +82,7 @@ def _convex(x: Grid, y: Grid, *corners: tuple[float, float]) -> Grid:
 
 
 def _star(x: Grid, y: Grid) -> Grid:
-    # A point of the star lies beyond one side of the inner pentagon at most.
+    # Every point in the star lies beyond at most one side of the inner pentagon.
     pentagon = [(0.43 * float(c), 0.43 * float(s)) for c, s in _directions(5)]
     distance: Grid = np.partition(_sides(x, y, pentagon), 3, axis=0)[3]
     return distance
@@ -116,7 +116,7 @@ _SHAPES: dict[Task, dict[str, Shape]] = {
             _length(x, y + 0.35) - 0.6, _convex(x, y, (0.0, -0.9), (0.54, -0.08), (0.0, 1.0), (-0.54, -0.08))
         ),
         "flower": lambda x, y: np.stack([_length(x - 0.58 * c, y - 0.58 * s) for c, s in _directions(5)]).min(0) - 0.36,
-        # Walls and roof overlap by less than two lines' widths, so the line between them stays.
+        # Walls and roof overlap by less than two widths of the outline, so the line between them stays visible.
         "house": lambda x, y: np.minimum(
             _box(x, y + 0.35, 0.6, 0.5), _convex(x, y, (-0.9, 0.0), (0.9, 0.0), (0.0, 0.9))
         ),
@@ -127,13 +127,13 @@ TASKS: dict[Task, tuple[str, ...]] = {task: tuple(shapes) for task, shapes in _S
 
 
 class _Look(NamedTuple):
-    """How a task's images are drawn; lengths in pixels, shades and light as fractions, noise in grey levels."""
+    """Settings by which a task's images are drawn: lengths in pixels, shades as fractions, noise in grey levels."""
 
-    palette: str  # a ring of colours: neighbours are alike, and never meet in one image
+    palette: str  # a ring of colours: neighbours look alike, so they never occur in the same image
     images_per_class: dict[Split, int]
     radius: tuple[float, float]
     largest_shift: float
-    outline: float  # width of the line; 0: filled
+    outline: float  # width of the line; 0 fills the shape
     object_shade: float
     background_shade: float
     noise: int
@@ -168,13 +168,13 @@ def _uniform(rng: np.random.Generator, count: int, low: float, high: float) -> G
 
 
 def _rotated(rng: np.random.Generator, x: Grid, y: Grid) -> tuple[Grid, Grid]:
-    """Turn the coordinates [images, height, width] by a random whole degree per image."""
+    """Rotates the coordinates [images, height, width] by a random whole number of degrees per image."""
     cosine, sine = _directions(360)[rng.integers(360, size=len(x))].T[..., None, None]
     return x * cosine + y * sine, y * cosine - x * sine
 
 
 def _texture(rng: np.random.Generator, x: Grid, y: Grid) -> Grid:
-    """Lay a plain, striped, checked or dotted pattern, from 0 to 1, over each image: [images, height, width]."""
+    """Draws a plain, striped, checked or dotted pattern from 0 to 1 for each image: [images, height, width]."""
     count = len(x)
 
     def triangle_wave(pixels: Grid) -> Grid:
@@ -185,11 +185,11 @@ def _texture(rng: np.random.Generator, x: Grid, y: Grid) -> Grid:
     u, v = map(triangle_wave, _rotated(rng, x, y))
     kind = rng.integers(4, size=(count, 1, 1))
     edges = np.choose(kind, [np.zeros_like(u), u, 2 * u * v, 0.6 - u * u - v * v])
-    return np.clip(edges * period, -1, 1) * 0.5 + 0.5  # edges about one pixel wide
+    return np.clip(edges * period, -1, 1) * 0.5 + 0.5  # the edges are about one pixel wide
 
 
 def _draw(shape: Shape, look: _Look, count: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Draw ``count`` images of one shape: uint8 [count, 3, IMAGE_SIZE, IMAGE_SIZE]."""
+    """Draws ``count`` images of one shape: uint8 [count, 3, IMAGE_SIZE, IMAGE_SIZE]."""
     middle = (IMAGE_SIZE - 1) / 2
     column = np.tile(np.arange(IMAGE_SIZE, dtype=np.float32) - middle, (count, IMAGE_SIZE, 1))
     row = -column.swapaxes(1, 2)
@@ -219,20 +219,20 @@ def _draw(shape: Shape, look: _Look, count: int, rng: np.random.Generator) -> np
 def generate(
     task: Task, split: Split, seed: int = 0, images_per_class: int | None = None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Draw one split of one task: a pure function of its arguments, the same bytes on every machine.
+    """Draws one split of one task, as a pure function of its arguments: the same bytes on every machine.
 
     Args:
         task: ``source`` (10 shapes, filled) or ``target`` (6 other shapes, outlined, few training images).
-        split: ``train`` or ``test``; they share no image.
+        split: ``train`` or ``test``, which share no image.
         seed: At least 0; another seed draws other images of the same task.
-        images_per_class: At least 1; the task's own number where omitted.
+        images_per_class: At least 1; the task's own number if omitted.
 
     Returns:
         images: uint8 [count, 3, 32, 32], RGB, balanced over the classes and in random order.
         labels: int64 [count], the index into ``TASKS[task]``.
 
     Raises:
-        UserError: An unknown task or split, a negative seed, or fewer than one image per class.
+        UserError: For an unknown task or split, a negative seed, or fewer than one image per class.
     """
     for name, value, known in (("task", task, get_args(Task)), ("split", split, get_args(Split))):
         if value not in known:
@@ -241,7 +241,7 @@ def generate(
     count = look.images_per_class[split] if images_per_class is None else images_per_class
     for name, number, least in (("seed", seed, 0), ("images_per_class", count, 1)):
         if number < least:
-            raise UserError(f"demo {name} {number} is too small; use {least} or more")
+            raise UserError(f"demo {name} is {number}: expected {least} or more")
 
     shapes = _SHAPES[task].values()
     streams = np.random.SeedSequence(seed, spawn_key=(get_args(Task).index(task), get_args(Split).index(split)))

@@ -1,11 +1,11 @@
-"""Embedded reviews: a source domain and a small target domain that need neither network nor download.
+"""Generates reviews: a source domain and a small target domain that need no download.
 
 Each review is a few sentences about films (source) or restaurants (target), positive or negative as a whole. A small
-grammar writes them, in which no single word tells the label: an opinion is as often an adjective of its own polarity as
-the negated opposite ("is not dull", "nobody could call the cast gifted"), and where two opinions stand against each
-other, only the main one counts ("although the plot is clever, the ending is weak"). Sentences without any opinion, and
-opinions of others, which do not count, lie between. A bag of words is near chance; negation, contrast and whose opinion
-it is, learned once, serve both domains.
+grammar writes them so that no single word tells the label. An opinion is equally often an adjective of its own polarity
+or the negated opposite ("is not dull", "nobody could call the cast gifted"). Where one sentence has two opposite
+opinions, only the main one counts ("although the plot is clever, the ending is weak"). Between them are sentences
+without an opinion, and opinions of others, which do not count. A bag of words is near chance. A network that has once
+learned negation, contrast and whose opinion it is can use that in both domains.
 
 ====== =========== ================ ============
 domain about       training reviews test reviews
@@ -14,7 +14,7 @@ source films       4,000            2,000
 target restaurants 200              2,000
 ====== =========== ================ ============
 
-Half the target's adjectives also occur in the source. ``pytest tests/test_demo_texts.py`` holds what is said here.
+Half the target's adjectives also occur in the source. ``pytest tests/test_demo_texts.py`` checks these claims.
 """
 
 from collections.abc import Sequence
@@ -121,19 +121,19 @@ _OTHERS = ["my brother thought that", "a critic wrote that", "some people say th
 
 
 def generate(task: Task, split: Split, seed: int = 0, count: int | None = None) -> datasets.Dataset:
-    """Writes one split of one domain: a pure function of its arguments.
+    """Writes one split of one domain, as a pure function of its arguments.
 
     Args:
         task: ``source`` (films, many training reviews) or ``target`` (restaurants, few).
-        split: ``train`` or ``test``; they share no review.
+        split: ``train`` or ``test``, which share no review.
         seed: At least 0; another seed writes other reviews.
-        count: Reviews, from 2 to the domain's own number, which it is where omitted.
+        count: Number of reviews, from 2 to the domain's own number; the latter if omitted.
 
     Returns:
-        Columns ``text`` and ``label`` (0 negative, 1 positive), balanced as a whole split, in random order.
+        Columns ``text`` and ``label`` (0 negative, 1 positive) in random order; a whole split is balanced.
 
     Raises:
-        UserError: An unknown domain or split, a negative seed, or a count out of range.
+        UserError: For an unknown domain or split, a negative seed, or a count out of range.
     """
     for name, value, known in (("task", task, get_args(Task)), ("split", split, get_args(Split))):
         if value not in known:
@@ -141,11 +141,11 @@ def generate(task: Task, split: Split, seed: int = 0, count: int | None = None) 
     domain = _DOMAINS[task]
     count = domain.reviews[split] if count is None else count
     if seed < 0:
-        raise UserError(f"demo seed {seed} is too small; use 0 or more")
+        raise UserError(f"demo seed is {seed}: expected 0 or more")
     if not 2 <= count <= domain.reviews[split]:
-        raise UserError(f"demo count {count} is out of range; use 2 to {domain.reviews[split]}")
+        raise UserError(f"demo count is {count}: expected 2 to {domain.reviews[split]}")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(get_args(Task).index(task),)))
-    # The test split and after it the training split, without repetitions: whatever the count, they share no review.
+    # The test split is written first and the training split after it, without repetitions, so they share no review.
     sizes = domain.reviews["test"], domain.reviews["train"]
     labels = np.concatenate([rng.permutation(np.arange(size) % 2) for size in sizes])
     seen: set[str] = set()
@@ -164,7 +164,7 @@ def _new_review(domain: _Domain, label: int, rng: np.random.Generator, seen: set
 
 
 def _review(domain: _Domain, label: int, rng: np.random.Generator) -> str:
-    """Writes two to four opinions, most of them of the label's polarity, and up to two sentences that do not count."""
+    """Writes two to four opinions, most of the label's polarity, and up to two sentences that do not count."""
     opinions = int(rng.integers(2, 5))
     dissenting = int(rng.integers(2)) if opinions > 2 else 0
     polarities = rng.permutation([1 - label] * dissenting + [label] * (opinions - dissenting))
@@ -187,7 +187,7 @@ def _aside(domain: _Domain, rng: np.random.Generator) -> str:
 
 
 def _opinion(domain: _Domain, polarity: int, rng: np.random.Generator) -> str:
-    negated = int(rng.integers(2))  # as often as not: so neither the adjective nor the negation tells the polarity
+    negated = int(rng.integers(2))  # half of the time, so neither the adjective nor the negation tells the polarity
     template = _pick(_NEGATED if negated else _PLAIN, rng)
     adjectives = _SHARED_ADJECTIVES if rng.random() < 0.5 else domain.adjectives
     return template.format(subject=_pick(domain.subjects, rng), adjective=_pick(adjectives[polarity ^ negated], rng))

@@ -1,7 +1,7 @@
-"""A data set by its Hub id, from a mirror of the Hub, or from a folder.
+"""Loads a data set by its Hub id, from a mirror of the Hub, or from a folder.
 
-``LIGHTNING_TRANSFER_MIRROR`` names a folder in which Hub ids are looked up first
-(``$LIGHTNING_TRANSFER_MIRROR/uoft-cs/cifar10``): that is how nodes without network get their data.
+``LIGHTNING_TRANSFER_MIRROR`` names a folder in which Hub ids are looked up first, for example
+``$LIGHTNING_TRANSFER_MIRROR/uoft-cs/cifar10``. Nodes without a network get their data this way.
 """
 
 import os
@@ -25,8 +25,7 @@ def locate(path: str) -> str:
         path: A folder, or a Hub id such as ``uoft-cs/cifar10``.
 
     Raises:
-        UserError: Where ``path`` is a file, or neither an existing folder nor the form of a Hub id, or the mirror is
-            missing.
+        UserError: If ``path`` is a file, or is no existing folder and cannot be a Hub id, or the mirror is missing.
     """
     mirror = os.environ.get(MIRROR_VARIABLE)
     if mirror and not Path(mirror).is_dir():
@@ -50,7 +49,7 @@ def load_split(path: str, split: str, **columns: str) -> datasets.Dataset:
     Args:
         path: A Hub id or a folder; see :func:`locate`.
         split: The name of the split, ``train`` for instance.
-        columns: The columns that must be there, by the arguments that name them.
+        columns: Argument that names a column -> the column, which must exist.
 
     Raises:
         UserError: For a missing folder, split or column, files that cannot be read, an empty split, and a Hub that
@@ -66,7 +65,7 @@ def load_split(path: str, split: str, **columns: str) -> datasets.Dataset:
         ) from error
     except (ValueError, OSError, DatasetGenerationError) as error:
         raise UserError(f"cannot read split {split!r} of data set {path!r}: {_reason(error)}") from error
-    except IndexError as error:  # what datasets raises for a split without rows
+    except IndexError as error:  # datasets raises this for a split without rows
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
     require_columns(dataset, path, **columns)
     if len(dataset) == 0:
@@ -78,7 +77,7 @@ def require_columns(dataset: datasets.Dataset, path: str, **columns: str) -> Non
     """Refuses a data set without one of the columns.
 
     Raises:
-        UserError: For the first that is missing.
+        UserError: For the first column that is missing.
     """
     for argument, column in columns.items():
         if column not in dataset.column_names:
@@ -90,7 +89,7 @@ def require_columns(dataset: datasets.Dataset, path: str, **columns: str) -> Non
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, DatasetGenerationError) and (cause := error.__cause__ or error.__context__):
-        return _reason(cause)  # its own message is "An error occurred"
-    if isinstance(error, CastError):  # likewise "Couldn't cast"
+        return _reason(cause)  # the error's own message is only "An error occurred"
+    if isinstance(error, CastError):  # its own message is only "Couldn't cast"
         return f"its files must have the same columns, but {error.details()}"
     return (str(error).splitlines() or [type(error).__name__])[0]

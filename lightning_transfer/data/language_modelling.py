@@ -1,4 +1,4 @@
-"""Streams of text for language models: all documents one after the other, cut into parallel streams and segments."""
+"""Makes streams of text for language models: all documents in a row, cut into parallel streams and segments."""
 
 from collections.abc import Collection
 from functools import lru_cache
@@ -21,7 +21,7 @@ from lightning_transfer.keywords import Keywords
 
 
 class TokenBatch(NamedTuple):
-    """The next segment of each stream.
+    """A batch: the next segment of each stream.
 
     Attributes:
         token_ids: int64 [time, batch].
@@ -33,22 +33,22 @@ class TokenBatch(NamedTuple):
 
 
 class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
-    """Streams of text from any data set with a text column; labels are not read.
+    """Makes streams of text from any data set with a text column; labels are not read.
 
-    The documents of all training splits, in a new random order each epoch, are one stream, which is cut into
-    ``batch_size`` parallel ones; each batch is the next segment of every stream. Validation is a hold-out of the
-    documents. The place in the streams is in every checkpoint.
+    The documents of all training splits form one stream, in a new random order each epoch. It is cut into
+    ``batch_size`` parallel streams, and each batch is the next segment of every stream. Some documents are held out
+    for validation. Every checkpoint has the place in the streams.
 
     Args:
         path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
         text_column: The column of the texts.
-        train_splits: The splits to train and validate on, and to learn the vocabulary from. Never the split that a
-            classifier is to be tested on.
-        direction: ``backward`` streams are read from their end.
-        batch_size: Parallel streams, over all devices together.
-        segment_tokens: Time steps of a segment, through which training goes back.
-        varied_segments: Whether segments are halved now and then and all lengths vary a little, so that the same
-            tokens do not always stand at a segment's start (Merity et al., 2018). Every epoch has the same lengths.
+        train_splits: The splits to train and validate on, and to learn the vocabulary from. Never name the split that
+            a classifier is to be tested on.
+        direction: ``backward`` reads the streams from their end.
+        batch_size: Number of parallel streams, over all devices together.
+        segment_tokens: Time steps of a segment, which is also how far gradients go back.
+        varied_segments: Whether to halve some segments and vary all lengths a little, so that segments do not always
+            begin at the same tokens (Merity et al., 2018). Every epoch has the same lengths.
         validation_fraction: Share of the documents that is held out for validation.
         split_seed: Seed of the hold-out.
 
@@ -93,14 +93,14 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         return hub.load_split(self.path, split, text_column=self.text_column)
 
     def training_texts(self) -> tuple[Collection[str], str]:
-        """The texts of all training splits, and a fingerprint of them."""
+        """Returns the texts of all training splits, and a fingerprint of them."""
         splits = [self.open_split(split).select_columns(self.text_column) for split in self.train_splits]
         fingerprints = [column_of_texts(split, self.text_column)[1] for split in splits]
         return datasets.concatenate_datasets(splits)[self.text_column], "+".join(fingerprints)
 
     @property
     def documents(self) -> Documents:
-        """The token ids of all documents, from the cache once they have been tokenised."""
+        """The token ids of all documents, which come from the cache after the first time."""
         if self._documents is None:
             texts, self._fingerprint = self.training_texts()
             self._documents = cached_documents(self.tokenizer, texts, self._fingerprint, len(texts))
@@ -108,7 +108,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a record of a run says of its data."""
+        """The facts on the data that are written into the record of a run."""
         train, validation = self._divide()
         lengths = self.documents.lengths
         return {
@@ -129,7 +129,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
             self.write_tokenizer(self.trainer)
 
     def train_dataloader(self) -> BatchLoader:
-        """The segments of the training documents, in a new order of documents each epoch."""
+        """Makes the loader of the training segments, whose documents have a new order each epoch."""
         rows, _ = self._divide()
         segments = self._segments(rows, self.varied_segments, self.run_seed)
         self._train_loader = training_loader(make_batch, segments, self.trainer, self._resume_at)
@@ -137,17 +137,17 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
-        """The segments of the hold-out, always the same."""
+        """Makes the loader of the hold-out's segments, which are always the same."""
         segments = self._segments(self._divide()[1], varied=False, seed=self.split_seed)(0)
         return BatchLoader(make_batch, lambda epoch: segments)
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the streams, and the tokenizer as JSON."""
+        """Returns the place in the streams, and the tokenizer as JSON."""
         place = self._train_loader.state_dict() if self._train_loader else {}
         return {**super().state_dict(), "place": place, "tokenizer": self.tokenizer.to_str()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes training go on from a saved place, in the vocabulary of the checkpoint."""
+        """Makes training continue from a saved place, with the vocabulary of the checkpoint."""
         super().load_state_dict(state_dict)
         self._resume_at = state_dict["place"]
         if self.take_tokenizer(state_dict["tokenizer"]):
@@ -170,28 +170,28 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         if self.batch_size % world_size:
             raise UserError(f"{self.batch_size} streams cannot be shared equally by {world_size} processes")
         tokens = int(self.documents.lengths[rows].sum()) + len(rows)
-        streams = min(self.batch_size, tokens // 2)  # of a small hold-out
+        streams = min(self.batch_size, tokens // 2)  # a small hold-out has fewer streams
         length = tokens // streams
         ends = segment_ends(length - 1, self.segment_tokens, seed if varied else None)
 
-        @lru_cache(maxsize=1)  # the last epoch's streams, a few bytes a token
+        @lru_cache(maxsize=1)  # only the last epoch's streams are kept, a few bytes for each token
         def segments(epoch: int) -> Batches:
             order = np.random.default_rng([seed, epoch]).permutation(rows)
             stream = stream_of(self.documents, order)
             if self.direction == "backward":
                 stream = stream[::-1]
             parallel = stream[: streams * length].reshape(streams, length)[rank::world_size]
-            # Each segment with the token before its first label: views, not copies.
+            # Each segment also has the token before its first label. The slices are views, not copies.
             return [parallel[:, start : stop + 1] for start, stop in zip([0, *ends], ends, strict=False)]
 
         return segments
 
 
 class DemoTextStreams(LanguageModelDataModule):
-    """The training texts of the generated reviews, of both domains, that need no download.
+    """Makes streams of the generated training reviews of both domains, which need no download.
 
     Args:
-        tasks: The domains.
+        tasks: The domains to take reviews from.
     """
 
     def __init__(
@@ -214,14 +214,14 @@ def stream_of(documents: Documents, order: np.ndarray) -> np.ndarray:
 
     Args:
         documents: All documents.
-        order: int64, which documents in which order.
+        order: int64, the documents to take, in this order.
 
     Returns:
         int32 [tokens].
     """
     lengths = documents.lengths[order] + 1
     ends = np.cumsum(lengths)
-    # Each token is as far behind the start of its document as its place is behind the document's place.
+    # A token is as far from the start of its document as its place in the stream is from the document's first place.
     source = np.repeat(documents.offsets[order] - (ends - lengths), lengths)
     source += np.arange(len(source))
     stream = documents.token_ids.take(source, mode="clip")
@@ -235,11 +235,11 @@ def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int
     Args:
         tokens: The length of the stream.
         segment_tokens: The length of a segment.
-        seed: Of varied lengths as in AWD-LSTM (Merity et al., 2018): one in twenty is half as long, and all vary with a
-            standard deviation of a tenth of that length, 5 steps at most; None for equal ones.
+        seed: Seed of varied lengths as in AWD-LSTM (Merity et al., 2018); None for equal lengths. One segment in twenty
+            is half as long, and all vary with a standard deviation of a tenth of their length, 5 steps at most.
 
     Returns:
-        Where each segment ends, the last at ``tokens``.
+        The end of each segment; the last one ends at ``tokens``.
     """
     if seed is None:
         return [*range(segment_tokens, tokens, segment_tokens), tokens]
@@ -252,6 +252,6 @@ def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int
 
 
 def make_batch(segment: np.ndarray) -> TokenBatch:
-    """Makes a batch of a segment with one token more, int32 [batch, time + 1]."""
+    """Makes a batch of a segment with one extra token, int32 [batch, time + 1]."""
     ids = torch.from_numpy(segment.T.astype(np.int64))
     return TokenBatch(ids[:-1], ids[1:].flatten())

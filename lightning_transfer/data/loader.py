@@ -1,8 +1,8 @@
-"""Whole batches by index, in an order that is a function of the seed and the epoch.
+"""Loads whole batches by row number, in an order that is a function of the seed and the epoch.
 
-A stand-in for ``DataLoader`` where the data is an array in memory: no worker processes, no per-example Python. Its
-place in the epoch is in every checkpoint (Lightning saves loaders that have ``state_dict``), so that a run resumed in
-mid-epoch sees the batches that were still to come, each once.
+The loader replaces ``DataLoader`` where the data is an array in memory. It needs no worker processes and no Python for
+each example. Its place in the epoch is in every checkpoint, as Lightning saves loaders that have ``state_dict``. A run
+that resumes in mid-epoch therefore sees each remaining batch once.
 """
 
 import itertools
@@ -23,20 +23,20 @@ EpochBatches = Callable[[int], Batches]  # the batches of an epoch, counted from
 
 
 class BatchLoader:
-    """Iterates over the batches of an epoch, on each rank over its share.
+    """Iterates over the batches of an epoch; each rank iterates over its own share.
 
     Args:
-        fetch: Makes a batch from row numbers, int64 [batch].
-        batches: Gives the batches of an epoch, counted from 0, as row numbers. Every epoch has the same count.
+        fetch: Function that makes a batch from row numbers, int64 [batch].
+        batches: Function from an epoch, counted from 0, to its batches as row numbers. Every epoch has equally many.
     """
 
     def __init__(self, fetch: Callable[[np.ndarray], Any], batches: EpochBatches) -> None:
         self.fetch = fetch
         self.batches = batches
-        # Attributes of a DataLoader that Lightning looks for: it calls sampler.set_epoch at the start of an epoch.
+        # Lightning looks for these attributes of a DataLoader: it calls sampler.set_epoch at the start of an epoch.
         self.sampler, self.batch_sampler = self, None
         self._epoch = 0
-        self._batches_left: Iterator[np.ndarray] | None = None  # of this epoch; None before the first
+        self._batches_left: Iterator[np.ndarray] | None = None  # in this epoch; None before the first epoch
         self._resume_at = (0, 0)  # epoch and position
         self._length = len(batches(0))
 
@@ -44,11 +44,11 @@ class BatchLoader:
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order comes next."""
+        """Sets the epoch whose batches the next iteration gives."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
-        # Lightning calls iter() before set_epoch(): the epoch's batches are asked for at the first next(), after both.
+        # Lightning calls iter() before set_epoch(), so the epoch's batches are made at the first next(), after both.
         return itertools.chain.from_iterable(self._rest_of_epoch())
 
     def _rest_of_epoch(self) -> Iterator[Iterator[Any]]:
@@ -58,13 +58,16 @@ class BatchLoader:
         yield map(self.fetch, self._batches_left)
 
     def rows(self, batches: int) -> Tensor:
-        """Gives the rows of the first batches of an evaluation: int64 [rows], rising."""
+        """Returns the rows of the first batches of an evaluation: int64 [rows], ascending."""
         return self._rows_as_read(batches).sort().values
 
     def in_order(self, parts: Sequence[Tensor]) -> Tensor:
-        """Joins what was computed of the first batches of an evaluation in the order of their rows.
+        """Joins the results of the first batches of an evaluation in the order of their rows.
 
-        Texts are read by length.
+        The batches may have another order, as texts are read by length.
+
+        Args:
+            parts: One tensor for each batch, with a result for each of its rows.
         """
         return torch.cat(list(parts))[self._rows_as_read(len(parts)).argsort()]
 
@@ -72,31 +75,35 @@ class BatchLoader:
         return torch.from_numpy(np.concatenate(self.batches(0)[:batches]))
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the training set: the epoch and the number of its batches handed out."""
+        """Returns the place in the training set: the epoch, and the number of its batches already given."""
         left = self._length if self._batches_left is None else operator.length_hint(self._batches_left)
         return {"epoch": self._epoch, "position": self._length - left}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the iteration over the saved epoch go on from the saved place; an empty state means the start."""
+        """Makes the iteration over the saved epoch continue from the saved place; an empty state means the start."""
         self._resume_at = (state.get("epoch", 0), state.get("position", 0))
 
 
 def shuffled_batches(
     rows: np.ndarray, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
 ) -> EpochBatches:
-    """Whole training batches in a new random order each epoch, the same on any number of ranks.
+    """Makes training batches in a new random order each epoch, alike on any number of ranks.
 
-    A ragged remainder is left for another epoch; a training set smaller than ``batch_size`` is one batch.
+    Each epoch leaves out the rows that do not fill a last batch. A training set smaller than ``batch_size`` is one
+    batch.
 
     Args:
-        rows: int64 [rows], what to draw from.
+        rows: int64 [rows], the rows to draw from.
         batch_size: Examples in a batch over all ranks together.
         seed: Another seed gives another order.
-        rank: Which share of each batch to give.
-        world_size: The number of shares.
+        rank: Index of the share of each batch to give.
+        world_size: Number of shares.
+
+    Returns:
+        A function from the epoch to its batches.
 
     Raises:
-        UserError: Where the ranks cannot have equal shares, which DDP's mean over ranks needs.
+        UserError: If the ranks cannot have equal shares, which DDP's mean over ranks needs.
     """
     batch_size = min(batch_size, len(rows))
     if batch_size % world_size:
@@ -113,41 +120,47 @@ def shuffled_batches(
 def ordered_batches(
     rows: np.ndarray, *, batch_size: int, rank: int = 0, world_size: int = 1, equal_counts: bool = False
 ) -> EpochBatches:
-    """Every row once, in order, over all ranks together: for evaluation. Nothing is padded or repeated.
+    """Makes evaluation batches that have every row once, in order, over all ranks. No row is padded or repeated.
 
     Args:
         rows: int64 [rows].
-        batch_size: Examples in a batch at most.
-        rank: Which share of the batches to give.
-        world_size: The number of shares.
-        equal_counts: Whether every rank must have as many batches; see :func:`equally_many`.
+        batch_size: Maximum number of examples in a batch.
+        rank: Index of the share of the batches to give.
+        world_size: Number of shares.
+        equal_counts: Whether all ranks must have equally many batches; see :func:`equally_many`.
+
+    Returns:
+        A function from the epoch to its batches.
 
     Raises:
-        UserError: Where there are fewer rows than ranks.
+        UserError: If there are fewer rows than ranks.
     """
     size = largest_batch(len(rows), batch_size, world_size)
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
     batches: Batches = equally_many(chunks, world_size) if equal_counts else chunks
-    # Whole batches, not a share of each: what is computed of a row, to the last digit, depends on its batch.
+    # Each rank takes whole batches instead of a share of each, because the last digit of a result depends on its batch.
     return lambda epoch: batches[rank::world_size]
 
 
 def equally_many(batches: Batches, world_size: int) -> Batches:
-    """Cuts the largest batches in two until every rank has as many: for passes that all ranks must make together.
+    """Cuts the largest batches in two until all ranks have equally many, for passes that they must make together.
 
-    What is computed of the rows of those few batches may differ in the last digit from what one process computes.
-    Where there is nothing left to cut, batches of one row are joined to two.
+    The results for the rows of those few batches may differ in the last digit from those of one process. If no batch
+    is left to cut, neighbouring batches are joined instead.
 
     Args:
         batches: int64 [rows] each, together at least one row for each rank.
-        world_size: The number of ranks.
+        world_size: Number of ranks.
+
+    Returns:
+        The new batches, whose number is a multiple of ``world_size``.
     """
     sizes, rows = [len(batch) for batch in batches], np.concatenate(batches)
     count = min(-(-len(sizes) // world_size), len(rows) // world_size) * world_size
     while len(sizes) < count:
         place = sizes.index(max(sizes))
         sizes[place : place + 1] = [sizes[place] - sizes[place] // 2, sizes[place] // 2]
-    while len(sizes) > count:  # the last ones first: the longest texts come first
+    while len(sizes) > count:  # joins the last ones first, because the longest texts come first
         place = min(range(len(sizes) - 1), key=lambda place: (sizes[place] + sizes[place + 1], -place))
         sizes[place : place + 2] = [sizes[place] + sizes[place + 1]]
     return np.split(rows, np.cumsum(sizes)[:-1])
@@ -156,13 +169,13 @@ def equally_many(batches: Batches, world_size: int) -> Batches:
 def training_loader(
     fetch: Callable[[np.ndarray], Any], batches: EpochBatches, trainer: L.Trainer | None, resume_at: dict[str, int]
 ) -> BatchLoader:
-    """Makes the loader of a training.
+    """Makes the loader of a training set.
 
     Args:
-        fetch: As of :class:`BatchLoader`.
-        batches: Likewise; those of the first epoch serve for all where ``trainer.overfit_batches`` is set.
-        trainer: Will train, if one is known.
-        resume_at: The saved place to go on from; empty at the start.
+        fetch: See :class:`BatchLoader`.
+        batches: See :class:`BatchLoader`. With ``trainer.overfit_batches``, every epoch has the first one's batches.
+        trainer: The trainer that will use the loader, if known.
+        resume_at: The saved place to continue from; empty at the start.
     """
     overfits = trainer is not None and trainer.overfit_batches  # type: ignore[attr-defined]
     loader = BatchLoader(fetch, (lambda epoch: batches(0)) if overfits else batches)
@@ -171,16 +184,16 @@ def training_loader(
 
 
 def must_pass_together(trainer: L.Trainer | None) -> bool:
-    """Whether a rank can only make a pass together with all others, which hold parts of the parameters."""
+    """Says whether a rank can only make a pass together with all others, as they hold parts of the parameters."""
     divided = DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy
     return trainer is not None and isinstance(trainer.strategy, divided)
 
 
 def largest_batch(count: int, batch_size: int, world_size: int) -> int:
-    """Gives the size of evaluation batches with which every rank has one.
+    """Returns the largest size of evaluation batches at which every rank has a batch.
 
     Raises:
-        UserError: Where there are fewer examples than ranks: a rank without a batch would leave the others waiting.
+        UserError: For fewer examples than ranks, as the others would wait for a rank without a batch.
     """
     if count < world_size:
         raise UserError(f"{count} examples cannot be evaluated by {world_size} processes: choose fewer trainer.devices")

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: training images blended with each other, on the device, with randomness per example."""
+"""Blends training images with each other by mixup and CutMix, on the device, with randomness per example."""
 
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,17 +18,17 @@ _TABLE_SIZE = 1 << 16
 class Mixing:
     """Mixes each training image, and its label, with its neighbour in the batch.
 
-    With both alphas above 0, each image is mixed in one of the two ways, either as often. As in
+    With both alphas above 0, each image is mixed in one of the two ways, which are equally likely. As in
     :mod:`lightning_transfer.data.augment`, all draws are a hash of seed, epoch and row.
 
     Args:
-        mixup_alpha: Blend the pixels (mixup: Zhang et al., 2018) by a share drawn from Beta(alpha, alpha); 0 for no
-            mixup. Common are 0.2 to 1.
-        cutmix_alpha: Paste a rectangle of the neighbour (CutMix: Yun et al., 2019) whose area is drawn from
-            Beta(alpha, alpha); 0 for no CutMix. Common is 1.
+        mixup_alpha: Blends the pixels (mixup: Zhang et al., 2018) by a share drawn from Beta(alpha, alpha); 0 turns it
+            off. Common values are 0.2 to 1.
+        cutmix_alpha: Pastes a rectangle of the neighbour (CutMix: Yun et al., 2019) whose area is drawn from
+            Beta(alpha, alpha); 0 turns it off. A common value is 1.
 
     Raises:
-        UserError: For a negative alpha, and for none above 0.
+        UserError: For a negative alpha, and if both are 0.
     """
 
     mixup_alpha: float = 0.0
@@ -57,17 +57,17 @@ class Mixing:
         Args:
             images: float [batch, channels, height, width].
             labels: int64 [batch], from 0.
-            indices: int64 [batch], the row of each image: with seed and epoch the source of its randomness.
+            indices: int64 [batch], the row of each image. Its random draws depend on row, seed and epoch.
             num_classes: Number of classes.
             seed: Another seed gives other draws.
-            epoch: Another epoch likewise.
-            total: How many rows there are: the draws of an epoch are then made at once.
+            epoch: Another epoch gives other draws.
+            total: Number of rows. If given, the draws of an epoch are made at once.
 
         Returns:
             Images like ``images``, and the share of each class in them, float32 [batch, num_classes].
         """
         draw = partial(uniform, indices, seed, epoch, total=total)
-        # Numbers of the draws: 0 to 4 are those of the augmentation of the same images.
+        # The numbers of the draws begin at 5, because the augmentation of the same images uses 0 to 4.
         cuts = draw(5) < (0.5 if self.mixup_alpha else 1.0) * bool(self.cutmix_alpha)
         place = (draw(6) * _TABLE_SIZE).long()
         blended = self._own_share(self.mixup_alpha, place)[:, None, None, None]
@@ -83,7 +83,7 @@ class Mixing:
 
 @cache
 def _beta_sample(alpha: float, device: torch.device) -> Tensor:
-    """A large fixed sample of Beta(alpha, alpha), from which a uniform place draws."""
+    """Returns a large fixed sample of Beta(alpha, alpha): a value at a uniform place is a draw."""
     return torch.from_numpy(np.random.default_rng(0).beta(alpha, alpha, _TABLE_SIZE)).float().to(device)
 
 

@@ -1,4 +1,4 @@
-"""What images are normalised by: as pretrained weights saw theirs, or as the data itself suggests."""
+"""Finds the mean and standard deviation to normalise images by: those of pretrained weights, or of the data."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from lightning_transfer.errors import UserError, did_you_mean
 
 
 def normalisation_of_weights(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Looks up what the images were normalised by that torchvision's weights were trained on.
+    """Looks up the normalisation of the images on which torchvision's weights were trained.
 
     Args:
-        name: Name of weights, for example ResNet18_Weights.IMAGENET1K_V1.
+        name: Name of the weights, for example ResNet18_Weights.IMAGENET1K_V1.
 
     Returns:
         Mean and standard deviation of each channel, for pixels from 0 to 1.
@@ -39,7 +39,7 @@ def is_name_of_weights(name: str) -> bool:
 def _transforms_of_weights(name: str) -> Any | None:
     try:
         transforms = models.get_weight(name).transforms()
-    except (KeyError, TypeError, ValueError):  # a TypeError for what else torchvision.models has by a name
+    except (KeyError, TypeError, ValueError):  # a TypeError means that the name is something else in torchvision.models
         return None
     return transforms if hasattr(transforms, "mean") else None
 
@@ -49,10 +49,10 @@ def channel_statistics(images: Tensor, sample: int = 5000) -> tuple[list[float],
 
     Args:
         images: uint8 [rows, 3, height, width].
-        sample: How many images to look at, from all over them.
+        sample: Number of images to look at, evenly spaced over all.
     """
     chosen = images[torch.from_numpy(evenly_spaced(len(images), sample))]
-    # By counts of the 256 values: exact, and no copy of the images as floats.
+    # Counting the 256 values is exact, and needs no copy of the images as floats.
     counts = torch.stack([torch.bincount(chosen[:, channel].flatten(), minlength=256) for channel in range(3)]).double()
     values, shares = torch.arange(256) / 255.0, counts / counts.sum(1, keepdim=True)
     mean = shares @ values.double()

@@ -1,4 +1,4 @@
-"""Whether what is tested on was also trained on, byte for byte."""
+"""Counts the rows of a test split that are also in the training split, byte for byte."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.errors import UserError
 
-# Of each row first this much is compared, from its middle: a page of a file, and all of a small image or text.
+# This much from the middle of each row is compared first: a page of a file, and all of a small image or text.
 _SAMPLE_BYTES = 4096
 
 
@@ -15,7 +15,7 @@ class Rows(NamedTuple):
     """The content of many rows, one after the other.
 
     Attributes:
-        values: One dimension, of any type; may be memory-mapped.
+        values: Array of one dimension and any type; may be memory-mapped.
         offsets: int64 [rows + 1]: row i is ``values[offsets[i]:offsets[i + 1]]``.
     """
 
@@ -23,11 +23,11 @@ class Rows(NamedTuple):
     offsets: np.ndarray
 
     def hashes(self, rows: np.ndarray, limit: int | None = None) -> np.ndarray:
-        """Computes a hash of each of the rows, int64 [rows]; equal rows have equal ones within this process.
+        """Computes a hash of each row, int64 [rows]. Equal rows have equal hashes within this process.
 
         Args:
-            rows: int64, which rows.
-            limit: Bytes of each row to look at, from its middle; all if not given.
+            rows: int64 [rows], the rows to hash.
+            limit: Number of bytes from the middle of each row to look at; all if not given.
         """
         most = None if limit is None else limit // self.values.itemsize
         found = np.empty(len(rows), np.int64)
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
 
 
 def check_overlap(train_split: str, test_split: str, train: Rows, test: Rows) -> int:
-    """Counts what a test split shares with the training split, and warns where it is anything.
+    """Counts the rows that a test split shares with the training split, and warns if there are any.
 
     Args:
         train_split: The name of the training split.
@@ -49,10 +49,10 @@ def check_overlap(train_split: str, test_split: str, train: Rows, test: Rows) ->
         test: The rows of the test split.
 
     Returns:
-        How many rows of the test split are in the training split too.
+        Number of rows of the test split that are also in the training split.
 
     Raises:
-        UserError: Where they are the same, or at least half of the test split is in the training split.
+        UserError: If the splits are the same, or at least half of the test split is in the training split.
     """
     if test_split == train_split:
         raise UserError(f"data.test_split is {test_split}, the split to train on: expected another one")
@@ -66,14 +66,14 @@ def check_overlap(train_split: str, test_split: str, train: Rows, test: Rows) ->
 
 
 def count_shared(train: Rows, test: Rows) -> int:
-    """Counts the rows of a test set that are rows of a training set too.
+    """Counts the rows of a test set that are also in a training set.
 
     Args:
         train: The rows of the training set.
         test: The rows of the test set.
     """
     kept = [np.arange(len(rows.offsets) - 1) for rows in (train, test)]
-    for limit in (_SAMPLE_BYTES, None):  # whole rows only of those that may be equal
+    for limit in (_SAMPLE_BYTES, None):  # the second pass reads whole rows, but only those that may be equal
         hashes = [rows.hashes(places, limit) for rows, places in zip((train, test), kept, strict=True)]
         shared = np.intersect1d(hashes[0], hashes[1])
         kept = [places[np.isin(found, shared)] for places, found in zip(kept, hashes, strict=True)]

@@ -1,8 +1,8 @@
-"""Splits of a data set, and hold-outs and cuts of a training set: stratified by class, seeded, and nested.
+"""Holds out and cuts training sets: stratified by class, seeded and nested.
 
-Every class has its own random order, a function of the seed alone. The hold-out is the head of each order and a
-training set the stretch after it, so a smaller training set is a subset of a larger one at the same seed, and none of
-them ever touches the hold-out.
+Every class has its own random order, a function of the seed alone. The hold-out is the first part of each order, and a
+training set is the part after it. So at the same seed a smaller training set is a subset of a larger one, and no
+training set ever has rows of the hold-out.
 """
 
 from typing import Generic, TypeVar
@@ -16,12 +16,12 @@ Inputs = TypeVar("Inputs")
 
 
 class Split(Generic[Inputs]):
-    """All of a split, in memory or memory-mapped.
+    """One split of a data set, in memory or memory-mapped.
 
     Args:
         inputs: The inputs of all rows.
         labels: int64 [rows], -1 where unknown.
-        fingerprint: Changes with the data.
+        fingerprint: Text that changes when the data does.
     """
 
     def __init__(self, inputs: Inputs, labels: Tensor, fingerprint: str) -> None:
@@ -34,7 +34,7 @@ class Split(Generic[Inputs]):
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
-    """Gives int64 [min(count, total)]: places from all over ``total`` rows, the first and the last among them."""
+    """Returns evenly spaced row numbers from the first of ``total`` rows to the last: int64 [min(count, total)]."""
     return np.linspace(0, total - 1, min(count, total)).astype(np.int64)
 
 
@@ -50,16 +50,18 @@ def split_train_validation(
 
     Args:
         labels: int64 [rows].
-        validation_fraction: Share of each class that is held out, between 0 and 1, at least one row of each class.
-        train_fraction: Share of what is left of each class to train on, above 0 and up to 1, at least one row of each.
-        examples_per_class: Rows of each class to train on, in place of ``train_fraction``.
+        validation_fraction: Share of each class to hold out, from 0 to below 1. Above 0, each class gives at least one
+            row.
+        train_fraction: Share of each class's remaining rows to train on, above 0 and up to 1, and at least one row.
+        examples_per_class: Number of rows of each class to train on, instead of ``train_fraction``.
         seed: Another seed gives another split.
 
     Returns:
         The rows to train on and the rows to validate on: int64, ascending, disjoint.
 
     Raises:
-        UserError: For fractions out of range, and a class with too few rows for ``examples_per_class``.
+        UserError: For values out of range, both ``train_fraction`` and ``examples_per_class``, and a class that has
+            too few rows.
     """
     _check(validation_fraction, train_fraction, examples_per_class)
     train, validation = [], []
@@ -89,7 +91,7 @@ def _check(validation_fraction: float, train_fraction: float, examples_per_class
 
 def _too_many(count: int, label: int, rows: int, held_out: int) -> UserError:
     way_out = "lower data.examples_per_class or data.validation_fraction"
-    if rows == held_out == 1:  # no fraction above 0 leaves a row
+    if rows == held_out == 1:  # any fraction above 0 holds out the only row
         way_out = "set data.validation_fraction 0 or leave the class out"
     return UserError(
         f"class {label} has {rows - held_out} rows to train on ({rows} less {held_out} held out for validation):"

@@ -1,7 +1,7 @@
-"""Text to token ids: words or byte-level BPE, learned from training texts, with the Rust ``tokenizers`` library.
+"""Turns texts into token ids by words or byte-level BPE, learned from training texts with the library ``tokenizers``.
 
-A tokenizer is one JSON string. It is cached by what it was learned from, travels inside checkpoints, and lies beside
-each run as ``tokenizer.json``.
+A tokenizer is one JSON string. The cache finds it by the texts and settings that it was learned from. It is in every
+checkpoint, and in the folder of each run as ``tokenizer.json``.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,11 +18,11 @@ TokenizerKind = Literal["words", "byte_level_bpe"]
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
-SEPARATOR_ID = PADDING_ID  # between the documents of a stream: padding is in every vocabulary and in no text
+SEPARATOR_ID = PADDING_ID  # stands between the documents of a stream, as it is in every vocabulary and in no text
 
-_LAYOUT = 2  # of the cached arrays and of the rules below: another number builds them again
-_CHUNK = 1000  # documents tokenised at a time: enough for all cores, little enough for a moving progress bar
-# A word with its apostrophe ("don't" keeps its negation), else one sign by itself.
+_LAYOUT = 2  # version of the cached arrays and of the rules below: another number builds the arrays again
+_CHUNK = 1000  # documents tokenised at a time: enough to use all cores, few enough for a moving progress bar
+# The pattern of a token: a word with its apostrophe, so that "don't" keeps its negation, or else a single sign.
 _WORD = r"[\p{L}\p{M}\p{N}]+(?:'\p{L}+)?|[^\s\p{L}\p{M}\p{N}]"
 
 
@@ -31,7 +31,7 @@ class Documents(NamedTuple):
 
     Attributes:
         token_ids: int32 [tokens].
-        offsets: int64 [documents + 1]: document i is ``token_ids[offsets[i]:offsets[i + 1]]``, never empty.
+        offsets: int64 [documents + 1]: document i is ``token_ids[offsets[i]:offsets[i + 1]]``, which is never empty.
     """
 
     token_ids: np.ndarray
@@ -39,7 +39,7 @@ class Documents(NamedTuple):
 
     @property
     def lengths(self) -> np.ndarray:
-        """The tokens of each document, int64 [documents]."""
+        """The number of tokens of each document, int64 [documents]."""
         return np.diff(self.offsets)
 
 
@@ -47,12 +47,12 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, max_vocabulary_si
     """Learns a vocabulary.
 
     Args:
-        texts: The training texts and nothing else.
-        kind: ``words``: lower-cased words and single punctuation marks, the most frequent ones, the rest unknown.
-            ``byte_level_bpe``: merges of bytes (Sennrich et al., 2016; Radford et al., 2019), nothing is unknown.
-        max_vocabulary_size: Entries at most, padding and the unknown word included.
+        texts: The training texts only.
+        kind: ``words`` takes the most frequent lower-cased words and single punctuation marks; all others are unknown.
+            ``byte_level_bpe`` merges bytes (Sennrich et al., 2016; Radford et al., 2019), so no text is unknown.
+        max_vocabulary_size: Maximum number of entries, with padding and the unknown word.
     """
-    line_breaks = normalizers.Replace(Regex(r"<br\s*/?>"), " ")  # of texts from the web
+    line_breaks = normalizers.Replace(Regex(r"<br\s*/?>"), " ")  # texts from the web have these
     clean = [normalizers.NFC(), line_breaks, normalizers.Strip()]
     special = [PADDING, UNKNOWN]
     trainer: trainers.Trainer
@@ -76,13 +76,13 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, max_vocabulary_si
 
 
 def cached_tokenizer(texts: Iterable[str], fingerprint: str, kind: TokenizerKind, max_vocabulary_size: int) -> str:
-    """Learns a vocabulary once; see :func:`train_tokenizer`.
+    """Learns a vocabulary once and caches it; see :func:`train_tokenizer`.
 
     Args:
         texts: The training texts.
-        fingerprint: Changes with the texts.
-        kind: What a token is.
-        max_vocabulary_size: Entries at most.
+        fingerprint: Text that changes when the training texts do.
+        kind: The kind of tokens.
+        max_vocabulary_size: Maximum number of entries.
 
     Returns:
         The tokenizer as JSON.
@@ -102,13 +102,13 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[str], total: int | None = Non
     A text without any token, an empty one for instance, becomes one unknown token.
 
     Args:
-        tokenizer: What :func:`train_tokenizer` gave.
-        texts: Any strings; lone surrogates (what is left of bytes that were not UTF-8) are replaced.
-        total: The number of texts, for the progress bar; no bar where it is not given.
+        tokenizer: A tokenizer from :func:`train_tokenizer`.
+        texts: Any strings. Lone surrogates, which stand for bytes that were not UTF-8, are replaced.
+        total: Number of texts, for the progress bar; without it there is no bar.
     """
-    tokenizer.encode_special_tokens = True  # "<pad>" in a text is three tokens like any others
+    tokenizer.encode_special_tokens = True  # so that "<pad>" in a text is split like any other characters
     ids, lengths = [np.empty(0, np.int32)], [0]
-    # disable=None: no bar where standard error is not a terminal.
+    # With disable=None, tqdm shows no bar if standard error is not a terminal.
     with tqdm(desc="Tokenising once", total=total, unit=" texts", disable=True if total is None else None) as bar:
         for chunk in _chunks(texts):
             encoded = [e.ids or [UNKNOWN_ID] for e in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
@@ -119,13 +119,13 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[str], total: int | None = Non
 
 
 def cached_documents(tokenizer: Tokenizer, texts: Iterable[str], fingerprint: str, total: int) -> Documents:
-    """Turns texts into token ids, once: the next call maps the cached arrays into memory.
+    """Turns texts into token ids once; later calls map the cached arrays into memory.
 
     Args:
-        tokenizer: What :func:`train_tokenizer` gave.
+        tokenizer: A tokenizer from :func:`train_tokenizer`.
         texts: The texts.
-        fingerprint: Changes with the texts.
-        total: The number of texts.
+        fingerprint: Text that changes when the texts do.
+        total: Number of texts.
     """
     key = {"fingerprint": fingerprint, "tokenizer": tokenizer.to_str(), "layout": _LAYOUT}
 
@@ -137,13 +137,13 @@ def cached_documents(tokenizer: Tokenizer, texts: Iterable[str], fingerprint: st
 
 
 def readable(tokenizer: Tokenizer, token_id: int) -> str:
-    """Writes one token as text; of bytes that are no character by themselves, what stands for them."""
+    """Returns one token as text; for bytes that are no whole character, it returns the replacement character."""
     token: str = tokenizer.id_to_token(token_id) or UNKNOWN
     return decoders.ByteLevel().decode([token]).strip() or token if isinstance(tokenizer.model, models.BPE) else token
 
 
 def printable(text: str | None) -> str:
-    """Replaces what is not valid Unicode, which the tokenizer would refuse; a missing text is empty."""
+    """Replaces invalid Unicode, which the tokenizer would refuse, and makes a missing text empty."""
     return (text or "").encode("utf-8", "replace").decode()
 
 

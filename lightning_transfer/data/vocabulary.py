@@ -1,4 +1,4 @@
-"""The vocabulary of a data module: learned from its training texts, taken from another run, or a checkpoint's."""
+"""Gives a data module its vocabulary: learned from its training texts, or taken from a run or a checkpoint."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
@@ -15,13 +15,13 @@ from lightning_transfer.files import write_text
 
 
 class TokenizedTexts:
-    """What data modules of texts share, beside another base class.
+    """Adds a tokenizer and its vocabulary to a data module of texts, as a second base class.
 
     Args:
-        tokenizer: What a token is: ``words`` (lower-cased words and punctuation marks) or ``byte_level_bpe``.
-        max_vocabulary_size: Entries of the vocabulary at most, padding and the unknown word included.
-        vocabulary_path: The ``tokenizer.json`` of another run, whose vocabulary to use in place of one's own: what a
-            network brought along from that run needs.
+        tokenizer: The kind of tokens: ``words`` (lower-cased words and punctuation marks) or ``byte_level_bpe``.
+        max_vocabulary_size: Maximum number of entries of the vocabulary, with padding and the unknown word.
+        vocabulary_path: The ``tokenizer.json`` of another run, whose vocabulary to use instead of learning one. A
+            network that starts from that run's weights needs it.
 
     Raises:
         UserError: For a vocabulary that is too small.
@@ -45,11 +45,11 @@ class TokenizedTexts:
 
     @abstractmethod
     def training_texts(self) -> tuple[Collection[str], str]:
-        """The texts to learn the vocabulary from, and a fingerprint of them."""
+        """Returns the texts to learn the vocabulary from, and a fingerprint of them."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer: a checkpoint's, that of ``vocabulary_path``, or one learned from the training texts."""
+        """The tokenizer of a checkpoint or of ``vocabulary_path``, or one learned from the training texts."""
         if self._tokenizer is None:
             self._tokenizer = Tokenizer.from_str(self._read_or_learn_tokenizer())
         return self._tokenizer
@@ -67,19 +67,19 @@ class TokenizedTexts:
         return size
 
     def read_tokens(self, token_ids: Sequence[int]) -> list[str]:
-        """Reads token ids one by one, for people: a piece of text for each."""
+        """Returns a readable piece of text for each token id."""
         return [readable(self.tokenizer, token) for token in token_ids]
 
     def take_tokenizer(self, text: str) -> bool:
-        """Takes over the tokenizer of a checkpoint; says whether it is another one than before."""
+        """Uses the tokenizer of a checkpoint from now on, and says whether it differs from the one before."""
         if self._tokenizer is not None and self._tokenizer.to_str() == text:
             return False
         self._tokenizer = Tokenizer.from_str(text)
         return True
 
     def write_tokenizer(self, trainer: L.Trainer | None) -> None:
-        """Writes ``tokenizer.json`` beside the run, if it has a folder."""
-        # The folder of the command line's runs, or of a logger: agreed on by all ranks.
+        """Writes ``tokenizer.json`` into the run's folder, if it has one."""
+        # The command line's run or a logger gives the folder, on which all ranks agree.
         has_folder = trainer is not None and (trainer.loggers or getattr(trainer, "run_folder", None))
         folder = trainer.log_dir if trainer is not None and has_folder else None
         if trainer is not None and folder and trainer.is_global_zero:
@@ -99,10 +99,10 @@ class TokenizedTexts:
 
 
 def column_of_texts(dataset: datasets.Dataset, column: str) -> tuple[Collection[str], str]:
-    """Takes the texts of a data set, and a fingerprint of them.
+    """Returns the texts of a data set, and a fingerprint of them.
 
     Raises:
-        UserError: For a column that holds something else.
+        UserError: For a column that does not hold texts.
     """
     feature = dataset.features[column]
     if getattr(feature, "dtype", None) not in ("string", "large_string"):
