@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0  # the number of the signal; the higher one if both came, 0 if none
         self.training = False
+        self.on_signal: Callable[[], None] = lambda: None  # called when a signal is noted
         # After SIGUSR1 the job is requeued, which makes SLURM send SIGTERM: that must not end the process any more.
         self.stopping = False
         self._previous: dict[int, Any] = {}
@@ -37,3 +39,4 @@ class StopSignals:
         if signum == signal.SIGTERM and not (self.training or self.stopping):
             raise SystemExit(128 + signum)
         self.received = max(self.received, signum)
+        self.on_signal()

@@ -61,7 +61,9 @@ class FiniteSteps(L.Callback):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters or getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
-        gradients = [_values(parameter.grad) for parameter in parameters]
+        gradients = [
+            grad if type(grad := p.grad) is Tensor and not grad.is_sparse else _values(grad) for p in parameters
+        ]
         skips: Any = has_no_finite_norm(gradients)
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
             # Each rank has other parts of the gradients. Those of DDP are equal on all ranks, and so is what they say.

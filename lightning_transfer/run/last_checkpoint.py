@@ -12,11 +12,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_transfer.cluster.launchers import is_launched_child, requeue
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.lightning_internals import leave_signals_alone
+from lightning_transfer.lightning_internals import leave_signals_alone, rest_hook, wake_hook
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.run.guarded_strategy import guard
 from lightning_transfer.run.plain_types import check_plain
 from lightning_transfer.transfer.plateau import validation_follows
+
+_STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -52,11 +54,21 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.world_size > 1:
             # Over CPU memory: asking the accelerators would make the host wait for them in every step.
             self._processes = torch.distributed.new_group(backend="gloo")
+        elif not self._signals.received:
+            # Nothing is to be done in a step before a signal comes.
+            for name in _STEP_HOOKS:
+                rest_hook(self, name)
+            self._signals.on_signal = self._wake
+
+    def _wake(self) -> None:
+        for name in _STEP_HOOKS:
+            wake_hook(self, name)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets SIGTERM end the process at once again."""
         super().on_train_end(trainer, pl_module)
         self._signals.training = False
+        self._wake()
         if self._question is not None:
             self._question.wait()
             self._question = None
@@ -65,6 +77,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Lets SIGTERM end the process at once again."""
         super().on_exception(trainer, pl_module, exception)
         self._signals.training = False
+        self._wake()
 
     # Three places from which Lightning resumes exactly. Right before a validation is none: it would be skipped.
 

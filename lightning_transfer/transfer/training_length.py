@@ -52,6 +52,13 @@ class TrainingLength(NamedTuple):
         unit = self.by_batches
         return unit is not None and unit.passed(now) - unit.passed(start) >= phase.until.part_of(unit.total_steps)
 
+    def not_before(self, phase: Phase, start: Position) -> tuple[float, float]:
+        """Return the epoch and the optimizer step of which one must have come before a phase can be over."""
+        if phase.until is None:
+            return math.inf, math.inf
+        epoch = math.inf if phase.until.epochs is None else start.epoch + phase.until.epochs
+        return epoch, start.step + (0 if self.by_batches else phase.until.max_steps(self.total_steps))
+
     def learning_rate_factor(self, phase: Phase, start: Position, now: Position) -> float:
         """Return what the learning rates are multiplied by at a place in a phase, at most 1."""
         begins = [(unit, unit.passed(start)) for unit in self.measures]

@@ -98,6 +98,8 @@ class ProgressiveUnfreezing(pl.Callback):
         self._scalers: list[LearningRateScaler] = []
         self._length = TrainingLength(math.inf, math.inf)
         self._now: Position | None = None
+        self._not_before = (math.inf, math.inf)  # the epoch and the step of which one precedes the phase's end
+        self._waits_for_metrics = False
         self.plan_text = ""
         self.outcome: dict[str, Any] = {}
 
@@ -154,8 +156,8 @@ class ProgressiveUnfreezing(pl.Callback):
         """
         check_strategy(trainer)
         self._resolve(trainer, pl_module)
-        plateaus = any(phase.until and phase.until.plateau for phase in self.phases)
-        if plateaus and trainer.num_sanity_val_steps == 0:
+        self._waits_for_metrics = any(phase.until and phase.until.plateau for phase in self.phases)
+        if self._waits_for_metrics and trainer.num_sanity_val_steps == 0:
             trainer.num_sanity_val_steps = 1  # the only way to know before the first step what validation logs
 
     def _resolve(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -193,11 +195,13 @@ class ProgressiveUnfreezing(pl.Callback):
         if is_first:
             self.plan_text = self.plan_table(trainer, pl_module)
             say_plan(self.plan_text)
+            self._not_before = self._length.not_before(self.phase, start)
             if trainer.global_step == start.step:  # else a resumed run, which has logged its phase before
                 log_phase(trainer, self._resolved, self.phase_index)
-        is_between_steps = batch_idx % trainer.accumulate_grad_batches == 0
-        if is_between_steps and (self._state.watch.is_over or self._length.is_over(self.phase, start, self._now)):
-            self._begin_next_phase(trainer, self._now)
+        epoch, step = self._not_before
+        may_be_over = self._state.watch.is_over or self._now.epoch >= epoch or self._now.step >= step
+        if may_be_over and batch_idx % trainer.accumulate_grad_batches == 0:
+            self._begin_next_phase_if_over(trainer, start, self._now)
         self._module.hold()
 
     def on_before_optimizer_step(
@@ -215,7 +219,7 @@ class ProgressiveUnfreezing(pl.Callback):
         """Note whether a validation follows, for a checkpoint that is written before it."""
         if self._module is not None:
             self._module.hold()
-        if self._state.plateau(self.phases) is not None:
+        if self._waits_for_metrics and self._state.plateau(self.phases) is not None:
             self._state.owes_validation = validation_follows(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -233,9 +237,12 @@ class ProgressiveUnfreezing(pl.Callback):
         """Check the metric that the phase waits for, if the training step logs it."""
         self._state.end_train_epoch(trainer, self.phases)
 
-    def _begin_next_phase(self, trainer: pl.Trainer, now: Position) -> None:
+    def _begin_next_phase_if_over(self, trainer: pl.Trainer, start: Position, now: Position) -> None:
+        if not (self._state.watch.is_over or self._length.is_over(self.phase, start, now)):
+            return
         self._state.watch.restore_best(trainer)
         self._state.begin_next_phase(now)
+        self._not_before = self._length.not_before(self.phase, now)
         self._freeze(trainer)
         log_phase(trainer, self._resolved, self.phase_index)
         say_transition(self._resolved, self.phase_index, now)
