@@ -144,3 +144,10 @@ def test_lbfgs_is_refused_where_a_phase_freezes_a_group_again() -> None:
     refuse(
         r"phase 2 freezes head again, which LBFGS goes on to move .*: use another optimizer", module, schedule="chain"
     )
+
+
+def test_lbfgs_leaves_what_is_not_yet_thawed() -> None:
+    module, recorder = ToyModule(optimizer=lambda module: torch.optim.LBFGS(module.parameters(), lr=0.1)), Recorder()
+    trainer(ProgressiveUnfreezing(GROUPS), recorder).fit(module)
+    first, last = recorder.weights[0], recorder.weights[12]
+    assert {name for name in first if torch.equal(first[name], last[name])} == {"body.0.weight", "body.0.bias"}
