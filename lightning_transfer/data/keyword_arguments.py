@@ -1,4 +1,4 @@
-"""The arguments that data modules hand on to the classes that they extend, by name and type."""
+"""Names and types of the arguments that data modules pass on to the classes that they extend."""
 
 from typing import Literal, TypedDict
 
@@ -8,7 +8,7 @@ from lightning_transfer.data.tokenizer import TokenizerKind
 
 
 class ClassificationOptions(TypedDict, total=False):
-    """What every data module of a classification takes."""
+    """The arguments of every data module for classification."""
 
     label_column: str
     train_split: str
@@ -22,13 +22,13 @@ class ClassificationOptions(TypedDict, total=False):
 
 
 class BatchedClassificationOptions(ClassificationOptions, total=False):
-    """The same with the batch size."""
+    """The arguments of :class:`ClassificationOptions` and the batch size."""
 
     batch_size: int
 
 
 class ImageOptions(BatchedClassificationOptions, total=False):
-    """What a data set of images takes beside its columns, its size and its normalisation."""
+    """The arguments of a data set of images, except its columns, its size and its normalisation."""
 
     normalise_as: str | None
     augmentation: Augmentation | None
@@ -37,7 +37,7 @@ class ImageOptions(BatchedClassificationOptions, total=False):
 
 
 class TokenizerOptions(TypedDict, total=False):
-    """What says how texts become tokens."""
+    """The arguments that determine how texts become tokens."""
 
     tokenizer: TokenizerKind
     max_vocabulary_size: int
@@ -45,11 +45,11 @@ class TokenizerOptions(TypedDict, total=False):
 
 
 class LabelledTextOptions(TokenizerOptions, ClassificationOptions, total=False):
-    """What a classification of texts takes beside its own arguments."""
+    """The arguments that a classification of texts takes in addition to its own."""
 
 
 class TextOptions(LabelledTextOptions, total=False):
-    """What a data set of texts takes beside its place."""
+    """The arguments of a data set of texts, except its path."""
 
     batch_size: int
     text_column: str
@@ -60,7 +60,7 @@ class TextOptions(LabelledTextOptions, total=False):
 
 
 class StreamOptions(TokenizerOptions, total=False):
-    """What streams of texts take beside their place and the size of a batch."""
+    """The arguments of streams of texts, except their path and the batch size."""
 
     text_column: str
     direction: Literal["forward", "backward"]

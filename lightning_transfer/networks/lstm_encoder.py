@@ -13,7 +13,7 @@ from lightning_transfer.networks.lstm_layer import LayerState, LSTMLayer
 
 
 class BareEncoderOptions(TypedDict, total=False):
-    """The arguments of :class:`LSTMEncoder` beside the vocabulary's size and ``dropout``, by name and type."""
+    """Names and types of :class:`LSTMEncoder`'s arguments, except the vocabulary's size and ``dropout``."""
 
     embedding_size: int
     hidden_size: int
@@ -29,7 +29,7 @@ class BareEncoderOptions(TypedDict, total=False):
 
 
 class EncoderOptions(BareEncoderOptions, total=False):
-    """The same with ``dropout``."""
+    """The arguments of :class:`BareEncoderOptions` and ``dropout``."""
 
     dropout: float
 
