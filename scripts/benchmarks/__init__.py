@@ -1,1 +1,1 @@
-"""The suites of scripts/benchmark, one module each; PARTS names what each measures."""
+"""The suites of scripts/benchmark, one module each. PARTS holds the parts of a suite by name."""

@@ -1,4 +1,4 @@
-"""The record recipes on CIFAR-10 and CIFAR-100: accuracy and seconds of the ordinary command line, on any hardware."""
+"""Measures accuracy and seconds of the record recipes on CIFAR-10 and CIFAR-100, by the ordinary command line."""
 
 import json
 import statistics
@@ -13,7 +13,7 @@ from lightning_transfer.cli.entry import main
 
 
 def train(recipe: str, seed: int, settings: Settings) -> tuple[float, float]:
-    """Runs a recipe once; gives its test accuracy and the seconds of its fit by the clock."""
+    """Runs a recipe once, and gives its test accuracy and the seconds of its fit by the clock."""
     quick = [
         *("--data", "DemoImages", "--data.batch_size", "100", "--data.train_fraction", "0.2"),
         *("--model.network.widths", "[4, 8, 8]", "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"),
@@ -41,7 +41,7 @@ def runs_of(recipe: str) -> Part:
 
     def runs(settings: Settings) -> list[Row]:
         if _hardware() == "gpu":
-            train(recipe, settings.repeats, settings)  # not counted: kernels are chosen, and compiled if so asked
+            train(recipe, settings.repeats, settings)  # not counted, as it chooses kernels and may compile
         accuracies, seconds = zip(*(train(recipe, seed, settings) for seed in range(settings.repeats)), strict=True)
         row: Row = {
             "recipe": recipe,
@@ -52,7 +52,7 @@ def runs_of(recipe: str) -> Part:
         }
         return [row]
 
-    runs.__doc__ = f"configs/{recipe}.yaml, a run for each seed; minutes on a GPU, hours on a CPU."
+    runs.__doc__ = f"Runs configs/{recipe}.yaml once for each seed, in minutes on a GPU or hours on a CPU."
     return runs
 
 

@@ -1,4 +1,4 @@
-"""The classic recurrent recipe as tutorials write it: no framework, words in a dictionary, one LSTM."""
+"""The classic recurrent recipe as in tutorials: without a framework, with a dictionary of words and one LSTM."""
 
 import json
 import re
@@ -35,7 +35,7 @@ class Reviews:
     """All reviews as ids of the 24,998 most frequent words of the training split.
 
     Args:
-        data: Where the texts come from.
+        data: The data module that gives the texts.
     """
 
     def __init__(self, data: TextDataModule) -> None:
@@ -48,12 +48,12 @@ class Reviews:
         self.test_rows = np.arange(len(train), len(words))
 
     def padded(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """A batch of rows: ids, right-padded, and lengths."""
+        """Makes a batch of rows: their ids, right-padded, and their lengths."""
         lengths = torch.tensor([len(self.ids[row]) for row in rows])
         return nn.utils.rnn.pad_sequence([self.ids[row] for row in rows], batch_first=True), lengths
 
     def by_length(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Batches of 64 reviews of similar length."""
+        """Makes batches of 64 reviews of similar length, as row numbers."""
         rows = rows[np.argsort([len(self.ids[row]) for row in rows], kind="stable")]
         return [rows[start : start + 64] for start in range(0, len(rows), 64)]
 

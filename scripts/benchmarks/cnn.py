@@ -1,4 +1,4 @@
-"""The classic network on images like CIFAR-10's: by the script of a tutorial, by a loop over arrays, by a config."""
+"""Measures the classic network on images like CIFAR-10's: by a tutorial's script, a loop by hand and a config."""
 
 import json
 import resource
@@ -37,16 +37,16 @@ class GeneratedImages(ImageDataModule):
     """Random images as a data module.
 
     Args:
-        count: How many.
+        count: Number of training images.
     """
 
     def __init__(self, count: int, mean: Channels = MEAN, std: Channels = STD, **kwargs: Any) -> None:
-        # Some more, for a hold-out of a hundred: validation is a part of a run.
+        # These include a hold-out of a hundred, because validation is a part of a run.
         self.count = count + 110
         super().__init__("generated", mean=mean, std=std, validation_fraction=100 / self.count, **kwargs)
 
     def read_class_names(self) -> list[str]:
-        """Ten classes."""
+        """Returns the names of ten classes."""
         return [str(label) for label in range(10)]
 
     def read_split(self, split: str) -> Split[Tensor]:
@@ -55,7 +55,7 @@ class GeneratedImages(ImageDataModule):
 
 
 def by_config(config: str, count: int, batch_size: int, *arguments: str) -> float:
-    """The second epoch of an experiment file on generated images, from step to step: with the validation before it."""
+    """Measures the second epoch of an experiment file on generated images, with the validation before it."""
     steps = max(1, count // batch_size)
     clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": steps, "last": 2 * steps}}
     with tempfile.TemporaryDirectory() as logs, silence():
@@ -72,7 +72,7 @@ def by_config(config: str, count: int, batch_size: int, *arguments: str) -> floa
 
 
 class PillowImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """What torchvision's CIFAR10 does: an array, and for each image a PIL image through the transform."""
+    """Works as torchvision's CIFAR10: it makes a PIL image of each row of an array, and transforms it."""
 
     def __init__(self, count: int, transform: transforms.Compose) -> None:
         images, labels = generated(count)
@@ -86,7 +86,7 @@ class PillowImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def by_script(count: int, batch_size: int, augment: bool) -> float:
-    """The script of tutorials: torchvision's transforms, a DataLoader, the loss added up for printing."""
+    """Runs the script of tutorials, with torchvision's transforms, a DataLoader and a running loss for printing."""
     changes = [transforms.RandomCrop(32, padding=2), transforms.RandomHorizontalFlip()] if augment else []
     transform = transforms.Compose([*changes, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     loader = torch.utils.data.DataLoader(PillowImages(count, transform), batch_size, shuffle=True)
@@ -103,7 +103,7 @@ def by_script(count: int, batch_size: int, augment: bool) -> float:
 
 
 def by_loop(count: int, batch_size: int) -> float:
-    """A loop over arrays by hand: whole batches, and nothing in a step that is not needed."""
+    """Runs a loop over arrays by hand, in whole batches, with only what a step needs."""
     images, labels = generated(count)
     augmentation = Augmentation(crop_padding=2, horizontal_flip=True)
     scale = 1 / (255 * torch.tensor(STD)).view(3, 1, 1)
@@ -125,7 +125,7 @@ def by_loop(count: int, batch_size: int) -> float:
 
 
 def epoch(settings: Settings) -> list[Row]:
-    """An epoch of configs/cifar10_cnn.yaml, batches of 128 with crop and flip."""
+    """Measures an epoch of configs/cifar10_cnn.yaml, in batches of 128 with crop and flip."""
     count = settings.scaled(128 * 390, 256)
     candidates = {
         "torchvision, PIL, DataLoader": lambda: by_script(count, 128, augment=True),
@@ -137,7 +137,7 @@ def epoch(settings: Settings) -> list[Row]:
 
 
 def seed(settings: Settings) -> list[Row]:
-    """An epoch of the tutorial's recipe, batches of 4."""
+    """Measures an epoch of the tutorial's recipe, in batches of 4."""
     count = settings.scaled(4 * 12_500, 40)
     candidates = {
         "the tutorial's script": lambda: by_script(count, 4, augment=False),
@@ -148,12 +148,12 @@ def seed(settings: Settings) -> list[Row]:
 
 
 def growth(settings: Settings) -> list[Row]:
-    """How the cost of configs/cifar10_cnn.yaml grows: with the data, and with the batch; an epoch each."""
+    """Measures how the cost of an epoch of configs/cifar10_cnn.yaml grows with the data and with the batch."""
     sizes = [(50_000 // share, 128) for share in (100, 10, 1)]
     batches = [(50_000, batch_size) for batch_size in (32, 128, 512, 2048)]
     rows: list[Row] = []
     for count, batch_size in [(200, 100)] if settings.quick else dict.fromkeys([*sizes, *batches]):
-        # A process each: the peak of a process's memory never falls.
+        # Each has its own process, because the peak of a process's memory never falls.
         code = (
             f"import sys; sys.path[:0] = {sys.path[:2]!r}; from benchmarks import cnn; "
             f"cnn.print_growth({count}, {batch_size})"
@@ -164,7 +164,7 @@ def growth(settings: Settings) -> list[Row]:
 
 
 def print_growth(count: int, batch_size: int) -> None:
-    """Prints what an epoch costs, as JSON."""
+    """Prints the rate and the peak memory of an epoch, as JSON."""
     torch.set_num_threads(1)
     rate = count // batch_size * batch_size / by_config("cifar10_cnn.yaml", count, batch_size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,6 +1,6 @@
-"""What the dashboards cost a run of the classic network on CIFAR-10, in batches of 128.
+"""Measures what the dashboards cost a run of the classic network on CIFAR-10, in batches of 128.
 
-It needs CIFAR-10, from a mirror or the Hub; quick, it takes the embedded images.
+It needs CIFAR-10, from a mirror or the Hub; with --quick it takes the embedded images.
 """
 
 import statistics
@@ -43,7 +43,7 @@ class Account:
         self.seconds: Counter[str] = Counter()
 
     def callbacks(self, settings: Dashboards, *arguments: Any) -> list[L.Callback]:
-        """Builds the dashboards, each hook that they have under a clock."""
+        """Builds the dashboards, with a clock around each of their hooks."""
         built = _BUILD(settings, *arguments)
         for callback in built:
             for name in dir(L.Callback):
@@ -64,9 +64,9 @@ _BUILD = Dashboards.callbacks
 
 
 def hooks(settings: Settings) -> list[Row]:
-    """CPU time within the hooks of each dashboard, and of all the rest of the same run."""
+    """Measures CPU time in the hooks of each dashboard, and in the rest of the same run."""
     epochs = settings.scaled(10, 1)
-    fit(settings, 1, "--dashboards", "null")  # imports and caches
+    fit(settings, 1, "--dashboards", "null")  # does the imports and fills the caches
     account = Account()
     with patch.object(Dashboards, "callbacks", lambda *arguments: account.callbacks(*arguments)):
         total = fit(settings, epochs)
@@ -80,11 +80,11 @@ def hooks(settings: Settings) -> list[Row]:
 
 
 def runs(settings: Settings) -> list[Row]:
-    """CPU seconds of whole runs with and without dashboards, in turns."""
+    """Measures CPU seconds of whole runs with and without dashboards, in turns."""
     epochs = settings.scaled(10, 1)
     candidates: dict[str, tuple[str, ...]] = {"without": ("--dashboards", "null"), "with": ()}
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    fit(settings, 1)  # imports and caches
+    fit(settings, 1)  # does the imports and fills the caches
     for _ in range(settings.repeats):
         for name, arguments in candidates.items():
             seconds[name].append(fit(settings, epochs, *arguments))

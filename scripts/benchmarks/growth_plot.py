@@ -1,4 +1,4 @@
-"""Draws what the benchmark cnn.growth measured: python scripts/benchmarks/growth_plot.py RESULTS.json PLOT.svg"""
+"""Plots the results of the benchmark cnn.growth: python scripts/benchmarks/growth_plot.py RESULTS.json PLOT.svg"""
 
 import json
 import sys
@@ -10,15 +10,15 @@ from lightning_transfer.report.palette import with_own_colors
 
 STANDARD_BATCH, ALL_IMAGES = 128, 50_000
 VALUES = {"images per CPU second": "images/s", "peak memory, MiB": "peak memory, MiB"}
-WIDTH, HEIGHT = 380, 240  # of a panel
+WIDTH, HEIGHT = 380, 240  # the size of a panel
 
 
 def draw(rows: list[dict[str, float]], file: Path) -> None:
     """Draws rate and memory over the number of images, and over the batch size.
 
     Args:
-        rows: Those of the benchmark.
-        file: Where to write the plot.
+        rows: The rows of the benchmark.
+        file: The file to write the plot to.
     """
     series = {
         "training images, in batches of 128": ("images", [row for row in rows if row["batch"] == STANDARD_BATCH]),

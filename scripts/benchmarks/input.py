@@ -1,4 +1,4 @@
-"""The input pipeline alone: crop, flip and normalise, images per second on one core."""
+"""Measures the input pipeline alone (crop, flip and normalise), in images per second on one core."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ BATCH_SIZE = 128
 
 
 def pipelines(settings: Settings) -> list[Row]:
-    """Images of 32 x 32 pixels: crop after padding by 4, flip, normalise, batches of 128."""
+    """Measures crop after padding by 4, flip and normalisation of 32 x 32 images, in batches of 128."""
     count = settings.scaled(BATCH_SIZE * 40, BATCH_SIZE)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
     arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -39,7 +39,7 @@ def pipelines(settings: Settings) -> list[Row]:
 
 
 def whole_batches(images: torch.Tensor, count: int) -> None:
-    """What ImageDataModule does to a batch."""
+    """Changes batches of all images in the same way as ImageDataModule."""
     augmentation = Augmentation(crop_padding=4, horizontal_flip=True)
     std = torch.tensor(STD)
     scale, shift = (1 / (255 * std)).view(3, 1, 1), (-torch.tensor(MEAN) / std).view(3, 1, 1)

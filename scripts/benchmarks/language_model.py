@@ -1,6 +1,6 @@
-"""Language modelling: a training step of configs/imdb_lm.yaml beside what a tutorial does.
+"""Compares a training step of configs/imdb_lm.yaml with the language model of a tutorial.
 
-It needs the reviews of IMDB, from a mirror or the Hub; quick, it takes the embedded ones.
+It needs the reviews of IMDB, from a mirror or the Hub; with --quick it takes the embedded ones.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ State = tuple[Tensor, Tensor]
 
 
 class PlainLanguageModel(nn.Module):
-    """Embedding, torch's LSTM, and a linear layer to all words: no dropout, no penalties, nothing tied."""
+    """An embedding, torch's LSTM and a linear layer to all words, without dropout, penalties or tied weights."""
 
     def __init__(self, vocabulary_size: int, embedding_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PlainLanguageModel(nn.Module):
 
 
 class OurLanguageModel(nn.Module):
-    """The network of the config with its dropouts and penalties, as LanguageModel trains it."""
+    """The network of the config with its dropouts and penalties, in the way LanguageModel trains it."""
 
     def __init__(self, vocabulary_size: int, model: dict[str, Any]) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class OurLanguageModel(nn.Module):
 
 
 def training(network: nn.Module, batches: list[TokenBatch], precision: str) -> Callable[[], None]:
-    """Steps over successive segments: forward, backward, clipping and an Adam step each."""
+    """Makes a pass over successive segments, with forward, backward, clipping and an Adam step for each."""
     optimizer = torch.optim.Adam(network.parameters())
 
     def steps() -> None:
@@ -78,7 +78,7 @@ def training(network: nn.Module, batches: list[TokenBatch], precision: str) -> C
 
 
 def step(settings: Settings) -> list[Row]:
-    """A training step of configs/imdb_lm.yaml beside nn.LSTM with a softmax over all 30,000 words."""
+    """Compares a training step of configs/imdb_lm.yaml with nn.LSTM and a softmax over all 30,000 words."""
     config = yaml.safe_load(CONFIG.read_text())
     if settings.quick:
         data: LanguageModelDataModule = DemoTextStreams()
@@ -108,7 +108,7 @@ def step(settings: Settings) -> list[Row]:
 
 
 def trigrams(settings: Settings) -> list[Row]:
-    """Perplexity of trigrams, Kneser-Ney smoothed, on the hold-out and in the vocabulary of configs/imdb_lm.yaml."""
+    """Computes the perplexity of Kneser-Ney trigrams on the hold-out and vocabulary of configs/imdb_lm.yaml."""
     config = yaml.safe_load(CONFIG.read_text())
     data = DemoTextStreams() if settings.quick else LanguageModelDataModule(**config["data"]["init_args"])
     train, validation = (stream_of(data.documents, rows) for rows in data._divide())

@@ -1,6 +1,6 @@
-"""The LSTM on reviews: tokenising, batches by length, both directions against a packed LSTM, and the classic recipe.
+"""Measures the LSTM on reviews: tokenising, batches by length, both directions, and the classic recipe.
 
-It needs the reviews of IMDB, from a mirror or the Hub; quick, it takes the embedded ones.
+It needs the reviews of IMDB, from a mirror or the Hub; with --quick it takes the embedded ones.
 """
 
 import json
@@ -30,14 +30,14 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "imdb_seed.yaml"
 
 
 def reviews(settings: Settings, max_tokens: int = 100_000) -> TextDataModule:
-    """The reviews, divided into a training set and a hold-out."""
+    """Loads the reviews, divided into a training set and a hold-out."""
     data = DemoTexts(max_tokens=max_tokens, train_fraction=0.05) if settings.quick else IMDB(max_tokens=max_tokens)
     data.setup("fit")
     return data
 
 
 def training_step(network: nn.Module, batches: list[Batch], precision: str = "32") -> Callable[[], None]:
-    """A pass over the batches: forward, backward and an Adam step each."""
+    """Makes a pass over the batches, with forward, backward and an Adam step for each."""
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
     def step() -> None:
@@ -52,7 +52,7 @@ def training_step(network: nn.Module, batches: list[Batch], precision: str = "32
 
 
 def spread(data: TextDataModule, count: int) -> list[Batch]:
-    """Takes batches of an epoch of the training set at equal steps from the shortest reviews to the longest."""
+    """Takes batches of one training epoch, evenly spaced from the shortest reviews to the longest."""
     split = data._split("train")
     epoch = data.train_batches(split, data._train_rows, rank=0, world_size=1)(0)
     by_length = sorted(epoch, key=lambda rows: split.inputs.lengths[rows].max())
@@ -69,7 +69,7 @@ def random_order(data: TextDataModule, count: int) -> list[Batch]:
 
 
 def in_turns(candidates: dict[str, tuple[Callable[[], None], list[Batch]]], settings: Settings) -> list[Row]:
-    """Compares passes over batches, after one of each that is not counted."""
+    """Compares passes over batches, after one pass of each that is not counted."""
     for step, _ in candidates.values():
         step()
     counts = {name: sum(len(batch.labels) for batch in batches) for name, (_, batches) in candidates.items()}
@@ -78,7 +78,7 @@ def in_turns(candidates: dict[str, tuple[Callable[[], None], list[Batch]]], sett
 
 
 def tokenizing(settings: Settings) -> list[Row]:
-    """From raw text to token ids, on all cores: learning the vocabulary on the training split, tokenising all."""
+    """Measures raw text to token ids on all cores: learning a training vocabulary, and tokenising all texts."""
     data = reviews(settings)
     train, test = ([*data.open_split(split, text_column="text")["text"]] for split in ("train", "test"))
     rows: list[Row] = []
@@ -91,7 +91,7 @@ def tokenizing(settings: Settings) -> list[Row]:
 
 
 def batching(settings: Settings) -> list[Row]:
-    """The classic network on random batches, on batches of similar length, and what a config line can add."""
+    """Compares the classic network on random batches, on batches of similar length, and with faster settings."""
     network = LSTMClassifier(25_000)
     data, cut = reviews(settings), reviews(settings, max_tokens=400)
     count = settings.scaled(12, 1)
@@ -114,7 +114,7 @@ def batching(settings: Settings) -> list[Row]:
 
 
 class PackedLSTMClassifier(nn.Module):
-    """What tutorials do: torch's bidirectional LSTM over a packed sequence, the maximum over time, and a head."""
+    """The network of tutorials: torch's bidirectional LSTM on a packed sequence, the maximum over time, and a head."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class PackedLSTMClassifier(nn.Module):
 
 
 def directions(settings: Settings) -> list[Row]:
-    """The bidirectional LSTM over reversed sequences against the packed one, on the same batches by length."""
+    """Compares the bidirectional LSTM over reversed sequences with the packed one, on the same batches by length."""
     part = spread(reviews(settings), settings.scaled(3, 1))
     networks = {
         "packed": PackedLSTMClassifier(128),
@@ -144,7 +144,7 @@ class Epochs(L.Callback):
     """Writes the CPU time and the hold-out accuracy of every epoch to a file.
 
     Args:
-        file: Where to.
+        file: The file to append to.
     """
 
     def __init__(self, file: str) -> None:
@@ -161,7 +161,7 @@ class Epochs(L.Callback):
 
 
 def recipe(settings: Settings) -> list[Row]:
-    """The classic recipe by hand and by configs/imdb_seed.yaml, in two processes at the same time; an hour or two."""
+    """Runs the classic recipe by hand and by configs/imdb_seed.yaml at the same time, which takes an hour or two."""
     epochs = settings.scaled(10, 1)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "epochs.jsonl")
@@ -174,7 +174,7 @@ def recipe(settings: Settings) -> list[Row]:
         run = ["--logs", folder, "--trainer.max_epochs", str(epochs), "--trainer.callbacks+", json.dumps(callback)]
         main(["fit", "--config", str(CONFIG), *data, *run, *settings.arguments])
         hand.join()
-        # By hand it is the last state that is tested, by the config the best on the hold-out.
+        # The loop by hand tests the last state, and the config tests the best state on the hold-out.
         record: dict[str, Any] = json.loads(next(Path(folder).rglob("results.json")).read_text())
         classic_lstm.write(file, "by config", "test", 0.0, record["test"]["test/accuracy"])
         return [json.loads(line) for line in file.read_text().splitlines()]

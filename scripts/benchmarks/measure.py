@@ -1,4 +1,4 @@
-"""How everything is measured: CPU time, in interleaved repeats, as ratios within one run."""
+"""Functions that measure CPU time, in interleaved repeats, and compare it within one run."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ import torch
 
 from lightning_transfer.networks.processor import has_bfloat16
 
-# That this processor computes in: a row in another would be one of float32 by a wrong name.
+# The precisions that this processor has. A row in another one would in truth be computed in float32.
 PRECISIONS = ("32", "bf16") if has_bfloat16() else ("32",)
 Row = dict[str, str | float]  # a line of a table: column -> value
 Part = Callable[["Settings"], list[Row]]
@@ -26,11 +26,11 @@ Part = Callable[["Settings"], list[Row]]
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to measure.
+    """Settings that say how much to measure.
 
     Args:
-        repeats: How often each candidate is run.
-        quick: Whether to measure next to nothing, only to see that it runs.
+        repeats: Number of runs of each candidate.
+        quick: Whether to measure tiny sizes, only to see that everything runs.
         arguments: More arguments, for parts that run the command line.
     """
 
@@ -39,32 +39,32 @@ class Settings:
     arguments: tuple[str, ...] = ()
 
     def scaled(self, full: int, quick: int) -> int:
-        """Chooses a size."""
+        """Chooses the full or the quick size."""
         return quick if self.quick else full
 
 
 def cpu_seconds(step: Callable[[], object]) -> float:
-    """Runs a step and gives the CPU time of this process, all its threads together."""
+    """Runs a step, and gives the CPU time of all threads of this process."""
     start = time.process_time()
     step()
     return time.process_time() - start
 
 
 class Clock(L.Callback):
-    """Takes the CPU time between two optimizer steps.
+    """Measures the CPU time between two optimizer steps.
 
     Args:
-        first: After which to start.
-        last: After which to stop.
+        first: The step after which to start.
+        last: The step after which to stop.
     """
 
-    seconds = math.nan  # of the latest clock: the command line makes it, and does not hand it out
+    seconds = math.nan  # of the latest clock; a class attribute, because the command line makes the clock itself
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Starts and stops."""
+        """Starts the clock after the first step, and stops it after the last."""
         if trainer.global_step == self.first:
             self.start = time.process_time()
         elif trainer.global_step == self.last:
@@ -73,7 +73,7 @@ class Clock(L.Callback):
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keeps what a run prints from the tables, unless it fails."""
+    """Hides the output of a run, unless it fails."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -86,13 +86,13 @@ def silence() -> Iterator[None]:
 def compare(
     candidates: Mapping[str, Callable[[], float]], settings: Settings, count: int | Mapping[str, int], unit: str
 ) -> list[Row]:
-    """Runs candidates in turns; the first is what the others are compared with.
+    """Runs candidates in turns, and compares them with the first.
 
     Args:
-        candidates: Each runs once and gives its CPU seconds.
-        settings: How many turns.
-        count: How many items each works on, or how many by candidate.
-        unit: What an item is.
+        candidates: Name -> a function that runs the candidate once and gives its CPU seconds.
+        settings: Settings with the number of turns.
+        count: Number of items that each works on, or such a number for each candidate.
+        unit: Name of the items.
 
     Returns:
         For each candidate items per second (best and median), and the median ratio of its time to the first's.
@@ -114,7 +114,7 @@ def compare(
 
 
 def print_table(rows: list[Row]) -> None:
-    """Prints rows of the same columns, numbers to three significant digits."""
+    """Prints rows of the same columns, with numbers to three significant digits."""
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
@@ -129,7 +129,7 @@ def _text(value: str | float) -> str:
 
 
 def machine() -> dict[str, str | int | float]:
-    """Describes where a measurement was made."""
+    """Describes the machine on which a measurement is made."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return {

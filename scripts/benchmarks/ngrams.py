@@ -1,4 +1,4 @@
-"""What a language model has to beat: trigrams, interpolated, Kneser-Ney smoothed. Source: Chen and Goodman, 1999."""
+"""A baseline for language models: interpolated trigrams, Kneser-Ney smoothed. Source: Chen and Goodman, 1999."""
 
 import math
 
@@ -8,34 +8,34 @@ DISCOUNT = 0.75
 
 
 class Counts:
-    """How often each of many whole numbers occurs, for look-ups.
+    """Counts how often each of many whole numbers occurs.
 
     Args:
-        keys: int64, what to count.
+        keys: int64, the numbers to count.
     """
 
     def __init__(self, keys: np.ndarray) -> None:
         self.keys, self.counts = np.unique(keys, return_counts=True)
 
     def of(self, keys: np.ndarray) -> np.ndarray:
-        """Gives the count of each key, 0 where it never occurred."""
+        """Gives the count of each key, which is 0 if it never occurred."""
         places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[places] == keys, self.counts[places], 0)
 
 
 def perplexity(train: np.ndarray, validation: np.ndarray, size: int) -> float:
-    """Computes the perplexity of a stream after trigrams of another.
+    """Computes the perplexity of a stream under the trigrams of another.
 
     Args:
         train: int [tokens].
         validation: int [tokens].
-        size: Entries of the vocabulary.
+        size: Number of entries of the vocabulary.
     """
     train, validation = train.astype(np.int64), validation.astype(np.int64)
     trigrams = Counts((train[:-2] * size + train[1:-1]) * size + train[2:])
-    contexts = Counts(trigrams.keys // size)  # how many words follow each pair
+    contexts = Counts(trigrams.keys // size)  # the number of different words that follow each pair
     pairs = Counts(train[:-2] * size + train[1:-1])
-    followers = Counts(trigrams.keys % size**2)  # before how many words each pair stands
+    followers = Counts(trigrams.keys % size**2)  # the number of different words that come before each pair
     middles = np.bincount(followers.keys // size, weights=followers.counts, minlength=size)
     variety = np.bincount(followers.keys // size, minlength=size)
     ends = np.bincount(np.unique(train[:-1] * size + train[1:]) % size, minlength=size) + 1

@@ -1,4 +1,4 @@
-"""What the framework adds: to a training step of a tiny model, and before the first line of help."""
+"""Measures what the framework adds to a training step of a tiny model, and to the start of the command."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ CLASSES = 2
 
 
 def tiny_network() -> nn.Module:
-    """A perceptron of 354 parameters: nearly all of a step is overhead."""
+    """Makes a perceptron of 354 parameters, with which nearly all of a step is overhead."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, CLASSES))
 
@@ -39,10 +39,10 @@ class Batch(NamedTuple):
 
 
 class SameBatch:
-    """Gives one batch over and over, at no cost.
+    """Gives the same batch again and again, at no cost.
 
     Args:
-        steps: How often.
+        steps: Number of times.
     """
 
     def __init__(self, steps: int) -> None:
@@ -57,7 +57,7 @@ class SameBatch:
 
 
 class SameData(L.LightningDataModule):
-    """The same as a data module, for the command line."""
+    """A data module of :class:`SameBatch`, for the command line."""
 
     num_classes = CLASSES
 
@@ -66,12 +66,12 @@ class SameData(L.LightningDataModule):
         self.steps = steps
 
     def train_dataloader(self) -> SameBatch:
-        """The one batch, over and over."""
+        """Returns the loader that repeats one batch."""
         return SameBatch(self.steps)
 
 
 class StockModule(L.LightningModule):
-    """What a user of Lightning writes: loss and accuracy logged in the step."""
+    """The module that a user of Lightning writes, which logs loss and accuracy in the step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,12 +88,12 @@ class StockModule(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The same optimizer for all candidates."""
+        """Makes the optimizer, which is the same for all candidates."""
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
 
 
 def raw_loop(steps: int) -> float:
-    """The same training without a framework."""
+    """Runs the same training without a framework, and gives its microseconds a step."""
     network = tiny_network()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     for step, batch in enumerate(SameBatch(steps)):
@@ -106,7 +106,7 @@ def raw_loop(steps: int) -> float:
 
 
 def stock(steps: int) -> float:
-    """Lightning's Trainer with its defaults, loss and accuracy logged in every step."""
+    """Runs Lightning's Trainer with its defaults, and logs loss and accuracy in every step."""
     with tempfile.TemporaryDirectory() as folder, silence():
         clock = Clock(steps // 10, steps)
         trainer = L.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder, callbacks=[clock])
@@ -115,7 +115,7 @@ def stock(steps: int) -> float:
 
 
 def ours(steps: int) -> float:
-    """The command line with its defaults: Classifier, TensorBoard, checkpoints, dashboards, record, progress."""
+    """Runs the command line with its defaults: Classifier, TensorBoard, checkpoints, dashboards, record, progress."""
     clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": steps // 10, "last": steps}}
     with tempfile.TemporaryDirectory() as logs, silence():
         main(
@@ -130,14 +130,14 @@ def ours(steps: int) -> float:
 
 
 class TinyNetwork(nn.Sequential):
-    """The tiny network by a name, for the command line."""
+    """The tiny network as a class, which the command line can name."""
 
     def __init__(self) -> None:
         super().__init__(*tiny_network())
 
 
 def step(settings: Settings) -> list[Row]:
-    """Microseconds of CPU time that a step of a tiny perceptron takes beyond the loop without a framework."""
+    """Measures microseconds of CPU time for a step of a tiny perceptron, beyond a loop without a framework."""
     steps = settings.scaled(3000, 20)
     candidates = {"loop by hand": raw_loop, "Lightning, stock": stock, "lightning-transfer": ours}
     times = [{name: run(steps) for name, run in candidates.items()} for _ in range(settings.repeats)]
@@ -152,7 +152,7 @@ def step(settings: Settings) -> list[Row]:
 
 
 def start(settings: Settings) -> list[Row]:
-    """Seconds of CPU time from the command to the text of its help, beside the bare import of torch and Lightning."""
+    """Measures seconds of CPU time until the command shows its help, beside the import of torch and Lightning."""
     commands = {
         "import torch, lightning": ["-c", "import torch, lightning"],
         "lightning-transfer --help": ["-m", "lightning_transfer", "--help"],

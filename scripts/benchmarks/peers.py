@@ -1,6 +1,6 @@
-"""Progressive unfreezing beside Lightning's BackboneFinetuning and, where it is installed, finetuning-scheduler.
+"""Compares progressive unfreezing with Lightning's BackboneFinetuning and, if installed, finetuning-scheduler.
 
-``pip install finetuning-scheduler`` adds the latter; nothing else needs it.
+``pip install finetuning-scheduler`` adds the latter; no other part needs it.
 """
 
 import logging
@@ -25,19 +25,19 @@ EPOCHS, BATCHES = 3, 6
 
 
 class Batches:
-    """Random batches, other ones in each epoch, that go on in mid-epoch from a checkpoint."""
+    """Random batches, new ones in each epoch, that can resume in mid-epoch from a checkpoint."""
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank, self.world_size = rank, world_size
         self.epoch = self.position = 0
         self.is_resumed = False
-        self.sampler = self  # where Lightning looks for set_epoch
+        self.sampler = self  # Lightning looks there for set_epoch
 
     def __len__(self) -> int:
         return BATCHES
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the batches."""
+        """Chooses the epoch, and so the batches."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -49,16 +49,16 @@ class Batches:
             yield inputs[self.position - 1][self.rank :: self.world_size]
 
     def state_dict(self) -> dict[str, int]:
-        """Says where in the epoch it is."""
+        """Returns the place in the epoch."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from there."""
+        """Continues from a saved place."""
         self.position, self.is_resumed = state["position"], True
 
 
 class Toy(L.LightningModule):
-    """A backbone and a head; the backbone is to train from the second epoch on."""
+    """A backbone and a head. The backbone should train from the second epoch on."""
 
     def __init__(self, scheduler: Callable[[Any], Any] | None = None) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ class Toy(L.LightningModule):
         return nn.functional.cross_entropy(self.head(self.backbone(batch)), (batch.sum(dim=1) > 0).long())
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Logs the loss under a name that finetuning-scheduler insists on."""
+        """Logs the loss under the name that finetuning-scheduler requires."""
         self.log("val_loss", self.training_step(batch, batch_idx), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Gives the optimizer, and the scheduler if any."""
+        """Returns the optimizer, and the scheduler if there is one."""
         # BackboneFinetuning adds the backbone's group itself and asks for an optimizer without it.
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
@@ -85,19 +85,19 @@ class Toy(L.LightningModule):
 
 
 def ours() -> list[L.Callback]:
-    """Ours: the backbone after one epoch."""
+    """Returns this project's callback, which thaws the backbone after one epoch."""
     return [ProgressiveUnfreezing(["backbone", "head"], until={"epochs": 1})]
 
 
 def lightnings() -> list[L.Callback]:
-    """Lightning's, set to do the same."""
+    """Returns Lightning's callback, set to do the same."""
     return [
         BackboneFinetuning(1, backbone_initial_lr=0.1, train_bn=False, should_align=False, lambda_func=lambda _: 1.0)
     ]
 
 
 def finetuning_schedulers() -> list[L.Callback]:
-    """The other project's, set to do the same."""
+    """Returns finetuning-scheduler's callbacks, set to do the same."""
     from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint
 
     schedule = {
@@ -116,7 +116,7 @@ PEERS = {"ProgressiveUnfreezing": ours, "BackboneFinetuning": lightnings, "finet
 
 
 class Saver(L.Callback):
-    """Saves a checkpoint after each epoch and in the middle of each."""
+    """Saves a checkpoint in the middle and at the end of each epoch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -134,7 +134,7 @@ class Saver(L.Callback):
 def fit(
     peer: str, module: L.LightningModule, folder: Path, *more: L.Callback, ckpt_path: Path | None = None, **options: Any
 ) -> L.Trainer:
-    """Train the toy with one of the peers."""
+    """Trains the toy with one of the peers."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     batches = options.pop("batches", Batches())
     trainer = L.Trainer(
@@ -150,12 +150,12 @@ def fit(
 
 
 def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Gives the largest difference of two states."""
+    """Computes the largest difference between two states."""
     return max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours)
 
 
 def attempt(measure: Callable[[], str]) -> str:
-    """What a measurement says, or the exception it ends in."""
+    """Returns the result of a measurement, or the name of the exception that ended it."""
     try:
         return measure()
     except Exception as error:
@@ -163,7 +163,7 @@ def attempt(measure: Callable[[], str]) -> str:
 
 
 def replica_drift(peer: str, folder: Path) -> str:
-    """The largest difference between two ranks' weights after three epochs."""
+    """Measures the largest difference between two ranks' weights after three epochs."""
     port = str(20000 + os.getpid() % 20000)
     shared = {
         **os.environ,
@@ -196,7 +196,7 @@ def train_as_rank(peer: str, folder: Path) -> None:
 
 
 def resume_difference(peer: str, folder: Path, step: int) -> str:
-    """The largest difference between the weights of a resumed and an uninterrupted run."""
+    """Measures the largest difference between the weights of a resumed and an uninterrupted run."""
     uninterrupted, resumed = Toy(), Toy()
     fit(peer, uninterrupted, folder, Saver(folder))
     fit(peer, resumed, folder, ckpt_path=folder / f"{step}.ckpt")
@@ -204,21 +204,21 @@ def resume_difference(peer: str, folder: Path, step: int) -> str:
 
 
 def statistics_moved(peer: str, folder: Path) -> str:
-    """How far the running mean moves in the first epoch, in which the backbone is frozen."""
+    """Measures how far the running mean moves in the first epoch, in which the backbone is frozen."""
     fit(peer, Toy(), folder, Saver(folder))
     mean = torch.load(folder / f"{BATCHES}.ckpt", weights_only=False)["state_dict"]["backbone.1.running_mean"]
     return f"{float(mean.abs().max()):.2g}"
 
 
 def scheduled(peer: str, folder: Path, scheduler: Callable[[Any], Any]) -> str:
-    """Whether the fit gets through, and where the thawed group's learning rate ends beside the head's."""
+    """Says whether the fit succeeds and the thawed group ends at the same learning rate as the head."""
     trainer = fit(peer, Toy(scheduler=scheduler), folder)
     rates = {round(group["lr"], 9) for group in trainer.optimizers[0].param_groups}
     return "ok" if len(rates) == 1 else "other rate"
 
 
 def compare_peers(settings: Settings) -> list[Row]:
-    """The head for one epoch, then everything: what each callback makes of it; differences of weights, 0 is right."""
+    """Compares callbacks that train the head for one epoch, then everything. A difference of weights should be 0."""
     total = EPOCHS * BATCHES
     measures: dict[str, Callable[[str, Path], str]] = {
         "resume, end of epoch 1": lambda peer, folder: resume_difference(peer, folder, BATCHES),
@@ -241,6 +241,6 @@ def compare_peers(settings: Settings) -> list[Row]:
     return rows
 
 
-if __name__ == "__main__":  # one of the processes of replica_drift
+if __name__ == "__main__":  # replica_drift starts each of its processes so
     torch.set_num_threads(1)
     train_as_rank(sys.argv[1], Path(sys.argv[2]))

@@ -1,6 +1,6 @@
-"""A linear probe on ResNet-18 with cached features, beside the same probe without.
+"""Compares a linear probe on ResNet-18 that caches features with one that does not.
 
-It needs CIFAR-10, from a mirror or the Hub; quick, it takes the embedded images.
+It needs CIFAR-10, from a mirror or the Hub; with --quick it takes the embedded images.
 """
 
 import json
@@ -18,11 +18,11 @@ BATCH_SIZE = 64
 def probe(
     images: type[ImageDataModule], fractions: dict[str, float], epochs: int, cache: bool
 ) -> tuple[float, float, float]:
-    """Runs the probe; gives CPU seconds of an epoch after the second, hold-out accuracy and loss."""
+    """Runs the probe, and gives the CPU seconds of an epoch after the second, hold-out accuracy and loss."""
     data = images(batch_size=BATCH_SIZE, **fractions)
     data.setup("fit")
     steps = max(1, len(data._train_rows) // BATCH_SIZE)
-    # From the end of the second epoch: the first validation, which comes after the first, has features to compute.
+    # The clock starts at the end of the second epoch, because the first validation still has features to compute.
     clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": 2 * steps, "last": epochs * steps}}
     with tempfile.TemporaryDirectory() as logs, silence():
         main(
@@ -47,7 +47,7 @@ def probe(
 
 
 def epoch(settings: Settings) -> list[Row]:
-    """An epoch after the second, with a validation, of a linear probe on a tenth of CIFAR-10, without dashboards."""
+    """Measures a late epoch, with a validation, of a linear probe on a tenth of CIFAR-10, without dashboards."""
     images: type[ImageDataModule] = DemoImages if settings.quick else CIFAR10
     fractions = {"train_fraction": 0.02, "validation_fraction": 0.02} if settings.quick else {"train_fraction": 0.1}
     epochs = settings.scaled(4, 3)

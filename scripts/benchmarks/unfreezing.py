@@ -1,4 +1,4 @@
-"""Progressive unfreezing: against its peers, its overhead, and step time and memory in each phase."""
+"""Compares progressive unfreezing with its peers, and measures its overhead, step time and memory."""
 
 import statistics
 import time
@@ -36,23 +36,23 @@ class LeNet(L.LightningModule):
         return nn.functional.cross_entropy(self.head(self.features(batch[0])), batch[1])
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Logs what the callback waits for."""
+        """Logs the loss that the callback monitors."""
         self.log("val_loss", self.training_step(batch, batch_idx))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Any optimizer."""
+        """Makes an ordinary optimizer."""
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
 
 
 def waiting() -> ProgressiveUnfreezing:
-    """The callback in its busiest state: it waits for a plateau."""
+    """Returns the callback in its busiest state, in which it waits for a plateau."""
     until = {"plateau": {"monitor": "val_loss"}, "steps": 10**6, "epochs": 10**6}
     phases: list[dict[str, Any]] = [{"groups": ["*"], "until": until}, {"groups": ["head"], "only": True}]
     return ProgressiveUnfreezing(["features", "head"], phases=phases)
 
 
 def overhead(settings: Settings) -> list[Row]:
-    """What the callback adds to a LeNet step in batches of 32 while it waits for a plateau, CPU microseconds."""
+    """Measures CPU microseconds that the callback, waiting for a plateau, adds to a LeNet step in batches of 32."""
     steps, warm_up = settings.scaled(300, 4), settings.scaled(20, 1)
     count = BATCH_SIZE * (steps + warm_up)
     data = torch.utils.data.TensorDataset(torch.randn(count, 3, 32, 32), torch.randint(10, (count,)))
@@ -77,7 +77,7 @@ def overhead(settings: Settings) -> list[Row]:
 
 
 def phases(settings: Settings) -> list[Row]:
-    """Step time and activation memory of each phase of gradual unfreezing: ResNet-18, 16 images of 64 x 64."""
+    """Measures step time and activation memory of each gradual phase, for ResNet-18 on 16 images of 64 x 64."""
     network = torchvision.models.resnet18(num_classes=10)
     images, labels = torch.randn(16, 3, 64, 64), torch.randint(10, (16,))
     groups = {"stem": ["conv1", "bn1"], **{f"layer{n}": [f"layer{n}"] for n in range(1, 5)}, "head": ["fc"]}
