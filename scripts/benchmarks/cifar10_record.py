@@ -10,6 +10,7 @@ import torch
 from benchmarks.cnn import CONFIGS
 from benchmarks.measure import Part, Row, Settings, silence
 from lightning_transfer.cli.entry import main
+from lightning_transfer.study.statistics import summarise
 
 
 def train(recipe: str, seed: int, settings: Settings) -> tuple[float, float]:
@@ -43,11 +44,12 @@ def runs_of(recipe: str) -> Part:
         if _hardware() == "gpu":
             train(recipe, settings.repeats, settings)  # not counted, as it chooses kernels and may compile
         accuracies, seconds = zip(*(train(recipe, seed, settings) for seed in range(settings.repeats)), strict=True)
+        interval = summarise(accuracies)
         row: Row = {
             "recipe": recipe,
             "runs": settings.repeats,
-            "test accuracy, mean": statistics.mean(accuracies),
-            "standard deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
+            "test accuracy, mean": interval.mean,
+            **({"half of its 95 % interval": interval.high - interval.mean} if interval.n > 1 else {}),
             "s by the clock, median": statistics.median(seconds),
         }
         return [row]
