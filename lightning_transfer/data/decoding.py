@@ -140,5 +140,5 @@ def _decode_rows(
 def _refusing_damage(message: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for damage
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises these for damage
         raise UserError(f"{message}: {error}") from error

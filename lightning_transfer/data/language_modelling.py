@@ -47,8 +47,8 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         direction: ``backward`` reads the streams from their end.
         batch_size: Number of parallel streams, over all devices together.
         segment_tokens: Time steps of a segment, which is also how far gradients go back.
-        varied_segments: Whether to halve some segments and vary all lengths a little, so that segments do not always
-            begin at the same tokens (Merity et al., 2018). Every epoch has the same lengths.
+        varied_segments: Whether to halve some segments and vary all lengths a little (Merity et al., 2018). Then
+            segments do not always begin at the same tokens. Every epoch has the same lengths.
         validation_fraction: Share of the documents that is held out for validation.
         split_seed: Seed of the hold-out.
 
@@ -123,7 +123,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         _ = self.documents
 
     def setup(self, stage: str) -> None:
-        """Writes the tokenizer beside the run."""
+        """Writes the tokenizer into the run's folder."""
         super().setup(stage)
         if stage == "fit":
             self.write_tokenizer(self.trainer)
@@ -221,7 +221,7 @@ def stream_of(documents: Documents, order: np.ndarray) -> np.ndarray:
     """
     lengths = documents.lengths[order] + 1
     ends = np.cumsum(lengths)
-    # A token is as far from the start of its document as its place in the stream is from the document's first place.
+    # The distance of a token from the start of its document is the same in the stream and in documents.token_ids.
     source = np.repeat(documents.offsets[order] - (ends - lengths), lengths)
     source += np.arange(len(source))
     stream = documents.token_ids.take(source, mode="clip")

@@ -1,8 +1,8 @@
 """Holds out and cuts training sets: stratified by class, seeded and nested.
 
 Every class has its own random order, a function of the seed alone. The hold-out is the first part of each order, and a
-training set is the part after it. So at the same seed a smaller training set is a subset of a larger one, and no
-training set ever has rows of the hold-out.
+training set is the part after it. So at the same seed a smaller training set is a subset of a larger one. No training
+set ever has rows of the hold-out.
 """
 
 from typing import Generic, TypeVar

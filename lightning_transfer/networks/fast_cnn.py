@@ -37,7 +37,7 @@ class FastCNN(nn.Module):
     Source:
         Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024: whitening, Dirac initialisation, norm layers of
         fixed scale, scaled logits, test-time views. Unlike there, the head begins with the same spread of logits at any
-        width, and the bias of the whitening learns as long as its layer group does.
+        width. The bias of the whitening learns as long as its layer group does.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def resolve_layer_groups(
         module: The module that the paths start from.
         layer_groups: See :func:`group_patterns`.
         thaw_order: Group names in the order in which they are trained. A parameter that several groups share (tied
-            weights) belongs to the first of them, or to the one nearest the head if the order names none of them.
+            weights) belongs to the first of them. If the order names none, it belongs to the one nearest the head.
         rest: How to treat trainable parameters outside all groups. ``None`` makes them an error; ``"frozen"`` or
             ``"trainable"`` returns them as one more group, named ``rest``.
 

@@ -27,8 +27,8 @@ def has_bfloat16_lstm(device: torch.device) -> bool:
 def trains_lstm_in_bfloat16(input_size: int, hidden_size: int) -> bool:
     """Says whether this CPU computes an LSTM's gradients in bfloat16 as in float32, apart from rounding.
 
-    Each size is tried once, on two steps. With AMX, torch 2.14's LSTM of 1,024 units and more, in multiples of 32,
-    passes wrong gradients to the layers below it, without an error.
+    Each size is tried once, on two steps. With AMX, torch 2.14's LSTM passes wrong gradients to the layers below it,
+    without an error, from 1,024 units on in multiples of 32.
     """
     if not has_bfloat16():
         return False

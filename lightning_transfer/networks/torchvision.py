@@ -52,8 +52,8 @@ _NO_SMALL_STEM = {
     "VisionTransformer": "it embeds patches, of smaller images with model_arguments image_size",
 }
 
-# The smallest height and width, in pixels, of which something is left behind the last stage. Families with a limit of a
-# few pixels are not listed. Source: measured.
+# The smallest height and width, in pixels, that the layers do not shrink to nothing. Families with a limit of a few
+# pixels are not listed. Source: measured.
 _SMALLEST_IMAGE = {
     "AlexNet": 63,
     "ConvNeXt": 32,
@@ -64,7 +64,8 @@ _SMALLEST_IMAGE = {
     "VGG": 32,
 }
 
-# Torchvision builds GoogLeNet and Inception v3 so for its weights; the heads that only their own loss uses are off.
+# GoogLeNet and Inception v3 transform their input as torchvision's weights expect. Their auxiliary heads are off,
+# because only their own loss would use them.
 _INCEPTION_ARGUMENTS = {"aux_logits": False, "transform_input": True, "init_weights": True}
 
 
@@ -144,7 +145,7 @@ def torchvision_layer_groups(model: nn.Module) -> dict[str, list[str]]:
     """Names the layer groups of a classification model of torchvision.
 
     A family that names its stages keeps them. A family that is one sequence of layers is cut where the resolution
-    falls, and the blocks of a vision transformer are cut into quarters. A last convolution belongs to the last stage.
+    falls. The blocks of a vision transformer are cut into quarters. A last convolution belongs to the last stage.
     The head is the part that another number of classes replaces, with the norm layer right before it. In a classifier
     of several layers only the last is the head; the others are ``hidden1`` and so on.
 

@@ -241,6 +241,6 @@ def compare_peers(settings: Settings) -> list[Row]:
     return rows
 
 
-if __name__ == "__main__":  # replica_drift starts each of its processes so
+if __name__ == "__main__":  # replica_drift starts its processes here
     torch.set_num_threads(1)
     train_as_rank(sys.argv[1], Path(sys.argv[2]))
