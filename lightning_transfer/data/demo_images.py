@@ -12,11 +12,12 @@ source 10       800 for training, 200 for testing filled, vivid colours
 target 6 others 50 for training, 300 for testing  outlined, muted colours, larger, less noise
 ====== ======== ================================= ===========================================
 
-The table shows the measured test accuracy in percent, as a mean with its 95 % interval over n=5 seeds, each with
-its own pretrained network, on a CPU of 2 cores with one thread. The network has two 5x5 convolutions (6 and 16 channels) with
-ReLU and pooling, then 120, 84 and one unit per class. It is trained by AdamW without decay, with a one-cycle learning
-rate (its peak is in brackets), in batches of 64 (source) or 32 (target). The tasks were designed and the peaks chosen
-by looking at these same figures. They show that transfer can help, but are no evidence for one strategy over another.
+The table shows the measured test accuracy in percent, as a mean with its 95 % interval over n=5 seeds, each with its
+own pretrained network, on a CPU of 2 cores with one thread. The network has two 5x5 convolutions (6 and 16 channels)
+with ReLU and pooling, then 120, 84 and one unit per class. It is trained by AdamW without decay, with a one-cycle
+learning rate (its peak is in brackets), in batches of 64 (source) or 32 (target). The tasks were designed and the peaks
+chosen by looking at these same figures. They show that transfer can help, but are no evidence for one strategy over
+another.
 
 ============================================================== ==========
 logistic regression on source pixels (n=1, chance 10)          13.3
