@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from lightning_transfer import Classifier, DemoImages, FastCNN, SeedCNN
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.classifier import count_correct
 from lightning_transfer.modules.losses import LOSSES, BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 from lightning_transfer.modules.metrics import EvaluationMetrics
+from lightning_transfer.modules.targets import count_correct
 
 LOGITS = torch.randn(16, 5, generator=torch.Generator().manual_seed(0)) * 3
 LABELS = torch.arange(16) % 5

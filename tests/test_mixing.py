@@ -15,8 +15,8 @@ from lightning_transfer.data import augment, mixing
 from lightning_transfer.data.augment import uniform
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.classifier import count_correct
 from lightning_transfer.modules.losses import LOSSES
+from lightning_transfer.modules.targets import count_correct
 
 ROWS = torch.arange(64)
 LABELS = ROWS % 4

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
@@ -17,6 +18,7 @@ from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.suggestions import classes_for, nearest_option
 from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.files import replacing
+from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 
 _CHOICES = ("phases", "until", "plateau")  # their parts do not add up with those of an earlier one
@@ -112,3 +114,15 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     parser.add_argument("--dashboards", type=Dashboards | None, default=Dashboards(), help="What is shown.")
     parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
     parser.set_defaults({"model": {"class_path": "lightning_transfer.Classifier"}})
+
+
+def choose_monitor(config: Namespace) -> None:
+    """Chooses the score of the problem type for the best checkpoint, where there is no accuracy and no other is named.
+
+    Args:
+        config: That of one command.
+    """
+    problem_type = config.get("data.init_args.problem_type", "classification")
+    if problem_type != "classification" and config["checkpoint.monitor"] == "val/accuracy":
+        score, config["checkpoint.mode"] = TARGETS[problem_type].chosen_by
+        config["checkpoint.monitor"] = f"val/{score}"

@@ -1,4 +1,4 @@
-"""The command ``lightning-transfer ensemble``: finished runs as one classifier, by their mean class probabilities."""
+"""The command ``lightning-transfer ensemble``: finished runs as one, by the mean of their predictions."""
 
 import itertools
 import warnings
@@ -10,17 +10,18 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torchmetrics import Metric
 
 from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.data.batches import Batch
+from lightning_transfer.data.batches import Batch, ProblemType
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, write_json
 from lightning_transfer.modules.classifier import Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
+from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.run.predictions import KnownRows
 from lightning_transfer.transfer.sources import checkpoint_of
 
@@ -33,14 +34,18 @@ class Predictions(NamedTuple):
     Attributes:
         rows: int64 [examples], their places in the data, rising.
         labels: int64 [examples].
-        probabilities: float32 [examples, classes].
+        probabilities: float32 [examples, classes]; the numbers where these are predicted.
         fingerprints: What each split that was read changes by, where the data says so.
+        problem_type: What each example has.
+        own_metrics: Metrics of the user's, by name.
     """
 
     rows: Tensor
     labels: Tensor
     probabilities: Tensor
     fingerprints: Mapping[str, str] = MappingProxyType({})
+    problem_type: ProblemType = "classification"
+    own_metrics: Mapping[str, Metric] = MappingProxyType({})
 
 
 def evaluate_ensemble(
@@ -160,22 +165,23 @@ def mean(members: dict[str, Predictions]) -> Predictions:
 
 
 def metrics(member: Predictions) -> dict[str, float]:
-    """Computes the negative log-likelihood and the scores of a classifier's evaluation."""
-    evaluation = EvaluationMetrics(member.probabilities.shape[1])
-    # As small as float32 can be: a label thought impossible costs much, not everything.
-    logs = member.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
-    evaluation.update(F.nll_loss(logs, member.labels), member.probabilities, member.labels)
+    """Computes the usual loss of the problem type and the scores of an evaluation."""
+    _, _, predictions, _, problem_type, own = member
+    targets = TARGETS[problem_type]
+    labels = targets.counted(member.labels)
+    evaluation = EvaluationMetrics(predictions.shape[1], problem_type, own)
+    evaluation.update(targets.loss_of(predictions, member.labels), predictions, labels)
     return {name: value.item() for name, value in evaluation.compute_and_reset().items()}
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
     """A line for each run, and one for their mean."""
     width = max(map(len, figures))
-    names = next(iter(figures.values()))
-    lines = ["".join([f"{'':<{width}}", *(f"{name:>20}" for name in names)])]
-    lines += [
-        "".join([f"{run:<{width}}", *(f"{value:>20.4f}" for value in row.values())]) for run, row in figures.items()
-    ]
+    names = dict.fromkeys(name for row in figures.values() for name in row)
+    lines = ["".join([f"{'':<{width}}", *(f"{name:>24}" for name in names)])]
+    for run, row in figures.items():
+        values = [f"{row[name]:>24.4f}" if name in row else f"{'':>24}" for name in names]
+        lines.append("".join([f"{run:<{width}}", *values]))
     return "\n".join(lines)
 
 
@@ -205,7 +211,8 @@ class _Evaluation(CommandLine):
         rows = loader.rows(len(self.kept.batches))
         labels, probabilities = map(loader.in_order, zip(*self.kept.batches, strict=True))
         facts = getattr(self.datamodule, "facts", {})
-        return Predictions(rows, labels, probabilities, facts.get("fingerprints", {}))
+        fingerprints, own = facts.get("fingerprints", {}), self.model.test_metrics.own
+        return Predictions(rows, labels, probabilities, fingerprints, self.model.problem_type, own)
 
 
 class _Keep(L.Callback):

@@ -22,7 +22,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments
+from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments, choose_monitor
 from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
 from lightning_transfer.cli.range_curves import write_curves
 from lightning_transfer.cli.repetition import nulls, own_options, repetition
@@ -125,7 +125,7 @@ class CommandLine(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
 
-    def _linked_number(self, target: str, data: L.LightningDataModule) -> int | None:
+    def _linked_number(self, target: str, data: L.LightningDataModule) -> int | str | None:
         # Data evaluated with a checkpoint gets its state, classes and vocabulary, without the data set. Lightning
         # restores it too, but only once the model, which depends on both, has been built.
         if (state := self._saved.pop(type(data).__qualname__, None)) is not None:
@@ -134,6 +134,7 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Checks what would otherwise fail late."""
+        choose_monitor(self.config[str(self.subcommand)])
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand in LOOKING_AHEAD:
             checkpoint = self.save_config_callback = None

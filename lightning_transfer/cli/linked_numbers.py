@@ -1,4 +1,4 @@
-"""Numbers of the model that follow from its data, of classes and of tokens, and may be given where they do not."""
+"""What of the model follows from its data, the numbers of classes and tokens and the problem type, or is given."""
 
 import inspect
 import pkgutil
@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from lightning_transfer.errors import UserError
 
 # Arguments of the model, as options. Ignored where a class has no such argument.
-TARGETS = ("num_classes", "network.num_classes", "network.vocabulary_size")
+TARGETS = ("problem_type", "num_classes", "network.num_classes", "network.vocabulary_size")
 
 
 def config_key(target: str) -> str:
@@ -17,8 +17,8 @@ def config_key(target: str) -> str:
     return f"model.init_args.{target.replace('.', '.init_args.')}"
 
 
-def linked_number(config: Namespace, target: str, data: Any) -> int | None:
-    """Decides a number: that of the data, or where these have none, the one that is given.
+def linked_number(config: Namespace, target: str, data: Any) -> int | str | None:
+    """Decides a number, or the problem type: that of the data, or where these have none, the one that is given.
 
     Args:
         config: That of the command. A number that follows from the data is taken out, so that the config as saved fits
@@ -32,8 +32,8 @@ def linked_number(config: Namespace, target: str, data: Any) -> int | None:
     key, (_, _, name) = config_key(target), target.rpartition(".")
     if key not in config:
         return None
-    given: int | None = config[key]
-    found: int | None = getattr(data, name, None)
+    given: int | str | None = config[key]
+    found: int | str | None = getattr(data, name, None)
     default = _default(config, key)
     if found is None:
         if given is None and default is inspect.Parameter.empty:
@@ -46,7 +46,11 @@ def linked_number(config: Namespace, target: str, data: Any) -> int | None:
 
 
 def _default(config: Namespace, key: str) -> Any:
-    """The default of an argument of a class that a config names."""
+    """The default of an argument of a class that a config names; a base class may have it."""
     owner, _, name = key.rpartition(".init_args.")
-    parameter = inspect.signature(pkgutil.resolve_name(config[f"{owner}.class_path"])).parameters.get(name)
-    return parameter.default if parameter else None
+    named = pkgutil.resolve_name(config[f"{owner}.class_path"])
+    classes = [one for one in inspect.getmro(named) if "__init__" in vars(one)] if inspect.isclass(named) else [named]
+    for origin in classes:
+        if parameter := inspect.signature(origin).parameters.get(name):
+            return parameter.default
+    return None

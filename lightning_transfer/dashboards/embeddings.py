@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_transfer.dashboards.attribution import evaluating
 from lightning_transfer.dashboards.events import boards_of, has_boards
-from lightning_transfer.dashboards.samples import class_names, is_shown, shows_validation, to_pixels, to_tokens
+from lightning_transfer.dashboards.samples import is_shown, label_words, shows_validation, to_pixels, to_tokens
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import replacing, write_text
@@ -151,8 +151,7 @@ class Embeddings(L.Callback):
         points = torch.cat(features)[: self._examples].cpu()
         if len(points) < 2 or not points.isfinite().all():
             return
-        labels = torch.cat([batch.labels for batch in batches])[: len(points)].tolist()
-        names = class_names(trainer, getattr(pl_module, "num_classes", max(labels) + 1))
+        labels = torch.cat([batch.labels for batch in batches])[: len(points)]
         pictures, texts = None, [""] * len(points)
         if isinstance(batches[0], ImageBatch):
             pictures = to_pixels(trainer, torch.cat([batch.images for batch in batches])[: len(points)])
@@ -163,7 +162,7 @@ class Embeddings(L.Callback):
                 for ids, length in zip(batch.token_ids.tolist(), batch.lengths.tolist(), strict=True)
             ]
             texts = [" ".join(to_tokens(trainer, ids[:_WORDS])) for ids in rows[: len(points)]]
-        metadata = [(names[label], text) for label, text in zip(labels, texts, strict=True)]
+        metadata = list(zip(label_words(trainer, pl_module, labels), texts, strict=True))
         for folder in writer.folders:
             write_embedding(folder, name, principal_components(points), metadata, pictures)
 

@@ -11,8 +11,8 @@ from lightning_transfer.dashboards.attribution import evaluating, grad_cam, grad
 from lightning_transfer.dashboards.events import add_data, add_picture, boards_of
 from lightning_transfer.dashboards.samples import (
     class_names,
-    first_labels,
     is_shown,
+    label_words,
     picture_grid,
     shows_validation,
     take,
@@ -49,19 +49,17 @@ class TrainingExamples(L.Callback):
         writer = boards_of(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
         if writer is None or not is_shown(batch):
             return
-        labels = first_labels(batch.labels)
-        num_classes = getattr(pl_module, "num_classes", max(labels) + 1)
-        names = class_names(trainer, num_classes)
+        words = label_words(trainer, pl_module, batch.labels)
         if isinstance(batch, ImageBatch):
             pictures = list(to_pixels(trainer, batch.images[:_TRAINING_PICTURES]))
-            grid = picture_grid(pictures, [[(names[label], "ink")] for label in labels[: len(pictures)]])
+            grid = picture_grid(pictures, [[(word, "ink")] for word in words[: len(pictures)]])
             add_picture(writer, "training/examples", grid, 0)
             return
         lines = ["| label | tokens | text, one · between tokens |", "|---|---|---|"]
-        for row in range(min(_TRAINING_TEXTS, len(labels))):
+        for row in range(min(_TRAINING_TEXTS, len(words))):
             length = int(batch.lengths[row])
             tokens = " · ".join(map(escaped, to_tokens(trainer, batch.token_ids[row, : min(length, _TOKENS)].tolist())))
-            lines.append(f"| {names[labels[row]]} | {length} | {tokens}{' …' if length > _TOKENS else ''} |")
+            lines.append(f"| {escaped(words[row])} | {length} | {tokens}{' …' if length > _TOKENS else ''} |")
         writer.add_text("training/examples", "\n".join(lines), 0)
 
 
@@ -69,7 +67,7 @@ class Attributions(L.Callback):
     """Shows, ten times in a training, what the predictions for a fixed sample of the hold-out rest on.
 
     Images have Grad-CAM overlays, if the network has feature maps; texts their most and least attended tokens by
-    gradient x input.
+    gradient x input. Examples without one class each are left out.
     """
 
     def __init__(self) -> None:
@@ -86,7 +84,9 @@ class Attributions(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first examples of the hold-out."""
-        if self._sample is None and shows_validation(trainer) and is_shown(batch):
+        if not is_shown(batch) or batch.labels.ndim != 1:
+            return
+        if self._sample is None and shows_validation(trainer):
             count = min(len(batch.labels), _PICTURES if isinstance(batch, ImageBatch) else _TEXTS)
             # Evenly through the batch, which may be sorted by length.
             rows = torch.linspace(0, len(batch.labels) - 1, count, device=batch.labels.device).long()

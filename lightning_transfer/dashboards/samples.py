@@ -90,9 +90,28 @@ def picture_grid(
     return canvas.pixels()
 
 
-def first_labels(labels: Tensor) -> list[int]:
-    """The label of each example, that of the largest share where images are mixed."""
-    return (labels if labels.ndim == 1 else labels.argmax(1)).tolist()
+def label_words(trainer: L.Trainer, pl_module: L.LightningModule, labels: Tensor) -> list[str]:
+    """Writes the label of each example: its class, all its classes, or its numbers.
+
+    Args:
+        trainer: Its data knows the names of the classes and numbers.
+        pl_module: It knows how many there are, and the problem type.
+        labels: int64 [batch], or float [batch, classes]: the shares of mixed images, 1 for each class that an example
+            has, or numbers.
+
+    Returns:
+        Of mixed images the class with the largest share.
+    """
+    problem_type = getattr(pl_module, "problem_type", "classification")
+    if labels.ndim == 2 and problem_type != "classification":
+        names = class_names(trainer, labels.shape[1])
+        rows = [dict(zip(names, row, strict=True)) for row in labels.tolist()]
+        if problem_type == "multilabel":
+            return [", ".join(name for name, share in row.items() if share >= 0.5) or "none" for row in rows]
+        return [", ".join(f"{name} {value:.4g}" for name, value in row.items()) for row in rows]
+    numbers = (labels if labels.ndim == 1 else labels.argmax(1)).tolist()
+    names = class_names(trainer, getattr(pl_module, "num_classes", max(numbers) + 1))
+    return [names[number] for number in numbers]
 
 
 def take(batch: Any, rows: Tensor | slice) -> Any:

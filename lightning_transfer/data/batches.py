@@ -1,10 +1,13 @@
 """What travels from data to network: one named tuple per kind of input."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
 from lightning_transfer.errors import UserError
+
+# Whether an example has one class, any number of classes, or numbers.
+ProblemType = Literal["classification", "multilabel", "regression"]
 
 _ROUNDING = 0.02  # of a sum of shares in bfloat16
 
@@ -18,7 +21,12 @@ class Batch(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """int64 [batch]; in training also the share of each class, float [batch, classes]."""
+        """What is to be predicted.
+
+        The class, int64 [batch], and in training also the share of each class, float [batch, classes]. With several
+        classes for an example 1 for each that it has, float [batch, classes]. With numbers these, float [batch,
+        numbers].
+        """
 
 
 class ImageBatch(NamedTuple):
@@ -27,7 +35,7 @@ class ImageBatch(NamedTuple):
     Attributes:
         images: uint8 [batch, channels, height, width] as stored; float32, normalised, once on the device.
         labels: int64 [batch], -1 where there is no label (prediction); the share of each class, float32 [batch,
-            classes], once training images are mixed.
+            classes], once training images are mixed. See :class:`Batch` for other problem types.
         indices: int64 [batch], the row of each image in its split.
     """
 
@@ -51,7 +59,7 @@ class TextBatch(NamedTuple):
     Attributes:
         token_ids: int64 [batch, time], right-padded with 0.
         lengths: int64 [batch], the tokens of each document, at least 1.
-        labels: int64 [batch], -1 where there is no label (prediction).
+        labels: int64 [batch], -1 where there is no label (prediction). See :class:`Batch` for other problem types.
     """
 
     token_ids: Tensor

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_transfer.data import hub, labels
+from lightning_transfer.data import hub
+from lightning_transfer.data.batches import ProblemType
+from lightning_transfer.data.label_columns import LabelColumns
+from lightning_transfer.data.labels import check_classes
 from lightning_transfer.data.loader import (
     BatchLoader,
     EpochBatches,
@@ -25,14 +28,16 @@ from lightning_transfer.errors import UserError
 
 
 class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
-    """Classification data from the Hub, a mirror or a folder.
+    """Classification data from the Hub, a mirror or a folder; also data with several classes or numbers to predict.
 
-    Validation is a stratified hold-out of the training split; the test split serves ``test`` and ``predict`` alone.
+    Validation is a stratified hold-out of the training split, and a random one where an example has not one class. The
+    test split serves ``test`` and ``predict`` alone.
 
     Args:
         path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
         label_column: The column of the labels: class labels, integers from 0, or words, as classes in the order of the
-            alphabet.
+            alphabet. With problem_type multilabel a column of lists of these, or several columns of 0 and 1; with
+            regression one or several columns of numbers.
         train_split: The split to train and validate on.
         test_split: The split to test on. Examples of it that are in the training split too are counted, and it is
             refused where they are half of it or more.
@@ -45,6 +50,8 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         split_seed: Seed of the hold-out and of the cut of the training set.
         resident_gib: Up to this many GiB, all of a split is kept in the memory of an accelerator, if there is one, and
             batches are taken there; 0 sends every batch over.
+        problem_type: Whether each example has one class (classification), any number of classes (multilabel), or
+            numbers (regression).
 
     Raises:
         UserError: For values out of range, and data that is missing or not as described.
@@ -53,7 +60,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
     def __init__(
         self,
         path: str,
-        label_column: str = "label",
+        label_column: str | list[str] = "label",
         train_split: str = "train",
         test_split: str = "test",
         batch_size: int = 128,
@@ -63,12 +70,19 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         examples_per_class: int | None = None,
         split_seed: int = 0,
         resident_gib: float = 4.0,
+        problem_type: ProblemType = "classification",
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         require_at_least(0, split_seed=split_seed, resident_gib=resident_gib)
+        self.label_columns = LabelColumns(problem_type, label_column)
+        if examples_per_class is not None and problem_type != "classification":
+            raise UserError(
+                f"data.examples_per_class is {examples_per_class}: expected null with data.problem_type"
+                f" {problem_type}, set data.train_fraction"
+            )
         self.path = path
-        self.label_column = label_column
+        self.problem_type = problem_type
         self.train_split = train_split
         self.test_split = test_split
         self.batch_size = batch_size
@@ -119,15 +133,15 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
 
     def read_class_names(self) -> list[str]:
         """Reads the names of the training split's classes."""
-        return labels.class_names(self.open_split(self.train_split), self.label_column, self.train_split)
+        return self.label_columns.class_names(self.open_split(self.train_split), self.train_split)
 
     def open_split(self, split: str, **columns: str) -> datasets.Dataset:
         """Opens a split and checks that it has the label column, and those that other arguments name."""
-        return hub.load_split(self.path, split, **columns, label_column=self.label_column)
+        return hub.load_split(self.path, split, **columns, label_column=self.label_columns.names)
 
     def read_labels(self, dataset: datasets.Dataset, split: str) -> Tensor:
-        """Reads the labels of a split, int64 [rows], and checks that each names a class."""
-        return labels.read(dataset, self.label_column, split, self.class_names)
+        """Reads the labels of a split, a row for each example, and checks them."""
+        return self.label_columns.read(dataset, split, self.class_names)
 
     def train_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into the batches of an epoch; ``share`` is this rank's part of each."""
@@ -139,14 +153,14 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
 
     @property
     def class_names(self) -> list[str]:
-        """The name of each class, in the order of the labels."""
+        """The name of each class, in the order of the labels; with numbers, the name of the column of each."""
         if self._class_names is None:
             self._class_names = self.read_class_names()
         return self._class_names
 
     @property
     def num_classes(self) -> int:
-        """The number of classes."""
+        """The number of classes, or of the numbers to predict."""
         return len(self.class_names)
 
     @property
@@ -177,10 +191,12 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         """Reads the training split and divides it, for stages that need it."""
         super().setup(stage)
         if self._classes_are_to_check and stage in ("validate", "test"):
-            labels.check_classes(self.read_class_names(), self.class_names)
+            check_classes(self.read_class_names(), self.class_names)
         if stage in ("fit", "validate"):
+            split = self._split(self.train_split)
             self._train_rows, self._validation_rows = split_train_validation(
-                self._split(self.train_split).labels.numpy(),
+                # Rows without one class each are divided as if they were of one class.
+                split.labels.numpy() if split.labels.ndim == 1 else np.zeros(len(split), np.int64),
                 validation_fraction=self.validation_fraction,
                 train_fraction=self.train_fraction,
                 examples_per_class=self.examples_per_class,
@@ -233,7 +249,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         super().load_state_dict(state_dict)
         self._resume_at = state_dict["place"]
         if self._class_names is not None:
-            labels.check_classes(self._class_names, state_dict["class_names"])
+            check_classes(self._class_names, state_dict["class_names"])
         self._classes_are_to_check = self._class_names is None
         self._class_names = state_dict["class_names"]
 

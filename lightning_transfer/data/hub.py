@@ -6,6 +6,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -43,13 +44,13 @@ def locate(path: str) -> str:
     return path
 
 
-def load_split(path: str, split: str, **columns: str) -> datasets.Dataset:
+def load_split(path: str, split: str, **columns: str | Sequence[str]) -> datasets.Dataset:
     """Loads one split and checks that it has the columns.
 
     Args:
         path: A Hub id or a folder; see :func:`locate`.
         split: The name of the split, ``train`` for instance.
-        columns: Argument that names a column -> the column, which must exist.
+        columns: Argument that names one or several columns -> the columns, which must exist.
 
     Raises:
         UserError: For a missing folder, split or column, files that cannot be read, an empty split, and a Hub that
@@ -73,18 +74,20 @@ def load_split(path: str, split: str, **columns: str) -> datasets.Dataset:
     return dataset
 
 
-def require_columns(dataset: datasets.Dataset, path: str, **columns: str) -> None:
+def require_columns(dataset: datasets.Dataset, path: str, **columns: str | Sequence[str]) -> None:
     """Refuses a data set without one of the columns.
 
     Raises:
         UserError: For the first column that is missing.
     """
-    for argument, column in columns.items():
-        if column not in dataset.column_names:
-            there_are = ", ".join(dataset.column_names)
-            raise UserError(
-                f"data set {path!r} has no column {column!r}: its columns are {there_are}; name one by data.{argument}"
-            )
+    for argument, given in columns.items():
+        for column in [given] if isinstance(given, str) else given:
+            if column not in dataset.column_names:
+                there_are = ", ".join(dataset.column_names)
+                raise UserError(
+                    f"data set {path!r} has no column {column!r}: its columns are {there_are}; name one by"
+                    f" data.{argument}"
+                )
 
 
 def _reason(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from typing import Literal, TypedDict
 
 from lightning_transfer.data.augment import Augmentation
+from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.tokenizer import TokenizerKind
 
@@ -10,7 +11,8 @@ from lightning_transfer.data.tokenizer import TokenizerKind
 class ClassificationOptions(TypedDict, total=False):
     """The arguments of every data module for classification."""
 
-    label_column: str
+    label_column: str | list[str]
+    problem_type: ProblemType
     train_split: str
     test_split: str
     eval_batch_size: int

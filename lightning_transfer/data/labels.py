@@ -1,5 +1,7 @@
 """The column of the labels, and the names of the classes."""
 
+from collections.abc import Sequence
+
 import datasets
 import numpy as np
 import torch
@@ -8,17 +10,18 @@ from torch import Tensor
 from lightning_transfer.errors import UserError
 
 
-def class_names(dataset: datasets.Dataset, column: str, split: str) -> list[str]:
+def class_names(dataset: datasets.Dataset, columns: Sequence[str], split: str) -> list[str]:
     """Reads the names of class labels; words are in the order of the alphabet, integers up to the largest.
 
     Args:
         dataset: The split that is trained on.
-        column: The column of the labels.
+        columns: The column of the labels, alone.
         split: Its name.
 
     Raises:
         UserError: For a column that holds neither integers nor words, or none that names a class.
     """
+    [column] = columns
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
@@ -37,12 +40,13 @@ def class_names(dataset: datasets.Dataset, column: str, split: str) -> list[str]
     return [str(label) for label in range(largest + 1)]
 
 
-def read(dataset: datasets.Dataset, column: str, split: str, names: list[str]) -> Tensor:
+def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: list[str]) -> Tensor:
     """Reads the labels of a split, int64 [rows], and checks that each names a class.
 
     Raises:
         UserError: For a column that holds neither integers nor words, and a label that names no class.
     """
+    [column] = columns
     are_words = _are_words(dataset.features[column])
     if are_words:
         numbers = {name: number for number, name in enumerate(names)}
@@ -85,6 +89,6 @@ def _integers(dataset: datasets.Dataset, column: str) -> np.ndarray:
     if labels.dtype.kind not in "iu" or labels.ndim > 1:
         raise UserError(
             f"label column {column!r} holds {dataset.features[column]}, not one integer or word in each row: name"
-            " another label_column"
+            " another label_column, or set data.problem_type to multilabel or regression"
         )
     return labels.astype(np.int64)

@@ -56,7 +56,7 @@ class Mixing:
 
         Args:
             images: float [batch, channels, height, width].
-            labels: int64 [batch], from 0.
+            labels: int64 [batch], from 0; or several classes or numbers for each image, float [batch, ...].
             indices: int64 [batch], the row of each image. Its random draws depend on row, seed and epoch.
             num_classes: Number of classes.
             seed: Another seed gives other draws.
@@ -64,7 +64,8 @@ class Mixing:
             total: Number of rows. If given, the draws of an epoch are made at once.
 
         Returns:
-            Images like ``images``, and the share of each class in them, float32 [batch, num_classes].
+            Images like ``images``, and the share of each class in them, float32 [batch, num_classes]; numbers are mixed
+            as they are.
         """
         draw = partial(uniform, indices, seed, epoch, total=total)
         # The numbers of the draws begin at 5, because the augmentation of the same images uses 0 to 4.
@@ -74,7 +75,7 @@ class Mixing:
         box = _boxes(self._own_share(self.cutmix_alpha, place), images, (draw(7), draw(8)))
         own = torch.where(cuts[:, None, None, None], 1 - box.to(images.dtype), blended.to(images.dtype))
         share = own.mean((2, 3)).float()
-        targets = F.one_hot(labels, num_classes).float()
+        targets = labels if labels.is_floating_point() else F.one_hot(labels, num_classes).float()
         return torch.lerp(images.roll(1, 0), images, own), torch.lerp(targets.roll(1, 0), targets, share)
 
     def _own_share(self, alpha: float, place: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Split(Generic[Inputs]):
 
     Args:
         inputs: The inputs of all rows.
-        labels: int64 [rows], -1 where unknown.
+        labels: int64 [rows], -1 where unknown; float32 [rows, classes or numbers] for other problem types.
         fingerprint: Text that changes when the data does.
     """
 

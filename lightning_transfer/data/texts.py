@@ -187,7 +187,7 @@ class DemoTexts(TextDataModule):
     def open_split(self, split: str, **columns: str) -> datasets.Dataset:
         """Generates a split."""
         dataset = demo_texts.generate(self.task, cast(Literal["train", "test"], split))
-        hub.require_columns(dataset, self.path, **columns, label_column=self.label_column)
+        hub.require_columns(dataset, self.path, **columns, label_column=self.label_columns.names)
         return dataset
 
 

@@ -1,4 +1,4 @@
-"""Classification with any network: loss, metrics and an injected optimizer."""
+"""Classification, or regression, with any network: loss, metrics and an injected optimizer."""
 
 import inspect
 from typing import Any
@@ -6,37 +6,47 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
 
-from lightning_transfer.data.batches import Batch, parts
+from lightning_transfer.data.batches import Batch, ProblemType, parts
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.feature_cache import CachedFeatures
-from lightning_transfer.modules.losses import LOSSES, Loss
+from lightning_transfer.modules.losses import BinaryCrossEntropy, Loss
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
+from lightning_transfer.modules.own_parts import build_loss, check_metrics
+from lightning_transfer.modules.targets import TARGETS
 
 
 class ClassifierOptions(OptimizationOptions, total=False):
     """The arguments of :class:`Classifier` beside the network and the number of classes, by name and type."""
 
-    loss: Loss
+    loss: Loss | nn.Module | None
     label_smoothing: float
     channels_last: bool
     compile: bool
     cache_features: bool
+    problem_type: ProblemType
+    metrics: dict[str, Metric] | MetricCollection | None
 
 
 class Classifier(OptimizedModule):
-    """Trains and evaluates any network on any classification data.
+    """Trains and evaluates any network on data with one class, several classes or numbers for each example.
 
     Logs ``train/loss`` and ``train/accuracy`` as means over the logging interval, and for validation and test the
-    loss, the accuracy, the F1 score averaged over classes, and the expected calibration error (15 bins).
+    loss, the accuracy, the F1 score averaged over classes, and the expected calibration error (15 bins). With several
+    classes these are ``train/subset_accuracy``, and for validation and test that, F1 scores and the mean average
+    precision; with numbers ``train/mae``, and MAE, RMSE and R².
 
     Args:
-        network: The network: takes the inputs of a batch, gives logits [batch, classes].
-        num_classes: Number of classes; follows from the data on the command line.
-        loss: cross_entropy, binary_cross_entropy (one class against the rest; one logit will do for two classes) or
-            mean_squared_error (to the one-hot label).
+        network: The network: takes the inputs of a batch, gives logits [batch, classes], or numbers.
+        num_classes: Number of classes, or of the numbers to predict; follows from the data on the command line.
+        loss: For one class cross_entropy (if not given), binary_cross_entropy (one class against the rest; one logit
+            will do for two classes) or mean_squared_error (to the one-hot label). For several binary_cross_entropy. For
+            numbers mean_squared_error (if not given), mean_absolute_error or huber. Or any module that takes logits and
+            labels and gives the mean of the batch. Where it has a method ``probabilities`` this turns logits into
+            probabilities, in place of a softmax.
         label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1.
         channels_last: Whether to lay out convolutions with the channels last in memory: the same network, faster on
             most hardware.
@@ -45,38 +55,49 @@ class Classifier(OptimizedModule):
         cache_features: Whether to compute what comes before the head once for each example and keep it, so that an
             epoch of a linear probe costs what its head costs. Refused where a layer below the head is trained, or
             images are augmented.
+        problem_type: Whether each example has one class (classification), any number of classes (multilabel), or
+            numbers (regression); follows from the data on the command line.
+        metrics: More metrics for validation and test, by name: they take probabilities, or numbers, and labels.
 
     Raises:
-        UserError: For values out of range, and a network whose outputs do not match the number of classes.
+        UserError: For values out of range, a network whose outputs do not match the number of classes, and a loss or
+            a metric that does not fit.
     """
 
+    loss: Any
     _loss_sum: Tensor
-    _correct: Tensor
+    _score_sum: Tensor
 
     def __init__(
         self,
         network: nn.Module,
         num_classes: int,
-        loss: Loss = "cross_entropy",
+        loss: Loss | nn.Module | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = False,
         compile: bool = False,
         cache_features: bool = False,
+        problem_type: ProblemType = "classification",
+        metrics: dict[str, Metric] | MetricCollection | None = None,
         **kwargs: Keywords[OptimizationOptions],
     ) -> None:
         super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
-        if num_classes is None or num_classes < 2:
-            raise UserError(f"model.num_classes is {num_classes}: expected 2 or more")
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
-        self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"])
+        if problem_type not in TARGETS:
+            raise UserError(f"model.problem_type is {problem_type}: expected {', '.join(TARGETS)}")
+        self.targets = TARGETS[problem_type]
+        if num_classes is None or num_classes < self.targets.least:
+            raise UserError(f"model.num_classes is {num_classes}: expected {self.targets.least} or more")
+        own_loss = ["loss"] if isinstance(loss, nn.Module) else []
+        self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler", "metrics", *own_loss])
         self.num_classes = num_classes
-        self.loss = LOSSES[loss](num_classes, label_smoothing)
+        self.problem_type = problem_type
+        self.loss = build_loss(loss, self.targets, num_classes, label_smoothing)
         self.cache_features = cache_features
         if compile:
             self.network.compile()  # in place: the names of the weights stay
-        self.validation_metrics = EvaluationMetrics(num_classes)
-        self.test_metrics = EvaluationMetrics(num_classes)
+        own_metrics = check_metrics(metrics, self.targets, num_classes)
+        self.validation_metrics = EvaluationMetrics(num_classes, problem_type, own_metrics)
+        self.test_metrics = EvaluationMetrics(num_classes, problem_type, own_metrics)
         self._clear_log()
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -94,31 +115,36 @@ class Classifier(OptimizedModule):
         """Computes the loss of a training batch, and logs the means at the end of a logging interval or an epoch."""
         inputs, labels = parts(batch)
         logits = self(*inputs)
-        loss = self.loss(logits, labels)
+        loss: Tensor = self.loss(logits, labels)
         self._log_training(loss, logits, labels)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Adds a batch to the validation metrics, and gives its class probabilities to callbacks."""
+        """Adds a batch to the validation metrics, and gives its probabilities, or numbers, to callbacks."""
         return self._evaluate(batch, self.validation_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Adds a batch to the test metrics, and gives its class probabilities to callbacks."""
+        """Adds a batch to the test metrics, and gives its probabilities, or numbers, to callbacks."""
         return self._evaluate(batch, self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Computes the class probabilities of a batch, float32 [batch, classes]."""
+        """Computes the class probabilities of a batch, or its numbers, float32 [batch, classes]."""
         inputs, _ = parts(batch)
-        return self.loss.probabilities(self(*inputs))
+        return self.predictions(self(*inputs))
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """Turns logits into probabilities or numbers, float32 [batch, classes]."""
+        predictions: Tensor = getattr(self.loss, "probabilities", self.targets.predictions)(logits)
+        return predictions
 
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> Tensor:
         inputs, labels = parts(batch)
         logits = self(*inputs)
         # In float32 at least: checkpoints are chosen by the mean of these losses.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        probabilities = self.loss.probabilities(logits)
-        metrics.update(self.loss(logits, labels), probabilities, labels)
-        return probabilities
+        predictions = self.predictions(logits)
+        metrics.update(self.loss(logits, labels), predictions, self.targets.counted(labels))
+        return predictions
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
@@ -131,7 +157,7 @@ class Classifier(OptimizedModule):
     def _log_metrics(self, stage: str, metrics: EvaluationMetrics) -> None:
         for name, value in metrics.compute_and_reset().items():
             # Equal on all processes already; sync_dist keeps Lightning from warning that they might not be.
-            self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "accuracy"), sync_dist=True)
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", self.targets.chosen_by[0]), sync_dist=True)
 
     # ---- the way in -------------------------------------------------------------------------------------------------
 
@@ -147,7 +173,7 @@ class Classifier(OptimizedModule):
 
     def on_fit_start(self) -> None:
         """Has the network compute from training data what it needs before it learns."""
-        self._loss_sum, self._correct = self._loss_sum.to(self.device), self._correct.to(self.device)
+        self._loss_sum, self._score_sum = self._loss_sum.to(self.device), self._score_sum.to(self.device)
         network: Any = self.network
         sample_size = getattr(network, "sample_size", 0)
         if not sample_size:
@@ -166,21 +192,22 @@ class Classifier(OptimizedModule):
                 f"the network gives a tensor {[*logits.shape]}: expected logits [batch, classes], a single one as"
                 " [batch, 1]"
             )
-        if not (self.hparams["loss"] == "binary_cross_entropy" and self.num_classes == 2 and logits.shape[1] == 1):
-            raise UserError(f"the network has {logits.shape[1]} outputs, and the data {self.num_classes} classes")
+        if not (isinstance(self.loss, BinaryCrossEntropy) and self.num_classes == 2 and logits.shape[1] == 1):
+            expected = f"{self.num_classes} {self.targets.noun}"
+            raise UserError(f"the network has {logits.shape[1]} outputs, and the data {expected}")
 
     # ---- the training log -------------------------------------------------------------------------------------------
 
     def _clear_log(self) -> None:
         # Sums since the last log, as tensors: reading them at every step would wait for the device. Not as buffers:
         # those get the precision of the weights, are averaged with them, and are overwritten by DDP.
-        self._loss_sum, self._correct = torch.zeros(()), torch.zeros(())
+        self._loss_sum, self._score_sum = torch.zeros(()), torch.zeros(())
         self._examples = self._batches = 0
 
     def _log_training(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         # In place: an assignment would go through torch's look for tensors among the attributes.
         self._loss_sum.add_(loss.detach())
-        self._correct.add_(count_correct(logits.detach(), labels))
+        self._score_sum.add_(self.targets.sum_of_scores(logits.detach(), labels))
         self._examples += labels.shape[0]
         self._batches += 1
         self.log_means()
@@ -188,45 +215,30 @@ class Classifier(OptimizedModule):
     def begin_interval(self) -> None:
         """Forgets the training steps before."""
         self._loss_sum.zero_()
-        self._correct.zero_()
+        self._score_sum.zero_()
         self._examples = self._batches = 0
 
     def means_so_far(self) -> dict[str, Tensor]:
-        """Computes loss and accuracy of the training steps since the last log."""
+        """Computes the loss and the score of the training steps since the last log."""
         if not self._batches:
             return {}
-        return {"train/loss": self._loss_sum / self._batches, "train/accuracy": self._correct / self._examples}
+        score = f"train/{self.targets.training_score}"
+        return {"train/loss": self._loss_sum / self._batches, score: self._score_sum / self._examples}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the sums since the last log, as means over the processes: the next log is that of a run not stopped."""
         super().on_save_checkpoint(checkpoint)
-        sums = torch.stack([self._loss_sum, self._correct])
-        loss_sum, correct = self.trainer.strategy.reduce(sums, reduce_op="mean").tolist()
-        checkpoint["train_log"] = (loss_sum, correct, self._batches, self._examples)
+        sums = torch.stack([self._loss_sum, self._score_sum])
+        loss_sum, score_sum = self.trainer.strategy.reduce(sums, reduce_op="mean").tolist()
+        checkpoint["train_log"] = (loss_sum, score_sum, self._batches, self._examples)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the saved sums, in a fit."""
         super().on_load_checkpoint(checkpoint)
         if self.is_fitting and "train_log" in checkpoint:
-            loss_sum, correct, self._batches, self._examples = checkpoint["train_log"]
+            loss_sum, score_sum, self._batches, self._examples = checkpoint["train_log"]
             self._loss_sum.fill_(loss_sum)
-            self._correct.fill_(correct)
-
-
-def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Counts the examples that are predicted correctly; of a mixed one, the share of it that is.
-
-    Args:
-        logits: float [batch, num_classes], or [batch, 1] for binary cross-entropy of two classes.
-        labels: int64 [batch], or the share of each class, float [batch, num_classes].
-
-    Returns:
-        float32, a scalar.
-    """
-    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    if labels.is_floating_point():
-        return labels.gather(1, predicted.unsqueeze(1)).sum(dtype=torch.float32)
-    return (predicted == labels).sum(dtype=torch.float32)
+            self._score_sum.fill_(score_sum)
 
 
 def _check_inputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:

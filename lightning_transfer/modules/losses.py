@@ -1,38 +1,22 @@
-"""Losses for classification, and the class probabilities that go with each."""
+"""Losses by name, and the class probabilities that go with each loss of classification.
+
+A loss of classification takes logits, float [batch, num_classes], or [batch, 1] for binary cross-entropy of two
+classes. Its labels are int64 [batch], from 0, or the share of each class, float [batch, num_classes]. It gives the
+mean of the batch, float, a scalar. Its method ``probabilities`` turns logits into probabilities, float32 [batch,
+num_classes], at least 2 columns, with rows that sum to 1.
+"""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Loss = Literal["cross_entropy", "binary_cross_entropy", "mean_squared_error"]
+from lightning_transfer.errors import UserError
 
-
-class ClassificationLoss(Protocol):
-    """What a classifier needs of a loss: the mean loss of a batch, and probabilities for its logits."""
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Computes the mean loss of a batch.
-
-        Args:
-            logits: float [batch, num_classes], or [batch, 1] for binary cross-entropy of two classes.
-            labels: int64 [batch], from 0; or the share of each class, float [batch, num_classes].
-
-        Returns:
-            float, a scalar.
-        """
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Turns logits into probabilities.
-
-        Args:
-            logits: As above.
-
-        Returns:
-            float32 [batch, num_classes], at least 2 columns, rows summing to 1.
-        """
+Loss = Literal["cross_entropy", "binary_cross_entropy", "mean_squared_error", "mean_absolute_error", "huber"]
+LossMaker = Callable[[int, float], nn.Module]  # from the number of outputs and the label smoothing
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
@@ -97,11 +81,43 @@ class MeanSquaredError(_TargetLoss):
         return _shares_of(logits.float().clamp(min=0))
 
 
-LOSSES: dict[Loss, Callable[[int, float], ClassificationLoss]] = {
+class MultilabelBinaryCrossEntropy(nn.Module):
+    """Binary cross-entropy of each class, where an example may have several.
+
+    Args:
+        num_classes: The number of classes.
+        label_smoothing: Share of each label that is spread evenly over having the class and not.
+    """
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Computes the mean loss of a batch, of labels float [batch, num_classes]."""
+        require_same_shape(logits, labels)
+        targets = labels.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+LOSSES: dict[Loss, LossMaker] = {
     "cross_entropy": CrossEntropy,
     "binary_cross_entropy": BinaryCrossEntropy,
     "mean_squared_error": MeanSquaredError,
 }
+
+
+def require_same_shape(logits: Tensor, labels: Tensor) -> None:
+    """Refuses labels that are not one number for each output.
+
+    Raises:
+        UserError: For labels of another shape than the network's outputs.
+    """
+    if logits.shape != labels.shape:
+        raise UserError(
+            f"the labels of a batch are a tensor {[*labels.shape]}: expected {[*logits.shape]}, as the outputs of the"
+            " network"
+        )
 
 
 def _shares_of(scores: Tensor) -> Tensor:

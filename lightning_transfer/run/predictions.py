@@ -1,16 +1,26 @@
 """Predictions as JSON Lines: one object for each example, whose row the loader has to know."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
-from lightning_transfer.data.batches import are_shares
+from lightning_transfer.data.batches import ProblemType, are_shares
 from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import replacing
+
+# What is expected of predictions, and what says so of each row or value.
+_KINDS: dict[ProblemType, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "classification": ("class probabilities, [batch, {}], rows that sum to 1", are_shares),
+    "multilabel": ("probabilities, [batch, {}], from 0 to 1", lambda rows: (rows >= 0) & (rows <= 1)),
+    "regression": ("numbers, [batch, {}]", torch.isfinite),
+}
 
 
 class KnownRows(L.Callback):
@@ -40,11 +50,14 @@ def _require_rows(loader: object) -> None:
 def write_predictions(
     output: Path, batches: list[Tensor], loader: BatchLoader, data: ClassificationDataModule[object]
 ) -> int:
-    """Writes the name, the class and the probabilities of all classes for each example, in the order of the input.
+    """Writes the name and what is predicted for each example, in the order of the input.
+
+    That is the class and the probabilities of all classes; with several classes for an example those whose probability
+    is at least a half; and with numbers these.
 
     Args:
         output: The file to write.
-        batches: Class probabilities, float [batch, classes] each, as the loader's batches came.
+        batches: Class probabilities or numbers, float [batch, classes] each, as the loader's batches came.
         loader: Knows which rows they were.
         data: Knows the names of the classes, and of the examples where they have any.
 
@@ -55,22 +68,30 @@ def write_predictions(
         UserError: Where something else was predicted.
     """
     for batch in batches:
-        _require_probabilities(batch, len(data.class_names))
-    probabilities = loader.in_order(batches).tolist()
+        _require_predictions(batch, len(data.class_names), data.problem_type)
+    predictions = loader.in_order(batches).tolist()
     rows = loader.rows(len(batches)).tolist()
     with replacing(output) as partial, partial.open("w", encoding="utf-8") as lines:
-        for row, of_classes in zip(rows, probabilities, strict=True):
+        for row, values in zip(rows, predictions, strict=True):
             name = data.predict_names[row] if data.predict_names else row
-            line = {"name": name, "class": data.class_names[of_classes.index(max(of_classes))]}
-            line["probabilities"] = dict(zip(data.class_names, of_classes, strict=True))
-            lines.write(json.dumps(line) + "\n")
-    return len(probabilities)
+            lines.write(json.dumps({"name": name, **_in_words(values, data)}) + "\n")
+    return len(predictions)
 
 
-def _require_probabilities(batch: object, classes: int) -> None:
+def _in_words(values: list[float], data: ClassificationDataModule[object]) -> dict[str, Any]:
+    by_name = dict(zip(data.class_names, values, strict=True))
+    if data.problem_type == "regression":
+        return {"values": by_name}
+    if data.problem_type == "multilabel":
+        return {"classes": [name for name, value in by_name.items() if value >= 0.5], "probabilities": by_name}
+    return {"class": data.class_names[values.index(max(values))], "probabilities": by_name}
+
+
+def _require_predictions(batch: object, count: int, problem_type: ProblemType) -> None:
+    kind, of_kind = _KINDS[problem_type]
     shape = list(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-    if isinstance(batch, Tensor) and batch.ndim == 2 and batch.shape[1] == classes:
-        if bool(are_shares(batch).all()):
+    if isinstance(batch, Tensor) and batch.ndim == 2 and batch.shape[1] == count:
+        if bool(of_kind(batch).all()):
             return
         shape = "other numbers"
-    raise UserError(f"predict_step gives {shape}: expected class probabilities, [batch, {classes}], rows that sum to 1")
+    raise UserError(f"predict_step gives {shape}: expected {kind.format(count)}")
