@@ -19,6 +19,7 @@ _NOT_IMPORTED = re.compile(
     r'(key "|--)(?P<key>[\w.]+)("|: ).*Problem with given class_path \'(?P<name>[\w.]+)\': '
     r"(?P<reason>.*?)( - Expected .*| Given value.*|$)"
 )
+_LITERAL = re.compile(r"typing\.Literal\[([^\]]*)\]")
 _AMBIGUOUS_CLASS = re.compile(
     r'key "(?P<key>[\w.]+)".*Multiple subclasses with name (?P<name>\w+)\..*ambiguity: (?P<paths>[\w., ]+)\.'
 )
@@ -80,7 +81,8 @@ def one_line(message: str, hint: Callable[[str], str]) -> str:
         name = match["a"] or match["b"]
         return f"unknown option '{name}'{hint(name)}"
     if match := _UNKNOWN_CLASS.search(message):
-        meant = did_you_mean(match["name"], lightning_transfer.__all__)
+        names = re.findall(r"\w+", " ".join(_LITERAL.findall(message)))
+        meant = did_you_mean(match["name"], [*lightning_transfer.__all__, *names])
         return f"{match['key']}: '{match['name']}' is not a class that can be imported{meant and f': {meant}'}"
     if match := _NOT_IMPORTED.search(message):
         return f"{match['key']}: '{match['name']}' is not a class that can be imported: {match['reason']}"

@@ -125,7 +125,7 @@ class SeveralClasses(Targets):
     """Any number of classes of each example: a label is 1 for each that it has, and 0 for each other."""
 
     noun = "classes"
-    least = 1
+    least = 2
     losses: ClassVar[Mapping[Loss, LossMaker]] = {"binary_cross_entropy": MultilabelBinaryCrossEntropy}
     training_score = "subset_accuracy"
     chosen_by = ("mean_average_precision", "max")

@@ -61,7 +61,9 @@ def _table(runs: Sequence[Run]) -> str:
         "best epoch",
     )
     rows = [_row(run) for run in runs]
-    shown = [name for name in (*columns, "epochs", "seconds") if any(row.get(name) is not None for row in rows)]
+    others = dict.fromkeys(name for row in rows for name in row if name.startswith(("val/", "test/")))
+    ordered = dict.fromkeys((*columns, "epochs", *others, "seconds"))
+    shown = [name for name in ordered if any(row.get(name) is not None for row in rows)]
     best = {name: max((row[name] for row in rows if row.get(name) is not None), default=None) for name in ACCURACIES}
     lines = []
     for row in sorted(rows, key=lambda row: -(row.get("val/accuracy") or 0)):
@@ -88,6 +90,8 @@ def _row(run: Run) -> dict[str, Any]:
     tested = results.get("test") or {}
     best_step, validation = run.best_validation()
     return {
+        **validation,
+        **tested,
         "run": run.name,
         "strategy": settings.get("strategy"),
         "seed": results.get("seed", settings.get("seed")),
@@ -159,6 +163,10 @@ def _charts(run: Run) -> Iterable[str]:
             yield line_chart(title, series, {name: number for number, name in enumerate(groups)})
         else:
             yield line_chart(title, {tag: run.scalars[tag] for tag in tags if tag in run.scalars})
+    known = {tag for tags in CHARTS.values() for tag in tags}
+    for tag in sorted(tag for tag in run.scalars if tag.startswith("val/") and tag not in known):
+        tags = (tag.replace("val/", "train/", 1), tag)
+        yield line_chart(tag, {name: run.scalars[name] for name in tags if name in run.scalars})
 
 
 def _figure(kind: type[Any], run: Run, tag: str, title: str) -> str:

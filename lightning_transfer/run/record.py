@@ -159,8 +159,9 @@ def table(record: dict[str, Any], folder: Path) -> str:
     splits = [split for split in ("validation", "test") if record[split]]
     values = {split: {name.split("/")[-1]: value for name, value in record[split].items()} for split in splits}
     names = dict.fromkeys(name for found in values.values() for name in found)
-    lines = ["".join([f"{'':<20}", *(f"{split:>12}" for split in splits)])] if splits else []
-    lines += ["".join([f"{name:<20}", *(_number(values[split].get(name)) for split in splits)]) for name in names]
+    width = max([20, *(len(name) + 2 for name in names)])
+    lines = ["".join([f"{'':<{width}}", *(f"{split:>12}" for split in splits)])] if splits else []
+    lines += ["".join([f"{name:<{width}}", *(_number(values[split].get(name)) for split in splits)]) for name in names]
     took = (
         f"{record['epochs']} epoch{'s' if record['epochs'] != 1 else ''} in {record['fit_seconds']:.1f} s"
         f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['device']}"
