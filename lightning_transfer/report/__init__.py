@@ -1,1 +1,1 @@
-"""The pages that are written about runs and studies, and how their figures are drawn."""
+"""Writes pages about runs and studies, and draws their figures."""

@@ -1,4 +1,4 @@
-"""Charts of lines and marks over two axes."""
+"""Draws charts of lines and marks over two axes, and their legends."""
 
 import html
 import math
@@ -12,7 +12,7 @@ from lightning_transfer.report.palette import Color, series
 _MOST_POINTS = 400
 _SMALL = 11  # size of the numbers and names at an axis
 _ROW = 20  # height of a row of a legend
-# Shapes that are told apart without colours: corners, radius between two of them, degrees of turn, size.
+# Shapes that readers can tell apart without colours: corners, radius between two of them, degrees of turn, size.
 _SHAPES = (
     *((8, 1.0, 0, 3.6), (4, 0.71, 45, 4.6), (4, 0.71, 0, 4.8), (3, 0.5, 0, 5.0)),
     *((3, 0.5, 180, 5.0), (4, 0.4, 0, 5.5), (5, 0.45, 0, 5.5), (4, 0.4, 45, 5.5)),
@@ -27,12 +27,12 @@ class Line:
     """A line of a chart.
 
     Args:
-        name: Whose it is.
-        points: Its x and y, in the order in which they are joined.
-        color: Its colour.
-        mark: Number of the shape that marks each of its points; None marks none.
-        band: Corners of an area to fill behind all lines; none if empty.
-        is_joined: Whether there is a line between the points, and not marks alone.
+        name: Name of the series.
+        points: x and y of each point, in the order in which the line joins them.
+        color: Colour of the line.
+        mark: Number of the shape that marks each point; None for no marks.
+        band: Corners of an area that is filled behind all lines; empty for none.
+        is_joined: Whether a line joins the points; otherwise only their marks are drawn.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Line:
     is_joined: bool = True
 
     def draw(self, canvas: Canvas, place: Place) -> None:
-        """Draws it where the axes place it."""
+        """Draws the line at the places that the axes give its points."""
         hints = [f"{self.name}: {y:.4g} at {x:,.6g}" for x, y in self.points]
         drawn = [place(*point) for point in self.points]
         if self.is_joined and drawn[1:]:
@@ -55,17 +55,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over two axes.
+    """A chart of lines over two axes.
 
     Args:
-        lines: At least one, with a point at least.
-        title: What stands above it at the left.
-        x_label: What the x axis shows.
-        y_label: What the y axis shows.
-        x_ticks: What is named at the x axis; round numbers if None.
-        x_range: Where the x axis begins and ends; around all points if None.
-        y_range: Where the y axis begins and ends, likewise.
-        has_log_x: Whether equal ratios of x are equally far apart; x is above 0 then.
+        lines: At least one line, with at least one point.
+        title: Text above the chart, at the left.
+        x_label: Name of the quantity on the x axis.
+        y_label: Name of the quantity on the y axis.
+        x_ticks: The numbers written at the x axis; round numbers if None.
+        x_range: Start and end of the x axis; around all points if None.
+        y_range: Start and end of the y axis; around all points if None.
+        has_log_x: Whether the x axis is logarithmic; x must then be above 0.
     """
 
     lines: Sequence[Line]
@@ -78,7 +78,7 @@ class Chart:
     has_log_x: bool = False
 
     def draw(self, canvas: Canvas, left: float, top: float, width: float, height: float) -> None:
-        """Draws it onto a part of a canvas."""
+        """Draws the chart onto a part of a canvas."""
         scale = math.log10 if self.has_log_x else float
         points = [point for line in self.lines for point in [*line.points, *line.band]]
         low, high = self.y_range or _around([y for _, y in points])
@@ -118,7 +118,7 @@ class Chart:
     def _name_x_axis(
         self, canvas: Canvas, start: float, end: float, place: Callable[[float], tuple[float, float]]
     ) -> None:
-        """Writes the numbers below the axis, but for those that would touch another."""
+        """Writes the numbers below the axis, except those that would touch another."""
         if self.x_ticks is not None:
             values = self.x_ticks
         elif self.has_log_x:
@@ -136,12 +136,12 @@ class Chart:
 
 
 def legend_height(lines: Sequence[Line], width: float) -> float:
-    """Computes the height of a legend of that width."""
+    """Computes the height in units of a legend of that width."""
     return _ROW * -(-len(lines) // _columns(lines, width))
 
 
 def draw_legend(canvas: Canvas, lines: Sequence[Line], left: float, top: float, width: float) -> None:
-    """Draws the name of each line beside its mark or a piece of it, in rows."""
+    """Draws rows of names, each beside a piece of its line or its mark."""
     columns = _columns(lines, width)
     for number, line in enumerate(lines):
         x, y = left + number % columns * (width / columns), top + number // columns * _ROW + _ROW / 2
@@ -158,16 +158,16 @@ def line_chart(
     colors: Mapping[str, int] | None = None,
     keys: Mapping[str, int] | None = None,
 ) -> str:
-    """Draws a figure of a page with a line for each series over steps.
+    """Draws a chart for a page, with a line over steps for each series.
 
     Args:
-        title: What is drawn.
-        lines: Points (step, value) of each line by its name; values that are no numbers are left out.
-        colors: The number of each line's colour; by their order if not given.
-        keys: What the legend says, and the number of its colour; the names of the lines if not given.
+        title: Caption of the chart.
+        lines: Points (step, value) of each line by its name; values that are not finite are left out.
+        colors: Number of each line's colour; if not given, the lines are numbered in their order.
+        keys: Entries of the legend, with the number of their colour; if not given, the names of the lines.
 
     Returns:
-        A ``figure`` element; empty text where there is nothing to draw.
+        A ``figure`` element, or an empty text where there is nothing to draw.
     """
     found = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()}
     found = {name: points for name, points in found.items() if points}
@@ -190,7 +190,7 @@ def line_chart(
 
 
 def _legend(keys: Mapping[str, int]) -> str:
-    """Says what is of which colour; nothing where there is one only."""
+    """Writes the names in their colours; an empty text where there is only one."""
     if len(keys) < 2:
         return ""
     entries = (f'<span class="key {series(number)}">{html.escape(name)}</span>' for name, number in keys.items())
@@ -198,14 +198,14 @@ def _legend(keys: Mapping[str, int]) -> str:
 
 
 def _around(values: Sequence[float]) -> tuple[float, float]:
-    """Chooses where an axis begins and ends, with a margin."""
+    """Chooses start and end of an axis, with a margin around the values."""
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
     return low - margin, high + margin
 
 
 def _width(name: str) -> float:
-    return 1.2 * text_width(name, _SMALL)  # the reader's font may be wider than the one that is measured here
+    return 1.2 * text_width(name, _SMALL)  # the reader's font may be wider than the font measured here
 
 
 def _columns(lines: Sequence[Line], width: float) -> int:

@@ -1,4 +1,4 @@
-"""A document of headings, paragraphs, tables and figures, as Markdown and as one HTML page."""
+"""Writes a document of headings, paragraphs, tables and figures as Markdown and as one HTML page."""
 
 import html
 import re
@@ -10,7 +10,7 @@ from lightning_transfer.report.page import page
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading; the first of a document is its title."""
+    """A heading; the first one of a document is its title."""
 
     text: str
     level: int = 2
@@ -18,21 +18,21 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph, in which ``**bold**`` and `` `code` `` are understood."""
+    """A paragraph, which may contain ``**bold**`` and `` `code` ``."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list of such paragraphs."""
+    """A list of short paragraphs, which may contain the same markup."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its first column holds names."""
+    """A table, whose first column holds names and is aligned left."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -40,12 +40,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as SVG.
+    """A figure in SVG.
 
     Args:
-        file: The file that Markdown refers to.
-        svg: The figure itself, for the page.
-        caption: What it shows.
+        file: Name of the file that the Markdown refers to.
+        svg: The SVG element that the page contains.
+        caption: Description of what the figure shows.
     """
 
     file: str
@@ -57,12 +57,12 @@ Block = Heading | Paragraph | Bullets | Table | Figure
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Writes a document as Markdown, its figures as files beside it."""
+    """Writes a document as Markdown, which refers to its figures as files beside it."""
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """Writes a document as a page that needs no other file."""
+    """Writes a document as an HTML page that needs no other file."""
     return page(title, "\n".join(_html(block) for block in blocks))
 
 

@@ -1,6 +1,6 @@
-"""Figures drawn once and shown twice: as pixels in TensorBoard, and as SVG in the report, in the reader's colours.
+"""Canvases that draw one figure twice: as pixels for TensorBoard, and as SVG for the report, in the reader's colours.
 
-Pillow with its own scalable font comes with TensorBoard already, and draws a figure in a hundredth of a second.
+TensorBoard already installs Pillow, which has a scalable font of its own and draws a figure in a hundredth of a second.
 """
 
 import base64
@@ -17,39 +17,39 @@ from lightning_transfer.report.palette import COLORS, Color
 
 Anchor = Literal["start", "middle", "end"]
 
-_SCALE = 2  # pixels of a picture for each unit of a figure: sharp on a screen of high density
+_SCALE = 2  # pixels of a picture for each unit of a figure, so that it is sharp on a screen of high density
 
 
 class Canvas(Protocol):
-    """What a figure is drawn on; x to the right, y down, in units of a CSS pixel."""
+    """A surface that figures draw on. x points right and y points down, in units of a CSS pixel."""
 
     def rectangle(
         self, x: float, y: float, width: float, height: float, color: Color, opacity: float = 1, title: str = ""
     ) -> None:
-        """Fills a rectangle; the title shows under a mouse."""
+        """Fills a rectangle; its title appears under the mouse."""
 
     def polygon(
         self, corners: Sequence[tuple[float, float]], color: Color, opacity: float = 1, title: str = ""
     ) -> None:
-        """Fills a polygon; the title shows under a mouse."""
+        """Fills a polygon; its title appears under the mouse."""
 
     def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1, title: str = "") -> None:
-        """Draws a line through points; the title shows under a mouse."""
+        """Draws a line through points; its title appears under the mouse."""
 
     def text(
         self, x: float, y: float, text: str, color: Color = "ink", size: float = 12, anchor: Anchor = "start"
     ) -> None:
-        """Writes a line of text, its middle at the height y."""
+        """Writes a line of text, vertically centred at y."""
 
     def heatmap(self, x: float, y: float, width: float, height: float, opacities: np.ndarray) -> None:
-        """Fills a grid of cells with the accent colour at the opacities, float [rows, columns], from 0 to 1."""
+        """Fills a grid of cells with the accent colour; their opacities are float [rows, columns] from 0 to 1."""
 
 
 class PixelCanvas:
-    """Draws in pixels on white.
+    """Draws a picture in pixels on white.
 
     Args:
-        width: Width in units; there are two pixels to a unit.
+        width: Width in units; each unit is two pixels.
         height: Height in units.
     """
 
@@ -92,13 +92,13 @@ class PixelCanvas:
         self.image.paste(_rgb("accent"), (corners[0], corners[1]), mask)
 
     def picture(self, x: float, y: float, side: float, pixels: np.ndarray) -> None:
-        """Places a picture, uint8 [height, width, 3], in a square; small ones keep their pixels."""
+        """Resizes a picture, uint8 [height, width, 3], to a square; small ones are enlarged without smoothing."""
         size = round(side * _SCALE)
         method = Image.Resampling.NEAREST if max(pixels.shape[:2]) < size else Image.Resampling.BILINEAR
         self.image.paste(Image.fromarray(pixels).resize((size, size), method), (round(x * _SCALE), round(y * _SCALE)))
 
     def pixels(self) -> np.ndarray:
-        """The picture, uint8 [height, width, 3]."""
+        """Returns the picture, uint8 [height, width, 3]."""
         return np.asarray(self.image)
 
 
@@ -108,7 +108,7 @@ class SvgCanvas:
     Args:
         width: Width in units.
         height: Height in units.
-        label: What the figure shows, for readers that cannot see it.
+        label: Description of the figure for screen readers.
     """
 
     def __init__(self, width: float, height: float, label: str) -> None:
@@ -143,30 +143,30 @@ class SvgCanvas:
         self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>')
 
     def heatmap(self, x: float, y: float, width: float, height: float, opacities: np.ndarray) -> None:
-        """Fills a grid of cells: as a mask of one pixel for each, for ten thousand cells in a few kilobytes."""
+        """Fills a grid of cells by a mask of one pixel each: ten thousand cells need a few kilobytes."""
         self._parts.append(
             f'<image x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" preserveAspectRatio="none"'
             f' style="image-rendering:pixelated" href="{_accent_pixels(opacities)}"/>'
         )
 
     def svg(self) -> str:
-        """The element."""
+        """Returns the ``svg`` element."""
         return "".join([*self._parts, "</svg>"])
 
 
 @cache
 def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font at a size in pixels."""
+    """Returns Pillow's own font at a size in pixels."""
     return ImageFont.load_default(size)
 
 
 def text_width(text: str, size: float = 12) -> float:
-    """The width of a line of text in units."""
+    """Measures the width of a line of text in units."""
     return font(size).getlength(text)
 
 
 def shortened(text: str, width: float, size: float = 12) -> str:
-    """Cuts a text to a width in units, with an ellipsis where it was longer."""
+    """Cuts a text to a width in units, and ends it with an ellipsis if it was longer."""
     if text_width(text, size) <= width:
         return text
     while text and text_width(text + "…", size) > width:
@@ -175,14 +175,14 @@ def shortened(text: str, width: float, size: float = 12) -> str:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Encodes a picture, uint8 [height, width, 3 or 4], with little compression: most of the time goes into that."""
+    """Encodes a picture, uint8 [height, width, 3 or 4], with little compression, which takes most of the time."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def data_uri(picture: bytes, kind: str = "png") -> str:
-    """Writes an encoded picture as an address that holds the picture itself."""
+    """Writes an encoded picture as a ``data:`` address, which contains the picture itself."""
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 

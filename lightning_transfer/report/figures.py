@@ -1,4 +1,4 @@
-"""The figures: phases and layer groups over steps, the confusion matrix, the reliability diagram."""
+"""The figures of runs: phases and layer groups over steps, the confusion matrix, the reliability diagram."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,12 +10,12 @@ import numpy as np
 from lightning_transfer.report.drawing import Anchor, Canvas, shortened, text_width
 from lightning_transfer.report.palette import Color
 
-_MOST_NUMBERED_CLASSES = 20  # with more, the numbers in the cells could not be read
+_MOST_NUMBERED_CLASSES = 20  # with more classes, the numbers in the cells are too small to read
 _MOST_NAMED_CLASSES = 50
 
 
 class Figure(Protocol):
-    """Data that can be drawn, and kept as plain types."""
+    """Data that can be drawn, and can be saved as plain types."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -29,15 +29,15 @@ class Figure(Protocol):
 
 @dataclass
 class Timeline:
-    """What was trainable when, and at which learning rate; plain types only.
+    """Shows which layer groups were trainable when, and at which learning rate; holds plain types only.
 
     Attributes:
         groups: Names of the layer groups, from input to head.
-        phases: For each phase the step at which it began, and the groups that it trains.
-        rates: From time to time the step, and the learning rate of each group, 0 for a frozen one.
-        end: Steps taken so far.
-        total: Steps of the whole training, 0 where unknown.
-        steps_per_epoch: Steps of an epoch, 0 where unknown.
+        phases: The step at which each phase began, and the names of the groups that it trains.
+        rates: Samples of a step and the learning rate of each group at it, 0 for a frozen group.
+        end: Number of steps taken so far.
+        total: Number of steps of the whole training, 0 if unknown.
+        steps_per_epoch: Number of steps of an epoch, 0 if unknown.
     """
 
     groups: list[str]
@@ -53,7 +53,7 @@ class Timeline:
         return 760, 74 + 28 * len(self.groups) + (18 if self.steps_per_epoch else 0)
 
     def draw(self, canvas: Canvas) -> None:
-        """Draws a row for each layer group, the head on top: grey while frozen, then the learning rate as colour."""
+        """Draws a row for each layer group, the head on top: grey while frozen, then coloured by the learning rate."""
         width, top, row = self.size[0], 40, 28
         left = min(170.0, max(60.0, *(text_width(name) + 18 for name in self.groups)))
         last = max(self.total, self.end, 1)
@@ -105,10 +105,10 @@ class Timeline:
 
 @dataclass
 class ConfusionMatrix:
-    """Which classes a network takes for which; plain types only.
+    """Shows which classes a network takes for which; holds plain types only.
 
     Attributes:
-        counts: For each label, how often each class was predicted.
+        counts: Number of predictions of each class, for each label.
         class_names: Names of the classes.
     """
 
@@ -136,13 +136,13 @@ class ConfusionMatrix:
         return min(12.0, max(6.0, self._cell * 0.75))
 
     def draw(self, canvas: Canvas) -> None:
-        """Draws the share of each label's examples by predicted class, with counts where they can be read."""
+        """Draws the share of each label's examples by predicted class, with counts if they are large enough to read."""
         counts = np.array(self.counts)
         cell, left, top = self._cell, self._left, 24
         side = cell * len(counts)
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         canvas.rectangle(left, top, side, side, "grid", 0.35)
-        canvas.heatmap(left, top, side, side, np.sqrt(shares))  # the square root shows rare confusions
+        canvas.heatmap(left, top, side, side, np.sqrt(shares))  # the square root makes rare confusions visible
         canvas.text(left + side / 2, 10, "label down, prediction across", "muted", 11, "middle")
         if len(counts) <= _MOST_NUMBERED_CLASSES:
             for row, column in zip(*np.nonzero(counts), strict=True):
@@ -158,7 +158,7 @@ class ConfusionMatrix:
             canvas.text(left + middle, top + side + 10, shortened(name, cell - 2, size), "muted", size, "middle")
 
     def most_confused(self, count: int) -> list[tuple[str, str, int, float]]:
-        """Lists the pairs confused most often: label, prediction, how often, share of the label's examples."""
+        """Lists the pairs confused most often: label, prediction, count, share of the label's examples."""
         counts = np.array(self.counts)
         totals = counts.sum(1)
         np.fill_diagonal(counts, 0)
@@ -173,12 +173,12 @@ class ConfusionMatrix:
 
 @dataclass
 class Reliability:
-    """How often predictions of each confidence are right; plain types only.
+    """Shows how often predictions of each confidence are right; holds plain types only.
 
     Attributes:
-        counts: Predictions in each of the equally wide bins of confidence.
-        correct: How many of them are right.
-        confidence: Sum of their confidences.
+        counts: Number of predictions in each bin of confidence; the bins are equally wide.
+        correct: Number of right predictions in each bin.
+        confidence: Sum of the confidences in each bin.
     """
 
     counts: list[float]
@@ -197,7 +197,7 @@ class Reliability:
         return gaps / max(sum(self.counts), 1)
 
     def draw(self, canvas: Canvas) -> None:
-        """Draws the accuracy in each bin of confidence beside the diagonal, and how many predictions it has."""
+        """Draws the accuracy in each bin of confidence beside the diagonal, and its number of predictions."""
         left, top, side = 46.0, 46.0, 300.0
         bins, most = len(self.counts), max(max(self.counts), 1)
 
@@ -232,10 +232,10 @@ def ticks(start: float, end: float, count: int) -> Iterable[float]:
 
 
 def thinned(entries: Sequence[tuple[int, list[float]]], most: int) -> list[tuple[int, list[float]]]:
-    """Drops every second entry where there are more than ``most``, keeping the first and the last."""
+    """Drops every second entry if there are more than ``most``, but keeps the first and the last."""
     return [*entries[:-1:2], entries[-1]] if len(entries) > most else list(entries)
 
 
 def _rate_opacity(share: float) -> float:
-    # Discriminative learning rates and schedules span orders of magnitude; the smallest must still be no frozen grey.
+    # Discriminative learning rates and schedules span orders of magnitude. The smallest must still differ from grey.
     return 0.15 + 0.85 * math.sqrt(share)

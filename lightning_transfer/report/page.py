@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: no network, no file beside it, light and dark."""
+"""Writes an HTML page that needs no network and no other file, and has light and dark colours."""
 
 import html
 
@@ -6,11 +6,11 @@ from lightning_transfer.report.style import STYLE
 
 
 def page(title: str, body: str) -> str:
-    """Puts a body into a page.
+    """Writes a whole page around a body.
 
     Args:
         title: Title of the window, as plain text.
-        body: HTML.
+        body: Content of the page, as HTML.
     """
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"<head>{meta}<title>{html.escape(title)}</title><style>{STYLE}</style></head>"

@@ -1,4 +1,4 @@
-"""The colours of pages and figures, on white and on dark."""
+"""The colours of pages and figures, on white and on a dark ground."""
 
 from typing import Literal
 
@@ -7,7 +7,8 @@ Color = Literal[
     "series-0", "series-1", "series-2", "series-3", "series-4", "series-5", "series-6", "series-7",
 ]  # fmt: skip
 
-# Name -> on white, on dark. No two are the same on white: an SVG file finds what is dark by what is light.
+# Name -> colour on white, colour on dark. No two are the same on white: in an SVG file the light colour identifies
+# its dark one.
 COLORS: dict[Color, tuple[str, str]] = {
     "ink": ("#1f2328", "#e6e8eb"),
     "muted": ("#656d76", "#9aa2ab"),
@@ -18,7 +19,7 @@ COLORS: dict[Color, tuple[str, str]] = {
     "second": ("#d95f0e", "#ff9a52"),
     "good": ("#1a7f37", "#56d364"),
     "bad": ("#cf222e", "#ff7b72"),
-    # Told apart by the colour-blind too. Source: Okabe & Ito, 2008; lighter on dark, and a black that is seen there.
+    # Colour-blind readers can tell these apart too. Source: Okabe & Ito, 2008; lighter on dark, with white for black.
     "series-0": ("#0072b2", "#4ba3e3"),
     "series-1": ("#d55e00", "#ff8c42"),
     "series-2": ("#009e73", "#2fcf9f"),
@@ -32,20 +33,20 @@ SERIES: tuple[Color, ...] = tuple(name for name in COLORS if name.startswith("se
 
 
 def series(number: int) -> Color:
-    """Returns the colour of a series by its number; after the last one the first follows again."""
+    """Returns the colour of a series by its number; after the last colour, the first follows again."""
     return SERIES[number % len(SERIES)]
 
 
 def variables() -> str:
-    """Writes the colours as variables in CSS, for a page."""
+    """Writes the colours as CSS variables for a page."""
     light, dark = ("".join(f"--{name}:{shades[shade]};" for name, shades in COLORS.items()) for shade in (0, 1))
     return f":root{{color-scheme:light dark;{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
 def with_own_colors(svg: str) -> str:
-    """Turns a figure whose colours are a page's variables into a file of its own, on its own ground.
+    """Turns a figure with a page's CSS variables into the content of an SVG file, with a background of its own.
 
-    Programs that know nothing of dark find the colours for white, as plain attributes.
+    Programs without dark mode find the colours for white, as plain attributes.
     """
     rules = ""
     for name, (light, dark) in COLORS.items():

@@ -1,4 +1,4 @@
-"""Finished and unfinished runs as they are on disk: event files and ``results.json``."""
+"""Reads finished and unfinished runs from their event files and ``results.json``."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,21 +10,21 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_transfer.directions import direction_of
 from lightning_transfer.errors import UserError
 
-# Values of this plugin are data for the report. TensorBoard has no such plugin and shows them nowhere.
+# Values of this plugin are data for the report. TensorBoard has no plugin of this name, so it does not show them.
 PLUGIN = "lightning_transfer"
 
 
 @dataclass
 class Run:
-    """What one run left behind.
+    """What one run has left on disk.
 
     Attributes:
-        name: Its folder, from where the search began.
-        scalars: By tag, steps and values in the order of the steps.
-        images: By tag, the PNG written last.
-        data: By tag, the plain types written last with :func:`~lightning_transfer.dashboards.events.add_data`.
-        steps: By tag, the step at which that image or those types were written.
-        results: The content of ``results.json``, if there is one.
+        name: Path of its folder, relative to where the search began.
+        scalars: Steps and values by tag, in the order of the steps.
+        images: The last PNG by tag.
+        data: The last plain types by tag, written by :func:`~lightning_transfer.dashboards.events.add_data`.
+        steps: The step of that image or of those types, by tag.
+        results: The content of ``results.json``, empty if there is none.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
 
     def last(self, tag: str) -> float | None:
-        """The last value of a scalar."""
+        """Returns the last value of a scalar, or None if it was never logged."""
         points = self.scalars.get(tag)
         return points[-1][1] if points else None
 
     def best_validation(self) -> tuple[int | None, dict[str, float]]:
-        """The step and the metrics of the validation that chose the best checkpoint.
+        """Finds the step and the metrics of the validation that chose the best checkpoint.
 
-        Of a run without a record, which has not ended, it is the validation that is best so far.
+        A run without a record has not ended; for it, this is the best validation so far.
         """
         chosen: dict[str, float] = self.results.get("validation") or {}
         if self.results:
@@ -57,7 +57,7 @@ class Run:
         return None, {}
 
     def epoch_of(self, step: int) -> int | None:
-        """The epoch of a step, from 1; None where nothing was logged by then."""
+        """Returns the epoch of a step, counted from 1, or None if nothing was logged by then."""
         return max((int(epoch) + 1 for at, epoch in self.scalars.get("epoch", []) if at <= step), default=None)
 
 
@@ -65,19 +65,19 @@ def find_runs(folder: Path) -> list[Run]:
     """Reads all runs below a folder.
 
     Args:
-        folder: The folder of a run, of an experiment or of all experiments.
+        folder: Folder of a run, of an experiment or of all experiments.
 
     Raises:
         UserError: If the folder does not exist or has no run in it.
     """
     if not folder.is_dir():
         raise UserError(f"{str(folder)!r} is no folder: give the folder of a run, or one with runs in it, such as logs")
-    names = ("events.out.tfevents.*", "results.json")  # a run with other loggers has no event files
+    names = ("events.out.tfevents.*", "results.json")  # a run that only has other loggers has no event files
     places = sorted({file.parent for name in names for file in folder.rglob(name)})
-    # A single run is named by its experiment too.
+    # The name of a single run includes its experiment.
     shared = folder.resolve().parent.parent if places == [folder] else folder.resolve()
     runs = [read_run(place, str(place.resolve().relative_to(shared))) for place in places]
-    # lr-find leaves a picture for TensorBoard, and nothing that a run does.
+    # lr-find writes only a picture for TensorBoard, so its folder is not a run.
     runs = [run for run in runs if run.scalars or run.data or run.results]
     if not runs:
         raise UserError(f"no run in {str(folder)!r}: expected event files of TensorBoard or a record in it or below")
@@ -85,8 +85,8 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Reads one run; what a killed or still running one has not written yet is missing."""
-    # 0: all of them. Of images the last is enough.
+    """Reads one run. If it was killed or still runs, what it has not written is missing."""
+    # 0 keeps all scalars. The last image and the last tensor of a tag are enough.
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     events.Reload()
     run = Run(name)
@@ -108,7 +108,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def _curves(validations: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:
-    """The curves of the metrics in a record, at the steps at which Lightning logs them, which count from 0."""
+    """Builds the curves of the metrics in a record, at Lightning's steps, which count from 0."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for entry in validations:
         for name in entry.keys() - {"step"}:

@@ -1,4 +1,4 @@
-"""The report: one HTML page about one run or many, from what they left on disk."""
+"""Writes the report: one HTML page about one run or many, from the files that they left."""
 
 import html
 import io
@@ -14,7 +14,7 @@ from lightning_transfer.report.page import page
 from lightning_transfer.report.run_files import Run
 from lightning_transfer.report.style import SCRIPT
 
-# Title -> tags, in which a final / stands for those of all layer groups.
+# Title -> tags. A tag that ends with / stands for the tags of all layer groups.
 CHARTS = {
     "loss": ("train/loss", "val/loss"),
     "accuracy": ("train/accuracy", "val/accuracy"),
@@ -31,16 +31,16 @@ PICTURES = {
     "attribution/grad_cam": "Grad-CAM: where the evidence for the prediction lies",
     "validation/top_losses": TOP_LOSSES,
 }
-ACCURACIES = ("val/accuracy", "test/accuracy")  # the best of several runs is bold
-_NAMED_LINES = 8  # with more runs, lines are coloured by strategy
+ACCURACIES = ("val/accuracy", "test/accuracy")  # the table shows the best of several runs in bold
+_NAMED_LINES = 8  # with more runs, the strategy gives a line its colour
 
 
 def report(runs: Sequence[Run], title: str) -> str:
     """Writes the page.
 
     Args:
-        runs: At least one.
-        title: Its title.
+        runs: The runs, at least one.
+        title: Title of the page.
     """
     parts = [f"<h1>{html.escape(title)}</h1>", _table(runs)]
     if len(runs) > 1:
@@ -85,7 +85,7 @@ def _table(runs: Sequence[Run]) -> str:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    """The run's results; of a run without ``results.json``, where it stands."""
+    """Collects a run's results, or its state so far if it has no ``results.json``."""
     settings, results = run.data.get("run/hyperparameters", {}), run.results
     tested = results.get("test") or {}
     best_step, validation = run.best_validation()
@@ -114,7 +114,7 @@ def _words(value: Any) -> str:
 
 
 def _comparison(runs: Sequence[Run]) -> str:
-    # Recorded by the dashboards, if a run has them.
+    # Only the dashboards record the strategy.
     strategies = [run.data.get("run/hyperparameters", {}).get("strategy", "strategy not recorded") for run in runs]
     labels = strategies if len(runs) > _NAMED_LINES else [run.name for run in runs]
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
@@ -155,7 +155,7 @@ def _missed_phases(run: Run) -> str:
 
 
 def _charts(run: Run) -> Iterable[str]:
-    # The head comes first, as in the timeline; a layer group has the same colour in all charts.
+    # The head comes first, as in the timeline. A layer group has the same colour in all charts.
     groups = list(reversed(run.data.get("phase/timeline_data", {}).get("groups", [])))
     for title, tags in CHARTS.items():
         if tags[0].endswith("/"):
@@ -180,7 +180,7 @@ def _figure(kind: type[Any], run: Run, tag: str, title: str) -> str:
 
 
 def _dated(title: str, run: Run, tag: str) -> str:
-    """Adds the epoch that a picture is of, and that of the table's figures where they are of another validation."""
+    """Adds the epoch of a picture, and that of the table if it shows another validation."""
     step, (best, _) = run.steps.get(tag), run.best_validation()
     if step is None or not tag.startswith(("validation/", "attribution/")):
         return title
@@ -195,7 +195,7 @@ def _dated(title: str, run: Run, tag: str) -> str:
 def _picture(title: str, png: bytes) -> str:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").save(buffer, "WEBP", quality=80)  # a fifth of the PNG
+        picture.convert("RGB").save(buffer, "WEBP", quality=80)  # a fifth of the size of the PNG
         size = f'width="{picture.width // 2}" height="{picture.height // 2}"'
     address = data_uri(buffer.getvalue(), "webp")
     caption = html.escape(title)

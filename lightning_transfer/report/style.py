@@ -1,4 +1,4 @@
-"""How pages look, and how their tables sort."""
+"""The style sheet of pages, and the script that sorts their tables."""
 
 from lightning_transfer.report.palette import SERIES, variables
 
@@ -31,7 +31,7 @@ pre { overflow-x: auto; font-size: 0.8rem; border: 1px solid var(--grid); border
   pre { white-space: pre-wrap; } .charts { grid-template-columns: 1fr 1fr; } }
 """ + "".join(f".{color}::before {{ color: var(--{color}); }}\n" for color in SERIES)  # fmt: skip
 
-# Sorts a table by the column whose head is pressed; everything else on the page works without.
+# Sorts a table by the column whose head is pressed, and opens all runs for printing. The rest works without it.
 SCRIPT = """
 document.querySelectorAll('th button').forEach(button => button.addEventListener('click', () => {
   const head = button.parentNode, body = head.closest('table').tBodies[0];
