@@ -1,1 +1,1 @@
-"""Callbacks that write to TensorBoard what transfer learning is doing, and the report of finished runs."""
+"""Callbacks that show in TensorBoard, and in other loggers, what transfer learning is doing."""

@@ -1,4 +1,4 @@
-"""What a prediction rests on: Grad-CAM for images, gradient x input for texts. A few lines with hooks for each."""
+"""Computes what a prediction rests on: by Grad-CAM for images, by gradient x input for texts, each with hooks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,12 +14,12 @@ from lightning_transfer.networks.layer_groups import LayerGroup
 
 @contextmanager
 def evaluating(trainer: L.Trainer, pl_module: L.LightningModule, with_gradients: bool = False) -> Iterator[None]:
-    """Runs a module beside its training, and leaves it as it was: eval mode, no change of any grad or statistic.
+    """Runs a module in eval mode in the middle of its training, without changing any gradient, statistic or mode.
 
     Args:
-        trainer: Its precision is used.
+        trainer: Trainer whose precision is used.
         pl_module: The module.
-        with_gradients: Whether activations can be differentiated, also within Lightning's validation.
+        with_gradients: Whether activations can be differentiated, even within Lightning's validation.
     """
     modes = {module: module.training for module in pl_module.modules()}
     pl_module.eval()
@@ -28,9 +28,8 @@ def evaluating(trainer: L.Trainer, pl_module: L.LightningModule, with_gradients:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(with_gradients))
             stack.enter_context(trainer.precision_plugin.forward_context())
-            # Hooks are not seen by compiled code; cuDNN has no backward through an LSTM in eval mode.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            if with_gradients:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code does not call hooks
+            if with_gradients:  # cuDNN has no backward through an LSTM in eval mode
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
     finally:
@@ -41,16 +40,16 @@ def evaluating(trainer: L.Trainer, pl_module: L.LightningModule, with_gradients:
 def grad_cam(pl_module: L.LightningModule, groups: dict[str, LayerGroup], images: Tensor) -> tuple[Tensor, Tensor]:
     """Computes where the evidence for each predicted class lies.
 
-    The feature map is the last one of the layer groups after the first that has a height and a width above 1.
+    It uses the last feature map whose height and width are above 1. The first layer group is not considered.
 
     Args:
-        pl_module: In eval mode, with gradients enabled; see :func:`evaluating`.
-        groups: Its layer groups.
+        pl_module: The module, in eval mode and with gradients enabled; see :func:`evaluating`.
+        groups: Layer groups of the module.
         images: float [batch, channels, height, width].
 
     Returns:
-        float [batch, height, width] from 0 to 1, all zero where nothing speaks for the class, and the logits, float
-        [batch, classes]. The first is empty for a network without such feature maps.
+        The maps, float [batch, height, width] from 0 to 1, and the logits, float [batch, classes]. A map is all zero
+        where nothing speaks for the class. For a network without such feature maps, the maps are empty.
 
     Source:
         Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017.
@@ -73,14 +72,14 @@ def gradient_times_input(
     """Computes how much each token speaks for the predicted class, to first order.
 
     Args:
-        pl_module: In eval mode, with gradients enabled; see :func:`evaluating`.
-        groups: Its layer groups; one of them embeds the tokens.
+        pl_module: The module, in eval mode and with gradients enabled; see :func:`evaluating`.
+        groups: Layer groups of the module, one of which embeds the tokens.
         token_ids: int64 [batch, time].
         lengths: int64 [batch].
 
     Returns:
-        float [batch, time], negative where a token speaks against the class, and the logits, float [batch, classes].
-        The first is empty for a network without an embedding.
+        The scores, float [batch, time], and the logits, float [batch, classes]. A score is negative where a token
+        speaks against the class. For a network without an embedding, the scores are empty.
 
     Source:
         Denil et al., Extraction of Salient Sentences from Labelled Documents, 2014.
@@ -91,7 +90,7 @@ def gradient_times_input(
     leaf, embedded, logits = _with_leaf(pl_module, embedding, (token_ids, lengths))
     (gradient,) = torch.autograd.grad(_predicted(logits), leaf)
     scores = (gradient.float() * leaf.float()).sum(-1).detach()
-    if not torch.equal(embedded, token_ids):  # recurrent networks often put the time first, and may read backward
+    if not torch.equal(embedded, token_ids):  # recurrent networks often put time first, and may read backward
         network = getattr(pl_module, "network", None)
         reorder = getattr(network, "in_reading_order", lambda steps, *_: steps)
         scores = reorder(scores, token_ids, lengths).t()
@@ -124,20 +123,20 @@ def _last_feature_map(pl_module: L.LightningModule, candidates: Iterable[nn.Modu
 def _with_leaf(
     pl_module: L.LightningModule, module: nn.Module, inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs the module with a submodule's output cut off from what is below, to differentiate by.
+    """Runs the module with a submodule's output detached from what is below, so that it can be differentiated by.
 
     Returns:
-        That output, the submodule's input, and the logits.
+        The detached output, the submodule's input, and the logits.
     """
     cuts: list[tuple[Tensor, Tensor]] = []
 
     def cut(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         cuts.append((output.detach().requires_grad_(), arguments[0]))
-        return cuts[-1][0].clone()  # what follows may work in place
+        return cuts[-1][0].clone()  # the layers that follow may change it in place
 
     hook = module.register_forward_hook(cut)
     try:
         logits = pl_module(*inputs)
     finally:
         hook.remove()
-    return *cuts[0], logits  # of several views of a batch, the first is the batch as it is
+    return *cuts[0], logits  # if the network takes several views of a batch, the first is the batch itself

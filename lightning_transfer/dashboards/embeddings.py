@@ -1,4 +1,4 @@
-"""The features of a sample of the hold-out in TensorBoard's Projector, before and after the training."""
+"""Shows the features of a sample of the hold-out in TensorBoard's Projector, before and after the training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,19 +23,19 @@ from lightning_transfer.files import replacing, write_text
 from lightning_transfer.networks.layer_groups import REST
 from lightning_transfer.transfer.shown_groups import own_groups
 
-_COMPONENTS = 32  # principal components that the Projector gets
-_THUMBNAIL = 32  # pixels of a point's picture
-_WORDS = 20  # of a point's text
+_COMPONENTS = 32  # principal components that are written for the Projector
+_THUMBNAIL = 32  # height and width of a point's picture in pixels
+_WORDS = 20  # tokens of a point's text
 
 
 class Embeddings(L.Callback):
     """Writes the input of the head for a sample of the hold-out to the Projector, before and after the training.
 
-    The points are principal components, computed here: the Projector opens with the first three. What comes after the
-    training is gathered in the last validation. Under several processes the sample is that of the first.
+    The points are principal components, computed here; the Projector shows the first three at first. The features
+    after the training are gathered in the last validation. Under several processes, the sample comes from the first.
 
     Args:
-        examples: Size of the sample.
+        examples: Number of examples in the sample.
 
     Raises:
         UserError: For fewer than 2 examples.
@@ -50,20 +50,20 @@ class Embeddings(L.Callback):
         self._hook: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Computes the features before the training, unless a run goes on."""
+        """Computes the features before the training, unless the run resumes."""
         if not has_boards(trainer) or not trainer.enable_validation or trainer.global_step > 0:
             return
         self._features, self._batches = [], []
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         if not sum(trainer.num_val_batches):
             return
-        with isolate_rng():  # an iterator of torch's DataLoader draws a seed, which would change the training
+        with isolate_rng():  # torch's DataLoader draws a seed for each iterator, which would change the training
             batches = self._first_batches(trainer)
         if not batches:
             return
-        # As many passes on every rank, as those on the first need: parameters may be divided over the ranks.
+        # Every rank makes as many passes as the first one needs: parameters may be divided over the ranks.
         passes = trainer.strategy.broadcast(len(batches))
-        # A module of the user's may have another forward, or none: a picture must never stop a training.
+        # A user's module may have another forward, or none: a picture must never stop a training.
         with suppress(Exception), evaluating(trainer, pl_module), self._listening(pl_module):
             for index in range(passes):
                 batch = batches[min(index, len(batches) - 1)]
@@ -72,7 +72,7 @@ class Embeddings(L.Callback):
         self._write(trainer, pl_module, "before")
 
     def _first_batches(self, trainer: L.Trainer) -> list[Any]:
-        """Batches of the hold-out, as many as it takes; none where they cannot be shown."""
+        """Reads enough batches of the hold-out for the sample; returns none if they cannot be shown."""
         loaders: Any = trainer.val_dataloaders
         batches: list[Any] = []
         for batch in loaders[0] if isinstance(loaders, list | tuple) else loaders:
@@ -85,7 +85,7 @@ class Embeddings(L.Callback):
         return batches
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begins to listen at the head."""
+        """Begins to keep the input of the head."""
         if shows_validation(trainer):
             self._features, self._batches = [], []
             self._hook = self._listening(pl_module)
@@ -100,7 +100,7 @@ class Embeddings(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stops listening once there are enough examples."""
+        """Stops keeping the input of the head once there are enough examples."""
         if self._hook is None:
             return
         if is_shown(batch) and len(self._features) == len(self._batches) + 1:
@@ -109,7 +109,7 @@ class Embeddings(L.Callback):
             self._stop()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops listening, before other callbacks run the network on examples of theirs."""
+        """Stops keeping the input of the head, before other callbacks run the network on their examples."""
         self._stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -123,7 +123,7 @@ class Embeddings(L.Callback):
 
     @contextmanager
     def _listening(self, pl_module: L.LightningModule) -> Iterator[None]:
-        """Keeps what goes into the first module of the last layer group at each pass; nothing where there is none."""
+        """Keeps the input of the first module of the last layer group at each pass, if there is a layer group."""
         groups = [group for name, group in own_groups(pl_module).items() if name != REST]
         if not groups:
             yield
@@ -132,7 +132,7 @@ class Embeddings(L.Callback):
         first = next(module for module in head.modules if any(True for _ in module.parameters(recurse=False)))
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            # A network that looks at several views of a batch calls its head for each: the first is the batch as it is.
+            # A network with several views of a batch calls its head for each view. The first is the batch itself.
             if len(self._features) == len(self._batches):
                 self._features.append(inputs[0].detach().flatten(1).float())
 
@@ -168,13 +168,13 @@ class Embeddings(L.Callback):
 
 
 def principal_components(features: Tensor) -> np.ndarray:
-    """Turns features onto their principal components.
+    """Projects features onto their principal components.
 
     Args:
         features: float [examples, features].
 
     Returns:
-        float32 [examples, components], at least 3 and at most 32 components, the first with the largest variance.
+        float32 [examples, components] with 3 to 32 components, the one with the largest variance first.
     """
     centred = features - features.mean(0)
     components = min(_COMPONENTS, *centred.shape)
@@ -187,11 +187,11 @@ def principal_components(features: Tensor) -> np.ndarray:
 def write_embedding(
     folder: Path, name: str, points: np.ndarray, metadata: list[tuple[str, str]], pictures: np.ndarray | None
 ) -> None:
-    """Writes what the Projector reads, and enters it in the run's ``projector_config.pbtxt``.
+    """Writes the files that the Projector reads, and enters them in the run's ``projector_config.pbtxt``.
 
     Args:
-        folder: The run's folder.
-        name: Name of the embedding; one of the same name is replaced.
+        folder: Folder of the run.
+        name: Name of the embedding; an earlier one of this name is replaced.
         points: float32 [examples, components].
         metadata: Label and text of each example.
         pictures: uint8 [examples, height, width, 3], if there are any.
@@ -219,7 +219,7 @@ def write_embedding(
 
 
 def _sprite(pictures: np.ndarray) -> Image.Image:
-    """Lays thumbnails out in a square, as the Projector expects."""
+    """Lays out thumbnails in a square grid, as the Projector expects."""
     side = int(np.ceil(np.sqrt(len(pictures))))
     sprite = Image.new("RGB", (side * _THUMBNAIL,) * 2, "white")
     for index, picture in enumerate(pictures):

@@ -1,4 +1,4 @@
-"""What the dashboards write beyond Lightning's own metrics: TensorBoard's event files, and other loggers."""
+"""Writes what dashboards show beyond Lightning's own metrics, to TensorBoard's event files and to other loggers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,16 @@ from lightning_transfer.report.run_files import PLUGIN
 
 
 class Boards:
-    """All that shows a run, each with what it takes.
+    """All loggers of a run, each of which gets what it can show.
 
-    TensorBoard takes everything. Any logger takes scalars. Those with ``log_image`` and ``log_text``, as that of
-    Weights & Biases, and MLflow's, also take pictures and texts.
+    TensorBoard takes everything, and any logger takes scalars. Loggers with ``log_image`` and ``log_text``, such as
+    that of Weights & Biases, also take pictures and texts, and so does MLflow's.
 
     Args:
-        loggers: The run's.
+        loggers: Loggers of the run.
 
     Attributes:
-        folders: Where TensorBoard's event files are.
+        folders: Folders of TensorBoard's event files.
         others: The loggers that are not TensorBoard's.
     """
 
@@ -45,7 +45,7 @@ class Boards:
             writer._get_file_writer().add_event(event)  # type: ignore[no-untyped-call]
 
     def add_summary(self, summary: Summary, step: int | None = None) -> None:
-        """Adds values at a step to each event file."""
+        """Adds the values of a step to each event file."""
         for writer in self._writers:
             writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
 
@@ -55,12 +55,12 @@ class Boards:
             writer.add_custom_scalars(layout)
 
     def add_graph(self, module: nn.Module, inputs: Any) -> None:
-        """Traces the module, for TensorBoard."""
+        """Traces the module and writes its graph for TensorBoard."""
         for writer in self._writers:
             writer.add_graph(module, inputs)
 
     def add_text(self, tag: str, text: str, step: int) -> None:
-        """Writes a text in markdown."""
+        """Writes a text in Markdown."""
         for writer in self._writers:
             writer.add_text(tag, text, step)
         for logger in self.others:
@@ -71,24 +71,24 @@ class Boards:
 
 
 def has_boards(trainer: L.Trainer) -> bool:
-    """Whether the run has a logger for dashboards, TensorBoard's or any other; the same answer on all ranks."""
+    """Says whether the run has a logger for dashboards, TensorBoard's or any other; all ranks agree."""
     return any(not isinstance(logger, DummyLogger) for logger in trainer.loggers)
 
 
 def boards_of(trainer: L.Trainer) -> Boards | None:
-    """All that shows the run: on rank 0 only, and only if there is a logger."""
+    """Returns the loggers of the run, on rank 0 only; None on other ranks and without a logger."""
     return Boards(trainer.loggers) if trainer.is_global_zero and has_boards(trainer) else None
 
 
 def add_scalars(writer: Boards, values: Mapping[str, float], step: int) -> None:
-    """Writes many scalars, into an event file as one event, which costs a fraction of one event for each."""
+    """Writes many scalars. An event file gets them as one event, which costs a fraction of one event each."""
     writer.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=x) for tag, x in values.items()]), step)
     for logger in writer.others:
         logger.log_metrics(dict(values), step)
 
 
 def add_picture(writer: Boards, tag: str, pixels: np.ndarray, step: int) -> None:
-    """Writes a picture, uint8 [height, width, 3]; encoded fast, for a fifth of the time of TensorBoard's own method."""
+    """Writes a picture, uint8 [height, width, 3], in a fifth of the time of TensorBoard's own method."""
     if writer.folders:
         height, width, _ = pixels.shape
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png(pixels))
@@ -108,19 +108,19 @@ def add_data(writer: Boards, tag: str, data: Any, step: int) -> None:
 
 
 class SessionStart(L.Callback):
-    """Takes back what an earlier fit in the same folder wrote at the steps that are still to come.
+    """Hides what an earlier fit in the same folder wrote at the steps that are still to come.
 
-    Without this, the curves after the checkpoint that a run goes on from would show twice, and those of a run that is
-    started again from the beginning as well.
+    Without this, a resumed run would show twice what follows its checkpoint. A run that starts again from the
+    beginning would show all of its curves twice.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tells readers of the event files to drop events at this step and later from files before.
+        """Tells readers of the event files to drop events of earlier files at this step and later.
 
-        In every fit: TensorBoard takes the first such mark of a folder for its beginning, and drops nothing there.
+        Every fit writes this mark: TensorBoard takes the first one in a folder as its beginning, and drops nothing.
         """
         writer = boards_of(trainer)
         if writer is not None:
             log = SessionLog(status=SessionLog.START)
-            # Not logged_step: in a checkpoint from mid-epoch it does not count the last step yet.
+            # logged_step would be wrong here: in a checkpoint from mid-epoch it does not count the last step yet.
             writer.add_event(Event(step=trainer.global_step, session_log=log))

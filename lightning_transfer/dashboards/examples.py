@@ -1,4 +1,4 @@
-"""What the network is trained on, and what its predictions rest on as training goes on."""
+"""Shows what the network is trained on, and what its predictions rest on during the training."""
 
 from contextlib import suppress
 from typing import Any
@@ -27,11 +27,11 @@ from lightning_transfer.transfer.shown_groups import own_groups
 
 _TRAINING_PICTURES = 32
 _TRAINING_TEXTS = 8
-_TOKENS = 80  # of a training text
-_PICTURES = 8  # with Grad-CAM: a row of pictures, a row of overlays
+_TOKENS = 80  # tokens that are shown of a text
+_PICTURES = 8  # pictures with Grad-CAM: one row of pictures, one row of overlays
 _TEXTS = 6
-_ATTENDED = 8  # tokens named as the most and the least attended
-_SNAPSHOTS = 10  # of a training: as many as TensorBoard keeps
+_ATTENDED = 8  # number of tokens that are named as most and as least attended
+_SNAPSHOTS = 10  # snapshots of a training: TensorBoard keeps as many
 
 
 class TrainingExamples(L.Callback):
@@ -44,7 +44,7 @@ class TrainingExamples(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Draws once, at the first step of a run."""
+        """Shows the batch once, at the first step of a run."""
         rest_hook(self, "on_train_batch_start")
         writer = boards_of(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
         if writer is None or not is_shown(batch):
@@ -66,8 +66,8 @@ class TrainingExamples(L.Callback):
 class Attributions(L.Callback):
     """Shows, ten times in a training, what the predictions for a fixed sample of the hold-out rest on.
 
-    Images have Grad-CAM overlays, if the network has feature maps; texts their most and least attended tokens by
-    gradient x input. Examples without one class each are left out.
+    Images get Grad-CAM overlays if the network has feature maps. Texts get their most and least attended tokens by
+    gradient x input. Examples are left out unless each has exactly one class.
     """
 
     def __init__(self) -> None:
@@ -88,12 +88,12 @@ class Attributions(L.Callback):
             return
         if self._sample is None and shows_validation(trainer):
             count = min(len(batch.labels), _PICTURES if isinstance(batch, ImageBatch) else _TEXTS)
-            # Evenly through the batch, which may be sorted by length.
+            # The rows are spread evenly over the batch, because it may be sorted by length.
             rows = torch.linspace(0, len(batch.labels) - 1, count, device=batch.labels.device).long()
             self._sample = take(batch, rows)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws, if it is time to."""
+        """Shows the sample if a snapshot is due."""
         if self._sample is None or not shows_validation(trainer):
             return
         every = -(-(trainer.max_epochs or 1) // _SNAPSHOTS) if (trainer.max_epochs or -1) > 0 else 1
@@ -103,15 +103,15 @@ class Attributions(L.Callback):
             self._show(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lets the sample go."""
+        """Drops the sample."""
         self._sample, self._last_step = None, -1
 
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         attribute = grad_cam if isinstance(self._sample, ImageBatch) else gradient_times_input
         scores = logits = torch.empty(0)
-        # A module of the user's may have another forward, or none: a picture must never stop a training.
+        # A user's module may have another forward, or none: a picture must never stop a training.
         with suppress(Exception), evaluating(trainer, pl_module, with_gradients=True):
-            inputs = [tensor.clone() for tensor in self._sample.inputs]  # made in inference mode
+            inputs = [tensor.clone() for tensor in self._sample.inputs]  # the sample was made in inference mode
             scores, logits = attribute(pl_module, own_groups(pl_module), *inputs)
         writer = boards_of(trainer)
         if writer is None or not len(scores):
@@ -139,7 +139,7 @@ def _overlay(pictures: Tensor, maps: Tensor) -> Tensor:
     """Colours pictures, uint8 [batch, height, width, 3], by maps, float [batch, height, width], from blue to red."""
     gray = pictures.float().mean(3, keepdim=True)
     value = maps[..., None]
-    # The colour map "jet" in three triangles: what readers of Grad-CAM know.
+    # Three triangles make the colour map "jet", which readers of Grad-CAM know.
     heat = torch.cat([1.5 - (4 * value - peak).abs() for peak in (3, 2, 1)], 3).clamp(0, 1) * 255
     return (0.55 * gray + 0.45 * heat).byte()
 

@@ -1,4 +1,4 @@
-"""What run this is: its row in the HParams tab, a card of text, and the graph of the model."""
+"""Describes a run by its row in the HParams tab, a card of text, and the graph of the model."""
 
 import contextlib
 import io
@@ -19,21 +19,21 @@ from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_
 from lightning_transfer.run.record import source_commit, versions
 from lightning_transfer.transfer.shown_groups import unfreezing_of
 
-# Columns of the HParams tab: all runs have the same, as TensorBoard takes those of any one of them for all.
+# All runs have the same columns in the HParams tab: TensorBoard takes the columns of any one run for all.
 FIRST_COLUMNS = ("strategy", "seed", "training examples", "learning rate")
 METRICS = ("test/accuracy", "test/loss", "val/accuracy", "val/loss", "train/loss", "speed/examples_per_second")
 
 
 class RunCard(L.Callback):
-    """Enters a run in the HParams tab, with the metrics that it ends with, and writes a card in the Text tab.
+    """Enters a run with its last metrics in the HParams tab, and writes a card in the Text tab.
 
-    The card holds the commands that repeat the run, versions, the plan of the unfreezing phases and the configuration.
+    The card has the commands that repeat the run, versions, the plan of the unfreezing phases and the configuration.
 
     Args:
-        hyperparameters: What sets this run apart from others; see :func:`hyperparameters_of`.
+        hyperparameters: Settings that differ between runs; see :func:`hyperparameters_of`.
         configuration: The whole configuration as YAML.
-        command: The command that does the run again, if there is one.
-        anew: The flags by which the saved configuration does so, where it names the run.
+        command: The command that repeats the run, if there is one.
+        anew: The flags that make the saved configuration repeat the run, if that configuration names the run.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RunCard(L.Callback):
         self.anew = list(anew)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Enters the run in the HParams tab: also one that is killed later is there."""
+        """Enters the run in the HParams tab, so that a run that is killed later is there too."""
         wake_hook(self, "on_train_batch_end")
         writer = boards_of(trainer)
         if writer is None:
@@ -85,15 +85,16 @@ class RunCard(L.Callback):
 
     def _commands(self, trainer: L.Trainer) -> list[str]:
         given = [self.command] if self.command else []
-        if folder := getattr(trainer, "run_folder", None):  # all ranks would have to ask for its log_dir
+        if folder := getattr(trainer, "run_folder", None):  # not log_dir: all ranks would have to ask for it
             given.append(shlex.join(["lightning-transfer", "fit", "--config", f"{folder}/config.yaml", *self.anew]))
         return given
 
 
 class ModelGraph(L.Callback):
-    """Writes the graph of the model, traced with one example; a model that cannot be traced has none.
+    """Writes the graph of the model, traced with one example.
 
-    Nor has one whose parameters are divided over the ranks: only the first rank traces.
+    There is no graph if the model cannot be traced. There is none either if its parameters are divided over the
+    ranks, because only the first rank traces.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -111,19 +112,19 @@ class ModelGraph(L.Callback):
         if any(isinstance(module, FSDPModule) for module in pl_module.modules()):
             return
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), evaluating(trainer, pl_module):
-            warnings.simplefilter("ignore")  # of tracing: that branches are not followed, that it is deprecated
-            with contextlib.suppress(Exception):  # a picture must never stop a training that would run
+            warnings.simplefilter("ignore")  # tracing warns that branches are not followed, and that it is deprecated
+            with contextlib.suppress(Exception):  # a picture must never stop a training
                 writer.add_graph(pl_module, take(batch, slice(0, 1)).inputs)
 
 
 def hyperparameters_of(config: Mapping[str, Any]) -> dict[str, str | float | None]:
-    """Picks out of a configuration what sets runs of one experiment apart.
+    """Picks the settings that differ between runs out of a configuration.
 
     Args:
         config: The configuration of ``fit`` as plain types.
 
     Returns:
-        Plain types by name: strategy of fine-tuning, seed, data, network, optimizer and the like.
+        Plain types by name: strategy of fine-tuning, seed, data, network, optimizer and similar settings.
     """
     data, model, trainer = (config.get(name) or {} for name in ("data", "model", "trainer"))
     data_settings, model_settings = data.get("init_args") or {}, model.get("init_args") or {}
@@ -160,7 +161,7 @@ def strategy_of(config: Mapping[str, Any]) -> str:
 
 
 def _show_first(columns: Any) -> Any:
-    """Puts some columns first: TensorBoard shows a few at first, those that are said to differ between runs."""
+    """Marks some columns as differing between runs: TensorBoard shows only such columns at first."""
     [value] = columns.value
     data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
     for column in data.experiment.hparam_infos:

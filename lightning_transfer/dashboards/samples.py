@@ -1,4 +1,4 @@
-"""Batches as pictures and words: what is needed to show the examples of any data to a person."""
+"""Turns batches into pictures and words, so that dashboards can show the examples of any data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,22 +13,22 @@ from lightning_transfer.data.batches import ImageBatch, TextBatch
 from lightning_transfer.report.drawing import PixelCanvas, shortened
 from lightning_transfer.report.palette import Color
 
-_PICTURE = 96  # units of a picture's side in a grid
+_PICTURE = 96  # side of a picture in a grid, in units
 _CAPTION = 16
 
 
 def shows_validation(trainer: L.Trainer) -> bool:
-    """Says whether a validation of ``fit`` goes on whose examples are shown; the same on all ranks."""
+    """Says whether this is a validation of ``fit`` whose examples dashboards show; all ranks agree."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking and has_boards(trainer)
 
 
 def is_shown(batch: Any) -> bool:
-    """Whether examples of this kind of batch can be shown: images and texts can."""
+    """Says whether the examples of a batch can be shown, which images and texts can."""
     return isinstance(batch, ImageBatch | TextBatch)
 
 
 def class_names(trainer: L.Trainer, num_classes: int) -> list[str]:
-    """The names of the classes, numbers where the data has none."""
+    """Returns the names of the classes, or their numbers if the data has no names."""
     names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
     return list(names) if names and len(names) == num_classes else [str(label) for label in range(num_classes)]
 
@@ -37,8 +37,8 @@ def to_pixels(trainer: L.Trainer, images: Tensor) -> np.ndarray:
     """Turns the network's input back into pictures.
 
     Args:
-        trainer: Its data knows the normalisation; without, each picture is stretched from its darkest to its
-            brightest value.
+        trainer: Trainer whose data module undoes the normalisation. If it cannot, each picture is stretched from
+            its darkest to its brightest value.
         images: float [batch, channels, height, width].
 
     Returns:
@@ -58,7 +58,7 @@ def to_pixels(trainer: L.Trainer, images: Tensor) -> np.ndarray:
 
 
 def to_tokens(trainer: L.Trainer, token_ids: Sequence[int]) -> list[str]:
-    """Turns token ids into text, piece by piece; numbers where the data has no tokenizer."""
+    """Turns each token id into text, or into its number if the data has no tokenizer."""
     read = getattr(getattr(trainer, "datamodule", None), "read_tokens", None)
     return read(token_ids) if read is not None else [str(token) for token in token_ids]
 
@@ -66,12 +66,12 @@ def to_tokens(trainer: L.Trainer, token_ids: Sequence[int]) -> list[str]:
 def picture_grid(
     pictures: Sequence[np.ndarray], captions: Sequence[Sequence[tuple[str, Color]]], columns: int = 8
 ) -> np.ndarray:
-    """Lays pictures out in a grid with lines of text below each.
+    """Lays out pictures in a grid, with lines of text below each.
 
     Args:
         pictures: uint8 [height, width, 3] each.
-        captions: For each picture its lines, each a text and the name of its colour.
-        columns: Pictures in a row.
+        captions: Lines of text of each picture; a line is a text and the name of its colour.
+        columns: Maximum number of pictures in a row.
 
     Returns:
         uint8 [height, width, 3].
@@ -94,13 +94,13 @@ def label_words(trainer: L.Trainer, pl_module: L.LightningModule, labels: Tensor
     """Writes the label of each example: its class, all its classes, or its numbers.
 
     Args:
-        trainer: Its data knows the names of the classes and numbers.
-        pl_module: It knows how many there are, and the problem type.
+        trainer: Trainer whose data module has the names of the classes or numbers.
+        pl_module: Module that has the number of classes, and the problem type.
         labels: int64 [batch], or float [batch, classes]: the shares of mixed images, 1 for each class that an example
             has, or numbers.
 
     Returns:
-        Of mixed images the class with the largest share.
+        The text of each label; for a mixed image, the class with the largest share.
     """
     problem_type = getattr(pl_module, "problem_type", "classification")
     if labels.ndim == 2 and problem_type != "classification":
@@ -115,7 +115,7 @@ def label_words(trainer: L.Trainer, pl_module: L.LightningModule, labels: Tensor
 
 
 def take(batch: Any, rows: Tensor | slice) -> Any:
-    """Takes some examples of a batch."""
+    """Makes a batch of some examples of another."""
     return type(batch)(*(field[rows] for field in batch))
 
 

@@ -1,4 +1,4 @@
-"""Scalars of the training, layer group by layer group, and the pre-arranged tab of charts that shows them."""
+"""Logs scalars of the training for each layer group, and arranges a tab of charts that shows them."""
 
 import math
 import resource
@@ -21,7 +21,7 @@ from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.transfer.applied_learning_rates import applied_learning_rates
 from lightning_transfer.transfer.shown_groups import shown_groups, trainable_names
 
-# The Custom Scalars tab: section -> chart -> regular expressions of tags.
+# Layout of the Custom Scalars tab: section -> chart -> regular expressions of tags.
 LAYOUT = {
     "Learning": {
         "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
@@ -40,20 +40,21 @@ LAYOUT = {
         "peak memory in GiB": ["Multiline", ["^speed/peak_memory_gib$"]],
     },
 }
-_MOST_VALUES = 65_536  # of each tensor, evenly spaced, that the update ratio looks at: bounds its memory
+_MOST_VALUES = 65_536  # the update ratio takes so many values of each tensor, evenly spaced, to bound its memory
 
 
 class TrainingScalars(L.Callback):
-    """Logs, from time to time, what happens in each layer group and how fast the training is.
+    """Logs at intervals what happens in each layer group, and how fast the training is.
 
-    ``lr/<group>`` as the optimizer step used it, ``gradient_norm/<group>`` before clipping, ``update_ratio/<group>``
-    (norm of one step's change of the weights over their norm; about 0.001 is usual), ``phase/trainable_share`` of the
-    parameters, and means since the last sample of ``speed/examples_per_second`` over all processes,
-    ``speed/step_seconds``, ``speed/data_wait_share`` (of the time, what passes between two steps: waiting for data,
-    moving and augmenting it) and ``speed/peak_memory_gib`` (of the device that uses most; on a CPU, of the process).
+    ``lr/<group>`` is the learning rate that the optimizer step used, and ``gradient_norm/<group>`` is the norm before
+    clipping. ``update_ratio/<group>`` is the norm of one step's change of the weights over their norm; about 0.001 is
+    usual. ``phase/trainable_share`` is the share of the parameters that train. Three values are means since the last
+    sample: ``speed/examples_per_second`` over all processes, ``speed/step_seconds`` and ``speed/data_wait_share``. The
+    last is the share of the time between two steps, which waits for data, moves it and augments it.
+    ``speed/peak_memory_gib`` is the peak of the device that uses most; on a CPU, it is that of the process.
 
     Args:
-        every_n_steps: Steps between two samples; the first step is one too.
+        every_n_steps: Number of steps from one sample to the next. The first step is always sampled.
 
     Raises:
         UserError: For fewer than 1 step.
@@ -92,7 +93,7 @@ class TrainingScalars(L.Callback):
             self._speed.begin_step()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Measures gradients, and keeps weights to compare with, in a sampled step."""
+        """Measures gradients in a sampled step, and keeps weights to compare with."""
         if not self._is_sampled or not self._groups:
             return
         self._learning_rates = applied_learning_rates(trainer, self._groups)
@@ -113,7 +114,7 @@ class TrainingScalars(L.Callback):
         if not self._groups:
             return
         self._speed.end_step(examples_in(batch) * trainer.world_size)
-        if not self._is_sampled or not self._learning_rates:  # gradients are still being added up
+        if not self._is_sampled or not self._learning_rates:  # gradients are still being accumulated
             return
         for name, before in (self._before if self._samples else {}).items():
             after = [_part(parameter) for parameter in self._groups[name].parameters.values()]
@@ -123,11 +124,11 @@ class TrainingScalars(L.Callback):
         self._samples, self._before, self._learning_rates = {}, {}, {}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lets the layer groups go."""
+        """Drops the layer groups."""
         self._groups = {}
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops the clock: validation is no waiting for data."""
+        """Stops the clock, because validation does not count as waiting for data."""
         if self._groups:
             self._speed.pause()
 
@@ -145,13 +146,13 @@ class TrainingScalars(L.Callback):
         values |= self._speed.means_and_reset()
         values["speed/peak_memory_gib"] = float(memory)
         if self._samples:
-            # One wait for the device, not one for each.
+            # This waits for the device once, and not for each value.
             values |= dict(zip(self._samples, torch.stack(list(self._samples.values())).tolist(), strict=True))
         add_scalars(writer, {tag: value for tag, value in values.items() if math.isfinite(value)}, logged_step(trainer))
 
 
 class _Speed:
-    """Adds up examples, the time within steps and the time between them; validation and the like do not count."""
+    """Adds up examples, the time within steps and the time between them, without the time of validation."""
 
     def __init__(self) -> None:
         self._step_start = 0.0
@@ -188,7 +189,7 @@ class _Speed:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory that was in use at a time: on a GPU by tensors, on a CPU by the whole process; in GiB."""
+    """Returns the peak memory in GiB: of tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Which dashboards a run has: all of them unless switched off."""
+"""The settings that choose the dashboards of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from lightning_transfer.dashboards.validation_predictions import ValidationPredi
 
 @dataclass
 class Dashboards:
-    """What TensorBoard shows of a fit beyond its loss and metrics; ``--dashboards null`` switches all of it off.
+    """Chooses what TensorBoard shows beyond loss and metrics; ``--dashboards null`` switches all of it off.
 
     Args:
         scalars: Learning rate, gradient norm and update ratio of each layer group, speed and memory.
-        every_n_steps: Steps between two samples of these scalars.
-        timeline: What was trainable when, and at which learning rate.
+        every_n_steps: Number of steps from one sample of these scalars to the next.
+        timeline: Figure of which layer groups were trainable when, and at which learning rate.
         training_examples: The first training batch as the network sees it.
         predictions: Confusion matrix, reliability diagram and top losses of the last validation.
-        attributions: What predictions rest on, during the training: Grad-CAM for images, gradient x input for texts.
-        embeddings: Examples of the hold-out in the Projector, before and after the training; 0 for none.
+        attributions: Evidence for predictions, during the training: Grad-CAM for images, gradient x input for texts.
+        embeddings: Number of examples of the hold-out in the Projector, before and after the training; 0 for none.
         run_card: The run in the HParams tab, and a text with its command, versions, plan and configuration.
         graph: The graph of the model.
     """
@@ -43,13 +43,13 @@ class Dashboards:
     def callbacks(
         self, config: Mapping[str, Any], configuration: str, command: str | None = None, anew: Sequence[str] = ()
     ) -> list[L.Callback]:
-        """Builds what is switched on.
+        """Builds the callbacks of the dashboards that are switched on.
 
         Args:
             config: The configuration of ``fit`` as plain types.
-            configuration: The same as YAML.
-            command: The command that does the run again, if there is one.
-            anew: The flags by which the saved configuration does so.
+            configuration: The same configuration as YAML.
+            command: The command that repeats the run, if there is one.
+            anew: The flags that make the saved configuration repeat the run.
         """
         return [
             *([RunCard(hyperparameters_of(config), configuration, command, anew)] if self.run_card else []),

@@ -1,4 +1,4 @@
-"""The unfreezing timeline: which layer groups were trainable when, and at which learning rate."""
+"""Draws the unfreezing timeline: which layer groups were trainable when, and at which learning rate."""
 
 import math
 from dataclasses import asdict
@@ -16,14 +16,14 @@ from lightning_transfer.report.figures import Timeline, thinned
 from lightning_transfer.transfer.applied_learning_rates import applied_learning_rates
 from lightning_transfer.transfer.shown_groups import shown_groups, trainable_names
 
-_MOST_RATES = 128  # wider than this, the figure would not show more
-_STRIDE = 10  # steps at least from one sample of the learning rates to the next
+_MOST_RATES = 128  # the figure is too narrow to show more samples of the learning rates
+_STRIDE = 10  # minimum number of steps from one sample of the learning rates to the next
 
 
 class UnfreezingTimeline(L.Callback):
-    """Draws phases and layer groups over steps, anew at each transition, and writes a line of text for each.
+    """Draws phases and layer groups over steps again at each transition, and writes a line of text for it.
 
-    Works with any callback that freezes by ``requires_grad``. What it shows continues over a resume.
+    It works with any callback that freezes by ``requires_grad``. A resumed run continues its timeline.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class UnfreezingTimeline(L.Callback):
         self._first_parameters: list[nn.Parameter] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begins anew; a checkpoint's state is loaded after this."""
+        """Begins an empty timeline. Lightning loads the state of a checkpoint after this."""
         if stage == "fit":
             self._timeline = Timeline([])
 
@@ -41,7 +41,7 @@ class UnfreezingTimeline(L.Callback):
         if not has_boards(trainer):
             return
         self._groups = shown_groups(trainer, pl_module)
-        # Layer groups freeze as one: the first parameter speaks for its group.
+        # A layer group freezes as one, so its first parameter shows whether it trains.
         self._first_parameters = [next(iter(group.parameters.values())) for group in self._groups.values()]
         self._was_trainable: list[bool] | None = None
         total, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
@@ -53,7 +53,7 @@ class UnfreezingTimeline(L.Callback):
         self._next_rates = logged_step(trainer)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Notes a transition that came before this step, and from time to time the learning rates."""
+        """Notes a transition that came before this step, and the learning rates at intervals."""
         if not self._groups:
             return
         step, is_trainable = logged_step(trainer), [p.requires_grad for p in self._first_parameters]
@@ -73,17 +73,17 @@ class UnfreezingTimeline(L.Callback):
                 writer.add_text("phase/transitions", f"Step {step}, epoch {trainer.current_epoch + 1}: {words}", step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws the whole."""
+        """Draws the timeline of the whole training."""
         if self._groups:
             self._write(trainer, max(logged_step(trainer) - 1, 0))
             self._groups = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The timeline so far."""
+        """Returns the timeline so far."""
         return asdict(self._timeline)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a saved timeline."""
+        """Continues a saved timeline."""
         self._timeline = Timeline(**state_dict)
 
     def _write(self, trainer: L.Trainer, step: int) -> None:

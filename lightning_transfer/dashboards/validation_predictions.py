@@ -1,4 +1,4 @@
-"""Where a classifier fails on the hold-out: confusion matrix, reliability diagram and top losses."""
+"""Shows where a classifier fails on the hold-out: confusion matrix, reliability diagram and top losses."""
 
 from dataclasses import asdict
 from typing import Any
@@ -26,15 +26,15 @@ from lightning_transfer.report.palette import Color
 
 _BINS = 15
 _TOP = 24
-_WORDS = 60  # of a text among the top losses
-_MOST_CLASSES = 1000  # a matrix of more would take more memory than it is worth
+_WORDS = 60  # tokens that are shown of a text
+_MOST_CLASSES = 1000  # a matrix of more classes would take more memory than it is worth
 
 
 class ValidationPredictions(L.Callback):
     """Gathers the predictions of each validation, and draws those of the last one when ``fit`` ends.
 
-    It needs class probabilities, float [batch, classes], from ``validation_step``, and ``labels`` in the batch; without
-    them it stays silent. Under several processes it counts the predictions of all.
+    ``validation_step`` must return class probabilities, float [batch, classes], and the batch must have ``labels``.
+    Otherwise nothing is drawn. Under several processes, the predictions of all of them count.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class ValidationPredictions(L.Callback):
         self._step = 0
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forgets the validation before."""
+        """Forgets the previous validation."""
         if shows_validation(trainer):
             self._tally, self._step = None, logged_step(trainer)
 
@@ -55,7 +55,7 @@ class ValidationPredictions(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Adds a batch."""
+        """Adds the predictions for a batch."""
         if not shows_validation(trainer) or dataloader_idx:
             return
         if not _are_class_probabilities(outputs, getattr(batch, "labels", None)):
@@ -65,7 +65,7 @@ class ValidationPredictions(L.Callback):
         self._tally.update(outputs, batch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws."""
+        """Draws the figures of the last validation."""
         tallies = _gather(trainer, self._tally)
         self._tally = None
         writer = boards_of(trainer)
@@ -87,22 +87,22 @@ class ValidationPredictions(L.Callback):
 
 
 def _are_class_probabilities(outputs: Any, labels: Any) -> bool:
-    """Whether they are what their names say; a module of the user's may return, and call labels, anything."""
+    """Says whether both are what their names say; a user's module may return, and call labels, anything."""
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not 2 <= outputs.shape[1] <= _MOST_CLASSES:
         return False
     if not isinstance(labels, Tensor) or labels.shape != outputs.shape[:1] or labels.dtype != torch.int64:
         return False
-    # A diverged network's are no numbers; to stop the training is not this callback's business.
+    # A diverged network returns nan, which is accepted: this callback does not stop the training.
     are_probabilities = (are_shares(outputs) | outputs.isnan().any(1)).all()
     return bool(are_probabilities & (labels >= 0).all() & (labels < outputs.shape[1]).all())
 
 
 class _Tally:
-    """Counts of predictions, and the examples with the highest losses; all on the device."""
+    """Holds counts of predictions and the examples with the highest losses, on the device of the predictions."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-        # Per bin of confidence: predictions, right ones, sum of confidences.
+        # For each bin of confidence: number of predictions, number of right ones, sum of confidences.
         self.bins = torch.zeros(3, _BINS, dtype=torch.float64, device=device)
         self.losses = torch.empty(0, device=device)
         self.probabilities = torch.empty(0, num_classes, device=device)
@@ -121,7 +121,7 @@ class _Tally:
             self._keep_highest(losses, probabilities, batch)
 
     def _keep_highest(self, losses: Tensor, probabilities: Tensor, batch: Any) -> None:
-        # First within the batch: only a few inputs are copied.
+        # The highest of the batch are taken first, so that only a few inputs are copied.
         rows = losses.topk(min(_TOP, len(losses))).indices
         losses = torch.cat([self.losses, losses[rows]])
         probabilities = torch.cat([self.probabilities, probabilities[rows]])
@@ -194,5 +194,5 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Keeps a text from being read as markdown."""
+    """Escapes a text so that it is not read as Markdown."""
     return "".join(f"\\{sign}" if sign in r"\`*_{}[]()#+-.!|<>~" else sign for sign in text.replace("\n", " "))
