@@ -326,7 +326,7 @@ def test_config_that_is_no_text_is_named() -> None:
 
 def test_missing_weights_are_named() -> None:
     plan = plan_of(toy_study(weights={"given": "nowhere.ckpt"}))
-    with pytest.raises(UserError, match=r"starting weights 'nowhere\.ckpt' of the study: No such file"):
+    with pytest.raises(UserError, match=r"starting weights 'nowhere\.ckpt' of the study cannot be read: No such file"):
         plan.tuning()
 
 

@@ -55,7 +55,7 @@ def test_retry_keeps_a_finished_run_that_was_taken_for_failed() -> None:
 def test_metric_that_is_not_logged_ends_the_study_after_its_first_run() -> None:
     plan = toy_plan(metric="acuracy", weights={"none": None})
     ran: list[str] = []
-    message = r"metric 'acuracy' of the study is val/acuracy, and logs/toy/tune-\S+ has logged val/accuracy, val/loss"
+    message = r"'acuracy' of the study is val/acuracy: expected one logged in logs/toy/tune-\S+: val/accuracy, val/loss"
     with pytest.raises(UserError, match=message):
         run_study(plan, noting(ran), parallel=1, retry_failed=False)
     assert len(ran) == 1
@@ -69,7 +69,7 @@ def test_metric_of_the_test_that_is_not_logged_is_named_in_the_report() -> None:
     plan = toy_plan(metric="macro_f1", tuning=None)
     pretend_all(plan.final(), lambda _: 0.5)
     with pytest.raises(
-        UserError, match=r"is test/macro_f1, and logs/toy/scratch-\S+ has logged test/accuracy, test/loss"
+        UserError, match=r"is test/macro_f1: expected one logged in logs/toy/scratch-\S+: test/accuracy, test/loss"
     ):
         Outcomes(plan)
 

@@ -1,4 +1,4 @@
-"""A cell: one ``fit`` with a folder of its own, which says what it was asked, whether it finished, and why not."""
+"""Runs the cells of a study. A cell is one ``fit`` whose folder records its settings, its result or its failure."""
 
 import contextlib
 import json
@@ -24,12 +24,12 @@ CELL, FAILURE, LOG, RESULTS = "cell.json", "failed.json", "log.txt", "results.js
 
 @dataclass(frozen=True)
 class Arm:
-    """What a study compares.
+    """One of the alternatives that a study compares.
 
     Args:
         strategy: Name of the strategy.
-        weights: Name of the starting weights; None where the strategy takes none.
-        variant: Values of the grid's leaves.
+        weights: Name of the starting weights; None if the strategy takes none.
+        variant: Name and value of each leaf of the grid.
     """
 
     strategy: str
@@ -44,13 +44,13 @@ class Cell:
     Args:
         name: Name of its folder.
         logs: Folder of the study.
-        kind: What it is for.
-        arguments: The command line of its ``fit``.
-        settings: All that its result depends on, in JSON types: by them a changed cell is noticed.
-        files: The config files, in the order of those in the settings.
-        arm: What it is a run of; None for a pretraining.
+        kind: Stage of the study that the run belongs to.
+        arguments: Command line of its ``fit``.
+        settings: Everything that its result depends on, in JSON types; a changed cell is noticed by them.
+        files: The config files, in the order of their contents in the settings.
+        arm: The arm that it is a run of; None for a pretraining.
         size: Size of the training set.
-        seed: Its seed.
+        seed: Seed of the run.
         value: The tuned value.
     """
 
@@ -72,21 +72,21 @@ class Cell:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The record of the finished run; None before."""
+        """The record of the run; None until it has finished."""
         file = self.folder / RESULTS
         return json.loads(file.read_text()) if file.exists() else None
 
     @property
     def failure(self) -> str | None:
-        """The line that says why the run failed; None where it did not, or has come to its end after all."""
+        """The line that says why the run failed; None if it has not failed, or has finished after all."""
         file = self.folder / FAILURE
-        if self.is_finished:  # its worker died right after, or its job came late
+        if self.is_finished:  # its worker died just afterwards, or its job came late
             return None
         return json.loads(file.read_text())["error"] if file.exists() else None
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has its record."""
+        """Whether the run has finished, and so has its record."""
         return (self.folder / RESULTS).exists()
 
     @property
@@ -95,24 +95,26 @@ class Cell:
         return self.is_finished or self.failure is not None
 
     def score(self, metric: str) -> float:
-        """A metric of the finished run: on the test split; of a tuning run on the validation split.
+        """Returns a metric of the finished run: on the validation split for a tuning run, else on the test split.
 
         Raises:
-            UserError: Where the run logged no such metric.
+            UserError: If the run has not logged the metric.
         """
         assert self.result is not None
         split, prefix = ("validation", "val/") if self.kind == "tuning" else ("test", "test/")
         logged: dict[str, float] = self.result[split] or {}
         if f"{prefix}{metric}" not in logged:
             names = ", ".join(sorted(logged)) or "nothing"
-            raise UserError(f"metric {metric!r} of the study is {prefix}{metric}, and {self.folder} has logged {names}")
+            raise UserError(
+                f"metric {metric!r} of the study is {prefix}{metric}: expected one logged in {self.folder}: {names}"
+            )
         return logged[f"{prefix}{metric}"]
 
     def check_unchanged(self) -> None:
-        """Compares what the cell is asked with what its folder was made for, if there is one.
+        """Compares the settings of the cell with those that its folder was made with, if it has a folder.
 
         Raises:
-            UserError: Where they differ: their results must not be mixed.
+            UserError: If they differ, because results of different settings must not be mixed.
         """
         file = self.folder / CELL
         if not file.exists():
@@ -135,24 +137,24 @@ class Cell:
         return rest if kind == "arguments" else f"other starting {name}:"
 
     def begin(self) -> None:
-        """Makes the folder, and says in it what the cell is asked."""
+        """Makes the folder, and records the settings of the cell in it."""
         arm = vars(self.arm) if self.arm else {}
         facts = {"name": self.name, "kind": self.kind, **arm, "size": self.size, "seed": self.seed, "value": self.value}
         command = shlex.join(["lightning-transfer", *self.arguments])
         write_json(self.folder / CELL, {**facts, "command": command, "settings": self.settings})
 
     def run(self) -> float:
-        """Runs the cell in this process, from wherever it stopped; what it prints goes to its log.
+        """Runs the cell in this process, from where it stopped before; what it prints goes to its log.
 
-        A failure leaves its line in the folder.
+        If the run fails, the line that says why is written into the folder.
 
         Returns:
-            How long its ``fit`` took, in seconds.
+            The seconds that its ``fit`` took.
 
         Raises:
-            SystemExit: Where a signal has stopped it.
+            SystemExit: If a signal has stopped the run.
         """
-        from lightning_transfer.cli.entry import main  # late: it loads torch
+        from lightning_transfer.cli.entry import main  # imported late, because it loads torch
 
         start = time.perf_counter()
         self.begin()
@@ -163,7 +165,7 @@ class Cell:
             except SystemExit as stop:
                 if isinstance(stop.__context__, KeyboardInterrupt):
                     raise stop.__context__ from None
-                if isinstance(stop.code, int) and stop.code > 128:  # a signal: the run is to go on later
+                if isinstance(stop.code, int) and stop.code > 128:  # a signal stopped the run, which goes on later
                     raise
                 error = f"exit status {stop.code}" if stop.code else None
             except Exception as exception:
@@ -178,13 +180,13 @@ class Cell:
         write_json(self.folder / FAILURE, {"error": error})
 
     def forget(self) -> None:
-        """Deletes what the run left, so that it starts anew."""
+        """Deletes the folder of the run, so that it starts anew."""
         shutil.rmtree(self.folder)
 
     def resume(self) -> list[str]:
-        """The argument that makes the run go on from its last checkpoint; one that is not whole is deleted."""
+        """Returns the argument that resumes the run from its last checkpoint; deletes that one if it is not whole."""
         last = self.folder / "checkpoints" / "last.ckpt"
-        # A zip file ends with its directory: one that was cut short is none.
+        # A zip file ends with its directory, so a file that was cut short is not recognised as one.
         if last.is_file() and not zipfile.is_zipfile(last):
             last.unlink()
         return [f"--ckpt_path={last}"] if last.exists() else []
@@ -192,7 +194,7 @@ class Cell:
 
 @contextlib.contextmanager
 def _output_to(file: Path) -> Iterator[None]:
-    """Sends what Python and what libraries print to a file."""
+    """Sends what Python and its libraries print to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -209,7 +211,7 @@ def _output_to(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _command_line(arguments: list[str]) -> Iterator[None]:
-    """Makes the arguments those of the process: the run's record says how to repeat it."""
+    """Makes the arguments those of the process, because the run records them as the command that repeats it."""
     before = sys.argv
     sys.argv = [before[0], *arguments]
     try:

@@ -1,4 +1,4 @@
-"""What a study asks: the fields of its YAML file."""
+"""The settings of a study: the fields of its YAML file, and their checks."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from lightning_transfer.study.grid import expand
 
 if TYPE_CHECKING:
     Settings = dict[str, Any]
-else:  # without types of its values: in a dict[str, Any] the parser would check the classes that the values name
+else:  # has no value types: in a dict[str, Any] the parser would check the classes that the values name
     Settings = dict
 
 STRATEGIES = ("scratch", "linear_probe", "full", "full_discriminative", "gradual", "gradual_discriminative")
@@ -18,14 +18,14 @@ STRATEGIES = ("scratch", "linear_probe", "full", "full_discriminative", "gradual
 
 @dataclass
 class Pretraining:
-    """An experiment that makes starting weights: run by the study before anything else, once for each seed it needs.
+    """An experiment that makes starting weights. The study runs it first, once for each seed that it needs.
 
     Args:
-        configs: Files of the experiment, composed in this order.
-        overrides: What to change in it, nested or by dotted names.
+        configs: Config files of the experiment, composed in this order.
+        overrides: Settings that it changes, nested or by dotted names.
         per_seed: Whether every seed of the study starts from a pretraining of its own, at the same seed. The intervals
-            then include the luck of pretraining.
-        seed: The seed of the one pretraining otherwise.
+            then include the variation between pretrainings.
+        seed: Seed of the only pretraining, if ``per_seed`` is false.
     """
 
     configs: list[str]
@@ -36,12 +36,12 @@ class Pretraining:
 
 @dataclass
 class Tuning:
-    """The choice of one value, by default the learning rate, for each strategy and size: by validation, never by test.
+    """Chooses a value, by default the learning rate, for each strategy and size: by validation, never by test.
 
     Args:
-        values: The candidates, the same list for everyone.
-        key: What is chosen.
-        seeds: Seeds of the tuning runs; with several, the mean over them decides.
+        values: The candidates, the same for all strategies and sizes.
+        key: Dotted name of the setting that is chosen.
+        seeds: Seeds of the tuning runs. The mean over them decides.
         sizes: Sizes at which to tune, all if not given. Any other size takes the choice of the nearest in the list.
     """
 
@@ -53,33 +53,34 @@ class Tuning:
 
 @dataclass
 class Study:
-    """Every strategy at every size with every seed, from each of the starting weights.
+    """Compares every strategy at every size with every seed, from each of the starting weights.
 
     Args:
         name: Name of the study, and of its folder under logs.
-        configs: Files of the base experiment, composed in this order.
-        weights: Starting weights by name: a file or anything else that ``--init_from`` takes, ``{seed}`` in it standing
-            for the seed; or a pretraining to be run first.
-        strategies: Config file of each strategy by its name. One that sets ``init_from: null`` is run once, not once
-            for each of the starting weights.
-        sizes: Sizes of the training set, null for all there is. At one seed, a smaller set is part of a larger one.
-        at_size: What else to change at a size, nested or by dotted names: fewer epochs on a larger training set, say.
-        size_key: What the sizes set: data.examples_per_class, data.train_fraction, or any other argument. Null leaves
-            the size to the base experiment.
-        seeds: Seeds, shared by all strategies: their results are compared pair by pair.
-        seed_keys: What a seed sets: the run's seed, and by default the draw of the training set and the hold-out too.
-        baseline: The strategy that the others are compared with.
-        tuning: How the learning rate is chosen; without it the base experiment's is used by all.
-        overrides: What to change in the base experiment, nested or by dotted names. A leaf ``{grid: [a, b]}`` runs the
-            study with each of its values; ``{study}`` in a value stands for the study's folder.
-        metric: What is compared and tuned for: the name after ``test/`` and ``val/``.
-        mode: Whether a lower (min) or a higher (max) value of the metric is better. It follows from most names, such as
-            accuracy and loss, and is asked for where it does not.
+        configs: Config files of the base experiment, composed in this order.
+        weights: Starting weights by name. They are a file or anything else that ``--init_from`` takes, in which
+            ``{seed}`` stands for the seed; or a pretraining, which is run first.
+        strategies: Config file of each strategy by its name. A strategy that sets ``init_from: null`` is run once, not
+            once for each of the starting weights.
+        sizes: Sizes of the training set; null is all there is. At one seed, a smaller set is part of a larger one.
+        at_size: Settings to change at a size, nested or by dotted names, for example fewer epochs on a larger set.
+        size_key: Setting that the sizes change: data.examples_per_class, data.train_fraction, or any other argument.
+            Null leaves the size to the base experiment.
+        seeds: Seeds, which all strategies share: their results are compared pair by pair.
+        seed_keys: Settings that a seed changes: the seed of the run, and by default also the draw of the training set
+            and the hold-out.
+        baseline: Strategy that the others are compared with.
+        tuning: Choice of the learning rate. Without it, all runs use that of the base experiment.
+        overrides: Settings to change in the base experiment, nested or by dotted names. A leaf ``{grid: [a, b]}`` runs
+            the study with each of its values; ``{study}`` in a value stands for the folder of the study.
+        metric: Metric that is compared and tuned for: its name after ``test/`` and ``val/``.
+        mode: Whether a lower (min) or a higher (max) value of the metric is better. Most names, such as accuracy and
+            loss, already say so; for other names it must be given.
         threads: CPU threads of each cell; by default the cores divided by the workers. A fixed number gives the same
             figures with any number of workers.
         slurm: Parameters of the jobs with ``--launcher slurm``, as submitit names them: slurm_partition, timeout_min,
-            cpus_per_task, gpus_per_node, slurm_array_parallelism, ...; and cells_per_job, 1 by default, how many runs
-            a job does one after another.
+            cpus_per_task, gpus_per_node, slurm_array_parallelism, ... One more is cells_per_job, the number of runs
+            that a job does one after another, 1 by default.
     """
 
     name: str
@@ -106,17 +107,17 @@ class Study:
         """Whether a higher value of the metric is better.
 
         Raises:
-            UserError: Where the name of the metric does not say, and another direction is given than it says.
+            UserError: If ``mode`` contradicts the name of the metric, or is missing where the name does not say.
         """
         return decide_direction(self.metric, self.mode, "mode of the study") == "max"
 
 
 def check(study: Study) -> None:
-    """Checks what would otherwise fail late.
+    """Checks the settings that would otherwise fail late.
 
     Raises:
-        UserError: For empty or repeated values, unknown names, a metric whose direction has to be given, and files
-            that do not exist.
+        UserError: For empty or repeated values, unknown names, a metric whose direction must be given, and files that
+            do not exist.
     """
     _check_nothing_is_null(study)
     _ = study.is_higher_better
@@ -127,7 +128,7 @@ def check(study: Study) -> None:
         axes |= {"tuning.sizes": study.tuning.sizes or study.sizes}
     for name, values in axes.items():
         if not values:
-            raise UserError(f"{name} of the study is empty: give at least one")
+            raise UserError(f"{name} of the study is empty: expected at least one value")
         if any(value in values[:place] for place, value in enumerate(values)):
             raise UserError(f"{name} of the study has a value twice: {values}")
     if study.size_key is None and study.sizes != [None]:
@@ -144,7 +145,7 @@ def check(study: Study) -> None:
         if size not in study.sizes:
             raise UserError(f"at_size has {size}, which is not one of the study's sizes {study.sizes}")
         if () not in expand(changes):
-            raise UserError(f"at_size {size} has a grid: move it to overrides, where it is of all sizes")
+            raise UserError(f"at_size {size} has a grid: move it to overrides, where it holds for all sizes")
     if study.threads is not None and study.threads < 1:
         raise UserError(f"threads is {study.threads}: expected 1 or more")
     pretrainings = [source for source in study.weights.values() if isinstance(source, Pretraining)]
@@ -155,7 +156,7 @@ def check(study: Study) -> None:
 
 
 def _check_nothing_is_null(study: Study) -> None:
-    """Refuses null where it means nothing: the parser lets it pass, and YAML makes it of a name without a value."""
+    """Refuses null where it has no meaning: the parser accepts it, and YAML reads a name without a value as null."""
     parts: dict[str, Any] = {"": study, "tuning.": study.tuning}
     parts |= {f"weights.{name}.": source for name, source in study.weights.items()}
     for prefix, part in parts.items():

@@ -1,4 +1,4 @@
-"""Nested settings as command-line flags, and the variants that ``{grid: [...]}`` leaves make of them."""
+"""Turns nested settings into command-line flags, and expands their ``{grid: [...]}`` leaves into variants."""
 
 import copy
 import itertools
@@ -9,21 +9,21 @@ from typing import Any
 from lightning_transfer.errors import UserError
 
 Path = tuple[str, ...]
-# The dotted name of each leaf of the grid, and its value as a flag: as keys, 0 and False would be the same.
+# The dotted name of each leaf of the grid, and its value as text, because 0 and False would be the same key.
 Variant = tuple[tuple[str, str], ...]
 
 
 def expand(settings: Mapping[str, Any]) -> dict[Variant, dict[str, Any]]:
-    """Gives every combination of the values of the ``{grid: [...]}`` leaves.
+    """Makes every combination of the values of the ``{grid: [...]}`` leaves.
 
     Args:
-        settings: Nested settings; those without such a leaf are the one variant ``()``.
+        settings: Nested settings. Without such a leaf, their only variant is ``()``.
 
     Returns:
         The settings of each variant.
 
     Raises:
-        UserError: For a leaf that is no list, or empty, or of no setting.
+        UserError: For a leaf that is no list, is empty, or belongs to no setting.
     """
     leaves = list(_grid_leaves(settings, ()))
     variants = {}
@@ -41,15 +41,15 @@ def expand(settings: Mapping[str, Any]) -> dict[Variant, dict[str, Any]]:
 
 
 def flags(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Flattens nested settings: dotted names, and values as the command line reads them.
+    """Flattens nested settings to dotted names, with their values as the command line reads them.
 
-    A class with its arguments stays whole, and so does what is appended to a list (``callbacks+``).
+    A class with its arguments stays whole, and so do values that are appended to a list (``callbacks+``).
     """
     return {name: _text(value) for name, value in _flatten(settings, "")}
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flattens nested mappings and lists to their leaves, by dotted names."""
+    """Flattens nested mappings and lists to a mapping from dotted names to leaves."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
     if not items:
         return {prefix: value}

@@ -1,4 +1,4 @@
-"""What the runs of a study came to, in numbers."""
+"""Computes the results of a study from its finished runs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ Key = tuple[Arm, float | None]  # an arm at a size
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an arm came to at a size.
+    """The results of an arm at a size.
 
     Args:
-        label: The arm's name in the study.
+        label: Name of the arm in the study.
         size: The size, as the study names it.
-        cells: Its runs, one for each seed.
-        scores: The metric on the test split by seed, of the runs that finished; in percent where higher is better.
-        train_seconds: Their training time by seed, without validation.
+        cells: The runs, one for each seed.
+        scores: Test metric of each finished run, by seed; in percent if higher is better.
+        train_seconds: Training time of each finished run in seconds, by seed, without validation.
         value: The tuned value.
-        edge: ``lowest`` or ``highest`` where that is an end of the list of candidates.
-        difference: From the baseline, by pairs; None for the baseline itself and where no pair is finished.
+        edge: ``lowest`` or ``highest`` if the tuned value is that end of the list of candidates, else None.
+        difference: Paired differences from the baseline; None for the baseline itself, and if no pair has finished.
         corrected_p: The p of that comparison, corrected for the number of comparisons in the study.
     """
 
@@ -56,12 +56,12 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """The mean training time."""
+        """The mean training time in seconds."""
         return fmean(self.train_seconds.values())
 
 
 class Outcomes:
-    """What all arms came to at all sizes, as far as their runs are finished.
+    """The results of all arms at all sizes, as far as their runs have finished.
 
     Args:
         plan: The plan of the study.
@@ -79,7 +79,7 @@ class Outcomes:
         return iter(self.table.values())
 
     def at(self, size: float | None) -> list[Outcome]:
-        """The outcomes at a size that have a finished run."""
+        """Lists the outcomes at a size that have a finished run."""
         return [outcome for outcome in self if outcome.size == size and outcome.scores]
 
     @property
@@ -88,27 +88,27 @@ class Outcomes:
         return [size for size in self.plan.study.sizes if self.at(size)]
 
     def train_examples(self, size: float | None) -> int | None:
-        """The number of training examples at a size, where its runs recorded it."""
+        """Returns the number of training examples at a size, or None if no run has recorded it."""
         facts = (result["data"] or {} for cell, result in self.results.items() if cell.size == size)
         return next((data["train_examples"] for data in facts if "train_examples" in data), None)
 
     def verdicts(self) -> dict[float | None, Verdict]:
-        """Who is best at each size."""
+        """Judges which arm is best at each size."""
         tables = [{outcome.label: outcome.scores for outcome in self.at(size)} for size in self.sizes]
         return dict(zip(self.sizes, judge(tables, self.plan.study.is_higher_better), strict=True))
 
     def edges(self) -> str | None:
-        """Whose tuned value is an end of the list of candidates, in a line; None where there is none."""
+        """Names in a line the arms whose tuned value is an end of the list of candidates; None if there are none."""
         return describe_edges(self.plan, self.choices)
 
     def pareto_front(self, size: float | None) -> list[str]:
-        """The labels of the arms at a size that no other beats in both training time and score."""
+        """Lists the labels of the arms at a size that no other arm beats in both training time and score."""
         found, sign = self.at(size), 1 if self.plan.study.is_higher_better else -1
         return [found[place].label for place in pareto_front([(o.seconds, sign * o.summary.mean) for o in found])]
 
     @property
     def uncompared(self) -> list[str]:
-        """The labels of the arms that have no baseline, since that one takes starting weights and they take none."""
+        """The labels of the arms without a baseline: they take no starting weights, but the baseline does."""
         plan = self.plan
         others = [arm for arm in plan.arms if arm.strategy != plan.study.baseline]
         return [plan.label(arm) for arm in others if plan.baseline(arm) is None]

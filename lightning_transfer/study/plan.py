@@ -1,4 +1,4 @@
-"""Which cells a study has: pretraining, then tuning, then every strategy at every size with every seed."""
+"""Plans the cells of a study: pretraining, then tuning, then every strategy at every size with every seed."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from lightning_transfer.study.grid import expand, flags
 from lightning_transfer.transfer.sources import checkpoint_of
 
 Choices = dict[tuple[Arm, float | None], Any]  # the tuned value of each arm at each size
-_EVERYTHING = {"data.train_fraction": 1.0}  # how an argument that knows no null says that all data is meant
+_EVERYTHING = {"data.train_fraction": 1.0}  # value that means all data, for arguments that do not accept null
 
 
 class Plan:
-    """The cells of a study.
+    """Plans the cells of a study.
 
     Args:
         study: The study.
@@ -32,7 +32,7 @@ class Plan:
         self.logs = logs
         self.folder = logs / study.name
         self._content, self._fingerprint = cache(_content), cache(_fingerprint)  # each file is read once
-        self._names: dict[str, str] = {}  # what each folder stands for
+        self._names: dict[str, str] = {}  # name before cleaning, by the name of its folder
         self.variants = expand(study.overrides)
         self.arms = [
             Arm(strategy, weights, variant)
@@ -42,7 +42,7 @@ class Plan:
         ]
 
     def pretraining(self) -> list[Cell]:
-        """The cells that make starting weights."""
+        """Lists the cells that make starting weights."""
         seeds = [*self.study.seeds, *(self.study.tuning.seeds if self.study.tuning else [])]
         return [
             self._pretraining_cell(name, seed)
@@ -52,7 +52,7 @@ class Plan:
         ]
 
     def tuning(self) -> list[Cell]:
-        """The cells by which values are chosen."""
+        """Lists the cells whose results choose the tuned values."""
         tuning = self.study.tuning
         if tuning is None:
             return []
@@ -65,11 +65,11 @@ class Plan:
         ]
 
     def final(self, choices: Choices | None = None) -> list[Cell]:
-        """The cells that are compared, a whole table for one seed after another.
+        """Lists the cells that are compared: the whole table for one seed, then for the next.
 
         Args:
-            choices: The tuned values; an arm that has none at a size is left out there. Without them the cells are
-                good for their folders and results, not to be run.
+            choices: The tuned values. An arm is left out at a size where it has none. Without choices, the cells only
+                serve to find folders and results, and must not be run.
         """
         untuned = self.study.tuning is None or choices is None
         choices = choices or {}
@@ -82,12 +82,12 @@ class Plan:
         ]
 
     def label(self, arm: Arm) -> str:
-        """Names an arm as briefly as the study allows."""
+        """Names an arm as briefly as the study permits."""
         from_weights = [f"from {arm.weights}"] if arm.weights and len(self.study.weights) > 1 else []
         return " ".join([arm.strategy, *from_weights, *(f"{_short(name)}={value}" for name, value in arm.variant)])
 
     def baseline(self, arm: Arm) -> Arm | None:
-        """The arm that another is compared with: the baseline from the same weights, if it takes any, and variant."""
+        """Finds the baseline of an arm: with the same variant, and from the same weights if it takes any."""
         found = [
             other
             for other in self.arms
@@ -115,7 +115,7 @@ class Plan:
         return self._fit_cell(
             "-".join(name),
             configs=[*study.configs, strategy],
-            # The strategy comes last: scratch takes the starting weights away again.
+            # The strategy comes last, because scratch removes the starting weights again.
             arguments=[*_configs(study.configs), *arguments, *_configs([strategy])],
             flags={**settings, "test_after_fit": json.dumps(tuning is None)},
             weights=content,
@@ -149,14 +149,14 @@ class Plan:
                 "expected names and values that differ in letters or digits, rename one"
             )
         place = {"logs": str(self.logs), "experiment": self.study.name, "version": name}
-        # Only the arguments know where the study lies: its settings stay the same wherever that is.
+        # Only the arguments contain the study's place, so the settings stay the same if it is moved.
         given = [f"--{key}={value.replace('{study}', str(self.folder))}" for key, value in {**flags, **place}.items()]
         settings = {"configs": [self._content(file) for file in configs], "arguments": flags, "weights": weights}
         return Cell(name, self.folder, arguments=("fit", *arguments, *given), settings=settings, files=tuple(configs),
                     **facts)  # fmt: skip
 
     def _source(self, arm: Arm, seed: int) -> tuple[list[str], Any]:
-        """The argument for the starting weights, and what they are."""
+        """Returns the argument for the starting weights, and what identifies them."""
         source = self.study.weights[arm.weights] if arm.weights else None
         if source is None:
             return [], None
@@ -179,7 +179,7 @@ def _configs(files: list[str]) -> list[str]:
 
 
 def _size_value(key: str, size: float | None) -> str:
-    # Said even where it is the default: the base experiment may have a size of its own.
+    # The size is given even if it is the default, because the base experiment may set another.
     return json.dumps(_EVERYTHING.get(key) if size is None else size)
 
 
@@ -200,4 +200,4 @@ def _fingerprint(file: str) -> str:
         with Path(file).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"starting weights {file!r} of the study: {error.strerror}") from error
+        raise UserError(f"starting weights {file!r} of the study cannot be read: {error.strerror}") from error

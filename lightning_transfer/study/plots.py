@@ -1,4 +1,4 @@
-"""The figures of a study's report, as SVG."""
+"""Draws the figures of a study's report as SVG."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _WIDTH, _EDGE, _GAP = 720, 8, 16
 
 
 def learning_curve(outcomes: Outcomes) -> str:
-    """Draws the metric over the number of training examples: a line for each arm, its 95 % interval as a band."""
+    """Draws the metric over the number of training examples: a line for each arm, with its 95 % interval as a band."""
     lines = [_curve(outcomes, label, number) for number, label in enumerate(_labels(outcomes))]
     positions = [_position(outcomes, size) for size in outcomes.sizes]
     chart = Chart(
@@ -43,7 +43,7 @@ def accuracy_over_seconds(outcomes: Outcomes) -> str:
                 y_label=f"test {unit_of(outcomes.plan.study).name}",
             )
         )
-    # Of every arm: one may have finished at some sizes only.
+    # The legend has every arm, because an arm may have finished at some sizes only.
     keys = [_mark(label, number, []) for number, label in enumerate(labels)]
     return _figure("score over training time", panels, keys, columns=min(3, len(panels)), height=240)
 
@@ -75,7 +75,7 @@ def _mark(label: str, number: int, points: Sequence[tuple[float, float]]) -> Lin
 
 
 def _steps(front: Sequence[Outcome]) -> list[tuple[float, float]]:
-    """The corners of the best score so far, as seconds go by."""
+    """Computes the corners of the line that shows the best score up to each number of seconds."""
     points = [(outcome.seconds, outcome.summary.mean) for outcome in front]
     corners = [[(later, score), (later, better)] for (_, score), (later, better) in pairwise(points)]
     return [*points[:1], *chain.from_iterable(corners)]

@@ -1,4 +1,4 @@
-"""Runs of several processes, one after another in the same first process: Lightning expects one in a process's life."""
+"""Permits several runs with ranks in one process, although Lightning expects one such run per process."""
 
 import contextlib
 import os
@@ -8,19 +8,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-_END_SECONDS = 10.0  # that ranks have to end once the first one has
+_END_SECONDS = 10.0  # time that other ranks have to end after the first one
 
 
 @contextlib.contextmanager
 def ranks_of_one_run() -> Iterator[None]:
-    """A context in which a run may start ranks: what would keep the next run from it is undone at the end.
+    """Permits a run to start ranks in this context, and then undoes what would prevent the next run from doing so.
 
-    The ranks end with the run, whether it succeeded or failed, and with this process where it is killed.
+    The ranks end with the run, whether it succeeds or fails. If this process is killed, they end with it.
     """
-    import torch.distributed  # late: reading the study's file needs none
+    import torch.distributed  # imported late: reading the study's file does not need it
 
     before = dict(os.environ)
-    # Whom cluster.launchers expects as the parent of a rank: a worker has inherited the name of the study's process.
+    # cluster.launchers expects this process as the parent of a rank. A worker has inherited the study's process id.
     os.environ["LIGHTNING_TRANSFER_PARENT"] = str(os.getpid())
     try:
         yield
@@ -28,18 +28,18 @@ def ranks_of_one_run() -> Iterator[None]:
         _end_ranks()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        # Lightning takes LOCAL_RANK for a sign that another program starts the ranks, and MASTER_PORT for a free port.
+        # Lightning reads LOCAL_RANK as a sign that another program starts the ranks, and takes MASTER_PORT as free.
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
 
 
 def _end_ranks() -> None:
-    """Waits for the ranks that this process has started, and kills those that hang."""
+    """Waits for the ranks that this process has started, and kills those that do not end."""
     ranks: list[subprocess.Popen[bytes]] = []
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
-            # Lightning's, which kills this process too where a rank has failed. Without ranks it ends.
+            # This thread of Lightning's would kill this process too if a rank has failed. Without ranks it ends.
             observed: Any = getattr(thread, "_child_processes", [])
             ranks += observed
             observed.clear()

@@ -1,4 +1,4 @@
-"""Runs what of a study is not finished yet, stage by stage, and says how far it is."""
+"""Runs the unfinished cells of a study, stage by stage, and reports the progress."""
 
 from collections.abc import Callable, Iterator
 from statistics import fmean
@@ -10,31 +10,31 @@ from lightning_transfer.study.tuning import choose, describe_edges
 
 Execute = Callable[
     [list[Cell]], Iterator[tuple[Cell, float]]
-]  # runs cells: gives each once it is over, and its seconds
+]  # runs cells, and yields each with its seconds once it is over
 
 
 def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -> float:
-    """Runs the cells of a study that are not finished: finished ones never again, failed ones only by request.
+    """Runs the unfinished cells of a study. Failed cells are run again on request only.
 
     Args:
         plan: The plan of the study.
-        execute: Runs cells.
-        parallel: How many cells it runs at a time, for the estimate of the time left.
+        execute: Function that runs cells.
+        parallel: Number of cells that it runs at a time, for the estimate of the time left.
         retry_failed: Whether failed cells are run again, from their start.
 
     Returns:
-        The seconds of the cells together: of their own commands, whether they finished or failed.
+        The sum of the seconds of all cells that were run, whether they finished or failed.
 
     Raises:
-        UserError: Where a cell's settings have changed, where a pretraining failed, and for a metric of the study that
-            the runs do not log.
+        UserError: If the settings of a cell have changed, if a pretraining failed, or if the runs do not log the metric
+            of the study.
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
     progress = _Progress(plan.study.metric, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
-    # Together, or the other workers would be idle while one pretrains.
+    # These run together, because the other workers would otherwise be idle while one pretrains.
     beside = [cell for cell in tuning if not _needs(cell, pretraining)]
     _run_stage([*pretraining, *beside], execute, retry_failed, progress)
-    # Planned again: only now it is known which checkpoint a pretraining has, its best or just its last.
+    # The plan is made again: only now it is known whether a pretraining has a best checkpoint, or only its last.
     waiting = [cell for cell in plan.tuning() if _needs(cell, pretraining)]
     _run_stage(waiting, execute, retry_failed, progress)
     choices = choose(plan.study, tuning)
@@ -45,10 +45,10 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
 
 
 def check_unchanged(plan: Plan) -> None:
-    """Compares every cell with what its folder was made for.
+    """Compares the settings of every cell with those that its folder was made with.
 
     Raises:
-        UserError: For the first that differs.
+        UserError: For the first cell that differs.
     """
     tuning = plan.tuning()
     for cell in [*plan.pretraining(), *tuning, *plan.final(choose(plan.study, tuning))]:
@@ -68,12 +68,12 @@ def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress
 
 
 def _needs(cell: Cell, pretraining: list[Cell]) -> bool:
-    """Whether a cell takes anything from a pretraining: its weights, or its vocabulary by an override."""
+    """Says whether a cell uses a pretraining: its weights, or its vocabulary by an override."""
     return any(source.name in argument for source in pretraining for argument in cell.arguments)
 
 
 def _check(cell: Cell, metric: str) -> None:
-    """Finds at once what would make all that follows in vain: a failed pretraining, and a mistyped metric."""
+    """Refuses early what would make later runs useless: a failed pretraining or a mistyped metric."""
     if cell.kind == "pretraining" and cell.failure:
         raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
     if cell.arm and cell.is_finished:
@@ -81,13 +81,13 @@ def _check(cell: Cell, metric: str) -> None:
 
 
 class _Progress:
-    """One line for each cell that ends, with an estimate of the time left.
+    """Prints a line for each cell that ends, with an estimate of the time left.
 
     Args:
-        metric: The study's.
+        metric: Metric of the study.
         cells: All cells of the study.
-        parallel: How many run at a time.
-        retry_failed: Whether failed ones are still to be run.
+        parallel: Number of cells that run at a time.
+        retry_failed: Whether failed cells are run again.
     """
 
     def __init__(self, metric: str, cells: list[Cell], parallel: int, retry_failed: bool) -> None:
@@ -97,7 +97,7 @@ class _Progress:
         self.left = {cell.name: cell.size for cell in left}
         self.parallel = parallel
         self.run_seconds = 0.0
-        self.seconds: dict[float | None, list[float]] = {}  # of the cells finished, by size
+        self.seconds: dict[float | None, list[float]] = {}  # seconds of the finished cells, by size
 
     def report(self, cell: Cell, seconds: float) -> None:
         """Prints the line of a cell."""

@@ -1,4 +1,4 @@
-"""One start of a study: alone in its folder, with the processes or the jobs that run its cells."""
+"""Starts a study: locks its folder, and starts the processes or the jobs that run its cells."""
 
 import time
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ _SLURM_ARRAY_PARALLELISM = 256  # submitit's own default
 
 
 def run_unfinished(plan: Plan, workers: int, launcher: Launcher = "local", retry_failed: bool = False) -> None:
-    """Runs what of a study is not finished.
+    """Runs the unfinished cells of a study.
 
     Args:
         plan: The plan of the study.
-        workers: Processes that run cells; 0 runs them in this one.
-        launcher: Where cells run: here, or as SLURM jobs.
+        workers: Number of processes that run cells; 0 runs them in this process.
+        launcher: Place where the cells run: this machine, or SLURM jobs.
         retry_failed: Whether failed cells are run again, from their start.
 
     Raises:
-        UserError: For a number of workers below 0, and what a start of the study finds at fault.
-        SystemExit: Where a signal has stopped it.
+        UserError: For a number of workers below 0, and for mistakes that are found when the study starts.
+        SystemExit: If a signal has stopped it.
     """
     if workers < 0:
         raise UserError(f"--workers is {workers}: expected 0 or more")
@@ -43,15 +43,15 @@ def run_unfinished(plan: Plan, workers: int, launcher: Launcher = "local", retry
             run_seconds = run_study(plan, execute, parallel, retry_failed)
             seconds = time.perf_counter() - start
     except SystemExit:
-        print("asked to stop: started again, the study goes on", flush=True)
+        print("asked to stop: the study goes on when it is started again", flush=True)
         raise
     if run_seconds and here:
         share = 1 - run_seconds / (seconds * parallel)
-        print(f"{seconds:.0f} s with {parallel} at a time, of whose time {share:.1%} was spent outside the runs")
+        print(f"{seconds:.0f} s with {parallel} at a time; {share:.1%} of their time was spent outside the runs")
 
 
 def _lock(folder: Path) -> AbstractContextManager[Any]:
-    """Makes the folder of the study, and keeps other studies out of it."""
+    """Makes the folder of the study, and locks it against other studies."""
     check_folder(folder, "--logs")
     try:
         return FileLock(folder / ".lock", blocking=False).acquire()

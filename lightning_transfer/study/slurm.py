@@ -1,4 +1,4 @@
-"""Cells as jobs of a SLURM array, through submitit; a study that was interrupted finds its jobs again."""
+"""Runs cells as jobs of a SLURM array, by submitit. An interrupted study finds its jobs again."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.workers import Ended, run_here
 
 POLL_SECONDS = 2.0
-# A job leaves the queue a little before its last files reach this machine.
+# A job leaves the queue shortly before its last files are visible on this machine.
 GRACE_SECONDS = 20.0
 _JOBS = "jobs.json"
 
@@ -24,21 +24,21 @@ _JOBS = "jobs.json"
 def run_on_slurm(cells: list[Cell], folder: Path, parameters: dict[str, Any], threads: int | None) -> Iterator[Ended]:
     """Runs cells as jobs of an array, and waits for them.
 
-    A job that is preempted, or reaches its time limit, goes back into the queue and resumes. One that ends without a
-    result is recorded as failed.
+    A job that is preempted or reaches its time limit goes back into the queue and resumes. A cell whose job ends
+    without a result is recorded as failed.
 
     Args:
-        cells: What to run.
-        folder: Where the jobs' own files and logs go, on a file system that the nodes share.
-        parameters: Those of submitit's ``AutoExecutor``, and ``cells_per_job``: how many cells a job runs one after
-            another, 1 by default. A start costs some seconds of imports.
-        threads: CPU threads of each; ``cpus_per_task`` if None.
+        cells: The cells to run.
+        folder: Folder of the jobs' own files and logs, on a file system that the nodes share.
+        parameters: Parameters of submitit's ``AutoExecutor``, and ``cells_per_job``, the number of cells that a job
+            runs one after another, 1 by default. The start of a job costs some seconds of imports.
+        threads: CPU threads of each cell; ``cpus_per_task`` if None.
 
     Yields:
         Each cell once it is over, and its seconds.
 
     Raises:
-        UserError: Where submitit is not installed, knows no such parameter, or there is no SLURM.
+        UserError: If submitit is not installed or does not know a parameter, or if there is no SLURM.
     """
     jobs = _known_jobs(folder)
     queued = _queue(set(jobs.values()))
@@ -49,11 +49,11 @@ def run_on_slurm(cells: list[Cell], folder: Path, parameters: dict[str, Any], th
 
 
 class CellJob:
-    """What a job does: runs cells one after another, those that are not over yet.
+    """The work of a job: it runs those of its cells that are not over, one after another.
 
     Args:
         cells: The cells.
-        threads: CPU threads.
+        threads: CPU threads of each cell.
     """
 
     def __init__(self, cells: list[Cell], threads: int) -> None:
@@ -61,12 +61,12 @@ class CellJob:
         self.threads = threads
 
     def __call__(self) -> None:
-        """Runs them."""
+        """Runs the cells that are not over."""
         for cell, seconds in run_here([cell for cell in self.cells if not cell.is_over], self.threads):
             print(f"{cell.name}: {seconds:.1f} s", flush=True)
 
     def checkpoint(self) -> Any:
-        """What submitit puts back into the queue where the time limit comes between two cells."""
+        """Returns the job that submitit requeues if the time limit comes between two cells."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -75,11 +75,11 @@ class CellJob:
 def _submit(
     cells: list[Cell], known: dict[str, str], folder: Path, parameters: dict[str, Any], threads: int | None
 ) -> dict[str, str]:
-    """Submits an array of jobs under a name of its own; gives each cell's job as that name and its place in the array.
+    """Submits an array of jobs under a new name; returns the job of each cell as that name and a place in the array.
 
-    They are recorded beforehand, by what is known without SLURM: a study that is killed in between finds them.
+    The jobs are recorded by that name before they are submitted, so a study that is killed in between finds them.
     """
-    # The signal on which our fits stop at a step boundary and requeue their job: submitit's default kills them.
+    # On this signal a fit stops at a step boundary and requeues its job. The default signal of submitit kills it.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
     try:
         import submitit
@@ -105,14 +105,14 @@ def _submit(
 
 def _wait(cells: list[Cell], jobs: dict[str, str]) -> Iterator[Ended]:
     waiting = list(cells)
-    gone: dict[str, float] = {}  # since when a job has been missing in the queue
+    gone: dict[str, float] = {}  # time since which a job has been missing in the queue
     while waiting:
         asked = {jobs[cell.name] for cell in waiting}
         missing, now = asked - _queue(asked), time.monotonic()
-        gone = {job: gone.get(job, now) for job in missing}  # one that is seen again was not gone
+        gone = {job: gone.get(job, now) for job in missing}  # a job that is seen again was not gone
         for cell in list(waiting):
             if not cell.is_over and now - gone.get(jobs[cell.name], now) > GRACE_SECONDS:
-                cell.fail(f"its job {jobs[cell.name]} ended without a result, see the folder of that name in slurm")
+                cell.fail(f"its job {jobs[cell.name]} ended without a result: see the folder of that name in slurm")
             if cell.is_over:
                 waiting.remove(cell)
                 yield cell, _seconds(cell)
@@ -120,7 +120,7 @@ def _wait(cells: list[Cell], jobs: dict[str, str]) -> Iterator[Ended]:
 
 
 def _queue(jobs: set[str]) -> set[str]:
-    """Those of the jobs that are waiting or running."""
+    """Returns those of the jobs that are waiting or running."""
     if not jobs:
         return set()
     names = ",".join(sorted({job.rpartition("_")[0] for job in jobs}))
@@ -131,7 +131,7 @@ def _queue(jobs: set[str]) -> set[str]:
         raise UserError("--launcher slurm needs SLURM's own commands on this machine: squeue was not found") from None
     if done.returncode:
         return jobs
-    return jobs & set(done.stdout.replace("_N/A", "_0").split())  # a single job is no array
+    return jobs & set(done.stdout.replace("_N/A", "_0").split())  # a single job is not an array
 
 
 def _known_jobs(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The tables of a report in CSV: a row for each run, and a row for each arm at each size."""
+"""Writes the tables of a report in CSV: a row for each run, and a row for each arm at each size."""
 
 import csv
 from collections import Counter
@@ -13,7 +13,7 @@ from lightning_transfer.study.plan import Choices
 
 
 def cell_row(cell: Cell, choices: Choices) -> dict[str, Any]:
-    """The row of a run, whose value is the one it tries, or for a final run the one that was chosen."""
+    """Builds the row of a run. Its value is the candidate of a tuning run, or the choice for a final run."""
     result, arm = cell.result, cell.arm
     assert arm is not None
     value = cell.value if cell.kind == "tuning" else choices.get((arm, cell.size))
@@ -34,7 +34,7 @@ def cell_row(cell: Cell, choices: Choices) -> dict[str, Any]:
 
 
 def summary_row(outcomes: Outcomes, outcome: Outcome) -> dict[str, Any]:
-    """The row of an arm at a size."""
+    """Builds the row of an arm at a size."""
     finished, failed, planned = counts(outcome.cells)
     row: dict[str, Any] = {"arm": outcome.label, "size": outcome.size if outcome.size is not None else "all"}
     row |= {"planned": planned, "finished": finished, "failed": failed}
@@ -55,7 +55,7 @@ def summary_row(outcomes: Outcomes, outcome: Outcome) -> dict[str, Any]:
 
 
 def write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes rows, their columns in the order in which they first appear."""
+    """Writes rows, with columns in the order of their first appearance."""
     with replacing(file) as partial, partial.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
@@ -63,6 +63,6 @@ def write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def counts(cells: Iterable[Cell]) -> tuple[int, int, int]:
-    """Counts the finished runs, the failed ones and all."""
+    """Counts the finished runs, the failed runs and all runs."""
     found = Counter("finished" if cell.is_finished else "failed" if cell.failure else "not run" for cell in cells)
     return found["finished"], found["failed"], found.total()

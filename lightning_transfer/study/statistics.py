@@ -1,4 +1,4 @@
-"""Means with their uncertainty, paired comparisons, and when a study may name a winner."""
+"""Computes means with their uncertainty and paired comparisons, and decides when a study may name a winner."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +9,9 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
-_NOISE = 1e-6  # of a metric: it is float32, so that equal differences part by up to a tenth of this
+_NOISE = 1e-6  # relative: metrics are float32, so equal differences may differ by up to a tenth of this
 
-Scores = Mapping[int, float]  # by seed
+Scores = Mapping[int, float]  # seed -> score
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Summary:
 
     Args:
         n: Number of values.
-        mean: Their mean.
+        mean: Mean of the values.
         low: Lower end of the 95 % interval; minus infinity for a single value.
-        high: Upper end.
+        high: Upper end of the 95 % interval; infinity for a single value.
     """
 
     n: int
@@ -33,11 +33,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One set of runs against another, by the differences of their pairs.
+    """Compares two sets of runs by the differences of their pairs.
 
     Args:
-        differences: One for each pair; not none.
-        noise: Differences that part by less are equal.
+        differences: Difference of each pair, at least one.
+        noise: Largest deviation at which differences still count as equal.
     """
 
     differences: tuple[float, ...]
@@ -50,17 +50,17 @@ class Comparison:
 
     @property
     def p(self) -> float:
-        """Of the paired t test, two-sided; 1 where the differences do not vary, which proves nothing."""
+        """The p of the paired two-sided t test; 1 if the differences do not vary, which proves nothing."""
         if np.ptp(self.differences) < self.noise:
             return 1.0
         return float(stats.ttest_1samp(self.differences, 0).pvalue)
 
     @property
     def wilcoxon_p(self) -> float:
-        """Of Wilcoxon's signed-rank test on the same pairs, two-sided.
+        """The p of Wilcoxon's two-sided signed-rank test on the same pairs.
 
-        Pairs without a difference are left out; 1 where none is left. It is exact for up to 50 pairs, of which up to 13
-        where some differences tie, and scipy's normal approximation for more.
+        Pairs without a difference are left out; if none is left, the p is 1. The test is exact for up to 50 pairs, or
+        up to 13 if some differences tie. For more pairs it is scipy's normal approximation.
         """
         found = np.round(np.array(self.differences) / self.noise)
         found = found[found != 0]
@@ -69,14 +69,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The best at a size, and whether it may be called the winner.
+    """Names the best arm at a size, and says whether it wins.
 
     Args:
-        best: Name of the one with the best mean.
-        rival: Name of the one that it is least surely better than; None without any other.
-        comparison: The best against that rival; None where they share no seed.
-        p: Of that comparison, corrected for the number of verdicts; 1 where the best is not ahead in it.
-        undecided: Names of those that are not shown to be worse than the best.
+        best: Name of the arm with the best mean.
+        rival: Name of the arm that the best is least surely better than; None if there is no other.
+        comparison: Comparison of the best with that rival; None if they share no seed.
+        p: The p of that comparison, corrected for the number of verdicts; 1 if the best is not ahead in it.
+        undecided: Names of the arms that are not shown to be worse than the best.
     """
 
     best: str
@@ -87,7 +87,7 @@ class Verdict:
 
     @property
     def is_winner(self) -> bool:
-        """Whether the best is shown to be better than every other."""
+        """Whether the best is shown to be better than every other arm."""
         return self.rival is not None and self.p < SIGNIFICANCE
 
 
@@ -105,11 +105,11 @@ def compare(scores: Scores, others: Scores) -> Comparison | None:
     """Compares two sets of runs by the seeds that they share.
 
     Args:
-        scores: By seed.
-        others: By seed.
+        scores: Scores of one set by seed.
+        others: Scores of the other set by seed.
 
     Returns:
-        The comparison, positive where ``scores`` are higher; None where they share no seed.
+        The comparison, positive if ``scores`` are higher; None if the sets share no seed.
     """
     seeds = sorted(set(scores) & set(others))
     if not seeds:
@@ -119,7 +119,7 @@ def compare(scores: Scores, others: Scores) -> Comparison | None:
 
 
 def smallest_wilcoxon_p(n: int) -> float:
-    """The smallest p that Wilcoxon's exact two-sided test can give on n pairs: all differences of one sign."""
+    """Computes the smallest p of Wilcoxon's exact two-sided test on n pairs, when all differences have one sign."""
     return float(2.0 ** (1 - n))
 
 
@@ -134,16 +134,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def judge(tables: Sequence[Mapping[str, Scores]], is_higher_better: bool = True) -> list[Verdict]:
-    """Says of each table who is best, and whether it wins.
+    """Judges which arm is best in each table, and whether it wins.
 
-    The winner has to beat each of the others by a paired t test, on the seeds that the two share: with all of them
-    equal, or with some of them tied at the top, that happens by chance in at most one table of twenty. The tables share
-    that chance (Bonferroni), so that it holds for naming any wrong winner at all. Who is worse than the best is another
-    question, with an answer for every pair: that is corrected for all pairs of all tables.
+    The winner must beat each other arm by a paired t test, on the seeds that the two share. If all arms are equal, or
+    some are tied at the top, this happens by chance in at most one table of twenty. The tables share that chance
+    (Bonferroni), so it holds for naming any wrong winner at all. Another question is which arms are worse than the
+    best. It has an answer for every pair, and so is corrected for all pairs of all tables.
 
     Args:
-        tables: For each size the scores by name and seed; none is empty.
-        is_higher_better: Whether a higher score is better, or a lower one.
+        tables: For each size, the scores by name and seed; no table is empty.
+        is_higher_better: Whether a higher score is better; otherwise a lower one is.
     """
     return [_judge(table, len(tables), 1 if is_higher_better else -1) for table in tables]
 
@@ -151,7 +151,7 @@ def judge(tables: Sequence[Mapping[str, Scores]], is_higher_better: bool = True)
 def _judge(table: Mapping[str, Scores], tables: int, sign: int) -> Verdict:
     best = max(table, key=lambda name: sign * float(np.mean(list(table[name].values()))))
     found = {name: compare(table[best], scores) for name, scores in table.items() if name != best}
-    # Where runs failed, the best mean may come from other seeds than the rival's: only pairs show who is better.
+    # If runs failed, the best mean may come from other seeds than the rival's. Only pairs show which is better.
     p = {name: pair.p if pair and sign * pair.difference.mean > 0 else 1.0 for name, pair in found.items()}
     if not p:
         return Verdict(best, None, None, 1.0, ())
@@ -162,13 +162,13 @@ def _judge(table: Mapping[str, Scores], tables: int, sign: int) -> Verdict:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Finds the points that no other beats in both: neither cheaper and as good, nor better and as cheap.
+    """Finds the points that no other beats, by being cheaper and as good, or better and as cheap.
 
     Args:
-        points: The cost and the score of each.
+        points: Cost and score of each point.
 
     Returns:
-        Their places, from the cheapest to the best.
+        Indices of these points, from the cheapest to the best.
     """
     front: list[int] = []
     for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):

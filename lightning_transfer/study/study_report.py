@@ -1,4 +1,4 @@
-"""The report of a study: what was found, how surely, and how it was asked."""
+"""Writes the report of a study: its findings, their uncertainty, and its protocol."""
 
 import math
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
     """Writes the report as Markdown, as one HTML page and as two tables in CSV.
 
     Args:
-        outcomes: What the study came to so far; at least one run is finished.
-        folder: Where to write; the files begin with the study's name.
+        outcomes: Results of the study so far; at least one run has finished.
+        folder: Folder of the files, whose names begin with the name of the study.
         command: The command line that repeats the study.
 
     Returns:
-        The HTML page.
+        The path of the HTML page.
     """
     name = outcomes.plan.study.name
     figures = [
@@ -48,7 +48,7 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
 
 
 def headline(outcomes: Outcomes) -> str:
-    """Says in one sentence who wins where, and by how much."""
+    """Says in one sentence which arm wins at which size, and by how much."""
     unit = unit_of(outcomes.plan.study)
     parts: list[str] = []
     undecided: dict[tuple[str, ...], list[str]] = {}

@@ -1,4 +1,4 @@
-"""The choice of the learning rate, or of another value, from the validation of the tuning runs."""
+"""Chooses the learning rate, or another value, by the validation of the tuning runs."""
 
 import math
 from collections.abc import Iterable
@@ -13,23 +13,23 @@ Scores = dict[tuple[Arm, float | None], dict[str, tuple[float, float, Any]]]
 
 
 def choose(study: Study, cells: Iterable[Cell]) -> Choices:
-    """Chooses a value for each arm at each size: the best mean validation metric, ties broken by the validation loss.
+    """Chooses the value with the best mean validation metric for each arm at each size.
 
-    A candidate one of whose runs failed, because it diverged for instance, is out.
+    The validation loss breaks ties. A candidate is excluded if one of its runs failed, for example because it diverged.
 
     Args:
         study: The study.
         cells: Its tuning cells, finished or not.
 
     Returns:
-        The choices; nothing for an arm and size where no candidate has all its runs.
+        The choices. An arm has none at a size where no candidate has finished all its runs.
     """
     best = {key: max(scores.values(), key=lambda score: score[:2])[2] for key, scores in _scores(study, cells).items()}
     choices = {}
     for arm in {arm for arm, _ in best}:
         tuned = [size for size in study.sizes if (arm, size) in best]
         for size in study.sizes:
-            # Of a size that was not tuned the nearest in the list decides, but a tuned one only for itself.
+            # A size that is not tuned takes the choice of the nearest in the list; a tuned one takes only its own.
             is_tuned = study.tuning is not None and size in (study.tuning.sizes or study.sizes)
             near = [size] if is_tuned else sorted(tuned, key=lambda other: _distance(study, size, other))
             if near and near[0] in tuned:
@@ -38,7 +38,7 @@ def choose(study: Study, cells: Iterable[Cell]) -> Choices:
 
 
 def at_the_edge(study: Study, choices: Choices) -> dict[tuple[Arm, float | None], str]:
-    """Finds choices that are the lowest or highest candidate: a better one may lie beyond."""
+    """Finds choices that are the lowest or the highest candidate, since a better value may lie beyond."""
     numbers = [value for value in (study.tuning.values if study.tuning else []) if isinstance(value, (int, float))]
     if len(numbers) < 2:
         return {}
@@ -47,7 +47,7 @@ def at_the_edge(study: Study, choices: Choices) -> dict[tuple[Arm, float | None]
 
 
 def describe_edges(plan: Plan, choices: Choices) -> str | None:
-    """Says in a line whose choice is an end of the list of candidates; None where there is none."""
+    """Names in a line the arms whose choice is an end of the list of candidates; None if there are none."""
     study = plan.study
     found: dict[str, dict[str, list[str]]] = {}
     for (arm, size), edge in at_the_edge(study, choices).items():
@@ -62,7 +62,7 @@ def describe_edges(plan: Plan, choices: Choices) -> str | None:
 
 
 def _scores(study: Study, cells: Iterable[Cell]) -> Scores:
-    """What ranks each candidate that has all its runs: the mean validation metric, then the mean loss; high is good."""
+    """Scores each candidate that has all its runs: by its mean validation metric, then its mean loss; high is good."""
     sign = 1 if study.is_higher_better else -1
     runs: dict[tuple[Arm, float | None], dict[str, list[Cell]]] = {}
     for cell in cells:

@@ -1,4 +1,4 @@
-"""How a report writes the metric of a study: an accuracy in percent, a loss as it is."""
+"""Decides how a report writes the metric of a study: an accuracy in percent, a loss as it is."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ from lightning_transfer.study.config import Study
 
 
 class Unit(NamedTuple):
-    """How figures are written.
+    """The form in which a report writes its numbers.
 
     Attributes:
-        name: The metric with its unit.
-        decimals: Digits after the point.
-        of_differences: What stands after a difference.
-        note: What a reader has to know of the direction.
+        name: Name of the metric, with its unit.
+        decimals: Number of digits after the point.
+        of_differences: Text that follows a difference.
+        note: Note for the reader if lower is better, else empty.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Unit(NamedTuple):
 
 
 def unit_of(study: Study) -> Unit:
-    """Decides how a study's metric is written: what rises to 1 in percent, and what falls as it was logged."""
+    """Chooses percent for a metric that is better if higher, and the logged value for one that is better if lower."""
     if study.is_higher_better:
         return Unit(f"{study.metric}, %", 2, "points")
     return Unit(study.metric, 4, f"in {study.metric}", " Lower is better.")

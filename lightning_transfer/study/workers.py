@@ -1,4 +1,4 @@
-"""Local worker processes: each runs one cell after another, so that imports are paid once."""
+"""Runs cells in local worker processes; each runs many cells, so that it imports only once."""
 
 import gc
 import multiprocessing as mp
@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Self
 
 from lightning_transfer.study.cells import Cell
 
-_STOP_SECONDS = 30.0  # that workers have to reach the end of a step
+_STOP_SECONDS = 30.0  # time that workers have to reach the end of a step
 Ended = tuple[Cell, float]  # a cell that is over, and its seconds
 
 
@@ -21,14 +21,14 @@ def run_here(cells: list[Cell], threads: int | None) -> Iterator[Ended]:
     """Runs cells in this process.
 
     Args:
-        cells: What to run.
-        threads: CPU threads; torch's own choice if None.
+        cells: The cells to run.
+        threads: Number of CPU threads; torch's own choice if None.
 
     Yields:
         Each cell once it is over, and its seconds.
 
     Raises:
-        SystemExit: Where this process is asked to stop: the cell goes on at the next start.
+        SystemExit: If this process is asked to stop. The cell goes on at the next start.
     """
     if threads is not None:
         _use(threads)
@@ -37,20 +37,20 @@ def run_here(cells: list[Cell], threads: int | None) -> Iterator[Ended]:
 
 
 class Workers:
-    """Worker processes, which run one cell after another as long as the context lasts. Each starts when it is needed.
+    """Keeps worker processes, which run one cell after another until the context ends. Each starts when it is needed.
 
-    A worker that dies takes one cell with it, which is recorded as failed.
+    If a worker dies, its cell is recorded as failed.
 
     Args:
-        number: How many; with several GPUs they take turns.
-        threads: CPU threads of each; the cores divided by the workers if None.
+        number: Number of workers. If there are several GPUs, the workers are spread over them.
+        threads: CPU threads of each worker; the cores divided by the workers if None.
     """
 
     def __init__(self, number: int, threads: int | None) -> None:
         self._threads = threads or max(1, (os.cpu_count() or 1) // number)
         self._not_started = list(range(number))
         self._idle: list[_Worker] = []
-        self._busy: dict[Any, tuple[_Worker, Cell]] = {}  # by connection
+        self._busy: dict[Any, tuple[_Worker, Cell]] = {}  # connection -> worker and cell
 
     def __enter__(self) -> Self:
         return self
@@ -66,13 +66,13 @@ class Workers:
         """Runs cells.
 
         Args:
-            cells: What to run, in this order.
+            cells: The cells to run, in this order.
 
         Yields:
             Each cell once it is over, in the order in which they end, and its seconds.
 
         Raises:
-            SystemExit: Where a worker is asked to stop: all of them do, and their cells go on at the next start.
+            SystemExit: If a worker is asked to stop. Then all stop, and their cells go on at the next start.
         """
         waiting = list(reversed(cells))
         while waiting or self._busy:
@@ -100,7 +100,7 @@ class Workers:
         return cell, seconds
 
     def _stop(self, signum: int) -> NoReturn:
-        """Lets the workers stop at their next step, with a checkpoint, as one of them has."""
+        """Makes all workers stop at their next step with a checkpoint, because one of them has stopped."""
         busy = [worker.process for worker, _ in self._busy.values()]
         for process in busy:
             if process.pid is not None and process.is_alive():
@@ -112,37 +112,37 @@ class Workers:
 
 
 def _stop_signal(status: int) -> int:
-    """The signal on which a worker has stopped, within a training or outside; 0 where it ended in another way."""
+    """Finds the signal that stopped a worker, within a training or outside; 0 if it ended in another way."""
     signum = status - 128 if status > 128 else -status
     return signum if signum in (signal.SIGTERM, signal.SIGUSR1) else 0
 
 
 class _Worker:
-    """A process, and the line to it."""
+    """A process, and the connection to it."""
 
     def __init__(self, number: int, threads: int) -> None:
         self.number = number
-        # Spawned: a forked child would inherit the parent's threads' locks, and the lines to its siblings.
+        # The process is spawned: a forked one would inherit the locks of threads and the connections to its siblings.
         context = mp.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_work, args=(theirs, number, threads))
         self.process.start()
-        theirs.close()  # or the end of the process would go unnoticed
+        theirs.close()  # otherwise the end of the process would go unnoticed
 
 
 def _work(connection: Connection, number: int, threads: int) -> None:
-    """Runs what comes over the line, to its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+    """Runs the cells that come over the connection, until the connection ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import lightning_transfer.cli.experiment  # noqa: F401  # now: before what is there is frozen
+    import lightning_transfer.cli.experiment  # noqa: F401  # before gc.freeze
 
     _use(threads)
     _choose_gpu(number)
-    gc.freeze()  # to look through all that after each cell would take half a second
+    gc.freeze()  # otherwise the collection after each cell would take half a second
     while True:
         cell = connection.recv()
         seconds = cell.run()
-        gc.collect()  # a trainer is a cycle of references: its memory would outlive it
+        gc.collect()  # a trainer is a cycle of references, so its memory stays until a collection
         connection.send(seconds)
 
 
@@ -155,10 +155,10 @@ def _end_with_parent() -> None:
 
 
 def _use(threads: int) -> None:
-    import torch  # late: reading the study's file needs none
+    import torch  # imported late: reading the study's file does not need it
 
     torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the ranks that a run starts; Lightning would take all cores
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for the ranks that a run starts; Lightning would use all cores
 
 
 def _choose_gpu(number: int) -> None:
