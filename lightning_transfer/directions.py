@@ -1,4 +1,4 @@
-"""Whether a lower or a higher value of a metric is better, as its name says."""
+"""Decides whether a lower or a higher value of a metric is better, by its name or by what is given."""
 
 import re
 from typing import Literal
@@ -7,7 +7,7 @@ from lightning_transfer.errors import UserError
 
 Direction = Literal["min", "max"]
 
-# The last word of a name decides, as "loss" in val/accuracy_loss; what only says how it was averaged is passed over.
+# The last word of a name decides, as "loss" in val/accuracy_loss. Words that tell how it was averaged are skipped.
 _ENDS = {
     "min": "loss|errors?|err|perplexity|ppl|nll|cross_entropy|bce|brier|ece|mse|rmse|mae|mape|wer|cer|distance|"
     "divergence",
@@ -25,7 +25,7 @@ def direction_of(metric: str) -> Direction | None:
         metric: A name as it is logged: ``val/loss``, ``test_f1_macro``, ``valAccuracy/dataloader_idx_0``.
 
     Returns:
-        ``min`` where lower is better, ``max`` where higher is, and None where the name does not say.
+        ``min`` if lower is better, ``max`` if higher is better, and None if the name does not say.
     """
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z0-9]+", "_", metric).lower().strip("_")
     return next((direction for direction in ("min", "max") if _NAMES[direction].fullmatch(words)), None)
@@ -35,12 +35,12 @@ def decide_direction(metric: str, mode: str | None, option: str) -> Direction:
     """Decides the direction of a metric: the one that follows from its name, or else the one that is given.
 
     Args:
-        metric: Its name.
-        mode: What is given: ``min``, ``max`` or None.
-        option: What that is called where it is given.
+        metric: Name of the metric.
+        mode: Direction that is given: ``min``, ``max`` or None.
+        option: Name of the setting that gives it.
 
     Raises:
-        UserError: For another direction than that of the name, and for none where the name does not say.
+        UserError: If the given direction contradicts the name, or if neither the name nor the setting gives one.
     """
     known = direction_of(metric)
     if mode not in ("min", "max", None):

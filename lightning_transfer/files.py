@@ -1,4 +1,4 @@
-"""What is written: whether it can be, known before the work, and whole or not at all; and what files say of files."""
+"""Writes files whole or not at all, checks beforehand that it can, and finds the files that other files name."""
 
 import contextlib
 import errno
@@ -17,11 +17,11 @@ def check_folder(folder: Path, option: str) -> None:
     """Makes the folder, and tries to write in it.
 
     Args:
-        folder: That of the work's outcome.
-        option: What chooses another one.
+        folder: Folder of the results of the work ahead.
+        option: Option of the command line that chooses another folder.
 
     Raises:
-        UserError: Where that fails.
+        UserError: If the folder cannot be made or written in.
     """
     with _explained(f"to {folder}", f"folder with {option}"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,10 +29,10 @@ def check_folder(folder: Path, option: str) -> None:
 
 
 def check_file(file: Path) -> None:
-    """Tries whether a file that ``--output`` names can be written.
+    """Checks that the file that ``--output`` names can be written.
 
     Raises:
-        UserError: Where it cannot.
+        UserError: If it cannot.
     """
     with _explained(str(file), "file with --output"):
         if file.is_dir():
@@ -44,20 +44,20 @@ def check_file(file: Path) -> None:
 def replacing(target: Path) -> Iterator[Path]:
     """Puts a file or a folder in its place in one step, once all of it is on the disk.
 
-    A process that is killed meanwhile, and a block that raises, leave what was there before. A device or a pipe, as
-    ``/dev/stdout`` may be, is written directly.
+    If the process is killed meanwhile, or the block raises, the earlier content stays. A device or a pipe, such as
+    ``/dev/stdout``, is written directly.
 
     Args:
-        target: The place; the folder around it is made. A symbolic link to it stays one.
+        target: Path of the file or folder; the folder around it is made. A symbolic link is followed, and stays one.
 
     Yields:
-        The path beside it, at which the block writes the file, or makes the folder and writes what belongs in it.
+        A path beside the target, at which the block writes the file, or makes the folder and fills it.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
         yield target
         return
     target = target.resolve()
-    # One name, not a random one: what a killed process has left is overwritten by the next.
+    # The name is fixed, not random, so that the next process overwrites what a killed one has left.
     partial = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)
@@ -65,10 +65,10 @@ def replacing(target: Path) -> Iterator[Path]:
         yield partial
         for path in [partial, *partial.rglob("*")]:
             _sync(path)
-        if partial.is_dir():  # else what is in the way stays there: only a folder takes the place of a folder
+        if partial.is_dir():  # only a folder may replace a folder: otherwise the target stays as it is
             _remove(target)
         partial.replace(target)
-        _sync(target.parent)  # without it a crash of the machine may undo the rename
+        _sync(target.parent)  # without this, a crash of the machine may undo the rename
     finally:
         with contextlib.suppress(OSError):
             _remove(partial)
@@ -101,15 +101,15 @@ def _sync(path: Path) -> None:
 
 
 def named_in(folder: Path, said: object, said_folder: str = "") -> Path | None:
-    """Finds the file in a known folder that some file's content means. No other place and no address is looked at.
+    """Finds, in a known folder, the file that the content of another file names. It looks at no other place or address.
 
     Args:
-        folder: Where the file must lie, symbolic links followed.
-        said: What the content says: any path, of which only the name counts.
-        said_folder: The folder that the content says it lies in: what follows it counts as the name.
+        folder: Folder in which the file must lie after symbolic links are followed.
+        said: Path in the content, of which only the name counts.
+        said_folder: Folder of that path according to the content; the path below it then counts as the name.
 
     Returns:
-        The file, or None where there is none of that name, and where it is a link out of the folder.
+        The file, or None if the folder has no file of that name, or only a link that leads out of it.
     """
     if not isinstance(said, str):
         return None

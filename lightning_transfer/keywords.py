@@ -1,4 +1,7 @@
-"""Keyword arguments that a constructor hands on: named for type checkers, found in the source by the command line."""
+"""The type of keyword arguments that a constructor passes on: type checkers know their names and types.
+
+The command line finds them in the source.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,14 +10,14 @@ if TYPE_CHECKING:
 else:
 
     class Keywords:
-        """``**kwargs: Keywords[Options]``: Unpack for type checkers, any value at run time.
+        """The type in ``**kwargs: Keywords[Options]``: Unpack for type checkers, any value at run time.
 
-        The command line finds these arguments where they are handed on to, with their defaults and their help. By
-        Unpack it would know the names and types alone.
+        The command line finds these arguments, with defaults and help, in the class that they are passed on to. By
+        Unpack it would only know their names and types.
         """
 
         def __class_getitem__(cls, options: type) -> Any:
-            """Keeps the names, for tests, where the command line does not look."""
+            """Keeps the options for tests, in a place that the command line does not read."""
             return Annotated[Any, options]
 
 

@@ -9,8 +9,8 @@ import torch
 def run_seed(trainer: L.Trainer | None = None) -> int:
     """Returns the seed of the run that is about to begin, the same on all its processes.
 
-    ``seed_everything`` leaves it in the environment. Without it, the seed is the one that torch's generator was last
-    given. It is read before the first step, because every step seeds torch's generator anew.
+    ``seed_everything`` puts it into the environment. Otherwise, it is the last seed of torch's generator. That one is
+    read before the first step, because every step seeds the generator anew.
 
     Args:
         trainer: The trainer of the run, if there is one.
