@@ -199,17 +199,20 @@ def test_count_goes_on_over_a_resume() -> None:
     assert resumed.skipped == 3
 
 
-class SpoiltOnTheCommandLine(Spoilt):
-    def __init__(self) -> None:
-        super().__init__({8: float("inf")})
+class SpoiltLastBatch(L.Callback):
+    """Makes the images of the last of ten batches NaN, and so its loss."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 9:
+            batch.images.fill_(float("nan"))
 
 
 def test_run_with_a_step_that_is_skipped_ends_well_and_says_so(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clip = ["--trainer.gradient_clip_val", "1", "--trainer.callbacks+", f"{__name__}.SpoiltOnTheCommandLine"]
+    clip = ["--trainer.gradient_clip_val", "1", "--trainer.callbacks+", f"{__name__}.SpoiltLastBatch"]
     # Nothing is held out: the loss of the epoch's last step, the skipped one, would otherwise be judged.
-    with pytest.warns(UserWarning, match="the gradients after step 8 are not finite"):
+    with pytest.warns(UserWarning, match="the gradients after step 9 are not finite"):
         main(fit_arguments(image_folder, *clip, "--data.validation_fraction", "0"))
     record = json.loads((run_folder() / "results.json").read_text())
     assert (record["steps"], record["skipped_steps"]) == (10, 1)
