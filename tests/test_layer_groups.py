@@ -163,7 +163,7 @@ def test_rest_is_left_out_or_gets_the_heads_learning_rate() -> None:
 
 
 def test_a_module_without_layer_groups_is_told_what_to_give() -> None:
-    with pytest.raises(UserError, match=r"Network names no layer_groups; .* \['backbone', 'norm', 'head'\]"):
+    with pytest.raises(UserError, match=r"Network names no layer_groups: .* \['backbone', 'norm', 'head'\]"):
         parameter_groups(Network(), lr=0.1)
 
 

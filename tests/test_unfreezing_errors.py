@@ -57,12 +57,12 @@ def test_a_schedule_that_does_not_fit_is_refused(arguments: dict[str, Any], mess
 
 
 def test_a_module_without_layer_groups_is_told_what_to_give() -> None:
-    refuse(r"ToyModule names no layer_groups; give layer_groups, .* \['body', 'head'\]", layer_groups=None)
+    refuse(r"ToyModule names no layer_groups: expected a list of .* \['body', 'head'\]", layer_groups=None)
 
 
 def test_an_optimizer_that_lacks_a_scheduled_parameter_is_refused() -> None:
     module = ToyModule(optimizer=lambda module: torch.optim.SGD(module.head.parameters(), lr=0.1))
-    refuse(r"the optimizer does not hold body.0.weight, .* give it all parameters from the start", module)
+    refuse(r"the optimizer does not hold body.0.weight, .*: expected all parameters from the start", module)
 
 
 def test_an_optimizer_may_lack_what_no_phase_trains() -> None:
@@ -122,7 +122,7 @@ def test_a_training_metric_logged_at_an_interval_is_awaited_until_the_epochs_end
 
 def test_a_fraction_of_a_training_without_end_is_refused() -> None:
     with pytest.raises(
-        UserError, match="phase 1 ends by a fraction of the training, whose length is not known; use steps"
+        UserError, match="phase 1 ends by a fraction of the training, whose length is not known: expected steps"
     ):
         fit(ProgressiveUnfreezing(GROUPS, until={"fraction": 0.5}), max_epochs=-1)
 

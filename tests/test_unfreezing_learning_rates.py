@@ -161,7 +161,7 @@ def test_the_users_own_groups_and_weight_decays_are_kept() -> None:
 
 def test_a_decay_without_parameter_groups_says_what_is_needed() -> None:
     with pytest.raises(
-        UserError, match=r"lr_decay=2.6 needs one optimizer parameter group per layer group; .*parameter_groups"
+        UserError, match=r"lr_decay is 2.6: expected one optimizer parameter group per layer group, .*parameter_groups"
     ):
         train(ProgressiveUnfreezing(GROUPS, lr_decay=2.6), lambda module: torch.optim.SGD(module.parameters(), lr=LR))
 

@@ -1,1 +1,1 @@
-"""Progressive unfreezing: schedules as pure data, one callback that applies them, groups for the optimizer."""
+"""Holds progressive unfreezing: schedules as pure data, the callback that applies them, groups for the optimizer."""

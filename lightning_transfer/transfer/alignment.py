@@ -1,4 +1,4 @@
-"""Where a network is in a file: the prefixes on both sides under which most names and shapes agree."""
+"""Finds a network's tensors in a file, by the prefixes on both sides under which most names and shapes agree."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,16 +21,17 @@ def align(
     """Finds what the source's tensors are called in the module.
 
     Args:
-        weights: The source's tensors, by their names below each other in the file: ``model.backbone.conv1.weight``.
+        weights: The source's tensors by their full names in the file, such as ``model.backbone.conv1.weight``.
         own: The module's tensors by name.
-        part: Components of the names that the network has to be under, such as ``teacher``.
+        part: Components that the names of the network's tensors must contain, such as ``teacher``.
 
     Returns:
-        The source's names under the best prefix, each with what the module would call it; and the prefixes of other
-        parts that fit equally and hold other numbers, after the best one. The latter are none where the best is alone.
+        The source's names under the best prefix, each with the module's name for it; and a list of prefixes. The list
+        is empty where the best prefix is the only one. Otherwise it holds the best one, and then those of other parts
+        that fit equally and hold other numbers.
 
     Raises:
-        UserError: For a part that the source does not have.
+        UserError: If the source does not have the part.
     """
     if part not in (None, OUTERMOST) and not any(_is_under(name, part) for name in weights):
         raise UserError(f"the weights have no part {part!r}: expected one of {some_of(_parts(weights), limit=6)}")
@@ -39,7 +40,7 @@ def align(
     seen = [_matched(best, own)]
     for theirs, ours in pairs[1:_MOST_RIVALS]:
         other = _renamed(weights, theirs, ours)
-        # Nested prefixes may say the same, and a file may have the same tensors twice.
+        # Nested prefixes may match the same tensors, and a file may hold the same numbers twice.
         if (matched := _matched(other, own)) not in seen and not _is_equal(weights, own, best, other):
             seen.append(matched)
             rivals.append(theirs)
@@ -51,7 +52,7 @@ def _matched(names: Alignment, own: Mapping[str, Tensor]) -> set[str]:
 
 
 def _best_pairs(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], part: str | None) -> list[tuple[str, str]]:
-    """Lists the pairs of prefixes that match most, by shapes first and then by names, the shortest pair first."""
+    """Lists the pairs of prefixes under which most shapes agree, and then most names. The shortest pair comes first."""
     beginnings: dict[str, list[str]] = defaultdict(list)
     for name in own:
         for ours, rest in _splits(name):
@@ -74,7 +75,7 @@ def _renamed(weights: Iterable[str], theirs: str, ours: str) -> Alignment:
 
 
 def _is_equal(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], one: Alignment, other: Alignment) -> bool:
-    """Whether the module would get the same numbers by either, as where a file has the same tensors twice."""
+    """Says whether the module would get the same numbers by either, for example where a file holds them twice."""
     first, second = ({names[name]: weights[name] for name in _matched(names, own)} for names in (one, other))
     return first.keys() == second.keys() and all(
         tensor.shape == second[name].shape and bool((tensor == second[name]).all()) for name, tensor in first.items()
@@ -82,19 +83,19 @@ def _is_equal(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], one: Ali
 
 
 def _is_under(prefix: str, part: str | None) -> bool:
-    """Whether a prefix, or the beginning of a name, has the components of a part in it."""
+    """Says whether a prefix, or the beginning of a name, contains the components of a part."""
     if part is None:
         return True
     return not prefix if part == OUTERMOST else f".{part}." in f".{prefix}"
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """Gives every beginning of a name with its dot, and the rest; the shortest beginning first."""
+    """Gives every beginning of a name with its dot, and the rest. The shortest beginning comes first."""
     components = name.split(".")
     for depth in range(len(components)):
         yield "".join(f"{component}." for component in components[:depth]), ".".join(components[depth:])
 
 
 def _parts(names: Iterable[str]) -> list[str]:
-    """Lists the first two components that names share with others, or the first one where there is no second."""
+    """Lists the first two components of the names that have more than two, and the first one of those with two."""
     return sorted({".".join(name.split(".")[: min(2, name.count("."))]) or OUTERMOST for name in names})

@@ -1,4 +1,4 @@
-"""The learning rates that the next optimizer step really uses, by layer group."""
+"""Reads the learning rates that the next optimizer step really uses, by layer group."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ from lightning_transfer.transfer.shown_groups import unfreezing_of
 
 
 def applied_learning_rates(trainer: L.Trainer, groups: Mapping[str, LayerGroup]) -> dict[str, float]:
-    """Reads the learning rates of the step that comes next, those of an unfreezing schedule included.
+    """Reads the learning rates of the next optimizer step, with the factors of an unfreezing schedule.
 
     Args:
-        trainer: In a fit, before an optimizer steps.
+        trainer: The trainer, in a fit and before an optimizer steps.
         groups: The layer groups.
 
     Returns:
@@ -20,12 +20,12 @@ def applied_learning_rates(trainer: L.Trainer, groups: Mapping[str, LayerGroup])
     """
     scaled = getattr(unfreezing_of(trainer), "learning_rates", None)
     rates: dict[int, float] = {}
-    # Anew each time: Lightning's own finetuning adds parameter groups while it trains.
+    # The groups are read anew each time, because Lightning's own finetuning adds parameter groups while it trains.
     for optimizer in trainer.optimizers:
         of_groups = [group["lr"] for group in optimizer.param_groups] if scaled is None else scaled(optimizer)
         for group, rate in zip(optimizer.param_groups, of_groups, strict=True):
             rates |= {id(parameter): float(rate) for parameter in group["params"]}
-    # A layer group may be split into parameters with and without weight decay: any of them has its rate.
+    # A layer group may be split into parameters with and without weight decay. Any parameter has the group's rate.
     return {
         name: next((rates[id(p)] for p in group.parameters.values() if p.requires_grad and id(p) in rates), 0.0)
         for name, group in groups.items()

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights: what is validated, chosen by, tested and kept."""
+"""Keeps an exponential moving average of the weights, which is validated, tested and saved in place of the weights."""
 
 from typing import Any
 
@@ -13,22 +13,22 @@ from lightning_transfer.errors import UserError
 
 
 class ExponentialMovingAverage(WeightAveraging):
-    """Averages the weights over the optimizer steps; the average is validated, saved as the model, and what fit leaves.
+    """Averages the weights over the optimizer steps. The average is validated, saved, and left in the model by the fit.
 
-    A checkpoint's ``state_dict`` holds the average, so everything that reads one uses it; the weights that train are
-    beside it, and a resumed run goes on with both. Running statistics of norm layers are averaged too.
+    A checkpoint's ``state_dict`` holds the average, so everything that reads one uses it. The weights that train are
+    saved beside it, and a resumed run goes on with both. Running statistics of norm layers are averaged too.
 
-    Lightning's ``EMAWeightAveraging``, and unlike it: a test after the fit tests the average and not the last weights
-    that trained; weights that do not change, a frozen backbone's, stay what they are to the last bit; a checkpoint
-    that a signal writes in mid-validation is no different from others; the average is kept on the model's device; and
-    the decay grows from 0.1, so that a short training is not averaged with its own beginning.
+    It differs from Lightning's ``EMAWeightAveraging`` in five points. A test after the fit tests the average, not the
+    last weights that trained. Weights that do not change, as in a frozen backbone, stay equal to the last bit. A
+    checkpoint that a signal writes in mid-validation is like any other. The average is kept on the model's device. The
+    decay grows from 0.1, so that a short training is not averaged with its own beginning.
 
     Args:
         decay: Share of the average that each step keeps, from 0 to below 1. After n steps it is at most
             (1 + n) / (10 + n).
 
     Raises:
-        UserError: For a decay out of range; on ``fit``, with a strategy that divides the weights over the ranks.
+        UserError: If the decay is out of range. On ``fit``, if the strategy divides the weights over the ranks.
 
     Source:
         Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992. The growing decay is that of
@@ -40,10 +40,10 @@ class ExponentialMovingAverage(WeightAveraging):
             raise UserError(f"decay is {decay}: expected at least 0 and below 1")
         super().__init__(multi_avg_fn=self._move_averages)
         self._decay = decay
-        self._is_swapped = False  # whether the module holds the average, and the average model what trains
+        self._is_swapped = False  # whether the module holds the average, and the average model the weights that train
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the module, and forget an earlier fit; a checkpoint's state is loaded after this."""
+        """Copies the module, and forgets an earlier fit. A checkpoint's state is loaded after this."""
         if stage == "fit" and isinstance(trainer.strategy, ModelParallelStrategy):
             name = type(trainer.strategy).__name__
             raise UserError(f"ExponentialMovingAverage does not go with {name}, which divides the weights")
@@ -51,19 +51,19 @@ class ExponentialMovingAverage(WeightAveraging):
         self._latest_update_step = trainer.global_step
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the module to its device, on which it was not yet in ``setup``."""
+        """Moves the average to the module's device. In ``setup`` the module is not there yet."""
         assert self._average_model is not None
-        # Not its count of the steps: to read that from a device makes the host wait in every step.
+        # The count of the steps stays on the CPU: reading it from a device would make the host wait in every step.
         self._average_model.module.to(pl_module.device)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the average in the module."""
+        """Leaves the average in the module."""
         self._swap_models(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save the average as the model, and what trains beside it, wherever each of them is now."""
+        """Saves the average as the model, and the weights that train beside it, whichever the module holds now."""
         if self._average_model is not None:
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
             if self._is_swapped:
@@ -74,17 +74,17 @@ class ExponentialMovingAverage(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on from a checkpoint in ``fit``; all else has loaded the average already."""
+        """Goes on from a checkpoint in ``fit``. Any other stage has loaded the average already."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Put back what trains, if validation failed."""
+        """Puts the weights that train back into the module if a validation failed."""
         if self._is_swapped:
             self._swap_models(pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Drop the average, so that no later validation takes it for that of its weights."""
+        """Drops the average, so that no later validation uses it for other weights."""
         self._average_model, self._is_swapped = None, False
 
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
@@ -93,12 +93,12 @@ class ExponentialMovingAverage(WeightAveraging):
 
     @torch.no_grad()
     def _move_averages(self, averages: list[Tensor], weights: list[Tensor], _: Tensor | int) -> None:
-        """Move the averages of one data type towards the weights, in place."""
+        """Moves the averages of one data type towards the weights, in place."""
         assert self._average_model is not None
         if averages[0].is_floating_point():
             steps = int(self._average_model.n_averaged)
             decay = min(self._decay, (1 + steps) / (10 + steps))
             weights = [weight.to(average.dtype) for average, weight in zip(averages, weights, strict=True)]
-            torch._foreach_lerp_(averages, weights, 1 - decay)  # unlike a weighted sum, exact where both are equal
+            torch._foreach_lerp_(averages, weights, 1 - decay)  # exact where both are equal, unlike a weighted sum
         else:
             torch._foreach_copy_(averages, weights)  # counters

@@ -1,4 +1,4 @@
-"""Early stopping that a resumed run takes over as it was."""
+"""Stops a training early, and keeps its count exactly over a resume."""
 
 import lightning.pytorch as pl
 import torch
@@ -10,20 +10,20 @@ from lightning_transfer.errors import UserError
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's ``EarlyStopping``, with two differences in what a run resumed from a checkpoint does.
+    """Stops training as Lightning's ``EarlyStopping`` does, and differs from it in two points after a resume.
 
-    It is checked at the end of each validation, so that a checkpoint written by that validation knows of it; and a
-    training that it had stopped is not resumed for another epoch.
+    It checks the metric at the end of each validation, so that a checkpoint of that validation holds the result. A
+    training that it had stopped does not go on for another epoch when it is resumed.
 
     Args:
         monitor: The metric.
-        mode: Whether it is to fall (``min``) or to rise (``max``). It follows from most names, such as loss and
-            accuracy, and is asked for where it does not.
+        mode: Whether the metric is to fall (``min``) or to rise (``max``). It follows from most names, such as loss
+            and accuracy. For other names it must be given.
         patience: Validations in a row without an improvement after which training stops.
         min_delta: The least change that counts as an improvement.
 
     Raises:
-        UserError: For a direction that has to be given, and before the first step, where nothing is validated.
+        UserError: If the direction has to be given. Before the first step, if nothing is validated.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class EarlyStopping(callbacks.EarlyStopping):
         super().__init__(monitor, min_delta, patience, mode=direction, check_on_train_epoch_end=False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget an earlier fit; a checkpoint's state is loaded after this."""
+        """Forgets an earlier fit. A checkpoint's state is loaded after this."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self.wait_count, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
             self.best_score = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop before the first step where the checkpoint is that of a training that was stopped."""
+        """Stops before the first step if the checkpoint is from a training that was stopped."""
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         if not sum(trainer.num_val_batches):
             raise UserError(

@@ -1,4 +1,4 @@
-"""What freezing means here: requires_grad, grad, and the mode and buffers of layers that change as they train."""
+"""Freezes layers: their requires_grad and grad, and the mode and buffers of layers that change as they train."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class FreezableModule:
 
     Args:
         groups: The layer groups, as resolved on the module.
-        eval_norm_layers: Whether layers of frozen groups that keep statistics stand in eval mode, with their buffers
-            as they are: norm layers, spectral norm, and layers of one's own with buffers.
+        eval_norm_layers: Whether layers of frozen groups that keep statistics are in eval mode and keep their buffers.
+            They are norm layers, spectral norm, and custom layers with buffers.
     """
 
     def __init__(self, groups: Mapping[str, LayerGroup], eval_norm_layers: bool) -> None:
@@ -32,7 +32,7 @@ class FreezableModule:
         self._original = [(p, p.requires_grad) for group in groups.values() for p in group.parameters.values()]
 
     def set_trainable(self, names: Iterable[str]) -> bool:
-        """Make the parameters of these groups trainable and all others frozen; say whether that changed anything."""
+        """Makes the parameters of these groups trainable and freezes all others. Returns whether anything changed."""
         trainable, changed = set(names), False
         self._frozen = []
         for name, group in self.groups.items():
@@ -48,7 +48,7 @@ class FreezableModule:
         return changed
 
     def hold(self) -> None:
-        """Freeze again what anyone has woken meanwhile: by ``requires_grad``, by ``train()`` or by new buffers."""
+        """Freezes again what other code has thawed meanwhile: by ``requires_grad``, ``train()`` or new buffers."""
         for parameter in self._frozen:
             if parameter.requires_grad:
                 parameter.requires_grad_(False)
@@ -59,13 +59,13 @@ class FreezableModule:
             buffer.hold()
 
     def drop_gradients(self) -> None:
-        """Forget the gradients of frozen parameters: optimizers skip them then, and neither momentum nor decay acts."""
+        """Drops the gradients of frozen parameters. Optimizers then skip them, and neither momentum nor decay acts."""
         for parameter in self._frozen:
             if parameter.grad is not None:
                 parameter.grad = None
 
     def restore(self) -> None:
-        """Give every parameter and layer back as it was found."""
+        """Leaves every parameter and layer as it was before the fit."""
         for parameter, requires_grad in self._original:
             parameter.requires_grad_(requires_grad)
         self._freeze_layers({})
@@ -75,7 +75,8 @@ class FreezableModule:
         modules = self.groups[name].modules
         if name != REST:
             return modules
-        # Outside the layer groups there are also losses and metrics: only what has weights, or normalises, is frozen.
+        # Outside the layer groups there are also losses and metrics. Only modules with weights and norm layers are
+        # frozen.
         parts = [
             part
             for module in modules
@@ -99,7 +100,7 @@ class FreezableModule:
 
 
 class _FrozenLayer:
-    """A layer in eval mode, whoever calls ``train()`` and wherever; one that its owner kept there stays afterwards."""
+    """Keeps a layer in eval mode, whoever calls ``train()``. A layer that was there before stays so afterwards."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -121,7 +122,7 @@ def _stay_in_eval(module: nn.Module, _: Any) -> None:
 
 @dataclass
 class _HeldBuffer:
-    """A buffer whose values are put back where it was written or replaced."""
+    """Puts the values of a buffer back where it was written or replaced."""
 
     module: nn.Module
     name: str
@@ -135,14 +136,14 @@ class _HeldBuffer:
             return
         with torch.no_grad():
             if current is not None and current.shape == self.values.shape and not current.is_inference():
-                self.tensor = current  # perhaps on another device
+                self.tensor = current  # it may be on another device
             self.tensor.copy_(self.values)
         self.module._buffers[self.name] = self.tensor
         self.version = self.tensor._version
 
 
 def _held_buffers(module: nn.Module) -> Iterable[_HeldBuffer]:
-    """List a module's own buffers that its state dict holds; others, as caches, may change."""
+    """Lists a module's own buffers that its state dict holds. Other buffers, such as caches, may change."""
     for name, buffer in module.named_buffers(recurse=False):
         if name not in module._non_persistent_buffers_set and not is_lazy(buffer) and not buffer.is_inference():
             yield _HeldBuffer(module, name, buffer, buffer.detach().clone(), buffer._version)
@@ -153,14 +154,15 @@ def _trains(module: nn.Module) -> bool:
 
 
 def _is_norm_layer(module: nn.Module) -> bool:
-    # Layer and group norm have no statistics and do not care about the mode.
+    # Layer norm and group norm have no statistics, and behave the same in both modes.
     return hasattr(module, "running_mean")
 
 
 def _changes_as_it_trains(module: nn.Module) -> bool:
-    """Tell whether training moves what a layer keeps: statistics, or the vectors of spectral norm.
+    """Says whether training changes the buffers of a layer: statistics, or the vectors of spectral norm.
 
-    A container keeps its mode, for its own forward may depend on it, and a recurrent layer, for cuDNN's backward.
+    A container keeps its mode, because its own forward may depend on it. So does a recurrent layer, for cuDNN's
+    backward.
     """
     if _is_norm_layer(module):
         return True
@@ -169,10 +171,10 @@ def _changes_as_it_trains(module: nn.Module) -> bool:
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
-    """Raise if the strategy wraps the module in something that requires_grad must not change under.
+    """Checks that requires_grad may change under the strategy's wrapper of the module.
 
     Raises:
-        UserError: If the module is wrapped, and not by DistributedDataParallel.
+        UserError: If the module is wrapped by anything but DistributedDataParallel.
     """
     if not isinstance(trainer.strategy.model, pl.LightningModule | DistributedDataParallel):
         raise UserError(
@@ -182,16 +184,16 @@ def check_strategy(trainer: pl.Trainer) -> None:
 
 
 def rebuild_replicas(trainer: pl.Trainer) -> None:
-    """Wrap the module in DistributedDataParallel again, where it is wrapped.
+    """Wraps the module in DistributedDataParallel again, where it is wrapped.
 
-    The reducer knows the parameters that required grad when it was built, and no others: without this, a group thawed
-    later is never averaged over the ranks and the replicas drift apart.
+    The reducer knows only the parameters that required grad when it was built. Otherwise a group thawed later is never
+    averaged over the ranks, and the replicas drift apart.
     """
     strategy = trainer.strategy
     wrapper = strategy.model
     if not isinstance(wrapper, DistributedDataParallel):
         return
-    # The old reducer's hooks sit on the parameters' gradient accumulators and would reduce every gradient twice.
+    # The old reducer's hooks are on the parameters' gradient accumulators, and would reduce every gradient twice.
     wrapper._remove_autograd_hooks()  # type: ignore[no-untyped-call]
     strategy.model = trainer.lightning_module
     del wrapper

@@ -1,4 +1,4 @@
-"""Scales learning rates for the length of one optimizer step, so that schedulers never see it."""
+"""Scales learning rates during one optimizer step alone, so that schedulers never see the scaled ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from lightning_transfer.transfer.resolution import ResolvedSchedule
 class LearningRateScaler:
     """Multiplies the learning rates of an optimizer while it steps, and puts them back.
 
-    Schedulers such as ExponentialLR compute a learning rate from the last one; a factor left in place would compound.
+    Schedulers such as ExponentialLR compute a learning rate from the last one. A factor left in place would compound.
 
     Args:
-        optimizer: The optimizer; its parameter groups must not change.
+        optimizer: The optimizer. Its parameter groups must not change.
         group_factors: One constant factor per parameter group.
-        factor: Gives the factor of the step about to be taken, common to all groups.
+        factor: Gives the factor of the next step, common to all groups.
     """
 
     def __init__(self, optimizer: Optimizer, group_factors: Sequence[float], factor: Callable[[], float]) -> None:
@@ -29,13 +29,13 @@ class LearningRateScaler:
         self._hooks = [
             optimizer.register_step_pre_hook(self._scale),
             optimizer.register_step_post_hook(self._restore),
-            # Lightning computes the loss within the step; a checkpoint written by a signal handler or after an
-            # exception there must hold the learning rates unscaled, and the step go on with them scaled.
+            # Lightning computes the loss within the step, where a signal handler or an exception may write a
+            # checkpoint. It must hold the unscaled learning rates, while the step goes on with the scaled ones.
             optimizer.register_state_dict_post_hook(self._unscale_state),
         ]
 
     def learning_rates(self) -> list[float]:
-        """Return the learning rate of each parameter group at the step about to be taken."""
+        """Returns the learning rate of each parameter group at the next step."""
         if self._unscaled:
             return [group["lr"] for group in self.optimizer.param_groups]
         factor = self._factor()
@@ -43,7 +43,7 @@ class LearningRateScaler:
         return [group["lr"] * factor * group_factor for group, group_factor in groups]
 
     def remove(self) -> None:
-        """Leave the optimizer as it was found."""
+        """Leaves the optimizer as it was before."""
         self._restore()
         for hook in self._hooks:
             hook.remove()
@@ -68,13 +68,16 @@ class LearningRateScaler:
 def scale_learning_rates(
     optimizers: Sequence[Optimizer], resolved: ResolvedSchedule, lr_decay: float | None, factor: Callable[[], float]
 ) -> list[LearningRateScaler]:
-    """Scale the learning rates of every optimizer, where a schedule asks for it.
+    """Scales the learning rates of every optimizer, where a schedule asks for it.
 
     Args:
         optimizers: The optimizers.
         resolved: The schedule.
         lr_decay: The factor between neighbouring layer groups, if any.
-        factor: Gives the factor of the step about to be taken.
+        factor: Gives the factor of the next step.
+
+    Returns:
+        A scaler for each optimizer. The list is empty where nothing is to be scaled.
     """
     is_scaled = any(phase.lr_multiplier != 1 or phase.lr_schedule != "constant" for phase in resolved.phases)
     if not is_scaled and lr_decay is None:
@@ -85,7 +88,7 @@ def scale_learning_rates(
 
 
 def decay_factors(resolved: ResolvedSchedule, optimizer: Optimizer, lr_decay: float | None) -> list[float]:
-    """Return the factor of each parameter group for a learning rate that decays with depth; 1 without a decay.
+    """Returns the factor of each parameter group for a learning rate that decays with depth; 1 without a decay.
 
     Raises:
         UserError: If a parameter group spans several layer groups, or the learning rates differ already.
@@ -104,8 +107,8 @@ def decay_factors(resolved: ResolvedSchedule, optimizer: Optimizer, lr_decay: fl
         found = {depths.get(id(parameter), 0) for parameter in group["params"]}
         if len(found) != 1:
             raise UserError(
-                f"lr_decay={lr_decay:g} needs one optimizer parameter group per layer group; build the optimizer "
-                "from parameter_groups(self, ...) in configure_optimizers"
+                f"lr_decay is {lr_decay:g}: expected one optimizer parameter group per layer group, as "
+                "parameter_groups(self, ...) builds them in configure_optimizers"
             )
         factors.append(lr_decay ** -found.pop())
     if len({group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}) > 1:

@@ -1,4 +1,4 @@
-"""Optimizer parameter groups: one per layer group, with learning rates that decay with the distance from the head."""
+"""Builds one optimizer parameter group per layer group, with learning rates that decay away from the head."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -19,20 +19,21 @@ def parameter_groups(
     decay_norm_and_bias: bool = True,
     rest: Literal["frozen", "trainable"] | None = None,
 ) -> list[dict[str, Any]]:
-    """Split a module's parameters into one named optimizer group per layer group.
+    """Splits a module's parameters into one named optimizer group per layer group.
 
-    All layer groups are listed, frozen or not: an optimizer skips a parameter whose grad is ``None``, so a frozen one
-    costs nothing, and groups that never change suit every scheduler and checkpoint.
+    All layer groups are listed, frozen or not. An optimizer skips a parameter whose grad is ``None``, so a frozen one
+    costs nothing. Groups that never change suit every scheduler and checkpoint.
 
     Args:
-        module: The module that the layer groups are paths of.
+        module: The module that the paths of the layer groups start from.
         layer_groups: From input to head: module paths or glob patterns, or a mapping from names to them. By default
             the module's own ``layer_groups``.
         lr: Learning rate of the last group, the head.
-        lr_decay: Each group's learning rate is the one above it divided by this number, at least 1.
+        lr_decay: Each group's learning rate is that of the next group towards the head, divided by this number. It is
+            at least 1.
         decay_norm_and_bias: False exempts biases and one-dimensional parameters (the weights of norm layers) from
-            weight decay: a layer group is then split in two, the second named ``<group>/no_decay``.
-        rest: What becomes of trainable parameters outside all layer groups: ``frozen`` leaves them out, ``trainable``
+            weight decay. A layer group is then split in two, and the second is named ``<group>/no_decay``.
+        rest: How to treat trainable parameters outside all layer groups. ``frozen`` leaves them out. ``trainable``
             adds them as the group ``rest`` with the head's learning rate. By default they are an error.
 
     Returns:
@@ -77,19 +78,19 @@ def build_optimizer(
     decay_norm_and_bias: bool = True,
     rest: Literal["frozen", "trainable"] | None = None,
 ) -> Optimizer:
-    """Build an optimizer over :func:`parameter_groups` whose base learning rate the optimizer's factory holds.
+    """Builds an optimizer over :func:`parameter_groups`. Its factory holds the base learning rate.
 
-    Call it before the scheduler is built: schedulers remember the learning rates that they find.
+    It must be called before the scheduler is built: schedulers remember the learning rates that they find.
 
     Args:
-        module: The module that the layer groups are paths of.
+        module: The module that the paths of the layer groups start from.
         optimizer: Makes the optimizer from parameter groups, with its learning rate inside (jsonargparse's
             ``OptimizerCallable``, a ``functools.partial``).
         layer_groups: See :func:`parameter_groups`, as for the arguments below.
-        lr_decay: The learning rate of the head is the optimizer's own; each group below has the one above it divided
-            by this number.
+        lr_decay: The head has the optimizer's own learning rate. Each other group has that of the next group towards
+            the head, divided by this number.
         decay_norm_and_bias: False exempts biases and one-dimensional parameters from weight decay.
-        rest: What becomes of trainable parameters outside all layer groups.
+        rest: How to treat trainable parameters outside all layer groups.
 
     Returns:
         The optimizer, with one named parameter group per layer group (two where weight decay is split).
@@ -105,7 +106,7 @@ def build_optimizer(
 
 
 def own_layer_groups(module: nn.Module, layer_groups: LayerGroups | None) -> LayerGroups:
-    """Return the layer groups that were given, else those the module names itself.
+    """Returns the layer groups that were given, or else those that the module names itself.
 
     Raises:
         UserError: If there are neither.
@@ -116,7 +117,7 @@ def own_layer_groups(module: nn.Module, layer_groups: LayerGroups | None) -> Lay
         owner, prefix = (network, "network.") if isinstance(network, nn.Module) else (module, "")
         paths = [f"{prefix}{name}" for name, child in owner.named_children() if any(True for _ in child.parameters())]
         raise UserError(
-            f"{type(owner).__name__} names no layer_groups; give layer_groups, a list of module paths from input to "
-            f"head, for example {paths}"
+            f"{type(owner).__name__} names no layer_groups: expected a list of module paths from input to head, for "
+            f"example {paths}"
         )
     return found

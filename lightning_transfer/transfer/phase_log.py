@@ -1,4 +1,4 @@
-"""What is said of the phases while they pass: to the loggers, and on the terminal."""
+"""Reports the phases of a schedule to the loggers and on the terminal."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from lightning_transfer.transfer.schedule import Position
 
 
 def say_plan(table: str) -> None:
-    """Print the plan before the first step."""
+    """Prints the plan before the first step."""
     rank_zero_info("Unfreezing plan\n" + table)
 
 
 def say_transition(resolved: ResolvedSchedule, index: int, now: Position) -> None:
-    """Print which phase begins."""
+    """Prints which phase begins."""
     rank_zero_info(
         f"Epoch {now.epoch}, step {now.step}: phase {index + 1} of {len(resolved.phases)} begins; "
         f"trainable: {', '.join(resolved.trainable(index))}"
@@ -24,13 +24,13 @@ def say_transition(resolved: ResolvedSchedule, index: int, now: Position) -> Non
 
 
 def say_missed(outcome: dict[str, Any]) -> None:
-    """Warn of phases that never began."""
+    """Warns of phases that never began."""
     if outcome["because"]:
         rank_zero_warn(f"{outcome['because']}; never trained: {some_of(outcome['never_trained']) or 'none'}")
 
 
 def log_phase(trainer: pl.Trainer, resolved: ResolvedSchedule, index: int) -> None:
-    """Log the phase that begins, and how many parameters it trains."""
+    """Logs the phase that begins, and how many parameters it trains."""
     parameters = resolved.parameters(resolved.trainable(index)).values()
     metrics: dict[str, float] = {
         "phase/index": index + 1,

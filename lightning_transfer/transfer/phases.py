@@ -1,4 +1,4 @@
-"""The phases of a schedule: written out by name, matched with layer groups, and what each of them trains."""
+"""Writes named schedules out as phases, matches phases with layer groups, and says what each phase trains."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from lightning_transfer.transfer.schedule import LearningRateSchedule, Phase, Un
 def preset_phases(
     schedule: str, names: Sequence[str], until: Until, lr_schedule: LearningRateSchedule = "constant"
 ) -> list[Phase]:
-    """Write a named schedule out as phases.
+    """Writes a named schedule out as phases.
 
     Args:
         schedule: ``linear_probe`` trains the last group, the head. ``full`` trains everything. ``gradual`` thaws from
-            the head down, one group a phase. ``chain`` trains one group at a time, the head first, then from the
-            input up, and everything at last.
+            the head down, one group a phase. ``chain`` trains one group at a time, the head first and then from the
+            input up. Its last phase trains everything.
         names: The layer groups from input to head.
         until: When each phase but the last ends.
         lr_schedule: The shape of the learning rates over each phase.
@@ -39,10 +39,10 @@ def preset_phases(
 
 
 def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]:
-    """Replace patterns of layer groups in explicit phases by the groups that they name.
+    """Replaces patterns of layer groups in explicit phases by the groups that they name.
 
     Raises:
-        UserError: If a group is unknown or a phase adds nothing; it names the phase, counted from 1.
+        UserError: If a group is unknown or a phase adds nothing. It names the phase, counted from 1.
     """
     resolved: list[Phase] = []
     for number, phase in enumerate(phases, start=1):
@@ -59,7 +59,7 @@ def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]
 
 
 def trainable_groups(phases: Sequence[Phase], index: int) -> set[str]:
-    """Return the layer groups that phase ``index``, counted from 0, trains."""
+    """Returns the layer groups that phase ``index``, counted from 0, trains."""
     groups: set[str] = set()
     for phase in phases[: index + 1]:
         groups = set(phase.groups) | (set() if phase.only else groups)

@@ -1,4 +1,4 @@
-"""The plan of a schedule as a table: when each phase begins, what it trains and what that costs. Nothing is trained."""
+"""Writes the plan of a schedule as a table: when each phase begins, what it trains and what that costs."""
 
 import copy
 import math
@@ -30,18 +30,18 @@ def format_plan(
     kept_bytes: Sequence[int] | None = None,
     group_factors: Sequence[Sequence[float]] = (),
 ) -> str:
-    """Write a schedule as a table of plain text.
+    """Writes a schedule as a table of plain text.
 
     Args:
         resolved: The schedule on its module.
-        optimizers: Where the learning rates stand.
-        length: That of the training.
+        optimizers: The optimizers, which hold the learning rates.
+        length: Length of the training.
         kept_bytes: The bytes of activations that each phase keeps for backward; empty where that is not known. None
             leaves the column out.
-        group_factors: Per optimizer, a factor for each of its parameter groups.
+        group_factors: For each optimizer, a factor for each of its parameter groups.
 
     Returns:
-        One line per phase below a header, aligned, and a line about parameters that were frozen before.
+        One aligned line per phase below a header, and a line about parameters that were frozen before.
     """
     total = sum(parameter.numel() for group in resolved.groups.values() for parameter in group.parameters.values())
     rates = _learning_rates(optimizers, group_factors)
@@ -75,7 +75,7 @@ def format_plan(
 
 
 def _begins(resolved: ResolvedSchedule, length: TrainingLength) -> list[str]:
-    """Say when each phase begins, in batches where they alone are known."""
+    """Says when each phase begins: in steps, or in batches where only these are known."""
     starts = [(unit, unit.phase_starts(resolved.phases)) for unit in reversed(length.measures)]
     words = []
     for index in range(len(resolved.phases)):
@@ -94,7 +94,7 @@ def _begins(resolved: ResolvedSchedule, length: TrainingLength) -> list[str]:
 
 
 def _learning_rates(optimizers: Sequence[Optimizer], group_factors: Sequence[Sequence[float]]) -> dict[int, float]:
-    """Return the learning rate that each parameter, by its identity, was configured with."""
+    """Returns the configured learning rate of each parameter, by its identity."""
     rates: dict[int, float] = {}
     for number, optimizer in enumerate(optimizers):
         for position, group in enumerate(optimizer.param_groups):
@@ -110,11 +110,11 @@ def _rates_of(resolved: ResolvedSchedule, name: str, rates: Mapping[int, float])
 
 
 def kept_for_backward(module: nn.Module, forward: Callable[[], Any]) -> int:
-    """Count the bytes that autograd keeps between forward and backward, parameters and buffers not included.
+    """Counts the bytes that autograd keeps between forward and backward, without parameters and buffers.
 
     Args:
-        module: Its own parameters and buffers are not counted.
-        forward: Runs the module; whatever it returns is kept alive while counting.
+        module: The module, whose own parameters and buffers are not counted.
+        forward: Runs the module. Its result is kept alive while counting.
 
     Returns:
         Bytes, each storage counted once.
@@ -141,20 +141,20 @@ def activation_memory(
     batch: Any,
     eval_norm_layers: bool,
 ) -> list[int]:
-    """Run the training step of each phase once, forward only, and count the bytes kept for backward.
+    """Runs the training step of each phase once, forward only, and counts the bytes kept for backward.
 
-    It runs on a copy of the module, whose parameters are the module's own, and of the batch; it leaves the state of
-    the random generators as it was. All ranks must call it together, for the training step may communicate.
+    It runs on a copy of the batch and of the module, which shares the module's parameters. It leaves the state of the
+    random generators as it was. All ranks must call it together, because the training step may communicate.
 
     Args:
-        trainer: Its precision is used.
+        trainer: The trainer, whose precision is used.
         pl_module: The module.
         resolve: Resolves the schedule on the copy.
         batch: One training batch on the module's device.
-        eval_norm_layers: Whether norm layers of frozen groups stand in eval mode.
+        eval_norm_layers: Whether norm layers of frozen groups are in eval mode.
 
     Returns:
-        Bytes per phase; nothing if the training step cannot run on its own.
+        Bytes per phase; an empty list if the training step cannot run on its own.
     """
     if not pl_module.automatic_optimization:
         return []  # the training step would step the optimizers
@@ -167,7 +167,7 @@ def activation_memory(
             twin.log = twin.log_dict = lambda *_, **__: None  # type: ignore[method-assign, assignment]
             resolved = resolve(twin)
             module = FreezableModule(resolved.groups, eval_norm_layers)
-        except Exception:  # an estimate for a table must never stop a plan
+        except Exception:  # an estimate for a table must not make a plan fail
             return []
         takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
         arguments = (batch, 0) if takes_index else (batch,)
@@ -177,7 +177,7 @@ def activation_memory(
                     module.set_trainable(resolved.trainable(index))
                     module.hold()
                     kept.append(kept_for_backward(twin, lambda: twin.training_step(*arguments)))
-        except Exception:  # likewise
+        except Exception:  # the same holds here
             return []
         finally:
             module.restore()
@@ -185,12 +185,12 @@ def activation_memory(
 
 
 def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> str:
-    """Return the plan that ``trainer.fit`` prints, and the memory for activations; nothing is trained or written.
+    """Returns the plan that ``trainer.fit`` prints, and the memory for activations. It trains and writes nothing.
 
     Args:
-        trainer: Holds a ``ProgressiveUnfreezing`` callback.
+        trainer: The trainer, which has a ``ProgressiveUnfreezing`` callback.
         pl_module: The module to be trained.
-        datamodule: Its data, if the module does not bring its own.
+        datamodule: Its data, if the module has no data loaders of its own.
 
     Returns:
         The table of phases.
@@ -199,7 +199,7 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
         UserError: If the trainer has no such callback, or the schedule does not fit the module.
     """
     if trainer.max_epochs is None and trainer.max_steps == -1:
-        trainer.fit_loop.max_epochs = 1000  # what fit assumes
+        trainer.fit_loop.max_epochs = 1000  # fit assumes this
     trainer.state.fn, trainer.training = TrainerFn.FITTING, True
     pl_module.trainer = trainer
     trainer.strategy.connect(pl_module)
@@ -214,7 +214,7 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     pl_module.setup("fit")
     pl_module.configure_model()
     trainer.strategy.setup_optimizers(trainer)
-    _ = trainer.estimated_stepping_batches  # loads the training data as fit does
+    _ = trainer.estimated_stepping_batches  # this loads the training data as fit does
     batch = trainer.precision_plugin.convert_input(next(iter(trainer.train_dataloader)))  # type: ignore[arg-type]
     batch = pl_module._on_before_batch_transfer(batch)
     batch = pl_module._apply_batch_transfer_handler(batch, device=pl_module.device)

@@ -15,7 +15,7 @@ from lightning_transfer.transfer.schedule import Phase, Plateau
 
 
 class PlateauWatch:
-    """Counts the checks of one phase's metric that brought no improvement. Every rank counts rank 0's values."""
+    """Counts the checks of one phase's metric without an improvement. Every rank counts the values of rank 0."""
 
     def __init__(self) -> None:
         self.is_over = False
@@ -25,7 +25,7 @@ class PlateauWatch:
         self._before_validation: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold."""
+        """Returns what a checkpoint has to hold."""
         return {
             "is_over": self.is_over,
             "best": self._best,
@@ -34,34 +34,34 @@ class PlateauWatch:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Goes on from a checkpoint."""
         self.is_over = state["is_over"]
         self._best = state["best"]
         self._checks_without_improvement = state["checks_without_improvement"]
         self._best_weights = state["best_weights"]
 
     def begin_validation(self, trainer: pl.Trainer, plateau: Plateau) -> None:
-        """Remember the metric as it stands, to tell a training metric from one that this validation logs."""
+        """Remembers the metric's value, to tell a training metric from one that this validation logs."""
         self._before_validation = trainer.callback_metrics.get(plateau.monitor)
 
     def end_validation(self, trainer: pl.Trainer, plateau: Plateau) -> None:
-        """Check the metric if the validation that just ended has logged it."""
+        """Checks the metric if the validation that just ended has logged it."""
         value = trainer.callback_metrics.get(plateau.monitor)
         self._check(trainer, plateau, None if value is self._before_validation else value)
 
     def end_train_epoch(self, trainer: pl.Trainer, plateau: Plateau, validation_metrics: Set[str]) -> None:
-        """Check the metric if the training step alone logs it: what a validation logs is checked there."""
+        """Checks the metric if only the training step logs it. Others are checked at the end of a validation."""
         is_of_training = plateau.monitor in logged_names(trainer) - validation_metrics
         value = trainer.callback_metrics.get(plateau.monitor)
         self._check(trainer, plateau, value if is_of_training else None)
 
     def restore_best(self, trainer: pl.Trainer) -> None:
-        """Load the weights of the best check, if they were kept."""
+        """Loads the weights of the best check, if they were kept."""
         if self._best_weights:
             trainer.lightning_module.load_state_dict(self._best_weights, strict=False)
 
     def _check(self, trainer: pl.Trainer, plateau: Plateau, value: Tensor | None) -> None:
-        # Ranks may hold different values, or none: all must decide the same, or they wait for each other forever.
+        # Ranks may hold different values, or none. All must decide the same, or they would wait for each other forever.
         number = trainer.strategy.broadcast(None if value is None else float(value))
         if number is None:
             return
@@ -75,15 +75,15 @@ class PlateauWatch:
 
 
 def logged_names(trainer: pl.Trainer) -> set[str]:
-    """Return the names under which the training step, or the validation that is running, logs a metric.
+    """Returns the names under which the training step, or the validation that is running, logs a metric.
 
-    ``callback_metrics`` holds a training metric of the epoch only at its end, and none of several validation loaders
-    in the sanity check; the collection knows a name from its first log.
+    ``callback_metrics`` holds an epoch's training metric only at its end. In the sanity check it holds no metric of
+    several validation loaders. The trainer's collection of results has a name from its first log.
     """
     results = trainer._results
     if results is None:
         return set()
-    # Lightning gives callbacks the values of single steps in training only.
+    # Lightning gives callbacks the values of single steps only in training.
     forks = [(result, on_step) for result in results.values() for on_step in (False, True)]
     return {
         name
@@ -101,17 +101,17 @@ def _unfrozen_state(module: torch.nn.Module) -> dict[str, Tensor]:
 def check_is_logged(
     trainer: pl.Trainer, phases: Sequence[Phase], validation_metrics: Set[str], is_epoch_end: bool
 ) -> None:
-    """Raise if a phase waits for a metric that is logged neither in validation nor in training.
+    """Checks that every metric that a phase waits for is logged in validation or in training.
 
     Args:
-        trainer: In mid-fit, after a training step.
+        trainer: The trainer, in a fit and after a training step.
         phases: The schedule.
-        validation_metrics: What the sanity check of the validation has logged.
-        is_epoch_end: Whether the training has had an epoch's time to log. Earlier, a training step that has logged
-            nothing yet is not judged: it may log at an interval.
+        validation_metrics: Names of the metrics that the sanity check of the validation has logged.
+        is_epoch_end: Whether the training has had a whole epoch to log. Earlier, a training step that has logged
+            nothing is no error, because it may log at an interval.
 
     Raises:
-        UserError: It names the phase, counted from 1, and lists what is logged.
+        UserError: If a metric is not logged. It names the phase, counted from 1, and lists what is logged.
     """
     plateaus = {n: phase.until.plateau for n, phase in enumerate(phases, 1) if phase.until and phase.until.plateau}
     if not plateaus:
@@ -127,10 +127,10 @@ def check_is_logged(
 
 
 def check_can_restore(trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
-    """Raise if a phase is to restore its best weights where only a part of them is at hand.
+    """Checks that each phase that is to restore its best weights can do so.
 
     Raises:
-        UserError: With a strategy that divides the weights over the ranks, and with a moving average of the weights.
+        UserError: If the strategy divides the weights over the ranks, or a callback averages the weights.
     """
     if not any(phase.until and phase.until.plateau and phase.until.plateau.restore_best for phase in phases):
         return
@@ -141,14 +141,14 @@ def check_can_restore(trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
 
 
 def validation_follows(trainer: pl.Trainer) -> bool:
-    """Tell at the end of a training batch whether Lightning validates before the next one."""
+    """Says at the end of a training batch whether Lightning validates before the next one."""
     fit_loop = trainer.fit_loop
     assert fit_loop._data_fetcher is not None
     return fit_loop.epoch_loop._should_check_val_fx(fit_loop._data_fetcher)
 
 
 def validate(trainer: pl.Trainer) -> None:
-    """Run the validation that Lightning skips on resuming from a checkpoint written just before it."""
+    """Runs the validation that Lightning skips on resuming from a checkpoint written just before it."""
     validation = trainer.fit_loop.epoch_loop.val_loop
     validation.restarting = False
     trainer.validating = True

@@ -1,4 +1,4 @@
-"""The learning rate range test: how the loss answers to a learning rate that grows from step to step."""
+"""Runs the learning rate range test: it measures the loss while the learning rate grows from step to step."""
 
 import copy
 import math
@@ -21,19 +21,19 @@ from lightning_transfer.transfer.shown_groups import unfreezing_of
 from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing
 
 _SMOOTHING = 0.98
-_DIVERGENCE = 3.0  # times the size of the lowest loss, above it
+_DIVERGENCE = 3.0  # a loss explodes where it exceeds the lowest one by more than this many times its size
 _FEWEST_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a range test measured.
+    """Holds what a range test measured.
 
     Args:
-        name: What was trained.
-        learning_rates: One for each step: that of the layer group with the highest.
+        name: Name of what was trained.
+        learning_rates: The highest learning rate of all layer groups at each step.
         losses: The smoothed loss before each of those steps.
-        sgd_lr_factor: Of Muon, ``sgd_lr`` for each ``lr``, which grew together.
+        sgd_lr_factor: Muon's ``sgd_lr`` divided by its ``lr``, as both grow together; None for other optimizers.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Curve:
 
     @property
     def suggestion(self) -> float:
-        """A learning rate well inside the valley in which the loss falls."""
+        """Learning rate well inside the valley in which the loss falls."""
         return self.learning_rates[valley(self.losses)]
 
 
@@ -72,19 +72,22 @@ def range_test(
 ) -> list[Curve]:
     """Trains copies of a model for some steps, while the learning rate grows exponentially.
 
-    One copy for each phase of ProgressiveUnfreezing, from the same weights, with what that phase trains; one copy
-    without it. Learning rates of layer groups keep their ratios, schedulers are ignored.
+    With ProgressiveUnfreezing, each phase trains its own layer groups in a copy, from the same weights. Without it,
+    there is one copy. The learning rates of layer groups keep their ratios. Schedulers are ignored.
 
     Args:
-        trainer: Its hardware, precision and clipping are used, and its unfreezing; it does not run itself.
-        model: Left as it is.
+        trainer: The trainer, whose hardware, precision, clipping and unfreezing are used. It does not run itself.
+        model: The model, which is left as it is.
         datamodule: Its data.
         lowest: The first learning rate.
-        highest: The last one; a test ends before it where the loss explodes.
+        highest: The last learning rate. A test ends before it where the loss explodes.
         steps: Number of optimizer steps.
 
+    Returns:
+        A curve for each phase, or one without ProgressiveUnfreezing.
+
     Raises:
-        UserError: For values out of range, several processes, a loss that explodes at once, and none at all.
+        UserError: If a value is out of range, there are several processes, or the loss explodes at once or is missing.
     """
     if not 0 < lowest < highest:
         raise UserError(f"lowest is {lowest} and highest {highest}: expected 0 < lowest < highest")
@@ -125,7 +128,7 @@ class _RangeTest(L.Callback):
         self._module: FreezableModule | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Freezes what the phase does not train, and takes the learning rates over."""
+        """Freezes what the phase does not train, and takes over the learning rates from the schedulers."""
         if self.unfreezing and self.resolved:
             self._module = FreezableModule(self.resolved.groups, self.unfreezing.eval_norm_layers)
             self._module.set_trainable(self.resolved.trainable(self.phase))
@@ -140,7 +143,7 @@ class _RangeTest(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Holds what is frozen."""
+        """Keeps frozen layers frozen."""
         if self._module:
             self._module.hold()
 
@@ -166,7 +169,7 @@ class _RangeTest(L.Callback):
             self.losses.append(smoothed)
 
     def _set(self, optimizer: Optimizer) -> Any:
-        """A hook that gives each parameter group its share of the step's learning rate."""
+        """Makes a hook that gives each parameter group its share of the step's learning rate."""
         decay = self.unfreezing.lr_decay if self.unfreezing else None
         factors = (
             decay_factors(self.resolved, optimizer, decay) if self.resolved else [1.0] * len(optimizer.param_groups)

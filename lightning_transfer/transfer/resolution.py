@@ -1,4 +1,4 @@
-"""Meets a schedule with a module: which parameters each phase trains, and whether the optimizer holds them."""
+"""Resolves a schedule on a module: which parameters each phase trains, and whether the optimizer holds them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from lightning_transfer.transfer.schedule import LearningRateSchedule, Phase, Sc
 
 @dataclass
 class ResolvedSchedule:
-    """A schedule on one module.
+    """Holds a schedule that is resolved on one module.
 
     Attributes:
-        groups: Layer group name -> its parameters and submodules, from input to head, then ``rest``.
+        groups: The layer groups by name, from input to head, then ``rest``.
         phases: The phases, with the names of layer groups in place of patterns.
-        always_trainable: The groups that every phase trains.
-        optimizer_groups: The layer groups as ``parameter_groups`` lists them: a tied parameter belongs to the one
+        always_trainable: Names of the groups that every phase trains.
+        optimizer_groups: The layer groups as ``parameter_groups`` lists them. A tied parameter belongs to the group
             nearest the head, whichever thaws first.
-        frozen_before: The names of parameters of layer groups that did not require grad, and stay as they are.
+        frozen_before: Names of the layer groups' parameters that did not require grad before, and stay frozen.
     """
 
     groups: dict[str, LayerGroup]
@@ -42,20 +42,24 @@ class ResolvedSchedule:
     frozen_before: list[str]
 
     def trainable(self, index: int) -> list[str]:
-        """Return the layer groups that phase ``index``, from 0, trains, from input to head."""
+        """Returns the layer groups that phase ``index``, counted from 0, trains, from input to head."""
         names = trainable_groups(self.phases, index) | self.always_trainable
         return [name for name, group in self.groups.items() if name in names and group.parameters]
 
     def parameters(self, names: Sequence[str]) -> dict[str, nn.Parameter]:
-        """Return the parameters of some layer groups by their full names."""
+        """Returns the parameters of some layer groups by their full names."""
         return {key: parameter for name in names for key, parameter in self.groups[name].parameters.items()}
 
     def outcome(self, index: int, step: int) -> dict[str, Any]:
-        """Return how far a training came that ended in phase ``index``, from 0, after an optimizer step.
+        """Returns how far a training came.
+
+        Args:
+            index: The phase in which the training ended, counted from 0.
+            step: The optimizer step after which it ended.
 
         Returns:
-            The number of ``phases`` and of ``phases_begun``, the layer groups that ``never_trained`` for that, and
-            ``because``: the reason in words, None where every phase has begun.
+            The number of ``phases`` and of ``phases_begun``, the layer groups that were ``never_trained``, and
+            ``because``: the reason in words, or None where every phase has begun.
         """
         count = len(self.phases)
         trained = {name for earlier in range(index + 1) for name in self.trainable(earlier)}
@@ -72,7 +76,7 @@ class ResolvedSchedule:
         }
 
     def facts(self) -> dict[str, str]:
-        """Return all that makes the schedule what it is, one text for each setting: checkpoints hold it."""
+        """Returns all settings of the schedule, each as a text by its name. Checkpoints hold them."""
         filled = {name: group.parameters for name, group in self.groups.items() if group.parameters}
         throughout = [name for name in filled if name in self.always_trainable]
         facts = {"number of phases": str(len(self.phases)), "groups that train throughout": ", ".join(throughout)}
@@ -81,10 +85,10 @@ class ResolvedSchedule:
         return facts | {f"layer group {name}": ", ".join(parameters) for name, parameters in filled.items()}
 
     def check_optimizers(self, optimizers: Sequence[Optimizer]) -> None:
-        """Raise if the optimizers do not hold every parameter that some phase trains, once.
+        """Checks that the optimizers hold every parameter that some phase trains, and hold it once.
 
         Raises:
-            UserError: It names the parameters and what to give the optimizer.
+            UserError: If a parameter is missing or held twice, or LBFGS would move one that freezes again.
         """
         held = Counter(
             id(parameter)
@@ -96,12 +100,12 @@ class ResolvedSchedule:
         missing = [name for name, parameter in self.parameters(trained).items() if not held[id(parameter)]]
         if missing:
             raise UserError(
-                f"the optimizer does not hold {some_of(missing)}, which a phase trains; give it all parameters from "
-                "the start (a frozen one costs nothing): self.parameters() or parameter_groups(self, ...)"
+                f"the optimizer does not hold {some_of(missing)}, which a phase trains: expected all parameters from "
+                "the start (a frozen one costs nothing), by self.parameters() or parameter_groups(self, ...)"
             )
         twice = [name for name, parameter in self.parameters(trained).items() if held[id(parameter)] > 1]
         if twice:
-            raise UserError(f"the optimizers hold {some_of(twice)} more than once; list each parameter once")
+            raise UserError(f"the optimizers hold {some_of(twice)} more than once: expected each parameter once")
         for number in range(1, len(self.phases)):
             again = [name for name in self.trainable(number - 1) if name not in self.trainable(number)]
             if again and any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
@@ -112,7 +116,7 @@ class ResolvedSchedule:
 
 
 def _flat(key: str, value: Any) -> dict[str, str]:
-    """Write nested settings as texts; numbers alike whether they were given as whole ones or not."""
+    """Writes nested settings as texts. A number has the same text whether it is an int or a float."""
     if isinstance(value, dict):
         return {inner: text for name, part in value.items() for inner, text in _flat(f"{key} {name}", part).items()}
     if isinstance(value, list | tuple):
@@ -130,13 +134,13 @@ def check_schedule(
     lr_decay: float | None,
     frozen_norm_layers: str,
 ) -> dict[str, Any]:
-    """Check the arguments of ``ProgressiveUnfreezing``, and bring them into the form that ``resolve_schedule`` takes.
+    """Checks the arguments of ``ProgressiveUnfreezing``, and returns those that ``resolve_schedule`` takes.
 
     Raises:
         UserError: If one of them is wrong in itself, or they contradict each other.
     """
     if phases is not None and (schedule is not None or until is not None or lr_schedule != "constant"):
-        raise UserError("phases are given as well as schedule, until or lr_schedule; say those within each phase")
+        raise UserError("phases are given as well as schedule, until or lr_schedule: expected those within each phase")
     for name, value, known in (
         ("schedule", schedule, get_args(Schedule)),
         ("rest", rest, ("frozen", "trainable")),
@@ -164,20 +168,20 @@ def resolve_schedule(
     rest: str | None,
     thaw_frozen: bool = False,
 ) -> ResolvedSchedule:
-    """Resolve a named schedule or explicit phases on a module.
+    """Resolves a named schedule or explicit phases on a module.
 
     Args:
-        module: Where the layer groups' paths start.
-        layer_groups: From input to head; ``None`` takes the module's own.
+        module: The module that the paths of the layer groups start from.
+        layer_groups: The layer groups from input to head; ``None`` takes the module's own.
         schedule: A schedule's name, or phases.
         until: When each phase of a named schedule but the last ends.
         lr_schedule: The shape of the learning rates over each phase of a named schedule.
-        rest: What becomes of the parameters that no layer group covers and of the layer groups that no phase covers:
-            ``frozen``, ``trainable``, or ``None`` for an error.
+        rest: How to treat parameters that no layer group covers, and layer groups that no phase covers: ``frozen``,
+            ``trainable``, or ``None`` for an error.
         thaw_frozen: Whether parameters that do not require grad now are trained with their layer group.
 
     Raises:
-        UserError: If anything does not fit; it names the phase or group and lists what exists.
+        UserError: If anything does not fit. It names the phase or group and lists what exists.
     """
     patterns = group_patterns(own_layer_groups(module, layer_groups))
     names = list(patterns)
@@ -216,7 +220,10 @@ def resolve_schedule(
 
 
 def _take_frozen_out(groups: dict[str, LayerGroup]) -> list[str]:
-    """Leave what its owner has frozen out of the layer groups: the base of an adapter, a fixed position embedding."""
+    """Takes parameters that were frozen before out of the layer groups, and returns their names.
+
+    The base of an adapter and a fixed position embedding are examples.
+    """
     frozen = []
     for group in groups.values():
         frozen += [name for name, parameter in group.parameters.items() if not parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""Unfreezing schedules as pure data: phases, when each ends and what each trains. No tensors, no trainer."""
+"""Defines unfreezing schedules as pure data, without tensors or a trainer: what each phase trains and when it ends."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Position(NamedTuple):
-    """A place between two batches: the epoch, the batch of it that comes next, the optimizer steps taken so far."""
+    """Marks a place between two batches: the epoch, the next batch in it, and the optimizer steps taken so far."""
 
     epoch: int
     batch: int
@@ -23,17 +23,17 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Plateau:
-    """A metric that has stopped improving.
+    """Says when a metric has stopped improving.
 
     Attributes:
         monitor: Name of a metric logged in validation or in the training step.
-        patience: How many checks in a row without improvement end the phase. A metric is checked at the end of each
-            validation, one of the training at the end of each epoch.
+        patience: How many checks in a row without improvement end the phase. A validation metric is checked at the
+            end of each validation, and a training metric at the end of each epoch.
         min_delta: A change must be larger than this to be an improvement.
-        mode: ``min`` if lower is better, ``max`` if higher is. It follows from most names, such as loss and accuracy,
-            and is asked for where it does not.
-        restore_best: Whether the next phase starts from the weights at this phase's best check; not where weights are
-            averaged or divided over ranks.
+        mode: ``min`` if lower is better, ``max`` if higher is. It follows from most names, such as loss and accuracy.
+            For other names it must be given.
+        restore_best: Whether the next phase starts from the weights at this phase's best check. It is not possible
+            where weights are averaged or divided over ranks.
     """
 
     monitor: str
@@ -43,7 +43,7 @@ class Plateau:
     restore_best: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Checks the values."""
         _check_count("plateau: patience", self.patience)
         if self.min_delta < 0:
             raise UserError(f"plateau: min_delta is {self.min_delta}: expected 0 or more")
@@ -51,7 +51,7 @@ class Plateau:
         object.__setattr__(self, "mode", direction)  # the class is frozen
 
     def is_improvement(self, value: float, best: float | None) -> bool:
-        """Tell whether a value is better than the best so far; a value that is not a number never is."""
+        """Says whether a value is better than the best so far. A value that is not a number never is."""
         if best is None:
             return not math.isnan(value)
         return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta
@@ -59,13 +59,13 @@ class Plateau:
 
 @dataclass(frozen=True)
 class Until:
-    """When a phase ends, counted from its start; of several conditions the one that is met first.
+    """Says when a phase ends, counted from its start. The first of several conditions that is met ends it.
 
     Attributes:
-        epochs: Epochs. A phase that begins in mid-epoch ends at the same batch of a later one.
-        steps: Optimizer steps.
-        fraction: Share of the whole training, between 0 and 1: of its optimizer steps, or of its batches where these
-            do not tell how many steps there will be.
+        epochs: Number of epochs. A phase that begins in mid-epoch ends at the same batch of a later one.
+        steps: Number of optimizer steps.
+        fraction: Share of the optimizer steps of the whole training, between 0 and 1. It is a share of the batches
+            where these do not tell how many steps there will be.
         plateau: A metric that has stopped improving.
     """
 
@@ -75,32 +75,32 @@ class Until:
     plateau: Plateau | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Checks the values."""
         if self.plateau is not None:
             object.__setattr__(self, "plateau", parse(Plateau, self.plateau, "plateau"))
         if all(getattr(self, field.name) is None for field in fields(self)):
-            raise UserError("until is empty; give epochs, steps, fraction or plateau")
+            raise UserError("until is empty: expected epochs, steps, fraction or plateau")
         _check_count("until: epochs", self.epochs)
         _check_count("until: steps", self.steps)
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise UserError(f"until: fraction is {self.fraction}: expected a share of the training between 0 and 1")
 
     def is_reached(self, start: Position, now: Position, total_steps: float) -> bool:
-        """Tell whether a phase is over by epochs, steps or fraction; a plateau is not known here."""
+        """Says whether a phase is over by epochs, steps or fraction. A plateau is not known here."""
         epoch_reached = self.epochs is not None and now[:2] >= (start.epoch + self.epochs, start.batch)
         return epoch_reached or now.step - start.step >= self.max_steps(total_steps)
 
     def max_steps(self, total_steps: float) -> float:
-        """Return the most optimizer steps that a phase can take by steps or fraction; infinite without them."""
+        """Returns the most optimizer steps that a phase can take by steps or fraction; infinite without them."""
         return min(math.inf if self.steps is None else self.steps, self.part_of(total_steps))
 
     def part_of(self, total: float) -> float:
-        """Return the fraction of a length, a whole number of at least 1; infinite without one."""
+        """Returns the fraction of a length, as a whole number of at least 1; infinite without a fraction or length."""
         is_known = self.fraction is not None and total < math.inf
         return max(1.0, float(round((self.fraction or 0) * total))) if is_known else math.inf
 
     def __str__(self) -> str:
-        """Say it in words: ``2 epochs or plateau of val/loss``."""
+        """Returns the conditions in words, such as ``2 epochs or plateau of val/loss``."""
         words = (
             (self.epochs, f"{self.epochs} epoch{'s' if self.epochs != 1 else ''}"),
             (self.steps, f"{self.steps} step{'s' if self.steps != 1 else ''}"),
@@ -112,15 +112,15 @@ class Until:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a schedule.
+    """Describes one phase of a schedule.
 
     Attributes:
         groups: Layer groups, or glob patterns of their names, that this phase adds to those already trainable.
         until: When the phase ends; none in the last phase, which runs until training ends.
         only: Whether this phase trains its own groups alone and freezes all others.
-        lr_multiplier: Scales the learning rates of all groups during this phase; in (0, 1].
-        lr_schedule: A shape over this phase's steps, times whatever the scheduler says: ``slanted_triangular`` or
-            ``one_cycle``.
+        lr_multiplier: Factor on the learning rates of all groups during this phase, in (0, 1].
+        lr_schedule: Shape over this phase's steps, by which the scheduler's learning rates are multiplied:
+            ``slanted_triangular`` or ``one_cycle``.
     """
 
     groups: Sequence[str]
@@ -130,20 +130,24 @@ class Phase:
     lr_schedule: LearningRateSchedule = "constant"
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Checks the values."""
         groups = [self.groups] if isinstance(self.groups, str) else list(self.groups)
         object.__setattr__(self, "groups", groups)
         if self.until is not None:
             object.__setattr__(self, "until", parse(Until, self.until, "until"))
         if not self.groups:
-            raise UserError("groups is empty; name at least one layer group")
+            raise UserError("groups is empty: expected at least one layer group")
         if not 0 < self.lr_multiplier <= 1:
             raise UserError(f"lr_multiplier is {self.lr_multiplier}: expected more than 0 and at most 1")
         if self.lr_schedule not in get_args(LearningRateSchedule):
             raise UserError(f"lr_schedule is {self.lr_schedule!r}: expected constant, slanted_triangular or one_cycle")
 
     def learning_rate_factor(self, step: float, length: float) -> float:
-        """Return what the learning rates are multiplied by, at most 1, at a step (from 0) of a phase of that length.
+        """Returns the factor on the learning rates, at most 1.
+
+        Args:
+            step: The step of the phase, from 0.
+            length: The length of the phase in the same unit.
 
         Source:
             Slanted triangular: Howard and Ruder, 2018, with their cut_frac 0.1 and ratio 32. One cycle: Smith, 2018,
@@ -161,10 +165,10 @@ class Phase:
 
 
 def parse(cls: type[T], value: T | Mapping[str, Any], where: str) -> T:
-    """Turn a mapping, as it comes from Python or YAML, into its data class; leave an instance as it is.
+    """Turns a mapping, as it comes from Python or YAML, into its data class. An instance is returned as it is.
 
     Raises:
-        UserError: If a key is unknown or missing, or a value is out of range; it begins with ``where``.
+        UserError: If a key is unknown or missing, or a value is out of range. It begins with ``where``.
     """
     if isinstance(value, cls):
         return value
@@ -183,19 +187,21 @@ def parse(cls: type[T], value: T | Mapping[str, Any], where: str) -> T:
 
 
 def parse_phases(phases: Sequence[Phase | Mapping[str, Any]]) -> list[Phase]:
-    """Bring explicit phases into their data class.
+    """Turns explicit phases into their data class.
 
     Raises:
-        UserError: If there is no phase, or one is wrong in itself; it names the phase, counted from 1.
+        UserError: If there is no phase, or one is wrong in itself. It names the phase, counted from 1.
     """
     if not phases:
-        raise UserError("phases is empty; give at least one phase, or a schedule")
+        raise UserError("phases is empty: expected at least one phase, or a schedule in its place")
     parsed = [parse(Phase, phase, f"phase {number}") for number, phase in enumerate(phases, start=1)]
     for number, phase in enumerate(parsed, start=1):
         if number < len(parsed) and phase.until is None:
-            raise UserError(f"phase {number} never ends; give it until with epochs, steps, fraction or plateau")
+            raise UserError(f"phase {number} never ends: expected until with epochs, steps, fraction or plateau")
         if number == len(parsed) and phase.until is not None:
-            raise UserError(f"phase {number} is the last and runs until training ends; drop its until, or add a phase")
+            raise UserError(
+                f"phase {number} is the last and runs until training ends: expected no until, or one more phase"
+            )
     return parsed
 
 

@@ -1,4 +1,4 @@
-"""The layer groups that the dashboards show, whatever the network and whoever freezes it."""
+"""Finds the layer groups that the dashboards show, for any network and any callback that freezes it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 def unfreezing_of(trainer: L.Trainer) -> "ProgressiveUnfreezing | None":
     """Finds the callback that thaws layer groups; None where the trainer has none."""
-    from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing  # late: its plan is made with this
+    from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing  # late: its modules import this one
 
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, ProgressiveUnfreezing)), None)
 
 
 def shown_groups(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, LayerGroup]:
-    """Finds the layer groups to show, from input to head: those with parameters.
+    """Finds the layer groups to show, from input to head. Groups without parameters are left out.
 
     They are the groups of the unfreezing callback, else the module's own, else its direct children.
 
     Args:
-        trainer: After the start of ``fit``.
+        trainer: The trainer, after the start of ``fit``.
         pl_module: The module that trains.
     """
     unfreezing = unfreezing_of(trainer)
@@ -34,9 +34,9 @@ def shown_groups(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, 
 
 
 def own_groups(pl_module: L.LightningModule) -> dict[str, LayerGroup]:
-    """Finds the layer groups that a module names itself; its direct children where it names none."""
+    """Finds the layer groups that a module names itself, or its direct children where it names none."""
     patterns = getattr(pl_module, "layer_groups", None)
-    if not patterns or not isinstance(patterns, list | tuple | Mapping):  # the user's may mean something else by it
+    if not patterns or not isinstance(patterns, list | tuple | Mapping):  # a user's may be something else
         patterns = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
     groups = resolve_layer_groups(pl_module, patterns, rest="trainable") if patterns else {}
     if REST in groups and not groups[REST].parameters:
@@ -45,5 +45,5 @@ def own_groups(pl_module: L.LightningModule) -> dict[str, LayerGroup]:
 
 
 def trainable_names(groups: dict[str, LayerGroup]) -> tuple[str, ...]:
-    """Names the groups that train now. Layer groups freeze as one: the first parameter speaks for its group."""
+    """Names the groups that train now. A layer group freezes as a whole, so its first parameter is enough to tell."""
     return tuple(name for name, group in groups.items() if next(iter(group.parameters.values())).requires_grad)

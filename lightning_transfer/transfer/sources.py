@@ -1,4 +1,4 @@
-"""Where starting weights are read from: files, torchvision and the Hub; tensors alone, nothing is ever executed."""
+"""Reads starting weights from files, torchvision and the Hub. It reads tensors alone, and never executes anything."""
 
 import json
 import pickle
@@ -16,19 +16,19 @@ from lightning_transfer.files import named_in
 
 HUB_PREFIX = "hf://"
 PART_MARK = "::"
-_DEEPEST = 6  # levels of nesting that are looked through
-# What torch puts into the names of tensors where it compiles, shards or recomputes a part.
+_DEEPEST = 6  # levels of nesting that are searched
+# Torch puts these into the names of tensors where it compiles, shards or recomputes a part.
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 Weights = dict[str, Tensor]
 
 
 class Source(NamedTuple):
-    """What a source of weights holds.
+    """Holds the content of a source of weights.
 
     Attributes:
-        weights: Its tensors by name, after the names of what holds them: ``model.conv1.weight``.
-        vocabulary: The tokens of its data in the order of their ids, where it says so.
-        containers: What holds each of them: ``model``.
+        weights: The tensors by their full names, with the containers in front: ``model.conv1.weight``.
+        vocabulary: The tokens of the data in the order of their ids; None where the source has no vocabulary.
+        containers: The container of each tensor by the tensor's name, such as ``model.``.
     """
 
     weights: Weights
@@ -37,13 +37,13 @@ class Source(NamedTuple):
 
 
 def checkpoint_of(run: Path) -> Path:
-    """Choose the checkpoint of a finished run: its best, or its last where nothing was held out to tell the best by.
+    """Chooses the checkpoint of a finished run: its best, or its last where nothing was held out to find the best.
 
     Args:
-        run: Its folder, which holds either.
+        run: Folder of the run, which holds either.
 
     Raises:
-        UserError: Where the record names a best checkpoint of a name that is not there.
+        UserError: If the record names a best checkpoint that is not there.
     """
     folder, record = run / "checkpoints", run / "results.json"
     best, last = folder / "best.ckpt", folder / "last.ckpt"
@@ -58,19 +58,19 @@ def checkpoint_of(run: Path) -> Path:
 
 
 def split_part(source: str) -> tuple[str, str | None]:
-    """Split a source into what holds the weights, and the part of it that is meant, if one is named."""
+    """Splits a source into the place of the weights, and the part that is named after it; None where none is."""
     holder, mark, part = source.rpartition(PART_MARK)
     return (holder, part.strip(".") or ".") if mark and not Path(source).exists() else (source, None)
 
 
 def read_source(source: str) -> Source:
-    """Read the tensors of a source by name, and its vocabulary.
+    """Reads the tensors of a source by name, and its vocabulary.
 
     Args:
-        source: As :func:`~lightning_transfer.transfer.weights.load_starting_weights` takes it.
+        source: A source as :func:`~lightning_transfer.transfer.weights.load_starting_weights` takes it.
 
     Raises:
-        UserError: For a source that is missing, damaged or unsafe.
+        UserError: If the source is missing, damaged or unsafe.
     """
     if source.startswith(HUB_PREFIX):
         return _read_file(_download(source))
@@ -92,7 +92,7 @@ def _read_file(file: Path) -> Source:
 
             content: Any = load_file(file)
         else:
-            # Scripts save their arguments beside the weights: values and nothing else.
+            # Training scripts save their arguments in a Namespace beside the weights. It holds nothing but values.
             with torch.serialization.safe_globals([Namespace]):
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -108,7 +108,7 @@ def _source(file: Path | str, content: Any) -> Source:
     vocabulary = None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         vocabulary = _vocabulary(content)
-        if "pytorch-lightning_version" in content:  # which says what is the model, whatever callbacks keep beside it
+        if "pytorch-lightning_version" in content:  # its state_dict is the model, and callbacks may save other tensors
             content = content["state_dict"]
     found = [(plain_name(name), container, value) for name, container, value in _tensors(content)]
     if not found:
@@ -118,7 +118,7 @@ def _source(file: Path | str, content: Any) -> Source:
 
 
 def _tensors(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str, Tensor]]:
-    """Give the tensors that have a name, however nested; the state of an optimizer has numbers in place of names."""
+    """Gives the tensors that have a name, however nested. An optimizer's state has numbers in place of names."""
     is_named = isinstance(content, Mapping)
     entries = content.items() if is_named else enumerate(content if isinstance(content, list | tuple) else ())
     for key, value in entries:
@@ -129,17 +129,17 @@ def _tensors(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str
 
 
 def plain_name(name: str) -> str:
-    """Return a tensor's name without what torch puts into it where it wraps a module."""
+    """Returns a tensor's name without the parts that torch adds where it wraps a module."""
     return _WRAPPERS.sub("", name)
 
 
 def _first_line(error: Exception) -> str:
-    """Say what went wrong in one line; some errors, that of an empty file among them, have a kind but no words."""
+    """Describes an error in one line. Some errors, such as that of an empty file, have no words, only a kind."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
-    """Find the vocabulary in a checkpoint of this project: its data module saves its tokenizer."""
+    """Finds the vocabulary in a checkpoint of this project, whose data module saves its tokenizer."""
     for state in checkpoint.values():
         if isinstance(state, Mapping) and isinstance(state.get("tokenizer"), str):
             from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""How long a training is, in optimizer steps, and in batches where these do not tell the steps."""
+"""Measures how long a training is in optimizer steps, and in batches where these do not tell the steps."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from lightning_transfer.transfer.schedule import Phase, Position
 
 
 class TrainingLength(NamedTuple):
-    """The length of the whole training and of one epoch, in optimizer steps; infinite where it is not known beforehand.
+    """Holds the length of a training in optimizer steps or in batches. It is infinite where it is not known beforehand.
 
     Attributes:
-        total_steps: The steps of the whole training.
-        steps_per_epoch: The steps of one epoch.
-        by_batches: The length in batches, where the batches do not tell how many steps there will be.
-        unit: What is counted, ``step`` or ``batch``.
+        total_steps: Steps of the whole training.
+        steps_per_epoch: Steps of one epoch.
+        by_batches: The length in batches, where these do not tell how many steps there will be.
+        unit: The unit that is counted, ``step`` or ``batch``.
     """
 
     total_steps: float
@@ -28,15 +28,20 @@ class TrainingLength(NamedTuple):
 
     @property
     def measures(self) -> "list[TrainingLength]":
-        """The length in each unit in which it may be known."""
+        """Length in each unit in which it may be known."""
         return [self, self.by_batches] if self.by_batches else [self]
 
     def passed(self, place: Position) -> float:
-        """Return how many steps or batches a training has behind it."""
+        """Returns how many steps or batches of the training have passed."""
         return place.step if self.unit == "step" else place.epoch * self.steps_per_epoch + place.batch
 
     def of_phase(self, phase: Phase, start: float) -> float:
-        """Return the most steps or batches of a phase that begins at one; infinite where only a plateau ends it."""
+        """Returns the most steps or batches that a phase can take; infinite where only a plateau ends it.
+
+        Args:
+            phase: The phase.
+            start: The step or batch at which it begins.
+        """
         if phase.until is None:
             return self.total_steps - start
         epochs = math.inf if phase.until.epochs is None else phase.until.epochs * self.steps_per_epoch
@@ -44,7 +49,7 @@ class TrainingLength(NamedTuple):
         return min(epochs, ends(self.total_steps))
 
     def is_over(self, phase: Phase, start: Position, now: Position) -> bool:
-        """Tell whether a phase is over by epochs, steps or fraction; a plateau is not known here."""
+        """Says whether a phase is over by epochs, steps or fraction. A plateau is not known here."""
         if phase.until is None:
             return False
         if phase.until.is_reached(start, now, self.total_steps):
@@ -53,35 +58,35 @@ class TrainingLength(NamedTuple):
         return unit is not None and unit.passed(now) - unit.passed(start) >= phase.until.part_of(unit.total_steps)
 
     def not_before(self, phase: Phase, start: Position) -> tuple[float, float]:
-        """Return the epoch and the optimizer step of which one must have come before a phase can be over."""
+        """Returns an epoch and an optimizer step. A phase cannot be over before one of the two has come."""
         if phase.until is None:
             return math.inf, math.inf
         epoch = math.inf if phase.until.epochs is None else start.epoch + phase.until.epochs
         return epoch, start.step + (0 if self.by_batches else phase.until.max_steps(self.total_steps))
 
     def learning_rate_factor(self, phase: Phase, start: Position, now: Position) -> float:
-        """Return what the learning rates are multiplied by at a place in a phase, at most 1."""
+        """Returns the factor on the learning rates at a place in a phase, at most 1."""
         begins = [(unit, unit.passed(start)) for unit in self.measures]
         parts = [(unit.passed(now) - begin, unit.of_phase(phase, begin)) for unit, begin in begins]
         return phase.learning_rate_factor(*max(parts, key=lambda part: part[0] / max(1.0, part[1])))
 
     def phase_starts(self, phases: Sequence[Phase]) -> list[float]:
-        """Return the latest step or batch at which each phase begins; infinite after one that only a plateau ends."""
+        """Returns the latest step or batch at which each phase begins; infinite after one that only a plateau ends."""
         starts = [0.0]
         for phase in phases[:-1]:
             starts.append(starts[-1] + self.of_phase(phase, starts[-1]))
         return starts
 
     def check(self, phases: Sequence[Phase]) -> None:
-        """Raise if a phase needs a length that is not known.
+        """Checks that every length that a phase needs is known.
 
         Raises:
-            UserError: It names the phase, counted from 1.
+            UserError: If one is not known. It names the phase, counted from 1.
         """
         for number, phase in enumerate(phases, start=1):
             if phase.until and phase.until.fraction and all(math.isinf(unit.total_steps) for unit in self.measures):
                 raise UserError(
-                    f"phase {number} ends by a fraction of the training, whose length is not known; use steps"
+                    f"phase {number} ends by a fraction of the training, whose length is not known: expected steps"
                 )
             if phase.lr_schedule != "constant" and all(math.isinf(unit.of_phase(phase, 0)) for unit in self.measures):
                 raise UserError(
@@ -91,7 +96,7 @@ class TrainingLength(NamedTuple):
 
 
 def training_length(trainer: pl.Trainer) -> TrainingLength:
-    """Return how long a trainer will train the data it has."""
+    """Returns how long a trainer will train on its data."""
     total_steps, batches = float(trainer.estimated_stepping_batches), float(trainer.num_training_batches)
     if not _hides_steps(trainer):
         return TrainingLength(
@@ -104,8 +109,8 @@ def training_length(trainer: pl.Trainer) -> TrainingLength:
 
 
 def _hides_steps(trainer: pl.Trainer) -> bool:
-    """Tell whether the batches of an epoch leave open how many optimizer steps it takes."""
-    # The training step alone knows how many it takes, and trainer.global_step counts those of every optimizer.
+    """Says whether the number of optimizer steps in an epoch does not follow from its batches."""
+    # With manual optimization only the training step knows its steps. trainer.global_step counts every optimizer's.
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return not trainer.lightning_module.automatic_optimization or any(
         isinstance(callback, GradientAccumulationScheduler) for callback in callbacks

@@ -1,4 +1,4 @@
-"""The callback that freezes a network and thaws it, layer group by layer group, while it trains."""
+"""Holds the callback that freezes a network and thaws it, layer group by layer group, while it trains."""
 
 import math
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from lightning_transfer.transfer.unfreezing_state import SavedSchedule, Unfreezi
 class ProgressiveUnfreezing(pl.Callback):
     """Trains a network's layer groups in phases: linear probe, gradual unfreezing, chain-thaw or phases of your own.
 
-    The optimizer holds all parameters from the start and never changes; a frozen parameter has ``requires_grad`` False
-    and no grad, so optimizers skip it. What is trainable follows from the callback's state alone, which checkpoints
-    hold: a run resumed from any checkpoint goes on as if it had not stopped. Under DDP the module is wrapped again at
-    each transition, so replicas stay equal and frozen layers cost no communication. What does not require grad before
-    the fit stays frozen. After the fit, the module's ``requires_grad`` is as it was before.
+    The optimizer holds all parameters from the start and never changes. A frozen parameter has ``requires_grad`` False
+    and no grad, so optimizers skip it. What is trainable follows only from the callback's state, which checkpoints
+    hold. So a run resumed from any checkpoint goes on as if it had not stopped. Under DDP the module is wrapped again
+    at each transition, so replicas stay equal and frozen layers cost no communication. Parameters that do not require
+    grad before the fit stay frozen. After the fit, the module's ``requires_grad`` is as it was before.
 
     Args:
         layer_groups: From input to head: module paths or glob patterns relative to the LightningModule, each a group
@@ -42,26 +42,26 @@ class ProgressiveUnfreezing(pl.Callback):
             By default one epoch.
         phases: Explicit phases instead of a named schedule. Each adds its ``groups`` to those already trainable,
             unless ``only`` is set, and ends by its own ``until``.
-        rest: What becomes of parameters in no layer group, and of layer groups in no explicit phase: ``frozen`` or
+        rest: How to treat parameters in no layer group, and layer groups in no explicit phase: ``frozen`` or
             ``trainable`` throughout. By default they are an error.
-        frozen_norm_layers: ``eval``: norm layers of frozen groups use their running statistics, and the buffers of
-            frozen groups do not change. ``tracking``: they go on with the batch's, as in training.
-        lr_decay: Divide the learning rate by this number for each layer group away from the head, where the optimizer
-            has one parameter group per layer group. By default the optimizer's learning rates are left as they are.
-        lr_schedule: A shape over each phase of a named schedule, times what the scheduler says: ``constant``,
-            ``slanted_triangular`` or ``one_cycle``.
+        frozen_norm_layers: With ``eval``, norm layers of frozen groups use their running statistics, and the buffers
+            of frozen groups do not change. With ``tracking``, they use the batch's statistics, as in training.
+        lr_decay: Number by which the learning rate is divided for each layer group away from the head. The optimizer
+            must have one parameter group per layer group. By default the optimizer's learning rates do not change.
+        lr_schedule: Shape over each phase of a named schedule, by which the scheduler's learning rates are multiplied:
+            ``constant``, ``slanted_triangular`` or ``one_cycle``.
         thaw_frozen: Whether parameters that do not require grad before the fit are trained with their layer group, too.
 
     Attributes:
         plan_text: The plan as a table, once training has begun.
         outcome: How far the schedule came, once training has ended: the number of phases, how many have begun, the
             layer groups that never trained and why.
-        resolve: Gives the schedule on a module: its layer groups and its phases.
+        resolve: Function that resolves the schedule on a module: its layer groups and its phases.
         eval_norm_layers: Whether the norm layers of frozen groups are in eval mode.
-        lr_decay: As given.
+        lr_decay: The argument as given.
 
     Raises:
-        UserError: If the schedule is wrong in itself; on ``fit``, before the first step, if it does not fit the
+        UserError: If the schedule is wrong in itself. On ``fit``, before the first step, if it does not fit the
             module, the optimizer or the metrics.
 
     Source:
@@ -92,20 +92,20 @@ class ProgressiveUnfreezing(pl.Callback):
 
     def _reset(self) -> None:
         self._state = UnfreezingState()
-        # What follows from it, for the length of one fit.
+        # The rest follows from the state, for the length of one fit.
         self._schedule: ResolvedSchedule | None = None
         self._module: FreezableModule | None = None
         self._scalers: list[LearningRateScaler] = []
         self._length = TrainingLength(math.inf, math.inf)
         self._now: Position | None = None
-        self._not_before = (math.inf, math.inf)  # the epoch and the step of which one precedes the phase's end
+        self._not_before = (math.inf, math.inf)  # the phase cannot end before this epoch or this step
         self._waits_for_metrics = False
         self.plan_text = ""
         self.outcome: dict[str, Any] = {}
 
     @property
     def phase_index(self) -> int:
-        """The number of the current phase, from 0."""
+        """Number of the current phase, counted from 0."""
         return self._state.phase_index
 
     @property
@@ -135,30 +135,31 @@ class ProgressiveUnfreezing(pl.Callback):
         return self._schedule
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begin at phase 0; a checkpoint's state is loaded after this."""
+        """Begins at phase 0. A checkpoint's state is loaded after this."""
         if stage == "fit":
             self._reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the phase, its start, what its end waits for and the schedule."""
+        """Returns the phase, its start, the state of its plateau and the schedule."""
         facts = self._schedule.facts() | self._settings if self._schedule else {}
         schedule = SavedSchedule(self.trainable_groups, facts) if self._schedule else None
         return self._state.state_dict(schedule)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's phase."""
+        """Goes on from a checkpoint's phase."""
         self._state = UnfreezingState.from_state_dict(state_dict)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the schedule against the module, the optimizer and the checkpoint.
+        """Checks the schedule against the module, the optimizer and the checkpoint.
 
-        The optimizer exists by now, so that ``configure_optimizers`` may well leave out what does not require grad.
+        The optimizer exists by now, and nothing is frozen before. So ``configure_optimizers`` may leave out parameters
+        that do not require grad.
         """
         check_strategy(trainer)
         self._resolve(trainer, pl_module)
         self._waits_for_metrics = any(phase.until and phase.until.plateau for phase in self.phases)
         if self._waits_for_metrics and trainer.num_sanity_val_steps == 0:
-            trainer.num_sanity_val_steps = 1  # the only way to know before the first step what validation logs
+            trainer.num_sanity_val_steps = 1  # only this shows before the first step what validation logs
 
     def _resolve(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._schedule = self.resolve(pl_module)
@@ -168,14 +169,14 @@ class ProgressiveUnfreezing(pl.Callback):
             self._state.saved_schedule.check(self.phase_index, self._schedule, self._schedule.facts() | self._settings)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Freeze by the state that was loaded meanwhile, on whatever way it came."""
+        """Freezes by the state, which any way of resuming has loaded by now."""
         self._resolve(trainer, pl_module)  # again: the module's own on_fit_start may have frozen parts for good
         self._module = FreezableModule(self.groups, self.eval_norm_layers)
         self._freeze(trainer)
         step_frozen_without_scaler(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the training that is to come."""
+        """Measures the length of the training, and has the learning rates scaled."""
         if self._module is None:  # there was no sanity check
             self.on_sanity_check_start(trainer, pl_module)
         self._length = training_length(trainer)
@@ -188,7 +189,7 @@ class ProgressiveUnfreezing(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin the next phase if the current one is over and the optimizer has just stepped."""
+        """Begins the next phase if the current one is over and the optimizer has just stepped."""
         assert self._module is not None
         is_first, self._now = self._now is None, Position(trainer.current_epoch, batch_idx, trainer.global_step)
         start = self._state.start = self._state.start or self._now  # a checkpoint without state may be in mid-epoch
@@ -196,7 +197,7 @@ class ProgressiveUnfreezing(pl.Callback):
             self.plan_text = self.plan_table(trainer, pl_module)
             say_plan(self.plan_text)
             self._not_before = self._length.not_before(self.phase, start)
-            if trainer.global_step == start.step:  # else a resumed run, which has logged its phase before
+            if trainer.global_step == start.step:  # otherwise the run was resumed, and has logged its phase before
                 log_phase(trainer, self._resolved, self.phase_index)
         epoch, step = self._not_before
         may_be_over = self._state.watch.is_over or self._now.epoch >= epoch or self._now.step >= step
@@ -207,7 +208,7 @@ class ProgressiveUnfreezing(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Forget gradients of what is frozen; check, in the first step, that every plateau's metric is logged."""
+        """Drops the gradients of frozen parameters. In the first step, it checks that plateaus' metrics are logged."""
         if self._module is not None:
             self._module.drop_gradients()
         if trainer.global_step == 0:
@@ -216,25 +217,25 @@ class ProgressiveUnfreezing(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note whether a validation follows, for a checkpoint that is written before it."""
+        """Notes whether a validation follows, for a checkpoint that is written before it."""
         if self._module is not None:
             self._module.hold()
         if self._waits_for_metrics and self._state.plateau(self.phases) is not None:
             self._state.owes_validation = validation_follows(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell what the validation logs from what was logged before."""
+        """Remembers the metric's value, to tell what the validation logs from what was logged before."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._state.begin_validation(trainer, self.phases)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the metric that the phase waits for."""
+        """Checks the metric that the phase waits for."""
         if self._module is not None and trainer.state.fn == TrainerFn.FITTING:
             self._module.hold()
             self._state.end_validation(trainer, self.phases)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the metric that the phase waits for, if the training step logs it."""
+        """Checks the metric that the phase waits for, if the training step logs it."""
         self._state.end_train_epoch(trainer, self.phases)
 
     def _begin_next_phase_if_over(self, trainer: pl.Trainer, start: Position, now: Position) -> None:
@@ -253,7 +254,7 @@ class ProgressiveUnfreezing(pl.Callback):
             rebuild_replicas(trainer)
 
     def learning_rates(self, optimizer: Optimizer) -> list[float]:
-        """Return the learning rate of each parameter group of an optimizer at the step about to be taken."""
+        """Returns the learning rate of each parameter group of an optimizer at the next step."""
         scaler = next((scaler for scaler in self._scalers if scaler.optimizer is optimizer), None)
         return [group["lr"] for group in optimizer.param_groups] if scaler is None else scaler.learning_rates()
 
@@ -264,13 +265,13 @@ class ProgressiveUnfreezing(pl.Callback):
         return self._length.learning_rate_factor(self.phase, self._state.start, now)
 
     def plan_table(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any = None) -> str:
-        """Return the schedule as a table.
+        """Returns the schedule as a table.
 
         Args:
-            trainer: Has set up the optimizers and the training data.
+            trainer: The trainer, which has set up the optimizers and the training data.
             pl_module: The module to be trained.
-            batch: A training batch on the module's device, to measure the memory for activations in each phase; the
-                table leaves it out without one.
+            batch: A training batch on the module's device, to measure the memory for activations in each phase.
+                Without one, the table leaves the memory out.
         """
         if self._schedule is None:
             self._schedule = self.resolve(pl_module)
@@ -281,12 +282,12 @@ class ProgressiveUnfreezing(pl.Callback):
         return format_plan(self._resolved, trainer.optimizers, training_length(trainer), kept, factors)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say which phases never began."""
+        """Warns of phases that never began."""
         self.outcome = self._resolved.outcome(self.phase_index, trainer.global_step)
         say_missed(self.outcome)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the module back with the requires_grad and the modes that it came with."""
+        """Gives the module back the requires_grad and the modes that it had before the fit."""
         if self._module is not None:
             self._module.restore()
         for scaler in self._scalers:
@@ -294,5 +295,5 @@ class ProgressiveUnfreezing(pl.Callback):
         self._module, self._scalers = None, []
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the module back as it came also when the fit fails."""
+        """Restores the module also when the fit fails."""
         self.teardown(trainer, pl_module, "fit")

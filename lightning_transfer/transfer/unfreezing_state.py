@@ -1,4 +1,4 @@
-"""Where an unfreezing schedule stands: all that a checkpoint holds of it, as plain values."""
+"""Holds the state of an unfreezing schedule, which checkpoints save as plain values."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ _WAY_OUT = "resume with the schedule that the run began with, or start a new run
 
 @dataclass
 class SavedSchedule:
-    """The schedule that a checkpoint was written with.
+    """Holds the schedule that a checkpoint was written with.
 
     Attributes:
-        trainable_groups: What its phase trained.
-        facts: All of its settings; none in a checkpoint of an earlier version.
+        trainable_groups: Layer groups that its phase trained.
+        facts: All of its settings; empty for a checkpoint of an earlier version.
     """
 
     trainable_groups: list[str]
     facts: dict[str, str]
 
     def check(self, index: int, resolved: ResolvedSchedule, facts: dict[str, str]) -> None:
-        """Raise if it is not the schedule that a run resumes with.
+        """Checks that a run resumes with this schedule.
 
         Args:
-            index: The checkpoint's phase, from 0.
-            resolved: The schedule here.
+            index: The checkpoint's phase, counted from 0.
+            resolved: The schedule of the run.
             facts: All of its settings.
 
         Raises:
-            UserError: It says what differs first.
+            UserError: If the schedules differ. It names the first difference.
         """
         here = resolved.trainable(index) if index < len(resolved.phases) else None
         if here != self.trainable_groups:
@@ -53,16 +53,16 @@ class SavedSchedule:
 
 @dataclass
 class UnfreezingState:
-    """The phase, its start and what its end waits for.
+    """Holds the phase, its start and the checks of its plateau.
 
     Attributes:
-        phase_index: The number of the phase, from 0.
-        start: Where it began; None before the first batch.
-        watch: The metric that it waits for.
+        phase_index: Number of the phase, counted from 0.
+        start: The position where it began; None before the first batch.
+        watch: The checks of the metric that it waits for.
         owes_validation: Whether a validation follows that Lightning skips on resuming.
-        validation_metrics: The names that validation has logged.
-        saved_schedule: The schedule of the checkpoint that this comes from, until the next phase.
-        awaits_metrics: Whether it is yet to be known that every plateau's metric is logged.
+        validation_metrics: Names that validation has logged.
+        saved_schedule: The schedule of the checkpoint that the run resumed from, until the next phase.
+        awaits_metrics: Whether it is still to be checked that every plateau's metric is logged.
     """
 
     phase_index: int = 0
@@ -74,44 +74,44 @@ class UnfreezingState:
     awaits_metrics: bool = True
 
     def check_metrics(self, trainer: pl.Trainer, phases: Sequence[Phase], is_epoch_end: bool = False) -> None:
-        """Raise if a phase waits for a metric that nothing logs; see :func:`check_is_logged`."""
+        """Checks that every metric that a phase waits for is logged; see :func:`check_is_logged`."""
         if self.awaits_metrics:
             check_is_logged(trainer, phases, self.validation_metrics, is_epoch_end)
 
     def plateau(self, phases: Sequence[Phase]) -> Plateau | None:
-        """Return what the phase waits for, if it waits for a metric."""
+        """Returns the plateau that the phase waits for, if any."""
         until = phases[self.phase_index].until
         return until.plateau if until else None
 
     def begin_validation(self, trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
-        """Tell what the validation logs from what was logged before."""
+        """Remembers the metric's value, to tell what the validation logs from what was logged before."""
         if (plateau := self.plateau(phases)) is not None:
             self.watch.begin_validation(trainer, plateau)
 
     def end_validation(self, trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
-        """Note the names that a validation has logged, and check the metric that the phase waits for."""
+        """Notes the names that a validation has logged, and checks the metric that the phase waits for."""
         self.owes_validation = False
         self.validation_metrics |= logged_names(trainer)
         if (plateau := self.plateau(phases)) is not None and not trainer.sanity_checking:
             self.watch.end_validation(trainer, plateau)
 
     def end_train_epoch(self, trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
-        """Check the metric that the phase waits for, if the training step alone logs it."""
+        """Checks the metric that the phase waits for, if only the training step logs it."""
         self.check_metrics(trainer, phases, is_epoch_end=True)
         self.awaits_metrics = False
         if (plateau := self.plateau(phases)) is not None:
             self.watch.end_train_epoch(trainer, plateau, self.validation_metrics)
 
     def begin_next_phase(self, now: Position) -> None:
-        """Go on to the next phase."""
+        """Goes on to the next phase."""
         self.phase_index += 1
         self.start, self.watch, self.saved_schedule = now, PlateauWatch(), None
 
     def state_dict(self, schedule: SavedSchedule | None) -> dict[str, Any]:
-        """Return what a checkpoint has to hold.
+        """Returns what a checkpoint has to hold.
 
         Args:
-            schedule: The one that trains; that of the checkpoint if None.
+            schedule: The schedule that trains. None means that of the checkpoint that the run resumed from.
         """
         schedule = schedule or self.saved_schedule
         return {
@@ -126,7 +126,7 @@ class UnfreezingState:
 
     @classmethod
     def from_state_dict(cls, saved: dict[str, Any]) -> "UnfreezingState":
-        """Go on from a checkpoint, also from one of an earlier version."""
+        """Builds the state from a checkpoint's, also from one of an earlier version."""
         groups = saved["trainable_groups"]
         state = cls(
             phase_index=saved["phase_index"],

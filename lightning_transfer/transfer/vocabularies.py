@@ -1,4 +1,4 @@
-"""Rows that stand for tokens, moved from one vocabulary to another."""
+"""Moves the rows of embeddings from one vocabulary to another."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ def move_rows(rows: Tensor, source: Sequence[str], target: Sequence[str]) -> Ten
     """Gives each token of a vocabulary the row that it has in another, and new tokens the mean of all rows.
 
     Args:
-        rows: [len(source), ...], one for each token of the source.
+        rows: [len(source), ...], one row for each token of the source.
         source: The tokens in the order of the rows.
-        target: The tokens to give rows to.
+        target: The tokens that get rows.
 
     Returns:
         [len(target), ...]
@@ -31,7 +31,7 @@ def move_rows(rows: Tensor, source: Sequence[str], target: Sequence[str]) -> Ten
 def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
     """Finds the tensors with one row for each token: embeddings, and output layers tied to one, with their biases.
 
-    A layer to which the embeddings are handed names those of its own in ``rows_of_tokens``.
+    A layer that is given the embeddings from outside names its own such tensors in ``rows_of_tokens``.
 
     Args:
         module: Any module.
@@ -55,9 +55,9 @@ def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
 
 
 def bound_tensors(module: nn.Module) -> set[str]:
-    """Finds the tensors that mean nothing in another vocabulary, by names as in the module's state dict.
+    """Finds the tensors that have no meaning in another vocabulary, by names as in the module's state dict.
 
-    A layer names those of its own in ``bound_to_vocabulary``.
+    A layer names its own such tensors in ``bound_to_vocabulary``.
     """
     return {
         f"{path}.{name}".lstrip(".")

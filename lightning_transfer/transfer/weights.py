@@ -1,6 +1,6 @@
-"""Starting weights: from a file, torchvision or the Hub into a network, with every tensor accounted for.
+"""Loads starting weights from a file, torchvision or the Hub into a network, and reports every tensor.
 
-Weights only: nothing in a file is ever executed, and neither optimizer nor progress comes along.
+Only weights are loaded, without the optimizer or the progress of a training. Nothing in a file is ever executed.
 """
 
 import os
@@ -19,10 +19,10 @@ from lightning_transfer.transfer.vocabularies import bound_tensors, move_rows, t
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What became of each tensor.
+    """Says what happened to each tensor.
 
     Attributes:
-        source: Where the weights came from.
+        source: The source of the weights.
         loaded: Tensors of the module that were loaded.
         made_anew: Tensors of the module that keep their fresh values, each with the reason.
         left_over: Tensors of the source that the module has no place for.
@@ -36,7 +36,7 @@ class WeightsReport:
     by_token: dict[str, str]
 
     def __str__(self) -> str:
-        """Say it in a few lines."""
+        """Writes the report in a few lines."""
         lines = [f"starting weights: {len(self.loaded)} tensors loaded from {self.source}"]
         lines += [f"  by token    {name} ({reason})" for name, reason in self.by_token.items()]
         lines += [f"  made anew   {name} ({reason})" for name, reason in self.made_anew.items()]
@@ -50,19 +50,20 @@ def load_starting_weights(
     allow: Sequence[str] = (),
     vocabulary: Sequence[str] | None = None,
 ) -> WeightsReport:
-    """Load weights into a module by name, wherever the same network sits on either side.
+    """Loads weights into a module by name, wherever the same network is in the file and in the module.
 
-    The source's names and the module's are aligned by the prefixes under which most names and shapes agree, wherever in
-    the file they are: a bare network's weights fit into a LightningModule that holds the network, the other way round,
-    and those of a training script's ``{"model": ..., "epoch": 9}`` into either. Where two parts of a file fit equally,
-    as a student and its teacher do, the source has to name one. Tensors of the head, the last
-    layer group, are made anew where their shapes differ or the source lacks them: another number of classes or
-    another kind of head. Any other difference is an error, unless a pattern allows it. Where the vocabularies of source
-    and module are known and differ, the rows of embeddings are moved by token,
-    and layers that are bound to a vocabulary are made anew.
+    The source's names and the module's are aligned by the prefixes under which most names and shapes agree. A bare
+    network's weights fit into a LightningModule that holds the network, and the other way round. Those of a training
+    script's ``{"model": ..., "epoch": 9}`` fit into either. Where two parts of a file fit equally, as a student and its
+    teacher do, the source has to name one.
+
+    The head is the last layer group. Its tensors are made anew where their shapes differ or the source lacks them, as
+    with another number of classes or another kind of head. Any other difference is an error, unless a pattern allows
+    it. Where the vocabularies of source and module are known and differ, the rows of embeddings are moved by token.
+    Layers that are bound to a vocabulary are then made anew.
 
     Args:
-        module: What to load into, in place.
+        module: The module, which is changed in place.
         source: A file (a Lightning checkpoint, a saved state dict of torch, or ``.safetensors``), the name of
             torchvision weights (``ResNet18_Weights.IMAGENET1K_V1``), or a file on the Hub
             (``hf://owner/repository/file``). After two colons the name of a part of it: ``last.pt::teacher``.
@@ -70,20 +71,20 @@ def load_starting_weights(
         vocabulary: The tokens of the module's data in the order of their ids, if it reads text.
 
     Returns:
-        What became of each tensor.
+        A report on each tensor.
 
     Raises:
-        UserError: For a source that is missing, damaged, unsafe, of another architecture, or with several parts that
-            fit. The module is unchanged.
+        UserError: If the source is missing, damaged, unsafe or of another architecture, or several of its parts fit.
+            The module is then unchanged.
     """
-    # A module's extra state, which is any object, stays as it is.
+    # A module's extra state may be any object, and stays as it is.
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     own = {plain_name(name): value for name, value in state.items()}
     source = os.fspath(source)
     file, part = split_part(source)
     weights, source_vocabulary, containers = read_source(file)
     names, rivals = align(weights, own, part)
-    # What else the file holds, an optimizer's state for one, is nothing that was left out.
+    # Tensors in other containers of the file, such as an optimizer's state, do not count as left over.
     beside = {containers[name] for name, ours in names.items() if ours in own}
     found = {ours: weights[name] for name, ours in names.items() if containers[name] in beside}
     outside = [name for name in weights if name not in names and containers[name] in beside]
@@ -126,7 +127,7 @@ def load_starting_weights(
 
 
 def _move_tokens(found: Weights, tensors: set[str], source: list[str], target: Sequence[str]) -> dict[str, str]:
-    """Move the rows of embeddings, in place; say of each how many were found."""
+    """Moves the rows of embeddings, in place. Returns for each tensor how many tokens were found."""
     shared = len(set(source) & set(target))
     counts = f"{shared:,} of {len(target):,} tokens; {len(target) - shared:,} new ones start from the mean"
     names = [name for name in tensors & found.keys() if len(found[name]) == len(source)]
@@ -136,7 +137,7 @@ def _move_tokens(found: Weights, tensors: set[str], source: list[str], target: S
 
 
 def _head(module: nn.Module) -> list[str]:
-    """Return patterns of the last layer group's tensors, with its buffers; none where the module names no groups."""
+    """Returns patterns of the last layer group's tensors and buffers; none where the module names no groups."""
     layer_groups = getattr(module, "layer_groups", None)
     if not layer_groups:
         return []
