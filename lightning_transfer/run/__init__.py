@@ -1,1 +1,1 @@
-"""The run of an experiment: its folder, checkpoints, record and progress."""
+"""Runs an experiment: its folder, checkpoints, record and progress."""

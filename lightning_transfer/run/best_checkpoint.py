@@ -1,4 +1,4 @@
-"""The best checkpoint of a run."""
+"""Keeps the best checkpoint of a run."""
 
 import os
 import shutil
@@ -19,25 +19,25 @@ from lightning_transfer.lightning_internals import rest_hook, wake_hook
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt``: the weights with the best value of one metric.
 
-    Lightning's ``ModelCheckpoint``, and unlike it: where validations log the metric, each of them counts, whatever the
-    intervals, and nothing else does. The value is therefore that of the weights in the file. A run that goes on in
-    another folder still knows what was best before, and the next validation, however bad, is not the best. A run whose
-    module does not log what is monitored ends only when its last checkpoint is saved, and can go on from there.
-    Options that ask for more than this one file have Lightning's callback keep the others beside it.
+    It differs from Lightning's ``ModelCheckpoint`` in four points. Where validations log the metric, each of them
+    counts, whatever the intervals, and nothing else does. So the value always belongs to the weights in the file. A run
+    that goes on in another folder still knows what was best before, so a worse validation does not become the best. A
+    run whose module does not log the metric ends only when its last checkpoint is saved, and can go on from there.
+    Where the options ask for more files than this one, Lightning's callback keeps the others beside it.
 
     Args:
         monitor: The metric. With null nothing is called best, and the last weights are the result.
         mode: Whether a lower (min) or a higher (max) value is better. It follows from most names, such as accuracy and
-            loss, and is asked for where it does not.
+            loss. For other names it must be given.
         save_top_k: 1; 0 to keep no best checkpoint; another number of the best, or -1 for all, to keep them beside it.
         filename: Name of the files beside best.ckpt, such as {epoch}.
-        dirpath: Always null, which is the run's own folder.
-        save_last: Changes nothing: last.ckpt is kept in any case.
+        dirpath: Always null, which means the run's own folder.
+        save_last: It changes nothing, because last.ckpt is kept in any case.
         save_on_exception: Whether a file beside best.ckpt is saved where the training fails.
         enable_version_counter: Whether a file beside best.ckpt gets a number where one of its name exists.
 
     Raises:
-        UserError: For another folder, for the name of the last checkpoint, and for a direction that has to be given.
+        UserError: If another folder or the name of the last checkpoint is given, or the direction has to be given.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             **options,
         )
-        self.beside: list[ModelCheckpoint] = []  # what keeps the other files
+        self.beside: list[ModelCheckpoint] = []  # these callbacks keep the other files
         if filename not in ("best", None) or save_top_k not in (0, 1) or save_on_exception:
             other = ModelCheckpoint(
                 monitor=monitor,
@@ -85,21 +85,22 @@ class BestCheckpoint(ModelCheckpoint):
         self._missing: str | None = None
         self._value_before: Tensor | None = None
         self._is_validated = False  # whether validations log the metric
-        self._news: Tensor | None = None  # its value of a validation that has not been looked at
+        self._news: Tensor | None = None  # its value from a validation that has not been compared yet
 
     def state_dict(self) -> dict[str, Any]:
-        """What is best so far."""
+        """Returns what is best so far."""
         return super().state_dict() | {"best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with what is best so far, also where that is another run's."""
+        """Goes on with what is best so far, also where another run has saved it."""
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
         self.best_step = state_dict.get("best_step")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets a best checkpoint that is gone, or was overwritten after the checkpoint that a run goes on from.
 
-        That of another run is brought into this one's folder, in which nothing better may ever come.
+        The best checkpoint of another run is linked or copied into this run's folder, as this run may not improve on
+        it.
         """
         super().on_train_start(trainer, pl_module)
         rest_hook(self, "on_train_batch_start")
@@ -111,11 +112,11 @@ class BestCheckpoint(ModelCheckpoint):
             _bring(Path(self.best_model_path), Path(str(self.dirpath)))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes the metric as it stands, to tell what this validation logs from what was logged before."""
+        """Notes the metric's value, to tell what this validation logs from what was logged before."""
         self._value_before = trainer.callback_metrics.get(str(self.monitor))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves if the validation has logged the best value so far; after the last one of an epoch, at its end."""
+        """Saves if the validation has logged the best value so far. After an epoch's last batch, its end saves."""
         value = trainer.callback_metrics.get(str(self.monitor))
         if value is self._value_before:
             super().on_validation_end(trainer, pl_module)
@@ -132,7 +133,8 @@ class BestCheckpoint(ModelCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        # Lightning's callback saves through this one method. It would also take a value of earlier weights.
+        # Lightning's callback always saves through this method. It would also take a value that belongs to earlier
+        # weights.
         if self._is_validated:
             if self._news is None:
                 return
@@ -154,29 +156,29 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Ends a run without a best checkpoint; called only once that is known.
+        """Ends a run without a best checkpoint. The hook is called only once that is known.
 
         Raises:
-            UserError: Where what is monitored has not been logged by the validation before.
+            UserError: If the validation before has not logged the metric.
         """
         if self._missing is not None:
             raise UserError(self._missing)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ends a run without a best checkpoint, likewise."""
+        """Ends a run without a best checkpoint in the same way."""
         super().on_train_end(trainer, pl_module)
         if self._missing is not None:
             raise UserError(self._missing)
 
 
 def best_checkpoint(trainer: L.Trainer) -> BestCheckpoint | None:
-    """Finds what keeps the best checkpoint, among others that a config may name; None where none was kept."""
+    """Finds the callback that has kept a best checkpoint, among any that a config names; None where none was kept."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint)]
     return next((callback for callback in callbacks if callback.best_model_path), None)
 
 
 def _bring(checkpoint: Path, folder: Path) -> None:
-    """Links a checkpoint into the folder; copies it where that is on another file system."""
+    """Links a checkpoint into the folder, or copies it where the folder is on another file system."""
     if checkpoint.parent.resolve() == folder.resolve():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, whatever happens while they are written."""
+"""Writes checkpoints that are whole or do not exist, whatever happens meanwhile."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lightning_transfer.files import replacing
 class DurableCheckpointIO(TorchCheckpointIO):
     """Replaces a checkpoint in one step, once all of the new one is on the disk.
 
-    Lightning writes to a temporary file elsewhere and moves it: where that is another file system, a killed process
+    Lightning writes to a temporary file elsewhere and moves it. If that is on another file system, a killed process
     leaves half a file under the final name. Remote paths (``s3://...``) are left to Lightning.
     """
 
@@ -23,12 +23,12 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
         Args:
             checkpoint: Anything that ``torch.save`` takes.
-            path: The file; its folder is made.
+            path: The file, whose folder is made.
             storage_options: Not supported, as in Lightning.
 
         Raises:
-            UserError: Where the file system refuses, for example because it is full; an earlier checkpoint of this
-                name is then still there.
+            UserError: If the file system refuses, for example because it is full. An earlier checkpoint of this name
+                is then still there.
         """
         if storage_options is not None or not _is_local_file_protocol(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -47,5 +47,5 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads a checkpoint as data alone, whatever is asked for; see ``torch.load``."""
+        """Reads a checkpoint as data alone, whatever ``weights_only`` is; see ``torch.load``."""
         return super().load_checkpoint(path, map_location, weights_only=True)

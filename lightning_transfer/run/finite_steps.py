@@ -1,4 +1,4 @@
-"""Steps whose gradients are not finite: skipped and counted, and the end of a run in which they persist."""
+"""Skips and counts steps whose gradients are not finite, and ends a run in which they persist."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.modules.batchnorm import _NormBase  # what norm layers with running statistics have in common
+from torch.nn.modules.batchnorm import _NormBase  # the base of norm layers with running statistics
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
@@ -20,35 +20,35 @@ MOST_IN_A_ROW = 20  # skipped steps
 
 
 class FiniteSteps(L.Callback):
-    """Skips each optimizer step whose gradients have no finite norm, as they are before clipping.
+    """Skips each optimizer step whose gradients have no finite norm before clipping.
 
     One such step would make all weights NaN. On a CPU a skipped step leaves the weights and the optimizer's state as
-    they are. On an accelerator its gradients count as zero instead, so that no step waits for the device: momentum and
-    weight decay go on. Learning rates and the count of steps go on in both cases. In float16 torch's ``GradScaler``
-    skips steps itself, and this callback leaves them to it.
+    they are. On an accelerator its gradients count as zero instead, so that no step waits for the device. Momentum and
+    weight decay then go on. Learning rates and the count of steps go on in both cases. In float16 torch's
+    ``GradScaler`` skips steps itself, and this callback leaves them to it.
 
-    The number of skipped steps is logged as ``train/skipped_steps`` where it grows. A norm layer whose running
-    statistics such a step has made NaN begins them anew.
+    The number of skipped steps is logged as ``train/skipped_steps`` where it grows. If such a step has made running
+    statistics of a norm layer NaN, these begin anew.
     """
 
     def __init__(self) -> None:
-        # Numbers on a CPU; tensors on an accelerator, which only some steps read.
+        # The counts are numbers on a CPU. On an accelerator they are tensors, which only some steps read.
         self._skipped: Any = 0
         self._in_a_row: dict[int, Any] = {}  # by the place of the optimizer
         self._known = 0
 
     @property
     def skipped(self) -> int:
-        """Number of steps that were skipped so far."""
+        """Number of steps skipped so far."""
         return int(self._skipped)
 
     @property
     def in_a_row(self) -> int:
-        """Number of steps skipped since the last one that was taken; of several optimizers the largest."""
+        """Number of steps skipped since the last one that was taken; the largest one of several optimizers."""
         return max(map(int, self._in_a_row.values()), default=0)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Has gradients clipped only where there are any: torch's clipping by value raises without one."""
+        """Has gradients clipped only where there are any, because torch's clipping by value raises without one."""
         plugin = trainer.precision_plugin
         plugin.clip_gradients = partial(_clip_any, type(plugin).clip_gradients, plugin)  # type: ignore[method-assign]
 
@@ -56,7 +56,7 @@ class FiniteSteps(L.Callback):
         """Skips the step if its gradients are not finite.
 
         Raises:
-            UserError: Where that persists.
+            UserError: If that persists.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not parameters or getattr(trainer.precision_plugin, "scaler", None) is not None:
@@ -66,13 +66,14 @@ class FiniteSteps(L.Callback):
         ]
         skips: Any = has_no_finite_norm(gradients)
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-            # Each rank has other parts of the gradients. Those of DDP are equal on all ranks, and so is what they say.
+            # Each rank has other parts of the gradients here. Under DDP all ranks have equal gradients, and decide
+            # the same.
             skips = trainer.strategy.reduce(skips.float(), reduce_op="sum") > 0
         is_read = costs_nothing_to_read(skips)
         if is_read:
             skips = bool(skips)
             for parameter in parameters if skips else []:
-                parameter.grad = None  # which optimizers skip
+                parameter.grad = None  # optimizers skip it then
         else:
             for gradient in gradients:
                 gradient.masked_fill_(skips, 0)
@@ -84,15 +85,15 @@ class FiniteSteps(L.Callback):
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at what no step has looked at."""
+        """Reads the counts that no step has read."""
         self._look(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were skipped."""
+        """Returns how many steps were skipped."""
         return {"skipped": self.skipped, "in_a_row": {place: int(count) for place, count in self._in_a_row.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from that."""
+        """Goes on from the saved counts."""
         self._skipped = self._known = state_dict["skipped"]
         self._in_a_row = dict(state_dict["in_a_row"])
 
@@ -131,7 +132,7 @@ def costs_nothing_to_read(flag: Tensor) -> bool:
 
 
 def restart_statistics(module: nn.Module) -> None:
-    """Begins the running statistics of norm layers anew where they are not finite, which they would stay for ever."""
+    """Begins running statistics of norm layers anew where they are not finite, as they would stay so for ever."""
     layers = [layer for layer in module.modules() if isinstance(layer, _NormBase)]
     for layer in layers:
         mean, variance = layer.running_mean, layer.running_var
@@ -145,7 +146,7 @@ def _clip_any(clip: Callable[..., None], plugin: Precision, optimizer: Optimizer
 
 
 def _values(gradient: Tensor | None) -> Tensor:
-    """The part of a gradient that this rank has, without the zeros of a sparse one."""
+    """Returns the part of a gradient that this rank has, without the zeros of a sparse one."""
     assert gradient is not None
     local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
     return local._values() if local.is_sparse else local

@@ -1,4 +1,4 @@
-"""Where a run starts, and the folder that it is written to."""
+"""Decides which folder a run is written to, and from which checkpoint it starts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from lightning_transfer.run.ownership import new_version, owned
 
 @contextlib.contextmanager
 def folder_of_run(trainer: L.Trainer, experiment: Path, version: str | None) -> Iterator[Path]:
-    """A context in which a run has its folder, whatever its loggers are.
+    """Gives a run its folder as long as the context lasts, whatever its loggers are.
 
-    Checkpoints go there, unless a config says where. The first rank owns the folder. The others take its name from the
-    first where they need it, by a broadcast.
+    Checkpoints go there, unless a config names another folder. The first rank owns the folder. The other ranks get its
+    name from the first by a broadcast, where they need it.
 
     Args:
-        trainer: Will fit.
+        trainer: The trainer that will fit.
         experiment: The folder of the experiment's runs, which exists.
         version: The run's name; the next number if None.
 
     Raises:
-        UserError: Where the folder belongs to another living process.
+        UserError: If the folder belongs to another living process.
     """
     with contextlib.ExitStack() as stack:
         folder = experiment / (version or "")
@@ -45,16 +45,19 @@ def folder_of_run(trainer: L.Trainer, experiment: Path, version: str | None) -> 
 def start_of_fit(ckpt_path: str | None, experiment: Path, version: str | None) -> str | None:
     """Decides where a fit starts: ``last`` is its own last checkpoint, if there is one yet.
 
-    A job that SLURM or torchrun has started again goes on from there unasked, where its run has a name.
+    If SLURM or torchrun has started the job again, a run that has a name goes on from there without ``last``.
 
     Args:
-        ckpt_path: As given: ``last``, a file, or None.
+        ckpt_path: The argument as given: ``last``, a file, or None.
         experiment: The folder of the experiment's runs.
         version: The run's name, if it was given.
 
+    Returns:
+        The checkpoint to start from; None for a start from the beginning.
+
     Raises:
-        UserError: For ``last`` without a name of the run, and a start from nothing, or from another run, under the name
-            of a run that has a checkpoint or a record, which would be lost.
+        UserError: If ``last`` is given without a name of the run. Also if a start from nothing, or from another run,
+            would overwrite the checkpoint or the record of a run of that name.
     """
     if version is None:
         if ckpt_path == "last":
@@ -71,11 +74,11 @@ def start_of_fit(ckpt_path: str | None, experiment: Path, version: str | None) -
 
 
 def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint as data alone; its tensors stay in the file.
+    """Reads a checkpoint as data alone. Its tensors stay in the file.
 
     Raises:
-        UserError: For an address, a path that does not exist, a folder of parts, a file that ``torch.save`` has not
-            written or that holds code, and weights alone.
+        UserError: If the checkpoint is an address, a path that does not exist, a folder of parts or weights alone. Also
+            if ``torch.save`` has not written the file, or it holds code.
     """
     if not _is_local_file_protocol(checkpoint):
         raise UserError(f"checkpoint '{checkpoint}' is an address: fetch it, and give the file")
@@ -88,7 +91,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
         )
     try:
         state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, UnpicklingError) as error:  # of a file of another kind, and of one that holds code
+    except (RuntimeError, UnpicklingError) as error:  # for a file of another kind, and for one that holds code
         raise UserError(f"{checkpoint} is no checkpoint: expected a file that a run has saved, as best.ckpt") from error
     if not isinstance(state, dict) or "pytorch-lightning_version" not in state:
         raise UserError(f"{checkpoint} is not the checkpoint of a run: if it holds weights, start by --init_from")

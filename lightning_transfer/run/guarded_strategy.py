@@ -1,4 +1,4 @@
-"""Checkpoints as data, with every strategy and every plugin that writes and reads them."""
+"""Keeps checkpoints plain data, with every strategy and every plugin that writes and reads them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +14,11 @@ from lightning_transfer.run.plain_types import plain
 def guard(strategy: Strategy) -> None:
     """Has a strategy write plain types, read nothing but data, and delete only beside what it has written.
 
-    All checkpoints of Lightning go through these three methods of the strategy, whoever asks for them: some strategies
-    read them without the plugin for checkpoints, and then as code.
+    All checkpoints of Lightning go through these three methods of the strategy, whoever asks for them. Some strategies
+    read checkpoints without the plugin for them, and would run code in them.
 
     Args:
-        strategy: That of one trainer. Its methods are replaced.
+        strategy: The strategy of one trainer. Its methods are replaced.
     """
     save, load, remove = strategy.save_checkpoint, strategy.load_checkpoint, strategy.remove_checkpoint
     written: set[str] = set()
@@ -43,5 +43,5 @@ def guard(strategy: Strategy) -> None:
 
 
 def _place(path: str | Path) -> str:
-    """The one name of a place, without symbolic links."""
+    """Returns the one name of a place, without symbolic links."""
     return str(Path(path).resolve()) if _is_local_file_protocol(path) else str(path)

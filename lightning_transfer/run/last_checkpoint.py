@@ -1,4 +1,4 @@
-"""The last checkpoint of a run, and the end of a run that is asked to stop."""
+"""Keeps the last checkpoint of a run, and ends a run that is asked to stop."""
 
 import signal
 from typing import Any
@@ -24,38 +24,38 @@ _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 class LastCheckpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``: after every epoch, every validation within one, and where the run is asked to stop.
 
-    After SIGTERM or SIGUSR1 the run stops at the next step boundary; several processes at the one after, when all have
-    heard of it. The optimizer has stepped, a validation that was due is done, and the checkpoint goes on from there.
-    The exit status is 128 plus the signal's number, 143 for SIGTERM. On SIGUSR1 a SLURM job also puts itself back into
-    the queue.
+    After SIGTERM or SIGUSR1 the run stops at the next step boundary. Several processes stop one boundary later, when
+    all know of the signal. By then the optimizer has stepped and a due validation is done, and a resumed run goes on
+    from there. The exit status is 128 plus the signal's number, 143 for SIGTERM. On SIGUSR1 a SLURM job also puts
+    itself back into the queue.
 
     Args:
-        signals: Where the signals are noted.
+        signals: Notes the signals.
     """
 
     def __init__(self, signals: StopSignals) -> None:
-        # Not save_last of the best checkpoint's callback: that saves only where there is a new best.
+        # The option save_last of the best checkpoint's callback would save only where there is a new best.
         super().__init__(filename="last", enable_version_counter=False)
         self._signals = signals
-        self._stopping = 0  # the signal that a checkpoint has been written for
-        self._processes: Any = None  # the group that asks
-        self._highest = torch.tensor(0)  # of the signals of all processes, once the question is answered
+        self._stopping = 0  # the signal for which a checkpoint has been written
+        self._processes: Any = None  # the group of processes that ask each other
+        self._highest = torch.tensor(0)  # the highest signal of all processes, once the question is answered
         self._question: torch.distributed.Work | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Checks that checkpoints will be read, and lets signals wait for a step boundary from now on.
+        """Checks that checkpoints can be read later, and has signals wait for a step boundary from now on.
 
         Raises:
-            UserError: With the name of what no command would read.
+            UserError: If no command could read a part of the checkpoint. It names the part.
         """
         super().on_train_start(trainer, pl_module)
         check_plain(trainer)
         self._signals.training = True
         if trainer.world_size > 1:
-            # Over CPU memory: asking the accelerators would make the host wait for them in every step.
+            # The group uses CPU memory: asking the accelerators would make the host wait for them in every step.
             self._processes = torch.distributed.new_group(backend="gloo")
         elif not self._signals.received:
-            # Nothing is to be done in a step before a signal comes.
+            # Before a signal comes, the hooks of a step have nothing to do.
             for name in _STEP_HOOKS:
                 rest_hook(self, name)
             self._signals.on_signal = self._wake
@@ -79,7 +79,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._signals.training = False
         self._wake()
 
-    # Three places from which Lightning resumes exactly. Right before a validation is none: it would be skipped.
+    # Lightning resumes exactly from these three hooks. Right before a validation it does not: that would be skipped.
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -99,14 +99,14 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_if_asked_to_stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves, whether or not there was a validation, after which alone Lightning might save."""
+        """Saves, also where there was no validation. Lightning might save only after one."""
         self._save(trainer)
         self._save_if_asked_to_stop(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stops if asked to: only here, since Lightning writes a step's metrics after the hooks above."""
+        """Stops if asked to. It stops only here, because Lightning writes a step's metrics after the hooks above."""
         if self._stopping:
             self._stop(trainer)
 
@@ -120,10 +120,10 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(self._path, weights_only=False)
 
     def _signal_of_all(self) -> int:
-        """What any process had received one boundary ago, and asks anew.
+        """Returns the signal that any process had received one boundary ago, and asks anew.
 
-        Wherever the signal arrived, all stop at the same step, or they would wait for each other forever. Nobody waits
-        for an answer: it has a step's time to come.
+        Wherever the signal arrived, all processes stop at the same step. Otherwise they would wait for each other
+        forever. No process waits for an answer, which has a step's time to come.
         """
         signum = 0
         if self._question is not None:
@@ -151,7 +151,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def make_preemptible(trainer: L.Trainer) -> L.Trainer:
-    """Gives a trainer durable checkpoints, unless it has a plugin for them, and takes its own signal handlers away.
+    """Gives a trainer durable checkpoints, unless it has a plugin for them, and removes its own signal handlers.
 
     Its checkpoints are data, with every plugin.
     """

@@ -1,4 +1,4 @@
-"""The one living owner of a run's folder."""
+"""Gives a run's folder to one living process alone."""
 
 import contextlib
 import fcntl
@@ -20,18 +20,18 @@ def _let_go() -> None:
         os.close(_held.pop())
 
 
-# A forked child, as a worker that loads data, would keep the lock of a process that was killed.
+# A forked child, such as a worker that loads data, would keep the lock of a process that was killed.
 os.register_at_fork(after_in_child=_let_go)
 
 
 def new_version(experiment: Path) -> str:
-    """Makes the folder of the next run of an experiment; two that ask at once get two.
+    """Makes the folder of the next run of an experiment. Two processes that ask at once get two folders.
 
     Args:
         experiment: The folder of the experiment's runs, which exists.
 
     Returns:
-        Its name: ``version_0``, ``version_1`` and so on.
+        The folder's name: ``version_0``, ``version_1`` and so on.
     """
     names = (re.fullmatch(r"version_(\d+)", entry.name) for entry in experiment.iterdir())
     number = 1 + max((int(name[1]) for name in names if name), default=-1)
@@ -46,15 +46,15 @@ def new_version(experiment: Path) -> str:
 
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """A context in which a run's folder, which is made, belongs to this process alone.
+    """Makes a run's folder, which belongs to this process alone as long as the context lasts.
 
-    The file ``.owner`` in it names the process, and is locked as long as the process lives: the operating system
+    The file ``.owner`` in it names the process, and is locked as long as the process lives. The operating system
     unlocks it when the process ends in whatever way. Hosts that share the folder respect each other's locks where the
     file system has locks for all of them, as NFS has. On a file system without locks, only the processes of one host
     are kept apart. A folder in which nothing was written is deleted at the end.
 
     Raises:
-        UserError: Where the folder belongs to another living process.
+        UserError: If the folder belongs to another living process.
     """
     descriptor = _lock(folder)
     _held.add(descriptor)
@@ -69,13 +69,13 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int:
-    """Locks the file of the owner; returns its descriptor."""
+    """Locks the owner's file, and returns its descriptor."""
     file = folder / OWNER
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the owner before has just deleted the folder
+        except FileNotFoundError:  # the previous owner has just deleted the folder
             continue
         host, _, process = os.pread(descriptor, 1000, 0).decode(errors="replace").partition(" ")
         try:
@@ -83,7 +83,7 @@ def _lock(folder: Path) -> int:
             is_free = True
         except BlockingIOError:
             is_free = False
-        except OSError:  # no locks on this file system
+        except OSError:  # this file system has no locks
             is_free = not (host == socket.gethostname() and _is_alive(process))
         if is_free and _is_still(file, descriptor):
             os.ftruncate(descriptor, 0)
@@ -98,7 +98,7 @@ def _lock(folder: Path) -> int:
 
 
 def _is_still(file: Path, descriptor: int) -> bool:
-    """Whether the open file is the one of that name: the owner before may have deleted it in between."""
+    """Says whether the open file still has that name: the previous owner may have deleted it in between."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(file.stat(), os.fstat(descriptor))
     return False
@@ -109,6 +109,6 @@ def _is_alive(process: str) -> bool:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # another user's process
         return True
     return True

@@ -1,4 +1,4 @@
-"""Checkpoints of plain types, which any command reads without running anything."""
+"""Turns checkpoints into plain types, which any command reads without running code."""
 
 import io
 import os
@@ -20,20 +20,20 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.nn.Pa
 
 
 def plain(value: Any, name: str = "") -> Any:
-    """Turns what goes into a checkpoint into plain types, where nothing is lost by it.
+    """Turns a value for a checkpoint into plain types, where nothing is lost by it.
 
-    A path becomes text, a member of an enumeration its value, a number of numpy one of Python, an array of numpy a
-    tensor, and any other mapping a dictionary.
+    A path becomes text, and a member of an enumeration becomes its value. A number of numpy becomes one of Python, an
+    array of numpy a tensor, and any other mapping a dictionary.
 
     Args:
-        value: What is saved. It stays as it is.
+        value: The value that is saved. It stays as it is.
         name: Its name, for the error.
 
     Returns:
-        The very same object where all of it is plain already.
+        The plain value; the same object where all of it is plain already.
 
     Raises:
-        UserError: For any other object, which no command would read from the checkpoint: with its name and type.
+        UserError: If no command could read the object from the checkpoint. It says the object's name and type.
     """
     if type(value) in _PLAIN:
         return value
@@ -44,7 +44,7 @@ def plain(value: Any, name: str = "") -> Any:
     if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
         return plain(value.item(), name)
     if isinstance(value, np.ndarray):
-        with suppress(TypeError):  # an array of text or of objects
+        with suppress(TypeError):  # torch has no tensors of text or objects
             return torch.from_numpy(np.array(value))
     if isinstance(value, Mapping):
         return _plain_mapping(value, name)
@@ -61,13 +61,13 @@ def plain(value: Any, name: str = "") -> Any:
 
 
 def check_plain(trainer: L.Trainer) -> None:
-    """Checks, before the training, that all of its checkpoint would be read.
+    """Checks, before the training, that all of its checkpoint can be read later.
 
     Raises:
-        UserError: With the name of what would not.
+        UserError: If a part cannot be read. It names the part.
     """
     checkpoint: dict[str, Any] = {}
-    # A hook of the user's may need what only the training brings: it is heard again when the checkpoint is written.
+    # A user's hook may need values that only the training makes. It is called again when the checkpoint is written.
     with suppress(Exception):
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     plain(checkpoint)
@@ -77,12 +77,12 @@ def _plain_mapping(value: Mapping[Any, Any], name: str) -> Any:
     prefix = f"{name}." if name else ""
     items = {plain(key, f"a key of {name}"): plain(member, f"{prefix}{key}") for key, member in value.items()}
     is_same = all(new is old and member is items[new] for new, (old, member) in zip(items, value.items(), strict=True))
-    # Of an ordered one, such as a state_dict, the attributes would be lost.
+    # An ordered dictionary, such as a state_dict, would lose its attributes.
     return value if is_same and type(value) in (dict, OrderedDict, Counter) else items
 
 
 def _is_readable(value: Any) -> bool:
-    """Whether torch reads the object without running code, as it does a device, and what a user has told it to."""
+    """Says whether torch reads the object without running code, such as a device or a type that a user has allowed."""
     stream = io.BytesIO()
     try:
         torch.save(value, stream)

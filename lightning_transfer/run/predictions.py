@@ -1,4 +1,4 @@
-"""Predictions as JSON Lines: one object for each example, whose row the loader has to know."""
+"""Writes predictions as JSON Lines: one object for each example, whose row the loader has to know."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import replacing
 
-# What is expected of predictions, and what says so of each row or value.
+# For each problem type the expected predictions in words, and a function that checks each row or value.
 _KINDS: dict[ProblemType, tuple[str, Callable[[Tensor], Tensor]]] = {
     "classification": ("class probabilities, [batch, {}], rows that sum to 1", are_shares),
     "multilabel": ("probabilities, [batch, {}], from 0 to 1", lambda rows: (rows >= 0) & (rows <= 1)),
@@ -24,18 +24,18 @@ _KINDS: dict[ProblemType, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 
 class KnownRows(L.Callback):
-    """Refuses an evaluation whose loader does not say which rows its batches are of, before the first batch."""
+    """Refuses, before the first batch, an evaluation whose loader does not know the rows of its batches."""
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the loader of a prediction."""
+        """Checks the loader of a prediction."""
         _require_rows(trainer.predict_dataloaders)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the loader of a test."""
+        """Checks the loader of a test."""
         _require_rows(trainer.test_dataloaders)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the loader of a validation."""
+        """Checks the loader of a validation."""
         _require_rows(trainer.val_dataloaders)
 
 
@@ -57,15 +57,15 @@ def write_predictions(
 
     Args:
         output: The file to write.
-        batches: Class probabilities or numbers, float [batch, classes] each, as the loader's batches came.
-        loader: Knows which rows they were.
-        data: Knows the names of the classes, and of the examples where they have any.
+        batches: Probabilities or numbers, float [batch, classes] each, in the order of the loader's batches.
+        loader: The loader, which knows the rows of the batches.
+        data: The data module, which knows the names of the classes, and of the examples where they have any.
 
     Returns:
         The number of examples.
 
     Raises:
-        UserError: Where something else was predicted.
+        UserError: If the batches hold anything else than the problem type predicts.
     """
     for batch in batches:
         _require_predictions(batch, len(data.class_names), data.problem_type)

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a bar in a terminal, plain lines in a file."""
+"""Shows the progress of a training: a bar in a terminal, plain lines in a file."""
 
 import math
 import sys
@@ -13,15 +13,15 @@ from lightning_transfer.transfer.shown_groups import shown_groups, unfreezing_of
 
 
 def progress_bar() -> ProgressBar:
-    """Chooses how to show progress: a bar where standard output is a terminal, else one line an epoch."""
+    """Chooses how to show progress: a bar where standard output is a terminal, otherwise a line for each epoch."""
     return TrainingBar() if sys.stdout.isatty() else EpochLines()
 
 
 class Standing:
-    """Where a training stands: its phase, its learning rate and the time that is left.
+    """Says how far a training is: its phase, its learning rate and the time that is left.
 
     Args:
-        trainer: At the start of training.
+        trainer: The trainer, at the start of training.
         pl_module: The module that trains.
     """
 
@@ -32,7 +32,7 @@ class Standing:
         self._first_step = trainer.global_step
 
     def words(self) -> dict[str, str]:
-        """Says it: ``phase`` where layer groups thaw, ``lr`` of the group with the highest, ``left`` where known."""
+        """Returns ``phase`` where layer groups thaw, the highest ``lr`` of all groups, and ``left`` where known."""
         words = {}
         unfreezing = unfreezing_of(self._trainer)
         if unfreezing is not None:
@@ -47,9 +47,9 @@ class Standing:
 
 
 class TrainingBar(RichProgressBar):
-    """A bar for each epoch, with the phase, the learning rate, the time left of the whole training, and metrics."""
+    """Shows a bar for each epoch, with the phase, the learning rate, the time left of the training, and metrics."""
 
-    _seconds_between_updates = 0.25  # at every step a bar would cost as much as a small network's step
+    _seconds_between_updates = 0.25  # an update at every step would cost as much as a small network's step
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=4)
@@ -76,13 +76,13 @@ class TrainingBar(RichProgressBar):
         self._standing = None
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Puts where the training stands before the metrics."""
+        """Returns the phase, the learning rate and the time left, and then the metrics."""
         metrics = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         return {**(self._standing.words() if self._standing else {}), **metrics}
 
 
 class EpochLines(ProgressBar):
-    """Prints a line at the end of each epoch: its number and seconds, where the training stands, and its metrics."""
+    """Prints a line at the end of each epoch: its number and seconds, the phase, the learning rate and the metrics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,11 +92,11 @@ class EpochLines(ProgressBar):
         self._standing: Standing | None = None
 
     def disable(self) -> None:
-        """Stays silent: called on all ranks but the first."""
+        """Stops printing. Lightning calls it on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Speaks again."""
+        """Prints again."""
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""The record of a run: ``results.json`` beside its checkpoints, and a short table on the terminal."""
+"""Makes the record of a run: ``results.json`` beside its checkpoints, and a short table on the terminal."""
 
 import math
 import platform
@@ -23,9 +23,9 @@ _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchme
 
 
 class ResultsRecorder(L.Callback):
-    """Keeps what a run achieved and what it took, and stops it once its loss is not a number.
+    """Records the metrics, times and counts of a run, and stops it once its loss is not a number.
 
-    What it keeps continues over a resume.
+    The record goes on over a resume.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ResultsRecorder(L.Callback):
         self._last_loss: torch.Tensor | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Notes what is run: a fit goes on from a saved record, a test of its best checkpoint must not."""
+        """Notes the stage: a fit goes on from a saved record, but a test of its best checkpoint must not."""
         self._is_fit = stage == "fit"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -48,15 +48,15 @@ class ResultsRecorder(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the examples, and keeps the loss, which to look at would be to wait for."""
+        """Counts the examples, and keeps the loss unread, because reading it would wait for the device."""
         self.train_examples += examples_in(batch) * trainer.world_size
         self._last_loss = outputs.get("loss") if isinstance(outputs, dict) else None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the training loss where no validation does; that of a single skipped step says nothing.
+        """Checks the training loss where there is no validation. The loss of a single skipped step is not checked.
 
         Raises:
-            UserError: Where the loss is infinite or not a number.
+            UserError: If the loss is infinite or not a number.
         """
         steps = finite_steps(trainer)
         if not sum(trainer.num_val_batches) and (steps is None or steps.in_a_row != 1):
@@ -71,7 +71,7 @@ class ResultsRecorder(L.Callback):
         """Keeps the validation metrics.
 
         Raises:
-            UserError: Where the loss is infinite or not a number.
+            UserError: If the loss or a monitored metric is infinite or not a number.
         """
         if trainer.state.fn != "fit":
             return
@@ -90,7 +90,7 @@ class ResultsRecorder(L.Callback):
         self.fit_seconds += time.perf_counter() - self._fit_start
 
     def state_dict(self) -> dict[str, Any]:
-        """What the record has so far."""
+        """Returns what the record has so far."""
         return {
             "validations": self.validations,
             "fit_seconds": self.fit_seconds + time.perf_counter() - self._fit_start,
@@ -107,8 +107,11 @@ class ResultsRecorder(L.Callback):
         """Puts the record together.
 
         Args:
-            trainer: After ``fit``.
+            trainer: The trainer, after ``fit``.
             test: The metrics of the best checkpoint on the test split, if it was tested.
+
+        Returns:
+            The record by names, as ``results.json`` holds it.
         """
         train_seconds = self.fit_seconds - self.validation_seconds
         best = best_checkpoint(trainer)
@@ -135,7 +138,7 @@ class ResultsRecorder(L.Callback):
         }
 
     def _validation_after(self, step: int | None) -> dict[str, float] | None:
-        """The metrics of the weights after that many steps; None where they were not validated."""
+        """Returns the metrics of the weights after that many steps; None where they were not validated."""
         found = next((entry for entry in self.validations if entry["step"] == step), {})
         return {name: value for name, value in found.items() if name not in ("epoch", "step")} or None
 
@@ -144,7 +147,7 @@ def check_is_finite(loss: str, metrics: Mapping[str, float | torch.Tensor], step
     """Checks the loss of that name, where it was logged.
 
     Raises:
-        UserError: Where it is infinite or not a number after that step.
+        UserError: If it is infinite or not a number after that step.
     """
     value = float(metrics.get(loss, 0.0))
     if not math.isfinite(value):
@@ -155,7 +158,7 @@ def check_is_finite(loss: str, metrics: Mapping[str, float | torch.Tensor], step
 
 
 def table(record: dict[str, Any], folder: Path) -> str:
-    """The end of a run on the terminal: metrics by split, what it took, and how to look at it."""
+    """Writes the end of a run for the terminal: metrics by split, epochs and times, and the command to look at it."""
     splits = [split for split in ("validation", "test") if record[split]]
     values = {split: {name.split("/")[-1]: value for name, value in record[split].items()} for split in splits}
     names = dict.fromkeys(name for found in values.values() for name in found)
@@ -185,16 +188,16 @@ def _device(trainer: L.Trainer) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that a result depends on."""
+    """Returns the versions of Python and of the packages that a result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def source_commit() -> str | None:
-    """The commit of the source that ran, marked where files were changed; None outside a checkout."""
+    """Returns the commit of the source that ran, marked where files were changed; None outside a checkout."""
     package = Path(__file__).parent
     git = ["git", "-C", str(package)]
     try:
-        # A package that is only installed somewhere inside a repository is not part of it.
+        # A package may be installed inside a repository without being part of it.
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         command = [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

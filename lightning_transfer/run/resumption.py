@@ -1,4 +1,4 @@
-"""Whether a checkpoint's optimizer is the one that goes on with it."""
+"""Checks that a run resumes a checkpoint with the same optimizers."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lightning_transfer.errors import UserError
 
 
 class SameOptimizers(L.Callback):
-    """Refuses a checkpoint whose optimizers are not those of the config, which would fail in the first step."""
+    """Refuses a checkpoint whose optimizers are not those of the config: it would fail in the first step."""
 
     def __init__(self) -> None:
         self._saved: list[list[dict[str, Any]]] = []
@@ -21,7 +21,7 @@ class SameOptimizers(L.Callback):
         """Compares them with those of the config, whose optimizers have been built and not yet loaded.
 
         Raises:
-            UserError: For another number of parameter groups, other sizes of them, and settings of another optimizer.
+            UserError: If the number or sizes of the parameter groups differ, or the settings are another optimizer's.
         """
         for optimizer, saved in zip(trainer.optimizers, self._saved, strict=False):
             sizes = [len(group["params"]) for group in optimizer.param_groups]

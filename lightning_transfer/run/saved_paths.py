@@ -1,4 +1,4 @@
-"""What a checkpoint says of other checkpoints, and which files of the run are meant by it."""
+"""Decides which files of a run the paths in a checkpoint stand for."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +12,12 @@ from lightning_transfer.files import named_in
 
 
 class FilesOfTheRun(L.Callback):
-    """Lets the paths in a checkpoint mean files of the run's own, and nothing else.
+    """Lets the paths in a checkpoint stand for the run's own files only.
 
-    Every ``ModelCheckpoint`` saves the paths of its checkpoints, and goes on with them: it deletes and loads what they
-    name. Here only the names count. They are looked up in the callback's folder, where the checkpoint was written for
-    that folder. Otherwise they are looked up beside the checkpoint that the user named, to be read and never deleted.
-    What is not found there is forgotten, and its score with it.
+    Every ``ModelCheckpoint`` saves the paths of its checkpoints, and after a resume deletes and loads the files that
+    they name. Here only the file names count. They are looked up in the callback's folder, if the checkpoint was
+    written for that folder. Otherwise they are looked up beside the checkpoint that the user named. Those files are
+    read, and never deleted. A path that is not found there is forgotten, together with its score.
     """
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ class FilesOfTheRun(L.Callback):
             state = states.get(callback.state_key)
             if isinstance(callback, ModelCheckpoint) and isinstance(state, Mapping):
                 found = _with_known_paths(callback, state, trainer.ckpt_path)
-                # The folder may be on the first rank's machine alone.
+                # The folder may be only on the first rank's machine.
                 states[callback.state_key] = trainer.strategy.broadcast(found)
 
 
@@ -37,7 +37,7 @@ def _with_known_paths(callback: ModelCheckpoint, state: Mapping[str, Any], check
     is_own = said_folder == own or beside.resolve() == Path(own).resolve()
 
     def find(said: object) -> str:
-        if is_own and not _is_local_file_protocol(own):  # the user's own address
+        if is_own and not _is_local_file_protocol(own):  # the user has given an address as the folder
             name = str(said).removeprefix(f"{own}/")
             return f"{own}/{name}" if "/" not in name else ""
         file = named_in(Path(own) if is_own else beside, said, said_folder)
