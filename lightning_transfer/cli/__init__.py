@@ -1,1 +1,1 @@
-"""The command line: what a user types, and one line for each mistake."""
+"""Holds the command line, which answers each mistake in one line."""

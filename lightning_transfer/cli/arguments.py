@@ -1,4 +1,4 @@
-"""What the command line of an experiment takes, and how it is read."""
+"""Defines the arguments of an experiment's command line, and how they are read."""
 
 import itertools
 import re
@@ -21,26 +21,26 @@ from lightning_transfer.files import replacing
 from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 
-_CHOICES = ("phases", "until", "plateau")  # their parts do not add up with those of an earlier one
+_CHOICES = ("phases", "until", "plateau")  # a later one replaces an earlier one as a whole
 
-# Of Lightning's arguments some have such a value by default, as the interval of its Timer.
+# Some of Lightning's arguments have an enumeration's member by default, for example the interval of its Timer.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 
 class ExperimentParser(Parser, LightningArgumentParser):
-    """The parser of the commands that LightningCLI runs, which take classes.
+    """Parses the arguments of the commands that LightningCLI runs, which take classes.
 
-    jsonargparse makes one for each class too, which parses the arguments of that class.
+    jsonargparse also makes such a parser for each class, which parses the arguments of that class.
     """
 
     def parse_object(self, obj: Any, namespace: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parses a mapping, as of a file, over what was given before."""
+        """Parses a mapping, for example from a file, over what was given before."""
         names = obj if isinstance(obj, dict) else vars(obj)
         return super().parse_object(obj, _without_choices(namespace, names), *more, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parses the arguments; ``lr-find`` is the command ``lr_find``, and a help needs the name of a class."""
-        if kwargs.get("namespace") is not None:  # one option of a class, over what was given before
+        """Parses the arguments. It takes ``lr-find`` as ``lr_find``, and refuses a class's help without the class."""
+        if kwargs.get("namespace") is not None:  # jsonargparse parses one option of a class over earlier values
             option, _, value = args[0].removeprefix("--").partition("=")
             args = [f"--{option}={'null' if value == 'None' else value}"]  # jsonargparse wrote null as Python does
             kwargs["namespace"] = _without_choices(kwargs["namespace"], [option])
@@ -53,25 +53,25 @@ class ExperimentParser(Parser, LightningArgumentParser):
         return super().parse_args(spelled, *more, **kwargs)
 
     def dump(self, namespace: Any, **kwargs: Any) -> str:
-        """Writes a config, with the numbers that do not follow from the data."""
+        """Writes a config, with the linked numbers that do not follow from the data."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")
             text: str = super().dump(namespace, **{**kwargs, "skip_link_targets": False})
-        # A device, and a string where a function might stand: it is their text that the parser takes.
+        # Devices, and strings in place of functions, are written as the text that the parser takes.
         return re.sub(r"Unable to serialize instance ([\w.:-]+)$", r"\1", text, flags=re.MULTILINE)
 
     def save(self, cfg: Any, path: Any, **kwargs: Any) -> None:
-        """Writes a config whole or not at all."""
+        """Writes a config as a whole or not at all."""
         with replacing(Path(path)) as partial:
             super().save(cfg, partial, **kwargs)
 
     def hint(self, option: str) -> str:
-        """Says which option was meant, or where in an experiment it belongs."""
+        """Suggests the option that was meant, or says which class has it."""
         return nearest_option(option, self.option_names())
 
 
 def _without_choices(given: Any, anew: Iterable[str]) -> Any:
-    """Leaves out of what was given each choice that is given anew as a whole."""
+    """Removes each choice from the earlier values that a later value replaces as a whole."""
     for option in anew if given else ():
         *_, name = path = option.split(".")
         if name in _CHOICES and (key := ".init_args.".join(path)) in given:
@@ -81,10 +81,10 @@ def _without_choices(given: Any, anew: Iterable[str]) -> Any:
 
 
 def add_experiment_arguments(parser: LightningArgumentParser) -> None:
-    """Adds where a run is written, where its weights come from, and what is shown of it.
+    """Adds the arguments for a run's folder, its starting weights, its checkpoints and its dashboards.
 
     Args:
-        parser: That of one command.
+        parser: The parser of one command.
     """
     parser.add_argument("--experiment", type=str, default="default", help="Name of the folder under logs.")
     parser.add_argument(
@@ -101,8 +101,8 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         "--init_from",
         type=str | None,
         help="Starting weights of fit: a checkpoint or state dict (.ckpt, .pt, .safetensors), torchvision weights"
-        " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file). Of a file with"
-        " several networks the name of one follows: last.pt::teacher.",
+        " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file). For a file with"
+        " several networks, add the name of one: last.pt::teacher.",
     )
     parser.add_argument(
         "--init_allow",
@@ -117,10 +117,10 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
 
 
 def choose_monitor(config: Namespace) -> None:
-    """Chooses the score of the problem type for the best checkpoint, where there is no accuracy and no other is named.
+    """Chooses the problem type's score for the best checkpoint, where there is no accuracy and no other is named.
 
     Args:
-        config: That of one command.
+        config: The config of one command.
     """
     problem_type = config.get("data.init_args.problem_type", "classification")
     if problem_type != "classification" and config["checkpoint.monitor"] == "val/accuracy":

@@ -1,4 +1,4 @@
-"""The list of all commands, and the help that shows it. It imports nothing slow: a help or a typo costs no torch."""
+"""Lists all commands, and shows them in the help. It imports nothing slow, so a help or a typo waits for no torch."""
 
 from importlib.metadata import version
 from typing import NamedTuple
@@ -7,10 +7,10 @@ from lightning_transfer.errors import UserError, did_you_mean
 
 
 class Command(NamedTuple):
-    """One command of ``lightning-transfer``.
+    """Describes one command of ``lightning-transfer``.
 
     Attributes:
-        summary: What it does, in one line of the help.
+        summary: Line of the help that says what it does.
         module: The module whose ``main`` takes its arguments; None for the commands that LightningCLI runs.
     """
 
@@ -18,7 +18,7 @@ class Command(NamedTuple):
     module: str | None = None
 
 
-# By name as typed. A test holds the list to what LightningCLI and those modules offer.
+# The keys are the names as typed. A test compares the list with the commands of LightningCLI and those modules.
 COMMANDS = {
     "fit": Command("Trains a model, and keeps its best and its last checkpoint."),
     "validate": Command("Evaluates a checkpoint on the validation split."),
@@ -51,7 +51,7 @@ Every argument of a class: lightning-transfer fit --data.help CIFAR10, --model.h
 
 
 def front_page(option: str) -> str | None:
-    """Answers what is asked of no command in particular.
+    """Answers the options that belong to no command.
 
     Args:
         option: The first word of the command line.
@@ -74,7 +74,7 @@ def find_command(words: list[str]) -> Command | None:
         The command; None where the first word is an option, which LightningCLI reads.
 
     Raises:
-        UserError: For no word at all, and a command that does not exist.
+        UserError: If there is no word, or no such command.
     """
     listed = ", ".join(COMMANDS)
     if not words:

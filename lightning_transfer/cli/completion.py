@@ -1,4 +1,4 @@
-"""The script with which a shell completes commands, options and their values."""
+"""Prints the script with which a shell completes commands, options and their values."""
 
 import importlib
 import inspect
@@ -21,14 +21,14 @@ def print_completion(words: list[str]) -> None:
         words: ``--print_completion shtab-bash``, or the name of another shell.
 
     Raises:
-        SystemExit: With status 2 after one line, where the shell is not known or shtab is not installed.
+        SystemExit: Status 2 after one line, if the shell is not known or shtab is not installed.
     """
     set_parsing_settings(add_print_completion_argument=True)
     _AllCommands(words, StopSignals())
 
 
 class _AllCommands(CommandLine):
-    """A command line that knows the commands beside those of LightningCLI too, so that they are completed."""
+    """Adds the commands that LightningCLI does not run, so that they are completed too."""
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         for subparser in parser._subcommands_action.choices.values():
@@ -42,14 +42,14 @@ class _AllCommands(CommandLine):
 def _name_classes(parser: Any) -> None:
     """Completes options that take a class by this package's classes, and offers the arguments of these.
 
-    By itself jsonargparse would go through all classes that are loaded, and of each argument that is a class through
-    all of those again: many minutes.
+    By itself jsonargparse would go through all loaded classes, and again for each argument that is a class. That would
+    take many minutes.
     """
     for action in parser._actions:
         if classes := classes_for(action.dest):
             action.choices = classes
         elif _takes_a_class(getattr(action, "_typehint", None)):
-            action.complete = {}  # nothing
+            action.complete = {}  # completes nothing
     known = {action.dest for action in parser._actions}
     for option, owner in dict(arguments_of_classes()).items():
         if option not in known:

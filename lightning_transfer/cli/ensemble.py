@@ -1,4 +1,4 @@
-"""The command ``lightning-transfer ensemble``: finished runs as one, by the mean of their predictions."""
+"""Implements ``lightning-transfer ensemble``: it evaluates finished runs as one, by the mean of their predictions."""
 
 import itertools
 import warnings
@@ -29,15 +29,15 @@ _COMMANDS = {"test": "test", "validation": "validate"}  # by split
 
 
 class Predictions(NamedTuple):
-    """What a run says of a split.
+    """Holds the predictions of a run for a split.
 
     Attributes:
-        rows: int64 [examples], their places in the data, rising.
-        labels: int64 [examples].
-        probabilities: float32 [examples, classes]; the numbers where these are predicted.
-        fingerprints: What each split that was read changes by, where the data says so.
-        problem_type: What each example has.
-        own_metrics: Metrics of the user's, by name.
+        rows: Places of the examples in the data, int64 [examples], rising.
+        labels: Labels of the examples, int64 [examples].
+        probabilities: Class probabilities, or numbers where these are predicted, float32 [examples, classes].
+        fingerprints: Fingerprint of each split that was read, which changes with its content, where the data has one.
+        problem_type: Whether each example has one class, several classes or numbers.
+        own_metrics: The user's own metrics by name.
     """
 
     rows: Tensor
@@ -56,20 +56,20 @@ def evaluate_ensemble(
 ) -> dict[str, dict[str, float]]:
     """Evaluates finished runs, each alone and all as one classifier by the mean of their class probabilities.
 
-    A forward and a backward language model are an example. The command gives any other argument to every run, for
-    example --trainer.accelerator cpu.
+    An example is a classifier on a forward language model with one on a backward language model. The command gives any
+    other argument to every run, for example --trainer.accelerator cpu.
 
     Args:
-        runs: Folders of the runs, as logs/EXPERIMENT/VERSION; at least two.
-        split: What to evaluate on.
-        output: File for the figures, as JSON.
+        runs: Folders of the runs, such as logs/EXPERIMENT/VERSION; at least two.
+        split: Split to evaluate on.
+        output: File for the metrics, as JSON.
         arguments: More words of the command line for every run, for example ``["--trainer.accelerator", "cpu"]``.
 
     Returns:
         The metrics by name, of each run and of their mean.
 
     Raises:
-        UserError: For a folder without a finished run, and runs that were evaluated on different examples.
+        UserError: If a folder has no finished run, or the runs were evaluated on different examples.
     """
     runs = [Path(run) for run in runs]
     if len(runs) < 2:
@@ -128,11 +128,11 @@ def _require_finished(run: Path) -> None:
 
 
 def predictions(run: Path, split: str, others: list[str]) -> Predictions:
-    """Evaluates the best checkpoint of a run, or its last where nothing was held out to tell the best by.
+    """Evaluates the best checkpoint of a run, or its last where nothing was held out to find the best.
 
     Args:
-        run: Its folder.
-        split: test or validation.
+        run: Folder of the run.
+        split: The split, test or validation.
         others: More arguments of the command line.
     """
     files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint_of(run))]
@@ -143,10 +143,10 @@ def predictions(run: Path, split: str, others: list[str]) -> Predictions:
 
 
 def mean(members: dict[str, Predictions]) -> Predictions:
-    """Averages the probabilities, each run counting the same.
+    """Averages the probabilities. All runs count the same.
 
     Raises:
-        UserError: For other examples, labels or classes than those of the first run.
+        UserError: If the examples, labels or classes are not those of the first run.
     """
     (first_name, first), *others = members.items()
     for name, other in others:
@@ -175,7 +175,7 @@ def metrics(member: Predictions) -> dict[str, float]:
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
-    """A line for each run, and one for their mean."""
+    """Writes a line for each run, and one for their mean."""
     width = max(map(len, figures))
     names = dict.fromkeys(name for row in figures.values() for name in row)
     lines = ["".join([f"{'':<{width}}", *(f"{name:>24}" for name in names)])]
@@ -186,7 +186,7 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 
 
 class _Evaluation(CommandLine):
-    """``test`` or ``validate``, which keep the class probabilities."""
+    """Runs ``test`` or ``validate``, and keeps the class probabilities."""
 
     def test(self, **arguments: Any) -> None:
         self._evaluate(self.trainer.test, arguments)
@@ -206,7 +206,7 @@ class _Evaluation(CommandLine):
             raise UserError("a run that held nothing out has no validation split: leave --split at test")
 
     def collect(self) -> Predictions:
-        """Puts together what was kept, in the order of the data."""
+        """Puts the kept batches together, in the order of the data."""
         loader: Any = self.trainer.test_dataloaders or self.trainer.val_dataloaders
         rows = loader.rows(len(self.kept.batches))
         labels, probabilities = map(loader.in_order, zip(*self.kept.batches, strict=True))

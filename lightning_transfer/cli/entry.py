@@ -1,4 +1,4 @@
-"""The command ``lightning-transfer``: which command it is, and one line for a user's mistake."""
+"""Runs ``lightning-transfer``: it finds the command, and prints one line for a user's mistake."""
 
 import importlib
 import logging
@@ -10,7 +10,7 @@ from lightning_transfer.cli.allocation import keep_freed_memory
 from lightning_transfer.cli.commands import find_command, front_page
 from lightning_transfer.cli.mistakes import message_of
 
-if TYPE_CHECKING:  # what is imported here is slow, and a help needs none of it
+if TYPE_CHECKING:  # this import is slow, and a help does not need it
     from lightning.pytorch.cli import ArgsType
 
 
@@ -21,7 +21,7 @@ def main(args: "ArgsType" = None) -> None:
         args: The arguments as a list of strings; those of the process if None.
 
     Raises:
-        SystemExit: With status 2 after one line on standard error, where the input is at fault.
+        SystemExit: Status 2 after one line on standard error, if the input is at fault.
     """
     given = sys.argv[1:] if args is None else args
     try:
@@ -61,10 +61,11 @@ def _run_experiment(args: "ArgsType") -> None:
 
 def _prepare_process() -> None:
     keep_freed_memory()
-    # At every run, Lightning's own use of torch and its advertisements.
+    # Lightning's own use of torch raises this warning in every run.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # Said where nothing is held out, and no best checkpoint is to be had. A mistyped monitor is an error.
+    # Lightning warns where nothing is held out and there is no best checkpoint. A mistyped monitor is an error here.
     warnings.filterwarnings("ignore", message=".*could not find the monitored key")
-    # Said where a run goes on, or is evaluated, in another folder. The best checkpoint is known all the same.
+    # Lightning warns where a run goes on, or is evaluated, in another folder. The best checkpoint is known nonetheless.
     warnings.filterwarnings("ignore", message="The dirpath has changed")
+    # Lightning prints tips that advertise other products.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)

@@ -1,9 +1,9 @@
-"""One run of ``fit``, ``validate``, ``test``, ``predict``, ``plan``, ``lr-find`` or ``prepare``, on LightningCLI.
+"""Runs ``fit``, ``validate``, ``test``, ``predict``, ``plan``, ``lr-find`` or ``prepare``, on LightningCLI.
 
-The path of an experiment: configs/*.yaml and flags name a DataModule, a LightningModule and a Trainer, which this
-module builds. The DataModule makes batches (named tuples); the LightningModule feeds their ``inputs`` to its network,
-and logs with ``self.log``; Lightning turns the loop and writes to ``logs/<experiment>/<version>/``; at the end
-``results.json`` and a short table say what came out.
+An experiment takes this path. Files in configs/ and flags name a DataModule, a LightningModule and a Trainer, which
+this module builds. The DataModule makes batches (named tuples). The LightningModule gives their ``inputs`` to its
+network, and logs with ``self.log``. Lightning runs the loop and writes to ``logs/<experiment>/<version>/``. At the end
+``results.json`` and a short table hold the results.
 """
 
 import contextlib
@@ -45,10 +45,10 @@ from lightning_transfer.run.resumption import SameOptimizers
 from lightning_transfer.run.saved_paths import FilesOfTheRun
 from lightning_transfer.transfer.weights import load_starting_weights
 
-# Imported so that the command line knows them by their short names: --data CIFAR10.
+# The classes are imported so that the command line knows them by their short names: --data CIFAR10.
 EXPERIMENT_CLASSES = exported_classes()
 
-# Commands that look at an experiment before it is run: no checkpoint, no record.
+# These commands prepare an experiment before it is run, without a checkpoint or a record.
 LOOKING_AHEAD = ("plan", "lr_find", "prepare")
 
 
@@ -63,7 +63,7 @@ def run_experiment(args: ArgsType) -> None:
 
 
 class CommandLine(LightningCLI):
-    """LightningCLI with our defaults: an experiment's folder, its checkpoints, its record.
+    """Adds this project's defaults to LightningCLI: an experiment's folder, its checkpoints and its record.
 
     Args:
         args: The arguments as a list of strings; those of the process if None.
@@ -98,18 +98,18 @@ class CommandLine(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of their methods that the command line supplies."""
+        """Returns the commands, and the arguments of their methods that the command line supplies."""
         return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in LOOKING_AHEAD}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds what an experiment has beyond a model, data and a trainer."""
+        """Adds the arguments of an experiment beyond its model, data and trainer."""
         add_experiment_arguments(parser)
         for target in TARGETS:
             number = partial(self._linked_number, target)
             parser.link_arguments("data", config_key(target), number, "instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Lets ``plan`` and the like pass over what only other commands take: the config of a run has it all."""
+        """Lets ``plan`` and the like ignore arguments that only other commands take, as a run's config has them."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         for name in {"ckpt_path", "weights_only"} - {action.dest for action in parser._actions}:
             parser.add_argument(f"--{name}", help=SUPPRESS)
@@ -126,14 +126,14 @@ class CommandLine(LightningCLI):
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
 
     def _linked_number(self, target: str, data: L.LightningDataModule) -> int | str | None:
-        # Data evaluated with a checkpoint gets its state, classes and vocabulary, without the data set. Lightning
-        # restores it too, but only once the model, which depends on both, has been built.
+        # Data that is evaluated with a checkpoint gets the checkpoint's state, with classes and vocabulary, without the
+        # data set. Lightning restores the state too, but only after the model, which depends on both, has been built.
         if (state := self._saved.pop(type(data).__qualname__, None)) is not None:
             data.load_state_dict(state)
         return linked_number(self.config[str(self.subcommand)], target, data)
 
     def before_instantiate_classes(self) -> None:
-        """Checks what would otherwise fail late."""
+        """Checks, before anything is built, what would otherwise fail late."""
         choose_monitor(self.config[str(self.subcommand)])
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand in LOOKING_AHEAD:
@@ -152,7 +152,7 @@ class CommandLine(LightningCLI):
                     f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
                     " logs/quickstart/version_0/checkpoints/best.ckpt"
                 )
-            # Of the callbacks of the training, which have nothing to do here.
+            # Lightning warns that the callbacks of the training are missing. They have nothing to do here.
             warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
         saved = read_checkpoint(checkpoint) if checkpoint is not None else {}
         self._saved = saved if self.subcommand != "fit" else {}
@@ -161,10 +161,10 @@ class CommandLine(LightningCLI):
             check_file(Path(self._get(self.config, "output")))
         self._normalise_as_starting_weights()
         if self.subcommand == "prepare":
-            vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # where the login node has no GPU
+            vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # a login node may have no GPU
 
     def _normalise_as_starting_weights(self) -> None:
-        """Has images normalised as they were for torchvision's weights, if a run starts from them."""
+        """Has images normalised as for torchvision's weights, if a run starts from these."""
         source, data = self._get(self.config, "init_from"), self._get(self.config, "data")
         arguments = vars(data.init_args) if data is not None and "init_args" in data else {}
         if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
@@ -175,10 +175,10 @@ class CommandLine(LightningCLI):
         config = self._get(self.config_init, "trainer")
         has_default_logger = self.subcommand == "fit" and config["logger"] in (None, True)
         if config["logger"] in (None, True):
-            kwargs["logger"] = has_default_logger and bool(config["fast_dev_run"])  # else once there is a folder
+            kwargs["logger"] = has_default_logger and bool(config["fast_dev_run"])  # else with the run's folder
         self.recorder = ResultsRecorder()
         given = config["callbacks"] or []
-        # The mark of the session comes before any other event.
+        # SessionStart comes first, because its mark has to come before any other event.
         given = given if isinstance(given, list) else [given]
         callbacks = [SessionStart(), SameOptimizers(), FilesOfTheRun(), *given, FiniteSteps(), self.recorder]
         dashboards = self._get(self.config_init, "dashboards")
@@ -196,7 +196,7 @@ class CommandLine(LightningCLI):
         return trainer
 
     def _enter_folder(self, trainer: Trainer, has_default_logger: bool) -> None:
-        """Takes the folder of the run, decides again where it starts, now that nobody else can, and adds loggers."""
+        """Takes the folder of the run, and adds loggers. The start is decided again, as no other process can now."""
         logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
         runs = Path(logs, experiment)
         folder = self._held.enter_context(folder_of_run(trainer, runs, version))
@@ -204,7 +204,7 @@ class CommandLine(LightningCLI):
         trainer.run_folder = str(folder)
         loggers = [*trainer.loggers, *self._get(self.config_init, "loggers")]
         if has_default_logger:
-            # Events are written every ten seconds: of a killed run no more than those is missing.
+            # Events are written every ten seconds, so a killed run loses no more than those of ten seconds.
             name = str(folder.relative_to(runs))
             loggers.insert(0, TensorBoardLogger(logs, experiment, name, default_hp_metric=False, flush_secs=10))
         trainer.loggers = loggers
@@ -213,18 +213,18 @@ class CommandLine(LightningCLI):
         """Keeps the best and the last checkpoint, unless the config says to keep none."""
         keeps = config["enable_checkpointing"] is not False
         others = [other for callback in callbacks for other in getattr(callback, "beside", [])]
-        # The last one's callback comes after the best one's, whose state it saves.
+        # The callback of the last checkpoint comes after that of the best one, whose state it saves.
         kept = [*callbacks, *others, LastCheckpoint(self._signals)] if keeps else []
         try:
             return super()._instantiate_trainer(config, kept)
-        except (RuntimeError, TypeError, ValueError) as error:  # Lightning's, and torch's of a device that is not there
+        except (RuntimeError, TypeError, ValueError) as error:  # Lightning's, and torch's for a missing device
             raise UserError(f"trainer: {error}") from error
 
     def before_fit(self) -> None:
-        """Loads the starting weights, unless the run goes on from a checkpoint, and looks ahead to the test."""
+        """Loads the starting weights, unless the run goes on from a checkpoint, and checks that a test can follow."""
         check_callbacks(self.trainer, self.model)
         if self.trainer.precision == "64-true":
-            self.model.double()  # Lightning does so only once a checkpoint is loaded, and thereby rounded
+            self.model.double()  # Lightning does so only after it has loaded a checkpoint and thereby rounded it
         source = self._get(self.config, "init_from")
         if source is not None and self.checkpoint is None:
             vocabulary = getattr(self.datamodule, "vocabulary", None)
@@ -241,13 +241,13 @@ class CommandLine(LightningCLI):
                 self.datamodule.test_follows = True
 
     def lr_find(self, **kwargs: Any) -> None:
-        """Writes the plot of the range test and prints what it suggests."""
+        """Writes the plot of the range test, and prints the suggested learning rates."""
         self.before_fit()
         curves = self.trainer.lr_find(**kwargs)
         folder = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"), "lr_find")
         print(write_curves(curves, folder, vars(self._get(self.config, "model").init_args)))
 
-    before_prepare = before_fit  # may download weights
+    before_prepare = before_fit  # it may download weights
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from a checkpoint where there is one to go on from."""
@@ -260,12 +260,12 @@ class CommandLine(LightningCLI):
             return
         test = None
         if self._get(self.config, "test_after_fit"):
-            # By its path: for "best" Lightning prefers a checkpoint that a preempted job has left over.
+            # The path is given, because for "best" Lightning prefers a checkpoint that a preempted job has left over.
             best = best_checkpoint(self.trainer)
             checkpoint = best.best_model_path if best else None
             tests = self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False)
             test = {name: value for of_a_loader in tests for name, value in of_a_loader.items()}
-        log_dir = self.trainer.log_dir  # on all ranks: it is broadcast
+        log_dir = self.trainer.log_dir  # it is broadcast, so all ranks have to ask
         if self.trainer.is_global_zero and log_dir:
             folder = Path(log_dir)
             settings = {"experiment": "experiment", "init_from": "init_from", "seed": "seed_everything"}

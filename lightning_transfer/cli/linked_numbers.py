@@ -1,4 +1,4 @@
-"""What of the model follows from its data, the numbers of classes and tokens and the problem type, or is given."""
+"""Links the model to its data: the problem type and the numbers of classes and tokens, unless the data has none."""
 
 import inspect
 import pkgutil
@@ -8,26 +8,29 @@ from jsonargparse import Namespace
 
 from lightning_transfer.errors import UserError
 
-# Arguments of the model, as options. Ignored where a class has no such argument.
+# These arguments of the model, written as options, are ignored where a class does not have them.
 TARGETS = ("problem_type", "num_classes", "network.num_classes", "network.vocabulary_size")
 
 
 def config_key(target: str) -> str:
-    """The key of an option of the model in a config."""
+    """Returns the key in a config of an option of the model."""
     return f"model.init_args.{target.replace('.', '.init_args.')}"
 
 
 def linked_number(config: Namespace, target: str, data: Any) -> int | str | None:
-    """Decides a number, or the problem type: that of the data, or where these have none, the one that is given.
+    """Decides a number or the problem type: that of the data, or the given one where the data has none.
 
     Args:
-        config: That of the command. A number that follows from the data is taken out, so that the config as saved fits
-            other data too.
+        config: The config of the command. A number that follows from the data is taken out, so that the saved config
+            fits other data too.
         target: The option of the model.
         data: The data module.
 
+    Returns:
+        The value; None where the class does not have the argument or needs none.
+
     Raises:
-        UserError: For another number than that of the data, and for none at all where the class needs one.
+        UserError: If the given value is not that of the data, or there is none and the class needs one.
     """
     key, (_, _, name) = config_key(target), target.rpartition(".")
     if key not in config:
@@ -46,7 +49,7 @@ def linked_number(config: Namespace, target: str, data: Any) -> int | str | None
 
 
 def _default(config: Namespace, key: str) -> Any:
-    """The default of an argument of a class that a config names; a base class may have it."""
+    """Returns the default of an argument of a class that a config names. A base class may have the argument."""
     owner, _, name = key.rpartition(".init_args.")
     named = pkgutil.resolve_name(config[f"{owner}.class_path"])
     classes = [one for one in inspect.getmro(named) if "__init__" in vars(one)] if inspect.isclass(named) else [named]

@@ -1,4 +1,4 @@
-"""A user's mistake in one line: what was wrong, and the nearest name that would have been right."""
+"""Words a user's mistake in one line: what was wrong, and the nearest name that would have been right."""
 
 import re
 import sys
@@ -39,18 +39,18 @@ _KINDS = {
 }
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _STATE_DICT = re.compile(r"Error\(s\) in loading state_dict for \w+:(?P<differences>.*)", re.DOTALL)
-_CHOICES = ("phases", "until", "plateau")  # their parts do not add up with those of an earlier one
+_CHOICES = ("phases", "until", "plateau")  # a later one replaces an earlier one as a whole
 _SHORT = 200  # characters
-# What Lightning and torch say clearly themselves: more batches than there are, a metric or a size that is not known.
+# Lightning and torch word these errors clearly: too few batches, and a metric or a size that is not known.
 _CLEAR = ("`val_check_interval`", "Early stopping conditioned on metric", "Attempted to use an uninitialized parameter")
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors are one line and exit status 2."""
+    """Parses arguments. Its errors are one line, with exit status 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the line and exits; what the module of a class raised comes as it was raised."""
+        """Prints the error in one line and exits. An error that a class's module raised keeps its own words."""
         line = one_line(message, self.hint)
         if ex is not None and own_line(raised := origin(ex)):
             line = message_of(raised) or line
@@ -58,11 +58,11 @@ class Parser(ArgumentParser):
         raise SystemExit(2)
 
     def hint(self, option: str) -> str:
-        """Says which option was meant by one that the command does not have: the end of a sentence, or nothing."""
+        """Suggests the option that an unknown one may mean, as the end of a sentence; empty where none is near."""
         return nearest(option, self.option_names())
 
     def option_names(self) -> set[str]:
-        """The options of the command and of its subcommands, in dot notation."""
+        """Returns the options of the command and of its subcommands, in dot notation."""
         actions = list(self._actions)
         for subparser in getattr(self._subcommands_action, "choices", {}).values():
             actions += subparser._actions
@@ -73,8 +73,8 @@ def one_line(message: str, hint: Callable[[str], str]) -> str:
     """Folds an error of the parser into one line, with the nearest valid name for an unknown one.
 
     Args:
-        message: As jsonargparse words it.
-        hint: Says which option was meant by an unknown one.
+        message: The error as jsonargparse words it.
+        hint: Suggests the option that an unknown one may mean.
     """
     message = " ".join(message.split())
     if match := _UNKNOWN_OPTION.search(message):
@@ -97,13 +97,13 @@ def one_line(message: str, hint: Callable[[str], str]) -> str:
 
 
 def message_of(error: BaseException) -> str | None:
-    """Words an error that is the user's mistake in one line; gives None for any other.
+    """Words an error that is the user's mistake in one line, and gives None for any other.
 
-    What a class raises when it is built is the user's mistake too, and comes with its line in the code. What their
-    methods raise later is not: that has a traceback.
+    An error that a class raises when it is built is the user's mistake too, and names the line in the code. An error
+    that its methods raise later is not, and keeps its traceback.
     """
     raised = origin(error)
-    # Lightning's is known by its name: importing its class would take seconds, for every mistyped command.
+    # Lightning's error is recognised by its name: importing its class would take seconds at every mistyped command.
     if isinstance(raised, UserError) or type(raised).__name__ == "MisconfigurationException":
         line = own_line(raised.__cause__) if raised.__cause__ is not None else None
         return " ".join(str(raised).split()) + (f" ({line})" if line else "")
@@ -122,7 +122,7 @@ def message_of(error: BaseException) -> str | None:
 
 
 def _in_words(expected: str) -> str:
-    """Words what jsonargparse expected: ``<class 'int'>`` is a whole number, a literal its values."""
+    """Words what jsonargparse expected: ``<class 'int'>`` becomes "a whole number", and a literal its values."""
     words: list[str] = []
     for name, values, sizes in re.findall(_EXPECTED, expected):
         words += values.replace("'", "").split(", ") if values else [f"a {sizes}" if sizes else _KINDS.get(name, name)]

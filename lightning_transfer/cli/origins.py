@@ -1,4 +1,4 @@
-"""Where an error comes from: what a class raised below the parser's own errors, and the user's line that did it."""
+"""Finds where an error comes from: the error of a class below the parser's own errors, and the user's line of code."""
 
 import sysconfig
 import traceback
@@ -15,27 +15,27 @@ _LIBRARIES = {_PARSER.parent, *(Path(sysconfig.get_path(name)) for name in ("std
 
 
 def origin(error: BaseException) -> BaseException:
-    """Finds the error that the parser's errors wrap; the error itself where the parser did not raise it.
+    """Finds the error that the parser's errors wrap, or the error itself where the parser did not raise it.
 
     Args:
-        error: As caught.
+        error: The error as caught.
 
     Returns:
-        What a class or its module raised, if anything did; otherwise the parser's first complaint.
+        The error that a class or its module raised, if any; otherwise the parser's first error.
     """
     found = list(_wrapped(error))
     return next((one for one in found if not _is_of_parser(one)), found[0])
 
 
 def is_below_parser(error: BaseException) -> bool:
-    """Says whether the parser called what raised the error: a constructor, or the module of a class."""
+    """Says whether the parser called the code that raised the error: a constructor, or the module of a class."""
     return any(_is_within(file, {_PARSER}) for file, _ in _lines(error))
 
 
 def own_line(error: BaseException) -> str | None:
     """Names the innermost line of the user's own code that the error went through, as ``file.py:7``; None without one.
 
-    Code is the user's own unless it is of Python, of an installed package or of this one.
+    Code is the user's own unless it belongs to Python, an installed package or this one.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return _named(error.filename, error.lineno)
@@ -45,7 +45,7 @@ def own_line(error: BaseException) -> str | None:
 def described(error: BaseException) -> str:
     """Describes an error in one line: the place in the code, the kind and the words.
 
-    The place is the user's own line, or the innermost one of this package, or else that which raised the error.
+    The place is the user's own line, or else the innermost line of this package, or else the line that raised it.
     """
     place = own_line(error) or _last_outside(error, _LIBRARIES) or _last_outside(error, set())
     words = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -57,8 +57,8 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
     if not _is_of_parser(error) or cause is None:
         yield error
         return
-    # The parser tries each member of a union, and names the first one's error as the cause: the class may have been
-    # another one. All of them are in a list where it raises; a parser without that list still has the first.
+    # The parser tries each member of a union, and names the first one's error as the cause, although the class may be
+    # another member. The frame that raises has a list of all errors. A parser without it still has the first.
     tried = [found for found in _in_lists_of_last_frame(error) if isinstance(found, BaseException)]
     for one in tried or [cause]:
         yield from _wrapped(one)
@@ -72,7 +72,7 @@ def _in_lists_of_last_frame(error: BaseException) -> Iterator[object]:
 
 
 def _is_of_parser(error: BaseException) -> bool:
-    """Whether the parser itself raised the error; of a module with a wrong syntax it seems so, for none of it ran."""
+    """Says whether the parser itself raised the error. A syntax error only seems so, as none of its module ran."""
     lines = _lines(error)
     return bool(lines) and not isinstance(error, SyntaxError) and _is_within(lines[-1][0], {_PARSER})
 

@@ -1,4 +1,4 @@
-"""The command ``lr-find``: a range test for each phase of the schedule, as a table and as a plot."""
+"""Shows the range tests of the command ``lr-find``, one for each phase of the schedule, as a table and as a plot."""
 
 from collections.abc import Container, Sequence
 from dataclasses import replace
@@ -17,9 +17,9 @@ def write_curves(curves: Sequence[Curve], folder: Path, arguments: Container[str
     """Writes the curves as a picture and for TensorBoard.
 
     Args:
-        curves: What was measured.
-        folder: Where ``lr_find.png`` and the event file go.
-        arguments: Names of the module's arguments, by one of which it takes a learning rate.
+        curves: The measured curves.
+        folder: Folder of ``lr_find.png`` and the event file.
+        arguments: Names of the module's arguments, one of which may take a learning rate.
 
     Returns:
         The table for the terminal, with the suggestion for the whole training.
@@ -55,7 +55,7 @@ def _drawn(curves: Sequence[Curve]) -> np.ndarray:
 def _table(curves: Sequence[Curve], folder: Path, arguments: Container[str]) -> str:
     width = max(len(curve.name) for curve in curves)
     lines = [f"{curve.name:<{width}}  {curve.suggestion:.3g}" for curve in curves]
-    # One learning rate serves all phases: what suits the most sensitive one.
+    # All phases share one learning rate, so it is the one that suits the most sensitive phase.
     suggestion = min(curve.suggestion for curve in curves)
     option = next((name for name in ("optimizer", "lr", "learning_rate") if name in arguments), None)
     flags = {"--model.init_args.optimizer.init_args.lr" if option == "optimizer" else f"--model.{option}": suggestion}

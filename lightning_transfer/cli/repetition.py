@@ -1,4 +1,4 @@
-"""The commands that do a run again, from its start and in a folder of its own."""
+"""Writes the command that repeats a run, from its start and in a folder of its own."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ PROGRAM = "lightning-transfer"
 
 
 def own_options(experiment: Path, version: str | None, ckpt_path: str | None) -> list[str]:
-    """Finds the options that are of one run alone: its name, and the checkpoint of its own that it went on from.
+    """Finds the options that belong to one run alone: its name, and its own checkpoint that it goes on from.
 
     Args:
         experiment: The folder of the experiment's runs.
         version: The run's name, if it was given.
-        ckpt_path: Where the run starts, as given.
+        ckpt_path: The checkpoint that the run starts from, as given.
     """
     if version is None:
         return []
@@ -23,11 +23,11 @@ def own_options(experiment: Path, version: str | None, ckpt_path: str | None) ->
 
 
 def repetition(arguments: Sequence[str] | None, own: Sequence[str]) -> str | None:
-    """Writes the command of a run without the options that are of that run alone.
+    """Writes the command of a run without the options that belong to that run alone.
 
     Args:
-        arguments: Those of the run's command; None where it was called without one.
-        own: The names of these options. They are set to null, as a config file may give them too.
+        arguments: The arguments of the run's command; None where the run was started without a command.
+        own: Names of those options. They are set to null, as a config file may give them too.
     """
     if arguments is None:
         return None
@@ -44,5 +44,5 @@ def repetition(arguments: Sequence[str] | None, own: Sequence[str]) -> str | Non
 
 
 def nulls(names: Sequence[str]) -> list[str]:
-    """The flags that take back what a config file gives."""
+    """Returns the flags that set options of a config file to null."""
     return [word for name in names for word in (f"--{name}", "null")]

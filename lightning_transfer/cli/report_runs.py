@@ -1,4 +1,4 @@
-"""The command ``lightning-transfer report``."""
+"""Implements ``lightning-transfer report``."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def write_report(logs: Path, output: Path | None = None) -> Path:
         output: File to write; report.html in that folder if not given.
 
     Returns:
-        The page.
+        The file of the page.
 
     Raises:
         UserError: If there is no run, or the page cannot be written.

@@ -1,4 +1,4 @@
-"""The parser of a command, made of the function that does it: the signature and the docstring say all there is."""
+"""Builds the parser of a command from the signature and the docstring of the function that runs it."""
 
 import inspect
 import typing
@@ -17,7 +17,7 @@ def parser_of(command: str, function: Function, skip: Collection[str] = ()) -> P
 
     Args:
         command: The name of the command.
-        function: The function that does it.
+        function: The function that runs it.
         skip: Parameters that the command line does not offer.
 
     Returns:
@@ -34,12 +34,12 @@ def parser_of(command: str, function: Function, skip: Collection[str] = ()) -> P
 
 
 def add_parameters(parser: Parser, function: Function, skip: Collection[str] = ()) -> None:
-    """Adds the parameters of a function: those without a default by their place, the others as options.
+    """Adds the parameters of a function. Those without a default are positional, and the others are options.
 
     A list takes several words (``--strategies scratch full``), and a switch takes none (``--retry_failed``).
 
     Args:
-        parser: The parser that gets them.
+        parser: The parser, which is changed in place.
         function: The function.
         skip: Parameters that are left out.
     """

@@ -1,4 +1,4 @@
-"""The command ``study``: runs what is not finished of a study, then writes its report."""
+"""Implements the command ``study``, which runs the unfinished cells of a study and then writes its report."""
 
 import shlex
 from dataclasses import fields
@@ -27,24 +27,24 @@ def run_study(
 ) -> Path:
     """Compares strategies over training-set sizes and seeds, on equal terms, and writes a report.
 
-    Every cell is an ordinary fit with its own folder under logs/<study>. Started again, a study goes on where it
-    stopped: finished cells are never run again, an interrupted one resumes from its last checkpoint.
+    Every cell is an ordinary fit with its own folder under logs/<study>. A study that is started again goes on where it
+    stopped. Finished cells are never run again, and an interrupted one resumes from its last checkpoint.
 
     Args:
-        study: What is compared. On the command line each of its fields is an option.
+        study: The study. On the command line each of its fields is an option.
         logs: Folder of all experiments.
-        workers: Processes that run cells; 0 runs them in this one.
-        launcher: Where cells run: here, or as SLURM jobs.
-        retry_failed: Run failed cells again, from their start.
-        report_only: Run nothing: report what is finished so far.
+        workers: Number of processes that run cells; 0 runs them in this one.
+        launcher: Whether cells run here or as SLURM jobs.
+        retry_failed: Whether failed cells run again, from their start.
+        report_only: Whether to run nothing, and report the cells that are finished so far.
         report_folder: Folder of the report; logs/<study>/report by default.
-        command: What the report says the study was started with.
+        command: Command that the report names as the one that started the study.
 
     Returns:
         The HTML page of the report.
 
     Raises:
-        UserError: Where the study, or a folder made for another one, is at fault.
+        UserError: If the study is at fault, or its folder was made for another one.
     """
     from lightning_transfer.study.outcomes import Outcomes  # late: --help and the runs need no scipy
     from lightning_transfer.study.study_report import headline, write_report
@@ -55,7 +55,7 @@ def run_study(
         check_unchanged(plan)
     else:
         if report_folder:
-            check_folder(Path(report_folder), "--report_folder")  # now: the runs may take days
+            check_folder(Path(report_folder), "--report_folder")  # it is checked now, because the runs may take days
         run_unfinished(plan, workers, launcher, retry_failed)
     outcomes = Outcomes(plan)
     if not outcomes.results:
@@ -94,7 +94,7 @@ def read_study(arguments: list[str]) -> tuple[Study, dict[str, Any]]:
         The study, and the other arguments of :func:`run_study` by name.
 
     Raises:
-        UserError: For values that cannot be.
+        UserError: If a value of the study is not valid.
     """
     given = parser().parse_args(arguments).as_dict()
     del given["config"]
@@ -104,7 +104,7 @@ def read_study(arguments: list[str]) -> tuple[Study, dict[str, Any]]:
 
 
 def _study(values: dict[str, Any]) -> Study:
-    """Builds the study. The parser itself would build the classes that its overrides name, too."""
+    """Builds the study. The parser itself would also build the classes that its overrides name."""
     values["weights"] = {
         name: Pretraining(**source) if isinstance(source, dict) else source
         for name, source in (values["weights"] or {}).items()

@@ -1,4 +1,4 @@
-"""Which option or class of the command line was meant."""
+"""Suggests which option or class of the command line was meant."""
 
 import difflib
 import inspect
@@ -10,24 +10,24 @@ _MOST = 3
 
 
 def classes_for(option: str) -> list[str]:
-    """Names the classes of this project, and of torch the most usual optimizers, that an option takes; mostly none."""
+    """Names the classes that an option takes, of this project and torch's usual optimizers; most options take none."""
     return [found.__name__ for place, found in _classes() if place == option]
 
 
 def exported_classes() -> list[type]:
-    """Imports the classes that this package exports: by their capital letters, so that no command is imported."""
+    """Imports the classes that this package exports. It knows them by their capitals, and imports no command."""
     return [getattr(lightning_transfer, name) for name in lightning_transfer.__all__ if name[0].isupper()]
 
 
 def nearest_option(name: str, options: Iterable[str]) -> str:
-    """Says which option was meant by one that the command, or the class that it was given for, does not have.
+    """Suggests the option that was meant by one that the command, or the class that it was given for, does not have.
 
     Args:
-        name: As given, or only its last part.
-        options: Those of the command, in dot notation.
+        name: The option as given, or only its last part.
+        options: The options of the command, in dot notation.
 
     Returns:
-        The end of a sentence; nothing where none is near.
+        The end of a sentence; empty where no option is near.
     """
     owners, last = dict(arguments_of_classes()), _last_part(name)
     if last == "help":
@@ -37,13 +37,13 @@ def nearest_option(name: str, options: Iterable[str]) -> str:
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Asks which option was meant, by the words and the spelling of its last part alone; nothing where none is near."""
+    """Asks which option was meant, by the words and spelling of its last part alone; empty where no option is near."""
     found = _near(_last_part(name), options)
     return f": did you mean {' or '.join(found)}?" if found else ""
 
 
 def _near(last: str, options: Iterable[str]) -> list[str]:
-    """Finds the options whose last part has that word, or is spelled nearly as it."""
+    """Finds the options whose last part contains that word, or is spelled nearly like it."""
     places = {_last_part(option): option for option in sorted(options, reverse=True) if _last_part(option) != "help"}
     of_the_same_word = [part for part in sorted(places) if last in part.split("_")]
     near = dict.fromkeys([*of_the_same_word, *difflib.get_close_matches(last, places, _MOST, cutoff=0.7)])
@@ -55,12 +55,12 @@ def _last_part(option: str) -> str:
 
 
 def _classes() -> Iterator[tuple[str, type]]:
-    """The classes of this project and the usual optimizers, each with the option that takes it."""
-    # Only now: a command that takes no classes is quick to say what was mistyped.
+    """Gives the classes of this project and the usual optimizers, each with the option that takes it."""
+    # The imports come late, so that a command that takes no classes reports a typo quickly.
     import lightning as L
     import torch
 
-    # Where the command line takes classes, and of which kind; a LightningModule is a Module too.
+    # These options take classes of these kinds. The first kind that fits counts, as a LightningModule is a Module too.
     kinds: dict[str, type] = {
         "data": L.LightningDataModule,
         "model": L.LightningModule,

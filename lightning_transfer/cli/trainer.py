@@ -1,4 +1,4 @@
-"""The trainer of the command line."""
+"""Holds the trainer of the command line, and checks its settings and callbacks."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from lightning_transfer.run.last_checkpoint import LastCheckpoint
 from lightning_transfer.transfer.plan_table import plan
 from lightning_transfer.transfer.range_test import Curve, range_test
 
-# Settings with which a trainer exists on every machine.
+# A trainer with these settings can be built on every machine.
 ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
 
 
-# Callbacks of Lightning that cannot work in a run of the command line: why, and the way out.
+# These callbacks of Lightning cannot work in a run of the command line. The texts give the reason and the way out.
 _CANNOT_WORK = {
     BatchSizeFinder: "would train in between, and change the batch size once the steps of the run have been counted:"
     " set data.batch_size, and see by --trainer.fast_dev_run 2 whether it fits into memory",
@@ -32,11 +32,11 @@ _CANNOT_WORK = {
 
 
 def check_settings(trainer: L.Trainer) -> L.Trainer:
-    """Refuses what would train to no good, and warns of what would only take its time.
+    """Refuses settings that cannot give a good training, and warns of a precision that is slow on this CPU.
 
     Raises:
-        UserError: For intervals of nothing, weights in float16 on a CPU, and a strategy that trains in copies of this
-            process, which the record of the run does not come back from.
+        UserError: If an interval is not more than 0, or weights are in float16 on a CPU. Also if the strategy trains in
+            copies of this process, from which the record of the run does not come back.
     """
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         value = getattr(trainer, name)
@@ -48,7 +48,7 @@ def check_settings(trainer: L.Trainer) -> L.Trainer:
     if trainer.strategy.root_device.type == "cpu":
         if trainer.precision == "16-true":
             raise UserError("precision 16-true gives non-finite weights on a CPU: choose bf16-true or bf16-mixed")
-        # Products of bfloat16 matrices came to a hundredth of float32's speed on such a CPU.
+        # On such a CPU, products of bfloat16 matrices ran at a hundredth of float32's speed.
         if "16" in str(trainer.precision) and not has_bfloat16():
             rank_zero_warn(
                 f"precision {trainer.precision}: this CPU has no instructions for it, 32-true is many times as fast"
@@ -57,12 +57,12 @@ def check_settings(trainer: L.Trainer) -> L.Trainer:
 
 
 def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
-    """Refuses a callback that the module is not made for, and one that is at odds with itself or with ours.
+    """Refuses a callback that does not fit the module, contradicts itself or conflicts with this project's callbacks.
 
     Raises:
-        UserError: For Lightning's own finetuning of a backbone, where there is none; its finders of a batch size and of
-            a learning rate; a metric that is to fall and is better where it rises, or the reverse; and another callback
-            that would write best.ckpt or last.ckpt.
+        UserError: If a callback of Lightning cannot work here: its finders of a batch size and a learning rate, its
+            detection of spikes, or its finetuning of a backbone where there is none. Also if a callback's mode is wrong
+            for its metric, or another callback would write best.ckpt or last.ckpt.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
@@ -81,7 +81,7 @@ def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
 
 
 def _check_names_of_checkpoints(trainer: L.Trainer) -> None:
-    """Refuses a callback that would write a file which is the best or the last checkpoint's alone."""
+    """Refuses a callback that would write the file of the best or the last checkpoint."""
     checkpoints = trainer.checkpoint_callbacks
     ours = [callback for callback in checkpoints if isinstance(callback, BestCheckpoint | LastCheckpoint)][-2:]
     own = Path(trainer.log_dir or trainer.default_root_dir, "checkpoints").resolve()
@@ -101,17 +101,17 @@ def _check_names_of_checkpoints(trainer: L.Trainer) -> None:
 
 
 class Trainer(L.Trainer):
-    """Lightning's trainer, and the commands that need a model and data but train nothing to keep.
+    """Adds to Lightning's trainer the commands that need a model and data, but keep no training.
 
     Attributes:
-        run_folder: The folder of the run, whatever its loggers are, as the first rank knows it; None without a fit.
+        run_folder: The folder of the run on the first rank, whatever its loggers are; None without a fit.
     """
 
     run_folder: str | None = None
 
     @property
     def log_dir(self) -> str | None:
-        """The folder of the run, or where Lightning would write; it is broadcast, so that all ranks must ask."""
+        """Folder of the run, or where Lightning would write. It is broadcast, so all ranks must ask for it."""
         folder: str | None = self.strategy.broadcast(self.run_folder)
         return folder or super().log_dir
 
@@ -140,7 +140,7 @@ class Trainer(L.Trainer):
             model: The module to be trained.
             datamodule: Its data.
             lowest: The first learning rate tried.
-            highest: The last one; a test ends before it where the loss explodes.
+            highest: The last learning rate. A test ends before it where the loss explodes.
             steps: Number of optimizer steps of a test.
         """
         return range_test(self, model, datamodule, lowest, highest, steps)
@@ -148,7 +148,7 @@ class Trainer(L.Trainer):
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Fills the caches that a run needs: data, downloaded and decoded, and weights. Nothing is trained.
 
-        On a login node, with the same configs: compute nodes then need no network. Needs no GPU.
+        After it has run on a login node with the same configs, compute nodes need no network. It needs no GPU.
 
         Args:
             model: The module to be trained, built with its downloaded weights.

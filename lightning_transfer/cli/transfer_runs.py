@@ -1,4 +1,4 @@
-"""The command ``transfer``: a study of one seed, from the pretraining to a table of strategies."""
+"""Implements the command ``transfer``: a study of one seed, from the pretraining to a table of strategies."""
 
 import re
 import shlex
@@ -37,8 +37,8 @@ def run_transfer(
 ) -> dict[str, Record]:
     """Pretrains on a source task, moves to a target task by several strategies, tests each, and prints a table.
 
-    It is a study of one seed: every run is an ordinary fit with its own folder under logs/<name>. Started again, it
-    goes on where it stopped: finished runs are kept, and an unfinished one resumes from its last checkpoint.
+    It is a study of one seed. Every run is an ordinary fit with its own folder under logs/<name>. When it is started
+    again, it goes on where it stopped. Finished runs are kept, and an unfinished one resumes from its last checkpoint.
 
     Args:
         source: Files of the experiment to pretrain with, or what --init_from takes: a checkpoint or a name of weights.
@@ -46,19 +46,19 @@ def run_transfer(
         strategies: Names of files in configs/strategies, or files of your own.
         hardware: Config of the machine, for all runs.
         seed: Seed of all runs.
-        overrides: What to change in the target experiment, by dotted names. The runs of other values stand beside.
+        overrides: Settings to change in the target experiment, by dotted names. Runs with other values are kept.
         name: Name of the folder under logs; <target>_from_<source> if not given.
-        metric: What the table shows: the name after ``val/`` and ``test/``.
+        metric: Metric that the table shows: its name after ``val/`` and ``test/``.
         mode: Whether a lower (min) or a higher (max) value of the metric is better, where its name does not say.
         logs: Folder of all experiments.
-        workers: Processes that run; 0 runs everything in this one.
-        retry_failed: Run failed runs again, from their start.
+        workers: Number of processes that run; 0 runs everything in this one.
+        retry_failed: Whether failed runs start again, from their start.
 
     Returns:
         The records of the finished runs: that of the pretraining as ``source task``, the others by strategy.
 
     Raises:
-        UserError: For names and files that do not exist, runs of other settings in the folder, and a run that failed.
+        UserError: If a name or file does not exist, the folder has runs of other settings, or a run failed.
     """
     files, own, names = _listed(source), _listed(target), _listed(strategies)
     study = Study(
@@ -114,7 +114,7 @@ def _are_configs(source: list[str]) -> bool:
 
 
 def _brief(files: list[str]) -> str:
-    """Names an experiment by its first file, and other sources of weights by all they say."""
+    """Names an experiment by its first file, and any other source of weights by its whole text."""
     first = files[0]
     return re.sub(r"[^\w.=-]+", "_", Path(first).stem if first.endswith(_YAML) else first)
 
@@ -133,10 +133,10 @@ def _strategy_files(strategies: list[str]) -> dict[str, str]:
 
 
 def _table(results: Mapping[str, Record], metric: str) -> str:
-    """A line for each run: the metric on both splits, and how long its fit took."""
+    """Writes a line for each run: the metric on both splits, and how long its fit took."""
     lines = [f"{'':<24}{'validation':>12}{'test':>12}{'seconds':>12}"]
     for row, result in results.items():
-        # A language model as the source has no accuracy and no test; without a hold-out there is no validation.
+        # A language model as the source has no accuracy and no test. Without a hold-out there is no validation.
         values = [
             (result[split] or {}).get(f"{key}/{metric}") for split, key in (("validation", "val"), ("test", "test"))
         ]
