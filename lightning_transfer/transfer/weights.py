@@ -57,8 +57,8 @@ def load_starting_weights(
     script's ``{"model": ..., "epoch": 9}`` fit into either. Where two parts of a file fit equally, as a student and its
     teacher do, the source has to name one.
 
-    The head is the last layer group. Its tensors are made anew where their shapes differ or the source lacks them, as
-    with another number of classes or another kind of head. Any other difference is an error, unless a pattern allows
+    The head is the last layer group. Its tensors are made anew where their shapes differ or the source lacks them. That
+    is so with another number of classes or another kind of head. Any other difference is an error, unless a pattern allows
     it. Where the vocabularies of source and module are known and differ, the rows of embeddings are moved by token.
     Layers that are bound to a vocabulary are then made anew.
 
