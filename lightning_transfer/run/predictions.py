@@ -50,10 +50,10 @@ def _require_rows(loader: object) -> None:
 def write_predictions(
     output: Path, batches: list[Tensor], loader: BatchLoader, data: ClassificationDataModule[object]
 ) -> int:
-    """Writes the name and what is predicted for each example, in the order of the input.
+    """Writes the name and the prediction of each example, in the order of the input.
 
-    That is the class and the probabilities of all classes; with several classes for an example those whose probability
-    is at least a half; and with numbers these.
+    The prediction is the class and the probabilities of all classes. If an example may have several classes, it names
+    those whose probability is at least a half. In a regression it is the numbers.
 
     Args:
         output: The file to write.

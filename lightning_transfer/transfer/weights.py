@@ -58,9 +58,9 @@ def load_starting_weights(
     teacher do, the source has to name one.
 
     The head is the last layer group. Its tensors are made anew where their shapes differ or the source lacks them. That
-    is so with another number of classes or another kind of head. Any other difference is an error, unless a pattern allows
-    it. Where the vocabularies of source and module are known and differ, the rows of embeddings are moved by token.
-    Layers that are bound to a vocabulary are then made anew.
+    is so with another number of classes or another kind of head. Any other difference is an error, unless a pattern
+    allows it. Where the vocabularies of source and module are known and differ, the rows of embeddings are moved by
+    token. Layers that are bound to a vocabulary are then made anew.
 
     Args:
         module: The module, which is changed in place.
