@@ -46,8 +46,9 @@ class Validated(L.Callback):
         self.states.append(state(pl_module))
 
 
-def test_average_is_what_the_formula_says_and_training_does_not_notice() -> None:
-    plain, averaged, seen = ToyModule(), ToyModule(), Recorder()
+@pytest.mark.parametrize("norm", [False, True])
+def test_average_is_what_the_formula_says_and_training_does_not_notice(norm: bool) -> None:
+    plain, averaged, seen = ToyModule(norm), ToyModule(norm), Recorder()
     expected = [*fit(gradual(), plain).weights[1:], state(plain)]
     trainer(gradual(), seen, ExponentialMovingAverage(decay=0.5)).fit(averaged)
     assert all(equal(ours, theirs) for ours, theirs in zip(seen.weights[1:], expected[:-1], strict=True))
@@ -55,6 +56,8 @@ def test_average_is_what_the_formula_says_and_training_does_not_notice() -> None
     for step, weights in enumerate(expected[1:], start=1):
         decay = min(0.5, (1 + step) / (10 + step))
         averages = {name: decay * value + (1 - decay) * weights[name] for name, value in averages.items()}
+    if norm:  # its statistics are averaged as its weights are, but for the counter of its batches
+        averages["body.3.num_batches_tracked"] = plain.body[3].num_batches_tracked
     for name, value in averaged.state_dict().items():
         torch.testing.assert_close(value, averages[name])
 

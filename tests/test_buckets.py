@@ -97,6 +97,11 @@ def test_evaluation_covers_every_row_once_within_its_limits(world_size: int, equ
     assert padded_share(shares[0]) < 0.05
 
 
+def test_last_lone_document_is_evaluated_too() -> None:
+    batches = token_batches(np.arange(4), np.array([9, 8, 7, 1]), batch_size=3, batch_tokens=100)(0)
+    assert [batch.tolist() for batch in batches] == [[0, 1, 2], [3]]
+
+
 def test_document_longer_than_a_batch_is_evaluated_by_itself() -> None:
     batches = token_batches(np.arange(3), np.array([5, 50_000, 5]), batch_size=9, batch_tokens=100)(0)
     assert [batch.tolist() for batch in batches] == [[1], [0, 2]]

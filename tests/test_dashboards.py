@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -15,11 +16,14 @@ import torch
 from conftest import fit_arguments, run_folder
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing import plugin_event_accumulator
+from torch.utils.data import DataLoader
 
 from lightning_transfer import DemoImages
 from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.scalars import TrainingScalars
 from lightning_transfer.dashboards.settings import Dashboards
+from lightning_transfer.dashboards.validation_predictions import ValidationPredictions
+from lightning_transfer.report.figures import ConfusionMatrix
 from lightning_transfer.report.run_files import Run, read_run
 
 GROUPS = ["convolution1", "convolution2", "hidden1", "hidden2", "head"]
@@ -89,6 +93,39 @@ def test_confusion_matrix_and_reliability_are_those_of_the_last_validation(run: 
     assert sum(reliability["correct"]) == counts.trace()
     gaps = zip(reliability["correct"], reliability["confidence"], strict=True)
     assert sum(abs(right - sure) for right, sure in gaps) / 9 == pytest.approx(run.last("val/calibration_error"))
+
+
+class AlwaysOne(L.LightningModule):
+    """Is certain of class 1 whatever it sees; its batches are labels and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: SimpleNamespace, batch_idx: int) -> torch.Tensor:
+        return self.weight
+
+    def validation_step(self, batch: SimpleNamespace, batch_idx: int) -> torch.Tensor:
+        return torch.tensor([0.0, 1.0, 0.0]).expand(len(batch.labels), 3)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        batch = SimpleNamespace(labels=torch.tensor([0, 0, 0, 2]))
+        return DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+
+    val_dataloader = train_dataloader
+
+
+def test_confusion_matrix_has_a_row_for_each_label_and_a_column_for_each_prediction(tmp_path: Path) -> None:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    L.Trainer(max_epochs=1, callbacks=[ValidationPredictions()], logger=logger, **quiet).fit(AlwaysOne())
+    confusion = read_run(tmp_path / "run", "run").data["validation/confusion_matrix_data"]
+    assert confusion["counts"] == [[0, 3, 0], [0, 0, 0], [0, 1, 0]]
+    zero, one, two = confusion["class_names"]
+    assert ConfusionMatrix(**confusion).most_confused(2) == [(zero, one, 3, 1.0), (two, one, 1, 1.0)]
 
 
 def test_top_losses_are_the_highest_first(run: Run) -> None:

@@ -10,7 +10,7 @@ import torch
 from test_cli import error_line
 from torch.utils.data import DataLoader
 
-from lightning_transfer import Classifier
+from lightning_transfer import Classifier, DemoTexts
 from lightning_transfer.cli.ensemble import Predictions, mean, metrics, predictions
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.batches import ImageBatch
@@ -145,6 +145,13 @@ def test_limited_evaluation_is_of_the_examples_it_saw(runs: list[Path]) -> None:
     assert 0 < len(forward.rows) < len(predictions(runs[0], "test", HERE).rows)
     assert figures[str(runs[0])] == metrics(forward)
     assert figures["mean of 2"] == metrics(mean({"forward": forward, "backward": backward}))
+
+
+def test_predictions_are_in_the_order_of_the_data_though_texts_are_read_by_length(runs: list[Path]) -> None:
+    found = predictions(runs[0], "test", ["--trainer.limit_test_batches", "1", *HERE])
+    assert len(found.rows) > 100
+    assert found.rows.tolist() == sorted(found.rows.tolist())
+    assert torch.equal(found.labels, DemoTexts().read_split("test").labels[found.rows])
 
 
 def test_mean_and_its_metrics_are_those_computed_by_hand() -> None:

@@ -203,6 +203,14 @@ def run(folder: Path, checkpoint: Path | None = None) -> list[Tensor]:
     return weights(module)
 
 
+def test_state_is_carried_within_an_epoch_and_never_into_the_next() -> None:
+    data, starts = streams(tasks=("target",)), []
+    module = model(data.vocabulary_size)
+    module.network.register_forward_pre_hook(lambda _, inputs: starts.append(inputs[2] is None))
+    trainer(max_epochs=2, limit_train_batches=3, limit_val_batches=0).fit(module, datamodule=data)
+    assert starts == [True, False, False] * 2  # the next epoch has the documents in another order
+
+
 def test_overfit_batches_are_the_same_in_every_epoch() -> None:
     seen: list[Tensor] = []
 

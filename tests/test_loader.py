@@ -59,6 +59,10 @@ def test_evaluation_covers_every_row_once(world_size: int) -> None:
     assert sorted(batch.tolist() for share in shares for batch in share) == alone
 
 
+def test_last_lone_row_is_evaluated_too() -> None:
+    assert [batch.tolist() for batch in ordered_batches(ROWS[:6], batch_size=5)(0)] == [[*range(100, 105)], [105]]
+
+
 def test_evaluation_of_few_rows_leaves_no_rank_without_a_batch() -> None:
     shares = [ordered_batches(ROWS[:9], batch_size=500, rank=rank, world_size=4)(0) for rank in range(4)]
     assert all(shares)

@@ -37,6 +37,7 @@ class OtherModel(BoringModel):
 
 OTHERS = ["fit", "--model", "test_results.OtherModel", "--data", f"{BoringDataModule.__module__}.BoringDataModule"]
 OTHERS += ["--trainer.accelerator", "cpu", "--version", "run"]
+NEAREST = ["--checkpoint.monitor", "distance", "--checkpoint.mode", "min"]
 
 
 def test_any_module_of_lightning_leaves_a_record(own_folder: Path) -> None:
@@ -71,6 +72,21 @@ def test_run_that_holds_nothing_out_trains_on_everything_and_tests_its_last_weig
     main(["test", "--config", str(run_folder() / "config.yaml"), "--ckpt_path", last])
     assert str(record["test"]["test/loss"])[:8] in capsys.readouterr().out
     main(["report", "logs"])
+
+
+class WorseAgain(BoringModel):
+    """Comes nearer in the second epoch, and no longer in the third."""
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("distance", [3.0, 1.0, 2.0][self.current_epoch])
+
+
+def test_record_has_the_metrics_of_the_best_validation_and_not_of_the_last(own_folder: Path) -> None:
+    main([*OTHERS, "--model", "test_results.WorseAgain", "--trainer.max_epochs", "3", *NEAREST])
+    record = json.loads((own_folder / "logs/default/run/results.json").read_text())
+    assert [entry["distance"] for entry in record["validations"]] == [3, 1, 2]
+    assert record["validation"] == {"distance": 1}
+    assert torch.load(record["best_checkpoint"], weights_only=True)["epoch"] == 1
 
 
 def test_table_has_every_metric_of_either_split() -> None:

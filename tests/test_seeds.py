@@ -1,5 +1,6 @@
 """What a run draws follows from its seed, on the command line and in Python."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -34,6 +35,16 @@ def fit(max_epochs: int = 1, checkpoint: str | None = None) -> tuple[torch.Tenso
     )
     trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
     return getattr(draws, "seen", torch.empty(0)), model, trainer
+
+
+def test_each_process_each_batch_and_each_epoch_has_a_dropout_of_its_own() -> None:
+    model, draws = Classifier(SeedCNN(10), 10), []
+    for epoch, batch_idx, rank in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0)):
+        model.trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        model.on_train_batch_start(None, batch_idx)
+        draws.append(tuple(torch.rand(8).tolist()))
+    assert len(set(draws)) == 4
+    assert draws[-1] == draws[0]
 
 
 @pytest.fixture
