@@ -19,6 +19,13 @@ def test_every_image_is_one_of_its_translations_and_reflections() -> None:
         assert any(torch.equal(result, c) or torch.equal(result, c.flip(-1)) for c in candidates)
 
 
+def test_every_translation_occurs() -> None:
+    places = torch.arange(64).view(1, 1, 8, 8).expand(2000, 1, 8, 8)  # from 1 on, where nothing is added
+    augmented = Augmentation(crop_padding=2)(places + 1, torch.arange(2000), seed=0, epoch=0)
+    middles = augmented[:, 0, 4, 4] - 1
+    assert sorted(set(middles.tolist())) == [8 * row + column for row in range(2, 7) for column in range(2, 7)]
+
+
 def test_examples_of_a_batch_are_changed_differently() -> None:
     same = IMAGES[:1].expand(64, -1, -1, -1)
     assert len(torch.unique(BOTH(same, INDICES, seed=0, epoch=0), dim=0)) > 20

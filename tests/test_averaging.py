@@ -157,6 +157,16 @@ def test_average_of_divided_weights_is_refused() -> None:
         ExponentialMovingAverage().setup(divided, ToyModule(), "fit")  # type: ignore[arg-type]
 
 
+def test_checkpoint_of_weights_that_were_not_averaged_is_tested_as_it_is(tmp_path: Path) -> None:
+    plain, checkpoint = ToyModule(), best(tmp_path)
+    trainer(checkpoint, max_epochs=1).fit(plain)
+    averaged = ToyModule()
+    averaged.test_step = averaged.validation_step  # type: ignore[method-assign]
+    run = trainer(ExponentialMovingAverage())
+    run.test(averaged, averaged.val_dataloader(), ckpt_path=checkpoint.best_model_path, verbose=False)
+    assert equal(state(averaged), state(plain))
+
+
 def test_failed_validation_leaves_what_trains() -> None:
     plain, averaged = ToyModule(), ToyModule()
     trainer(max_epochs=1, num_sanity_val_steps=0).fit(plain)

@@ -53,6 +53,16 @@ def test_damaged_entry_is_rebuilt_with_one_line_of_notice(
     assert capsys.readouterr().err == ""
 
 
+def test_damage_is_noticed_in_every_block_of_a_file(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_BLOCK_BYTES", 512)
+    cache.load_or_build("blocks", {"n": 1}, build_ones)
+    [file] = (shared_cache / "blocks").glob("*/ones.npy")
+    content = bytearray(file.read_bytes())
+    content[200] ^= 0xFF
+    file.write_bytes(content)
+    assert cache.load_or_build("blocks", {"n": 1}, build_ones)["ones"].sum() == 1000
+
+
 def test_failed_build_leaves_nothing(shared_cache: Path) -> None:
     def fail(folder: Path) -> None:
         build_ones(folder)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_transfer import CIFAR10, CIFAR100, DemoImages, ImageDataModule
+from lightning_transfer.data.augment import Augmentation
+from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.data.decoding import decode_folder, to_array
 from lightning_transfer.errors import UserError
 
@@ -224,6 +226,20 @@ def test_size_and_normalisation_follow_the_data_and_the_checkpoint(tmp_path: Pat
     torch.testing.assert_close(restored.normalisation, data.normalisation, rtol=0, atol=0)
     pixels = torch.full((1, 3, 2, 2), 7, dtype=torch.uint8)
     torch.testing.assert_close(restored.to_pixels(restored._normalise(pixels)), pixels.float())
+
+
+def test_training_images_alone_are_augmented_anew_in_each_epoch() -> None:
+    data = fitted(DemoImages("target", augmentation=Augmentation(crop_padding=8)))
+    trainer = SimpleNamespace(current_epoch=0, strategy=None, global_rank=0, world_size=1, overfit_batches=0)
+    training = next(iter(data.train_dataloader()))
+    data.trainer = trainer
+    trainer.precision_plugin = SimpleNamespace(convert_input=lambda batch: batch)
+    seen = []
+    for trainer.current_epoch in (0, 1):
+        seen.append(data.on_after_batch_transfer(training, 0).images)
+    plain = ImageBatch(*training)
+    assert not torch.equal(*seen)
+    assert torch.equal(data.on_after_batch_transfer(plain, 0).images, data._normalise(training.images))
 
 
 def squares(folder: Path, side: int) -> str:

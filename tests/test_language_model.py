@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -98,6 +99,26 @@ def test_batches_go_on_where_the_one_before_ended_and_labels_are_one_step_ahead(
     pieces = [stream[start + 1 : stop] for start, stop in pairwise(marks)]
     assert len(pieces) > 100
     assert all(tuple(piece if direction == "forward" else piece[::-1]) in known for piece in pieces)
+
+
+def test_ranks_share_the_streams_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+
+    def tokens(rank: int, world_size: int) -> Tensor:
+        data = streams(tasks=("target",), batch_size=4)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, overfit_batches=0)
+        return torch.cat([batch.token_ids for batch in data.train_dataloader()])
+
+    whole, *shares = tokens(0, 1), tokens(0, 2), tokens(1, 2)
+    assert [share.shape[1] for share in shares] == [2, 2]
+    assert torch.equal(torch.stack(shares, 2).flatten(1), whole)
+
+
+def test_documents_are_read_in_the_vocabulary_of_the_checkpoint() -> None:
+    small, data = (streams(tasks=("target",), max_vocabulary_size=size) for size in (20, 1000))
+    data.prepare_data()
+    data.load_state_dict(small.state_dict())
+    assert data.documents.token_ids.max() == 19
 
 
 def test_hold_out_is_not_trained_on_and_epochs_have_other_orders() -> None:

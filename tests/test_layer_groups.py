@@ -118,6 +118,11 @@ def test_learning_rates_decay_from_head_to_input() -> None:
     assert [(group["name"], group["lr"]) for group in groups] == [("backbone", 0.025), ("norm", 0.05), ("head", 0.1)]
 
 
+def test_learning_rates_decay_as_in_ulmfit_unless_told_otherwise() -> None:
+    groups = parameter_groups(Network(), ["backbone", "norm", "head"], lr=0.1)
+    assert [group["lr"] for group in groups] == pytest.approx([0.1 / 2.6**2, 0.1 / 2.6, 0.1])
+
+
 def test_the_optimizer_holds_each_parameter_once_by_identity() -> None:
     network = TiedNetwork()
     groups = parameter_groups(network, ["embedding", "body", "decoder"], lr=0.1)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_transfer.data.loader import BatchLoader, ordered_batches, shuffled_batches
 from lightning_transfer.errors import UserError
@@ -61,6 +62,15 @@ def test_evaluation_covers_every_row_once(world_size: int) -> None:
 
 def test_last_lone_row_is_evaluated_too() -> None:
     assert [batch.tolist() for batch in ordered_batches(ROWS[:6], batch_size=5)(0)] == [[*range(100, 105)], [105]]
+
+
+def test_outputs_of_an_evaluation_are_put_in_the_order_of_its_rows() -> None:
+    batches = [np.array([4, 0]), np.array([3, 1]), np.array([2])]
+    loader = BatchLoader(lambda rows: rows, lambda epoch: batches)
+    outputs = [torch.from_numpy(10 * batch) for batch in batches]
+    assert loader.in_order(outputs).tolist() == [0, 10, 20, 30, 40]
+    assert loader.in_order(outputs[:2]).tolist() == [0, 10, 30, 40]
+    assert loader.rows(2).tolist() == [0, 1, 3, 4]
 
 
 def test_evaluation_of_few_rows_leaves_no_rank_without_a_batch() -> None:

@@ -100,6 +100,16 @@ def test_each_phase_is_tested_with_what_it_trains_from_the_same_weights() -> Non
     assert all(parameter.requires_grad for parameter in watched.parameters())
 
 
+def test_range_test_leaves_the_random_state_as_it_was() -> None:
+    class Noisy(ToyModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) + 0 * torch.rand(())
+
+    module, before = Noisy(), torch.get_rng_state()
+    range_test(trainer(), module, None, 1e-4, 1e-2, 12)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_learning_rates_of_layer_groups_keep_their_ratios() -> None:
     rates: list[list[float]] = []
 

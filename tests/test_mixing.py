@@ -94,6 +94,20 @@ def test_share_follows_the_beta_distribution() -> None:
         assert float(shares.quantile(quantile)) == pytest.approx(np.quantile(expected, quantile), abs=0.03)
 
 
+def test_rectangles_lie_anywhere_and_have_the_area_that_is_drawn() -> None:
+    images, shares = zip(*(mix(seed=seed, cutmix_alpha=1.0) for seed in range(50)), strict=True)
+    own = torch.cat([share[ROWS, LABELS] for share in shares])
+    generator = np.random.default_rng(1)
+    centres, sides = generator.random((2, 100_000)), np.sqrt(1 - generator.beta(1, 1, 100_000))
+    widths, heights = np.minimum(1, centres + sides / 2) - np.maximum(0, centres - sides / 2)
+    for quantile in (0.25, 0.5, 0.75):
+        assert float(own.quantile(quantile)) == pytest.approx(np.quantile(1 - widths * heights, quantile), abs=0.05)
+    cut = (torch.stack(images) != IMAGES)[:, :, 0].flatten(0, 1).float()
+    cut = cut[cut.mean((1, 2)).gt(0) & cut.mean((1, 2)).lt(0.25)]  # small ones, whose place shows
+    rows, columns = (cut.amax(axis).argmax(1).float() for axis in (2, 1))
+    assert abs(torch.corrcoef(torch.stack([rows, columns]))[0, 1]) < 0.3
+
+
 def test_draws_depend_on_row_seed_and_epoch_alone() -> None:
     first = mix(mixup_alpha=1.0)
     torch.randn(3)

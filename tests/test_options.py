@@ -61,11 +61,22 @@ def test_early_stopping_without_a_validation_is_one_line(capsys: pytest.CaptureF
     assert "early stopping waits for val/loss, and nothing is validated" in capsys.readouterr().err
 
 
-def test_second_fit_does_not_stop_because_the_first_one_did() -> None:
-    class Stuck(ToyModule):
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.log("val/loss", 1.0 + self.global_step)
+class Stuck(ToyModule):
+    """Does not get better after its first validation."""
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", 1.0 + self.global_step)
+
+
+def test_training_that_was_stopped_is_not_resumed_for_another_epoch(tmp_path: Path) -> None:
+    stopped, resumed = (trainer(EarlyStopping(patience=2), max_epochs=epochs) for epochs in (9, 20))
+    stopped.fit(Stuck())
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    resumed.fit(Stuck(), ckpt_path=tmp_path / "stopped.ckpt")
+    assert resumed.global_step == stopped.global_step == 18
+
+
+def test_second_fit_does_not_stop_because_the_first_one_did() -> None:
     stopping = EarlyStopping(patience=2)
     steps = []
     for _ in range(2):
@@ -73,6 +84,17 @@ def test_second_fit_does_not_stop_because_the_first_one_did() -> None:
         runner.fit(Stuck())
         steps.append(runner.global_step)
     assert steps == [18, 18]
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("min", 18), ("max", 24)])
+def test_stopping_waits_from_the_best_value_on(mode: Any, steps: int) -> None:
+    class Rising(ToyModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/value", [-3.0, -2.0, -2.0, -2.0, -2.0, -2.0][self.current_epoch])
+
+    runner = trainer(EarlyStopping("val/value", mode=mode, patience=2), max_epochs=6)
+    runner.fit(Rising())
+    assert runner.global_step == steps
 
 
 @pytest.mark.slow

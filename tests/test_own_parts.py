@@ -1,6 +1,7 @@
 """Modules and data of someone who knows Lightning and not this package, on the command line."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_transfer import ProgressiveUnfreezing, load_starting_weights
 from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.scalars import TrainingScalars
+from lightning_transfer.data.batches import are_shares
 from lightning_transfer.report.run_files import read_run
 
 HERE = "test_own_parts"
@@ -151,6 +153,11 @@ def test_dashboards_do_not_change_the_training_of_loaders_that_shuffle() -> None
     main(fit("--dashboards", "null"))
     shown = weights(Path("logs/default/shown"))
     assert all(torch.equal(weight, shown[name]) for name, weight in weights().items())
+
+
+def test_shares_are_numbers_from_nothing_up_that_sum_to_one() -> None:
+    rows = torch.tensor([[0.5, 0.5, 0.0], [1.5, -0.5, 0.0], [0.5, 0.6, 0.0], [math.nan, 0.5, 0.5]])
+    assert are_shares(rows).tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize("kind", ["logits", "column", "integers"])

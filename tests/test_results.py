@@ -1,6 +1,7 @@
 """The record of a run, of any module and any batch."""
 
 import json
+import math
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,12 @@ from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from test_cli import error_line
 
 from lightning_transfer.cli.entry import main
+from lightning_transfer.errors import UserError
 from lightning_transfer.files import write_json
 from lightning_transfer.report.run_files import Run
 from lightning_transfer.report.run_report import report
 from lightning_transfer.run import record as results
+from lightning_transfer.run.best_checkpoint import BestCheckpoint
 
 RECORD = {
     "validation": None,
@@ -86,6 +89,7 @@ def test_record_has_the_metrics_of_the_best_validation_and_not_of_the_last(own_f
     record = json.loads((own_folder / "logs/default/run/results.json").read_text())
     assert [entry["distance"] for entry in record["validations"]] == [3, 1, 2]
     assert record["validation"] == {"distance": 1}
+    assert 0 < record["train_seconds"] < record["fit_seconds"]  # the rest is validation
     assert torch.load(record["best_checkpoint"], weights_only=True)["epoch"] == 1
 
 
@@ -110,7 +114,9 @@ def test_package_installed_inside_a_repository_has_no_commit(tmp_path: Path, mon
     assert results.source_commit() is None
     (tmp_path / "results.py").touch()
     subprocess.run(["git", "add", "results.py"], cwd=tmp_path, check=True)
-    assert results.source_commit() is not None
+    assert str(results.source_commit()).endswith("-dirty")  # it is not committed yet
+    subprocess.run(["git", *commit], cwd=tmp_path, check=True)
+    assert not str(results.source_commit()).endswith("-dirty")
 
 
 def test_report_of_runs_that_measured_no_accuracy_compares_their_losses() -> None:
@@ -143,3 +149,50 @@ def test_layer_groups_that_never_trained_are_in_the_record_the_report_and_on_the
     assert record["unfreezing"] == {"phases": 5, "phases_begun": 3, "never_trained": never, "because": because}
     page = report([Run("short", results=record)], "a report")
     assert f"<p>{because[0].upper()}{because[1:]}. Never trained: convolution1, convolution2.</p>" in page
+
+
+def test_validation_after_the_fit_is_not_recorded() -> None:
+    recorder = results.ResultsRecorder()
+    recorder.on_validation_end(SimpleNamespace(state=SimpleNamespace(fn="validate"), sanity_checking=True), None)
+    assert recorder.validation_seconds == 0
+
+
+def test_examples_are_those_of_all_processes() -> None:
+    recorder = results.ResultsRecorder()
+    recorder.on_train_batch_end(SimpleNamespace(world_size=2), None, None, torch.zeros(5, 3), 0)
+    assert recorder.train_examples == 10
+
+
+def test_record_of_a_resumed_fit_counts_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(perf_counter=lambda: clock.now, now=10.0)
+    monkeypatch.setattr(results, "time", clock)
+    first, second, test = (results.ResultsRecorder() for _ in range(3))
+    first.setup(None, None, "fit")
+    first.on_fit_start(None, None)
+    first.train_examples, first.validations = 5, [{"val/loss": 1.0}]
+    clock.now += 4
+    saved = first.state_dict()
+    second.setup(None, None, "fit")
+    clock.now += 100  # the run stands still
+    second.load_state_dict(saved)
+    second.on_fit_start(None, None)
+    clock.now += 3
+    second.on_fit_end(None, None)
+    assert (second.fit_seconds, second.train_examples, second.validations) == (7, 5, [{"val/loss": 1.0}])
+    test.setup(None, None, "test")
+    test.load_state_dict(saved)
+    assert (test.fit_seconds, test.validations) == (0, [])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_loss_that_is_no_finite_number_ends_the_training(value: float) -> None:
+    with pytest.raises(UserError, match=f"val/loss is {value} after step 7: the training diverged"):
+        results.check_is_finite("val/loss", {"val/loss": torch.tensor(value)}, 7)
+
+
+def test_monitored_metric_that_is_no_number_ends_the_training() -> None:
+    best = BestCheckpoint(monitor="distance")
+    run = SimpleNamespace(state=SimpleNamespace(fn="fit"), sanity_checking=False, checkpoint_callbacks=[best])
+    run.callback_metrics, run.current_epoch, run.global_step = {"distance": torch.tensor(math.nan)}, 0, 7
+    with pytest.raises(UserError, match="distance is nan after step 7"):
+        results.ResultsRecorder().on_validation_end(run, None)

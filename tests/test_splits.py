@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_transfer.data.splits import split_train_validation
+from lightning_transfer.data.splits import evenly_spaced, split_train_validation
 from lightning_transfer.errors import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [100, 100, 100, 50, 20]))
@@ -39,6 +39,11 @@ def test_smaller_cut_is_a_subset_of_a_larger_one_with_the_same_hold_out(small: d
 def test_examples_per_class_are_exact() -> None:
     train, _ = split_train_validation(LABELS, validation_fraction=0.1, examples_per_class=7)
     assert np.bincount(LABELS[train]).tolist() == [7] * 5
+
+
+def test_sample_is_from_all_over_the_rows_with_the_first_and_the_last() -> None:
+    assert evenly_spaced(10, 4).tolist() == [0, 3, 6, 9]
+    assert evenly_spaced(3, 100).tolist() == [0, 1, 2]
 
 
 def test_seed_decides_the_split() -> None:

@@ -119,6 +119,7 @@ def test_pareto_front_on_a_case_by_hand() -> None:
     points = [(3.0, 80.0), (1.0, 50.0), (2.0, 40.0), (5.0, 80.0), (4.0, 90.0), (1.0, 45.0)]
     assert pareto_front(points) == [1, 0, 4]
     assert pareto_front([*points, (4.0, 90.0)]) == [1, 0, 4, 6]
+    assert pareto_front([(1.0, 50.0), (2.0, 50.0)]) == [0]  # dearer, and only as good
 
 
 def test_winner_has_to_beat_every_other() -> None:

@@ -76,6 +76,17 @@ def test_batch_is_right_padded_with_lengths_and_labels(text_folder: Path) -> Non
         assert torch.equal((batch.token_ids == good).any(1), batch.labels == 1)
 
 
+def test_document_start_is_a_token_more_before_the_whole_document() -> None:
+    plain, started = (
+        next(iter(DemoTexts(task="target", document_start=flag, eval_batch_tokens=10_000).test_dataloader()))
+        for flag in (False, True)
+    )
+    rows = len(started.labels)
+    assert torch.equal(started.lengths, plain.lengths[:rows] + 1)
+    assert torch.equal(started.token_ids[:, 1:], plain.token_ids[:rows])
+    assert not started.token_ids[:, 0].any()
+
+
 def test_another_text_column_of_the_same_data_is_another_text(tmp_path: Path) -> None:
     dataset = text_dataset(30).add_column("title", ["one title"] * 30)
     folder = write_parquet(tmp_path / "set", train=dataset, test=dataset)
@@ -136,7 +147,7 @@ def test_target_reads_in_the_vocabulary_of_the_source(tmp_path: Path) -> None:
 
 
 def test_state_brings_vocabulary_classes_and_place_into_another_instance(text_folder: Path) -> None:
-    data = loaded(text_folder, max_vocabulary_size=7)
+    data = loaded(text_folder, max_vocabulary_size=7, batch_size=8)
     loader = data.train_dataloader()
     iterator = iter(loader)
     next(iterator)
@@ -145,10 +156,12 @@ def test_state_brings_vocabulary_classes_and_place_into_another_instance(text_fo
     other.load_state_dict(state)
     assert other.vocabulary_size == 7
     assert other.class_names == ["neg", "pos"]
-    resumed = loaded(text_folder)
+    resumed = loaded(text_folder, batch_size=8)
     resumed.load_state_dict(state)
-    assert len(list(resumed.train_dataloader())) == len(loader) - 1
+    rest = list(resumed.train_dataloader())
+    assert len(rest) == len(loader) - 1
     assert resumed.vocabulary_size == 7
+    assert max(int(batch.token_ids.max()) for batch in rest) == 6  # though it had read the texts in a larger one
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +280,14 @@ def test_missing_labels_are_refused_with_their_row(tmp_path: Path, capsys: pytes
     dataset = text_dataset(30, labels=[0, 1, -1] * 10)
     line = error_line(capsys, *fit_arguments(write_parquet(tmp_path / "set", train=dataset, test=dataset)))
     assert "label -1 in row 2 of split 'train' is out of range: expected 0 to 1" in line
+
+
+def test_label_one_past_the_last_class_is_refused(tmp_path: Path) -> None:
+    rows = [{"text": "a film", "label": label} for label in (0, 1, 0, 1)]
+    for name, more in (("train", []), ("test", [{"text": "a film", "label": 2}])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, [*rows, *more])))
+    with pytest.raises(UserError, match="label 2 in row 4 of split 'test' is out of range: expected 0 to 1"):
+        TextDataModule(str(tmp_path)).read_split("test")
 
 
 @pytest.mark.parametrize("labels", [[[0, 1], [1, 0]], [[0], [1, 0]], [0.5, 1.0], [0, None]])

@@ -65,6 +65,14 @@ def test_an_optimizer_that_lacks_a_scheduled_parameter_is_refused() -> None:
     refuse(r"the optimizer does not hold body.0.weight, .*: expected all parameters from the start", module)
 
 
+def test_a_parameter_that_two_optimizers_hold_is_refused() -> None:
+    class Twice(TwoOptimizers):
+        def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+            return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self, self.head)]
+
+    refuse("the optimizers hold head.weight, head.bias more than once; list each parameter once", Twice())
+
+
 def test_an_optimizer_may_lack_what_no_phase_trains() -> None:
     module = ToyModule(optimizer=lambda module: torch.optim.SGD(module.head.parameters(), lr=0.1))
     assert len(fit(ProgressiveUnfreezing(GROUPS, "linear_probe"), module, max_epochs=1).steps) == 6

@@ -1,6 +1,7 @@
 """What freezing does to parameters, optimizers and norm layers during a fit, and that it ends with the fit."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,8 @@ from unfreezing_toys import GROUPS, Recorder, ToyModule, fit, group_of, trainer
 
 from lightning_transfer import ProgressiveUnfreezing, parameter_groups
 from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.plateau import PlateauWatch
+from lightning_transfer.transfer.schedule import Plateau
 
 OPTIMIZERS = {
     "sgd": lambda module: torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -48,6 +51,18 @@ def test_the_grad_of_a_frozen_parameter_is_none_also_when_it_was_trained_before(
 
     unfreezing = ProgressiveUnfreezing(GROUPS, "chain", until={"steps": 2})
     trainer(unfreezing, Watch(), max_epochs=2).fit(ToyModule())
+
+
+def test_a_group_that_freezes_again_stays_where_it_was_though_gradients_are_cleared_to_zero() -> None:
+    class Zeroing(ToyModule):
+        def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+            optimizer.zero_grad(set_to_none=False)  # a gradient of 0 would let momentum and weight decay go on
+
+    module = Zeroing(optimizer=OPTIMIZERS["sgd"])
+    recorder = fit(ProgressiveUnfreezing(GROUPS, "chain", until={"epochs": 1}), module)
+    heads = [weights["head.weight"] for weights in recorder.weights]
+    assert not torch.equal(heads[0], heads[6])
+    assert all(torch.equal(head, heads[6]) for head in heads[6:])
 
 
 def test_the_optimizer_never_changes_and_keeps_no_state_of_frozen_parameters() -> None:
@@ -109,6 +124,14 @@ def test_a_module_that_names_its_layer_groups_needs_none_from_the_callback() -> 
     assert [len(names) for names in recorder.trainable] == [2, 6, 6, 6, 6, 6]
 
 
+def test_replicas_are_built_anew_at_each_transition_and_at_no_other_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    anew = "lightning_transfer.transfer.unfreezing.rebuild_replicas"
+    monkeypatch.setattr(anew, lambda trainer: steps.append(trainer.global_step))
+    fit(ProgressiveUnfreezing(GROUPS, until={"steps": 2}), max_epochs=1)
+    assert steps == [0, 2, 4]
+
+
 def test_rest_trains_throughout_or_never() -> None:
     for rest, count in (("trainable", 4), ("frozen", 2)):
         unfreezing = ProgressiveUnfreezing(["body.0", "head"], "linear_probe", rest=rest)
@@ -164,6 +187,18 @@ def test_a_plateau_ends_the_phase_after_patience_checks_without_improvement(moni
     recorder = fit(unfreezing, PlateauModule([3, 2, 2.5, 2, 5, 4, 3.96, 4, 1]), max_epochs=9)
     first = {len(names): step for step, names in reversed(list(zip(recorder.steps, recorder.trainable, strict=True)))}
     assert {count: step // 6 for count, step in first.items()} == {2: 0, 4: 4, 6: 8}
+
+
+def test_every_rank_decides_by_the_value_of_the_first() -> None:
+    plateau, watch = Plateau("val/value", patience=1, mode="min"), PlateauWatch()
+    values = iter([1.0, 2.0])  # of the first rank, which gets no better
+    broadcast = SimpleNamespace(broadcast=lambda own: next(values))
+    for own in (2.0, 1.0):
+        run: Any = SimpleNamespace(callback_metrics={}, strategy=broadcast)
+        watch.begin_validation(run, plateau)
+        run.callback_metrics["val/value"] = torch.tensor(own)
+        watch.end_validation(run, plateau)
+    assert watch.is_over
 
 
 def test_a_plateau_counts_no_validation_twice_where_not_every_epoch_has_one() -> None:

@@ -197,6 +197,22 @@ def test_a_checkpoint_taken_inside_a_step_leaves_the_step_as_it_is() -> None:
     torch.testing.assert_close(saving.state_dict(), plain.state_dict(), rtol=0, atol=0)
 
 
+def test_a_step_that_fails_leaves_the_configured_learning_rates() -> None:
+    class Failing(ToyModule):
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            within.append((unfreezing.learning_rates(optimizer), [group["lr"] for group in optimizer.param_groups]))
+            raise RuntimeError("no luck")
+
+    within: list[tuple[list[float], list[float]]] = []
+    unfreezing = ProgressiveUnfreezing(GROUPS, phases=[{"groups": ["*"], "lr_multiplier": 0.5}])
+    run = trainer(unfreezing, max_epochs=1)
+    with pytest.raises(RuntimeError, match="no luck"):
+        run.fit(Failing(optimizer=decayed))
+    halves = [base / 2 for base in BASE]
+    assert within == [(halves, halves)]
+    assert [group["lr"] for group in run.optimizers[0].param_groups] == BASE
+
+
 def test_a_shape_over_a_phase_of_unknown_length_is_refused() -> None:
     until = {"plateau": {"monitor": "val/loss"}}
     with pytest.raises(UserError, match="phase 1: one_cycle needs the phase's length"):

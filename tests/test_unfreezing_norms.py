@@ -72,6 +72,22 @@ def test_a_batch_norm_that_a_trainable_group_shares_trains() -> None:
     assert watching.statistics[-1]["num_batches_tracked"] > 0
 
 
+def test_a_batch_norm_that_stays_frozen_over_a_transition_trains_once_it_thaws() -> None:
+    found = watch(ProgressiveUnfreezing(NORM_GROUPS, "chain", until={"epochs": 1}), max_epochs=4)
+    assert found.training == [False] * 12 + [True] * 12
+
+
+def test_a_batch_norm_without_weights_trains_with_its_group() -> None:
+    class Unscaled(ToyModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body[3] = nn.BatchNorm1d(8, affine=False)
+
+    found = Watch()
+    trainer(ProgressiveUnfreezing(NORM_GROUPS, until={"epochs": 1}), found).fit(Unscaled())
+    assert found.training == [False] * 6 + [True] * 12
+
+
 def test_tracking_lets_a_frozen_batch_norm_follow_the_data() -> None:
     found = watch(ProgressiveUnfreezing(NORM_GROUPS, "linear_probe", frozen_norm_layers="tracking"), max_epochs=1)
     assert int(found.statistics[-1]["num_batches_tracked"]) == 6

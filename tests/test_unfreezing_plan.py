@@ -53,6 +53,13 @@ def test_a_phase_the_training_is_too_short_for_is_marked() -> None:
     assert [row[1] for row in rows[1:]] == ["step 0, epoch 0", "step 12, epoch 2", "not reached"]
 
 
+def test_an_epoch_has_a_step_more_where_batches_do_not_divide() -> None:
+    run = trainer(ProgressiveUnfreezing(GROUPS), accumulate_grad_batches=4)  # of six batches
+    assert [row[1] for row in cells(plan(run, ToyModule()))[1:]] == [
+        *("step 0, epoch 0", "step 2, epoch 1", "step 4, epoch 2"),
+    ]
+
+
 def test_a_phase_after_a_plateau_says_so() -> None:
     unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "val/loss"}})
     rows = cells(plan(trainer(unfreezing), ToyModule()))

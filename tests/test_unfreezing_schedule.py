@@ -78,7 +78,9 @@ def test_a_phase_ends_by_what_has_passed_since_its_start(until: Until, start, no
 
 def test_phase_starts_are_known_up_to_a_plateau() -> None:
     phases = [Phase(["a"], EPOCH), Phase(["b"], Until(plateau=Plateau("x", mode="min"))), Phase(["c"])]
-    assert TrainingLength(total_steps=100, steps_per_epoch=10).phase_starts(phases) == [0, 10, math.inf]
+    length = TrainingLength(total_steps=100, steps_per_epoch=10)
+    assert length.phase_starts(phases) == [0, 10, math.inf]
+    assert length.phase_starts([Phase(["a"], EPOCH), Phase(["b"], EPOCH), Phase(["c"])]) == [0, 10, 20]
 
 
 def test_improvement_follows_mode_and_min_delta_and_is_never_not_a_number() -> None:
@@ -88,6 +90,8 @@ def test_improvement_follows_mode_and_min_delta_and_is_never_not_a_number() -> N
     assert not lower.is_improvement(0.95, 1.0)
     assert higher.is_improvement(1.1, 1.0)
     assert not higher.is_improvement(1.0, 1.0)
+    assert not Plateau("x", mode="min").is_improvement(1.0, 1.0)
+    assert not Plateau("x", mode="max", min_delta=0.1).is_improvement(1.05, 1.0)
     assert not lower.is_improvement(math.nan, None)
     assert not lower.is_improvement(math.nan, 1.0)
 

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 from unfreezing_toys import GROUPS, Recorder, ToyModule, fit, trainer
@@ -149,17 +149,21 @@ def test_a_wrong_key_in_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "phase 1: unknown key 'unitl': expected groups, until" in str(error.value) + capsys.readouterr().err
 
 
-def test_transitions_are_logged(tmp_path: Path) -> None:
+def test_transitions_are_logged_once_also_over_a_resume(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import CSVLogger
 
-    logger = CSVLogger(tmp_path)
-    trainer(ProgressiveUnfreezing(GROUPS), logger=logger).fit(ToyModule())
-    logger.save()
-    rows = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
-    columns = rows[0].split(",")
-    found = [dict(zip(columns, row.split(","), strict=True)) for row in rows[1:]]
-    phases = {int(row["step"]): float(row["phase/index"]) for row in found if row.get("phase/index")}
-    assert phases == {0: 1, 6: 2, 12: 3}
+    def phases(version: str, checkpoint: Path | None = None) -> dict[int, float]:
+        logger = CSVLogger(tmp_path, version=version)
+        saving = ModelCheckpoint(dirpath=tmp_path / version, filename="{step}", every_n_train_steps=9, save_top_k=-1)
+        trainer(ProgressiveUnfreezing(GROUPS), saving, logger=logger).fit(ToyModule(), ckpt_path=checkpoint)
+        logger.save()
+        rows = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+        columns = rows[0].split(",")
+        found = [dict(zip(columns, row.split(","), strict=True)) for row in rows[1:]]
+        return {int(row["step"]): float(row["phase/index"]) for row in found if row.get("phase/index")}
+
+    assert phases("whole") == {0: 1, 6: 2, 12: 3}
+    assert phases("resumed", tmp_path / "whole" / "step=9.ckpt") == {12: 3}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torchvision import models
 from lightning_transfer import Classifier, SeedCNN
 from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.sources import checkpoint_of
 from lightning_transfer.transfer.weights import load_starting_weights
 
 
@@ -37,6 +38,14 @@ def test_same_task_is_loaded_whole(checkpoint: Path) -> None:
     assert report.made_anew == {}
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, tensors(checkpoint)[name])
+
+
+def test_run_is_worth_its_best_checkpoint_and_without_one_its_last(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("last.ckpt", "best.ckpt"):
+        (folder / name).touch()
+        assert checkpoint_of(tmp_path) == folder / name
 
 
 def test_head_is_made_anew_for_another_number_of_classes(checkpoint: Path) -> None:
