@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import fit_arguments, run_folder
+from lightning.pytorch.callbacks import ModelCheckpoint
 from test_cli import error_line
 from test_results import OTHERS
+from unfreezing_toys import ToyModule, trainer
 
 from lightning_transfer.cli.entry import main
+from lightning_transfer.run.best_checkpoint import BestCheckpoint
 
 # An accuracy that comes and goes: the best epoch is neither the first nor the last.
 MOVING = ("--dashboards", "null", "--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "0.04")
@@ -135,3 +138,22 @@ def test_run_that_goes_on_from_before_its_best_does_not_take_what_it_finds_for_t
     kept = torch.load(best, weights_only=True)
     assert (kept["epoch"], kept["global_step"]) == (1, 18)
     assert record["validation"]["val/loss"] == record["validations"][1]["val/loss"]
+
+
+def test_run_that_goes_on_from_before_its_best_begins_anew_where_it_finds_nothing_better(tmp_path: Path) -> None:
+    class Given(ToyModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", losses[self.current_epoch])
+
+    def run(start: Path | None = None) -> BestCheckpoint:
+        best, every = BestCheckpoint("val/loss"), ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        trainer(best, every, root=tmp_path, max_epochs=len(losses), num_sanity_val_steps=0).fit(
+            Given(), ckpt_path=start
+        )
+        return best
+
+    losses = [1.0, 0.9, 0.5]
+    assert run().best_step == 18
+    losses = [1.0, 3.0]  # the weights of the loss of 1 are gone
+    best = run(tmp_path / "epoch=0.ckpt")
+    assert torch.load(best.best_model_path, weights_only=True)["global_step"] == best.best_step == 12

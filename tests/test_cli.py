@@ -6,6 +6,8 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import pytest
@@ -16,6 +18,8 @@ from lightning.pytorch.callbacks import SpikeDetection
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import locate
+from lightning_transfer.errors import UserError
+from lightning_transfer.run.resumption import SameOptimizers
 from lightning_transfer.transfer.sources import checkpoint_of
 
 
@@ -516,6 +520,18 @@ def test_checkpoint_of_another_optimizer_is_refused(
     checkpoint = str(finished_run / "checkpoints" / "last.ckpt")
     line = error_line(capsys, *fit_arguments(image_folder, *arguments, "--ckpt_path", checkpoint))
     assert expected in line
+
+
+def test_checkpoint_whose_optimizer_divides_the_weights_otherwise_is_refused() -> None:
+    weights = [torch.zeros(1, requires_grad=True) for _ in range(3)]
+    saved, own = (
+        torch.optim.SGD([{"params": weights[:count]}, {"params": weights[count:]}], lr=0.1) for count in (2, 1)
+    )
+    same: Any = SameOptimizers()
+    same.on_load_checkpoint(None, None, {"optimizer_states": [saved.state_dict()]})
+    same.on_fit_start(SimpleNamespace(optimizers=[saved]), None)
+    with pytest.raises(UserError, match=r"groups of \[2, 1\] weights, the config's of \[1, 2\]"):
+        same.on_fit_start(SimpleNamespace(optimizers=[own]), None)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,13 @@ def test_winner_has_to_beat_every_other() -> None:
     assert {verdict.best, *verdict.undecided} == {"best", "tied"}
 
 
+def test_lowest_wins_where_lower_is_better() -> None:
+    losses = {"low": {0: 1.0, 1: 1.1, 2: 0.9, 3: 1.0, 4: 1.05}, "high": {0: 2.0, 1: 2.2, 2: 1.9, 3: 2.1, 4: 2.0}}
+    [lower], [higher] = judge([losses], is_higher_better=False), judge([losses])
+    assert (lower.best, lower.is_winner) == ("low", True)
+    assert (higher.best, higher.is_winner) == ("high", True)
+
+
 def test_best_mean_over_other_seeds_is_no_winner_where_the_shared_seeds_say_the_opposite() -> None:
     # Two runs failed, on the seeds where everyone does badly: what is left has the better mean, and loses every pair.
     luck = {0: 50.0, 1: 50.2, 2: 49.8, 3: 10.0, 4: 10.0}

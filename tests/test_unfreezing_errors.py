@@ -66,7 +66,11 @@ def test_an_optimizer_that_lacks_a_scheduled_parameter_is_refused() -> None:
 
 
 def test_a_parameter_that_two_optimizers_hold_is_refused() -> None:
-    class Twice(TwoOptimizers):
+    class Twice(ToyModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
         def configure_optimizers(self) -> list[torch.optim.Optimizer]:
             return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self, self.head)]
 

@@ -173,7 +173,7 @@ def test_transitions_are_logged_once_also_over_a_resume(tmp_path: Path) -> None:
         (["until.epochs", "1", "until.fraction", "null"], {"epochs": 1}),
         (["until.steps", "9"], {"steps": 9, "fraction": 0.25}),
         (["until", '{"epochs": 1}'], {"epochs": 1}),
-        (["until.plateau", '{"monitor": "b"}'], {"fraction": 0.25, "plateau": Plateau("b")}),
+        (["until.plateau", '{"monitor": "loss"}'], {"fraction": 0.25, "plateau": Plateau("loss")}),
         (["until.plateau.patience", "2"], {"fraction": 0.25, "plateau": Plateau("a", patience=2, mode="max")}),
     ],
 )
