@@ -74,7 +74,7 @@ def test_a_parameter_that_two_optimizers_hold_is_refused() -> None:
         def configure_optimizers(self) -> list[torch.optim.Optimizer]:
             return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self, self.head)]
 
-    refuse("the optimizers hold head.weight, head.bias more than once; list each parameter once", Twice())
+    refuse("the optimizers hold head.weight, head.bias more than once: expected each parameter once", Twice())
 
 
 def test_an_optimizer_may_lack_what_no_phase_trains() -> None:
