@@ -15,7 +15,7 @@ import torch
 from lightning_transfer.cli.entry import main
 
 try:
-    main(["--version"])
+    main(["report", "missing"])
 except SystemExit:
     pass
 

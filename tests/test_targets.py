@@ -1,6 +1,7 @@
 """Several classes, or numbers, for each example, of images and of texts; losses and metrics of the user's."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,9 @@ def test_study_compares_a_metric_of_the_users(folder: str) -> None:
     Path("study.yaml").write_text(yaml.safe_dump(study))
     main(["study", "--config", "study.yaml", "--workers", "0"])
     assert "Test auroc" in next(Path("logs").rglob("own.md")).read_text()
+
+
+@pytest.mark.parametrize("problem_type", ["classification", "multilabel", "regression"])
+def test_data_can_be_sent_to_another_process(problem_type: ProblemType) -> None:
+    data = ImageDataModule("somewhere", problem_type=problem_type)
+    assert pickle.loads(pickle.dumps(data)).problem_type == problem_type

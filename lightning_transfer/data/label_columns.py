@@ -47,11 +47,11 @@ class LabelColumns:
             raise UserError(
                 f"data.label_column is {self.names}: expected one column with data.problem_type {problem_type}"
             )
-        self._reader = _READERS[problem_type]
+        self._problem_type = problem_type  # not its reader: a module cannot be sent to another process
 
     def class_names(self, dataset: datasets.Dataset, split: str) -> list[str]:
         """Reads the names of the classes, or of the numbers, from the split that is trained on."""
-        return self._reader.class_names(dataset, self.names, split)
+        return _READERS[self._problem_type].class_names(dataset, self.names, split)
 
     def read(self, dataset: datasets.Dataset, split: str, class_names: list[str]) -> Tensor:
         """Reads the labels of a split and checks them.
@@ -59,4 +59,4 @@ class LabelColumns:
         Returns:
             int64 [rows]; with several classes or numbers float32 [rows, classes or numbers].
         """
-        return self._reader.read(dataset, self.names, split, class_names)
+        return _READERS[self._problem_type].read(dataset, self.names, split, class_names)
