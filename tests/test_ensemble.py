@@ -129,8 +129,8 @@ def test_data_that_only_have_the_same_labels_are_refused(runs: list[Path], capsy
     for name, word in (("films", "film"), ("soups", "soup")):
         Path(name).mkdir()
         text = "\n".join(json.dumps(row).replace("film", word) for row in rows * 10)
-        for split in ("train", "test"):
-            Path(name, f"{split}.jsonl").write_text(text)
+        for split, adjective in (("train", "fine"), ("test", "great")):
+            Path(name, f"{split}.jsonl").write_text(text.replace("fine", adjective).replace("dull", f"not {adjective}"))
         small = ["--data", "TextDataModule", "--data.path", name, "--model.network", "LSTMClassifier"]
         main(["fit", *small, "--version", name, "--trainer.max_epochs", "1", "--dashboards", "null", *HERE])
     with pytest.raises(SystemExit):
