@@ -354,3 +354,7 @@ def test_study_compares_a_metric_of_the_users(folder: str) -> None:
 def test_data_can_be_sent_to_another_process(problem_type: ProblemType) -> None:
     data = ImageDataModule("somewhere", problem_type=problem_type)
     assert pickle.loads(pickle.dumps(data)).problem_type == problem_type
+
+
+def test_text_of_a_data_module_reads_no_data() -> None:
+    assert str(ImageDataModule("nowhere")) == "ImageDataModule()"

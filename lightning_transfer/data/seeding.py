@@ -31,3 +31,7 @@ class SeededDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Uses a saved seed from now on."""
         self._run_seed = state_dict.get("run_seed", self._run_seed)
+
+    def __str__(self) -> str:
+        """Names the class: Lightning's own text reads every split, and expects torch's loaders."""
+        return f"{type(self).__name__}()"

@@ -87,7 +87,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint '{checkpoint}' does not exist: expected a file, or for fit also last")
     if checkpoint.is_dir():  # its parts hold code
         raise UserError(
-            f"{checkpoint} is a folder: expected a file; join a checkpoint in parts by `fabric consolidate {checkpoint}`"
+            f"{checkpoint} is a folder: expected a file; `fabric consolidate {checkpoint}` joins a checkpoint in parts"
         )
     try:
         state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
