@@ -181,7 +181,7 @@ def test_second_fit_and_an_evaluation_leave_the_log_of_a_fit_alone(tmp_path: Pat
     saving = ModelCheckpoint(dirpath=tmp_path, filename="saved", every_n_train_steps=5)
     trainer = fit_to_noise(model, saving, steps=5, log_every_n_steps=4)
     checkpoint = tmp_path / "saved.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["train_log"][2] == 1  # a step since the last log
+    assert torch.load(checkpoint, weights_only=True)["interval"]["batches"] == 1  # a step since the last log
     trainer.test(model, DataLoader([], batch_size=None), ckpt_path=checkpoint, verbose=False)  # type: ignore[arg-type]
     fit_to_noise(model, losses, steps=4, log_every_n_steps=4)
     assert losses.logged == pytest.approx(sum(losses.of_steps) / 4, rel=1e-5)

@@ -99,19 +99,6 @@ def test_single_job_is_found_again(on_slurm: SlurmCluster, monkeypatch: pytest.M
     assert numbers(on_slurm) == before
 
 
-def test_record_of_the_jobs_is_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_half(file: Path, text: str, write: Any = Path.write_text) -> None:
-        write(file, text[: len(text) // 2])
-        raise KeyboardInterrupt
-
-    Path("slurm").mkdir()
-    launcher._record(Path("slurm"), {"first": "toy-1_0"})
-    monkeypatch.setattr(Path, "write_text", write_half)
-    with pytest.raises(KeyboardInterrupt):
-        launcher._record(Path("slurm"), {"first": "toy-1_0", "second": "toy-2_0"})
-    assert launcher._known_jobs(Path("slurm")) == {"first": "toy-1_0"}
-
-
 def test_job_that_ends_without_a_result_is_a_failed_run(
     on_slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

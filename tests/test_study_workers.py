@@ -57,7 +57,7 @@ def test_run_that_is_asked_to_stop_has_not_failed_and_goes_on_with_the_next_star
     with pytest.raises(SystemExit) as stop:
         main([*study, "--workers", workers])
     assert stop.value.code == 143
-    assert "started again, the study goes on" in capsys.readouterr().out
+    assert "the study goes on when it is started again" in capsys.readouterr().out
     assert results() == {}
     main([*study, "--workers", workers])
     assert failures() == []

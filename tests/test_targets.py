@@ -66,7 +66,11 @@ def dataset(rows: int, seed: int) -> datasets.Dataset:
     tags = [[name for name, has in (("round", b), ("red", a)) if has] for a, b in zip(red, round_, strict=True)]
     columns = {
         "image": list(images),
-        "text": [f"a {'red' if a else 'blue'} {'ball' if b else 'box'}" for a, b in zip(red, round_, strict=True)],
+        # The number keeps the texts of the two splits apart.
+        "text": [
+            f"a {'red' if a else 'blue'} {'ball' if b else 'box'} {100 * seed + row}"
+            for row, (a, b) in enumerate(zip(red, round_, strict=True))
+        ],
         "tags": tags,
         "numbered_tags": [[int(tag == "round") for tag in row] for row in tags],
         "red": red.astype(bool),

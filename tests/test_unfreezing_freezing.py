@@ -249,7 +249,7 @@ class ManyNames(PlateauModule):
 def test_a_plateau_finds_its_metric_by_every_name_and_checks_it_once_an_epoch(monitor: str, loaders: int) -> None:
     module = ManyNames([3, 2, 2.5, 2, 5, 4, 4.5, 4, 1])
     module.loaders = loaders
-    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": monitor, "patience": 2}})
+    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": monitor, "mode": "min", "patience": 2}})
     recorder = fit(unfreezing, module, max_epochs=9)
     assert [len(names) for names in recorder.trainable[::6]] == [2] * 4 + [4] * 4 + [6]
 
@@ -261,7 +261,9 @@ def test_a_resumed_plateau_knows_that_validation_logs_its_metric(tmp_path: Path)
     for ckpt_path in (None, tmp_path / "step=8.ckpt"):
         module = ManyNames([3.0] * 6)
         module.loaders = 1
-        unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "shared", "patience": 1}})
+        unfreezing = ProgressiveUnfreezing(
+            GROUPS, until={"plateau": {"monitor": "shared", "mode": "min", "patience": 1}}
+        )
         recorders.append(Recorder())
         saves = [] if ckpt_path else [checkpoint]
         trainer(unfreezing, recorders[-1], *saves, **options).fit(module, ckpt_path=ckpt_path)
@@ -271,7 +273,9 @@ def test_a_resumed_plateau_knows_that_validation_logs_its_metric(tmp_path: Path)
 
 
 def test_the_value_of_a_step_is_not_found_in_validation_where_lightning_keeps_none() -> None:
-    unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": {"monitor": "val/value_step/dataloader_idx_1"}})
+    unfreezing = ProgressiveUnfreezing(
+        GROUPS, until={"plateau": {"monitor": "val/value_step/dataloader_idx_1", "mode": "min"}}
+    )
     with pytest.raises(
         UserError, match=r"'val/value_step/dataloader_idx_1', which neither .*loader0.*val/value_epoch/"
     ):

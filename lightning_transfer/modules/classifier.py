@@ -226,19 +226,19 @@ class Classifier(OptimizedModule):
         return {"train/loss": self._loss_sum / self._batches, score: self._score_sum / self._examples}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the sums since the last log, as means over the processes: the next log is that of a run not stopped."""
+        """Adds the sums since the last log, those of each process: the next log is that of a run not stopped."""
         super().on_save_checkpoint(checkpoint)
-        sums = torch.stack([self._loss_sum, self._score_sum])
-        loss_sum, score_sum = self.trainer.strategy.reduce(sums, reduce_op="mean").tolist()
-        checkpoint["train_log"] = (loss_sum, score_sum, self._batches, self._examples)
+        sums = self.sums_of_processes(torch.stack([self._loss_sum, self._score_sum]))
+        checkpoint["interval"] = {"sums": sums, "batches": self._batches, "examples": self._examples}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the saved sums, in a fit."""
         super().on_load_checkpoint(checkpoint)
-        if self.is_fitting and "train_log" in checkpoint:
-            loss_sum, score_sum, self._batches, self._examples = checkpoint["train_log"]
+        if self.is_fitting and (saved := checkpoint.get("interval")) is not None:
+            loss_sum, score_sum = self.own_sums(saved["sums"])
             self._loss_sum.fill_(loss_sum)
             self._score_sum.fill_(score_sum)
+            self._batches, self._examples = saved["batches"], saved["examples"]
 
 
 def _check_inputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:

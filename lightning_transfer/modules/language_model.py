@@ -105,8 +105,8 @@ class LanguageModel(OptimizedModule):
         """Adds the carried state of all streams, over all processes, and the sums since the last log."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["carried_state"] = self._state and [tuple(map(self._of_all_streams, layer)) for layer in self._state]
-        loss_sum = self.trainer.strategy.reduce(self._loss_sum.clone(), reduce_op="mean").item()
-        checkpoint["train_log"] = (loss_sum, self._batches)
+        sums = self.sums_of_processes(self._loss_sum.reshape(1))
+        checkpoint["interval"] = {"sums": sums, "batches": self._batches}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on, in a fit, with this process's streams of the saved state, on whatever number of processes."""
@@ -116,8 +116,9 @@ class LanguageModel(OptimizedModule):
         share = slice(self.trainer.global_rank, None, self.trainer.world_size)
         if (saved := checkpoint.get("carried_state")) is not None:
             self._state = [(hidden[:, share].contiguous(), cell[:, share].contiguous()) for hidden, cell in saved]
-        loss_sum, self._batches = checkpoint.get("train_log", (0.0, 0))
-        self._loss_sum.fill_(loss_sum)
+        if (interval := checkpoint.get("interval")) is not None:
+            self._loss_sum.fill_(*self.own_sums(interval["sums"]))
+            self._batches = interval["batches"]
 
     def on_fit_start(self) -> None:
         """Brings the sum of the log and a loaded state to the device."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from functools import partial
+from statistics import fmean
 from typing import Any, Literal, TypedDict
 
 import lightning as L
@@ -106,6 +107,19 @@ class OptimizedModule(L.LightningModule):
         """Has Lightning write the means of the last interval, which it does in log steps alone."""
         self._log_all(self._unwritten or self.means_so_far())
         self._unwritten = {}
+
+    def sums_of_processes(self, sums: Tensor) -> list[list[float]]:
+        """Collects what each process has added up since the last log, float [sums], for a checkpoint."""
+        gathered = self.all_gather(sums)
+        assert isinstance(gathered, Tensor)
+        found: list[list[float]] = gathered.reshape(-1, len(sums)).tolist()
+        return found
+
+    def own_sums(self, saved: list[list[float]]) -> list[float]:
+        """Returns this process's part of saved sums; their mean on another number of processes."""
+        if len(saved) == self.trainer.world_size:
+            return saved[self.trainer.global_rank]
+        return [fmean(of_all) for of_all in zip(*saved, strict=True)]
 
     def means_so_far(self) -> dict[str, Tensor]:
         """Computes what is logged of the training steps since the last log; nothing where there were none."""
