@@ -314,9 +314,10 @@ def test_labels_of_another_shape_than_the_outputs_are_refused(problem_type: Prob
 
 
 def test_smoothed_loss_of_several_classes_moves_labels_towards_a_half() -> None:
-    loss = Classifier(SeedCNN(2), 2, problem_type="multilabel", label_smoothing=0.2).loss
-    expected = nn.functional.binary_cross_entropy_with_logits(torch.ones(1, 2), torch.tensor([[0.9, 0.1]]))
-    assert loss(torch.ones(1, 2), torch.tensor([[1, 0]])).item() == pytest.approx(expected.item())
+    loss = Classifier(SeedCNN(3), 3, problem_type="multilabel", label_smoothing=0.2).loss
+    logits, smoothed = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.9, 0.1, 0.1]])
+    expected = nn.functional.binary_cross_entropy_with_logits(logits, smoothed)
+    assert loss(logits, torch.tensor([[1, 0, 0]])).item() == pytest.approx(expected.item())
 
 
 def test_mixed_images_have_mixed_numbers() -> None:
