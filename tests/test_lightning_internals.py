@@ -17,6 +17,7 @@ MEMBERS = (
     "_every_n_train_steps",
     "_call_batch_hook",
     "_build_kwargs",
+    "output_result_cls",
     "_results",
     "on_batch_end",
     "batch_size",

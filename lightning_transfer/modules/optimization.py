@@ -88,8 +88,9 @@ class OptimizedModule(L.LightningModule):
     @property
     def is_log_step(self) -> bool:
         """Whether Lightning writes what the current training step logs."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return self.trainer.should_stop or (every > 0 and (self.trainer.global_step + 1) % every == 0)
+        trainer: Any = self._trainer  # not self.trainer, which looks for Fabric first: every step asks this
+        every = trainer.log_every_n_steps
+        return bool(trainer.should_stop or (every > 0 and (trainer.global_step + 1) % every == 0))
 
     def log_means(self) -> None:
         """Logs the means since the last log from within a training step, where they are due.
@@ -99,7 +100,7 @@ class OptimizedModule(L.LightningModule):
         if self.is_log_step:
             self._log_all(self.means_so_far())
             self.begin_interval()
-        elif self.trainer.is_last_batch:
+        elif self._trainer is not None and self._trainer.is_last_batch:
             self._unwritten = self.means_so_far()
             self._log_all(self._unwritten)
 
