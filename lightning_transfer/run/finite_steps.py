@@ -126,7 +126,10 @@ def finite_steps(trainer: L.Trainer) -> FiniteSteps | None:
 
 
 def have_finite_norms(gradients: list[Tensor]) -> bool:
-    """Says the same of gradients in the CPU's memory, as nearly every step has them, in a third of the time."""
+    """Says whether the norm of the gradients is finite, for gradients in the CPU's memory.
+
+    Nearly every step on a CPU ends its check here, which takes a third of the time of :func:`has_no_finite_norm`.
+    """
     return math.isfinite(sum(norm.item() for norm in torch._foreach_norm(gradients)))
 
 
