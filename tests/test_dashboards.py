@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 
 from lightning_transfer import DemoImages
 from lightning_transfer.cli.entry import main
-from lightning_transfer.dashboards.scalars import TrainingScalars
 from lightning_transfer.dashboards.settings import Dashboards
+from lightning_transfer.dashboards.training_curves import TrainingScalars
 from lightning_transfer.dashboards.validation_predictions import ValidationPredictions
 from lightning_transfer.report.figures import ConfusionMatrix
 from lightning_transfer.report.run_files import Run, read_run

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_transfer import ProgressiveUnfreezing, load_starting_weights
 from lightning_transfer.cli.entry import main
-from lightning_transfer.dashboards.scalars import TrainingScalars
+from lightning_transfer.dashboards.training_curves import TrainingScalars
 from lightning_transfer.data.batches import are_shares
 from lightning_transfer.report.run_files import read_run
 

@@ -18,7 +18,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.files import write_json
 from lightning_transfer.report.run_files import Run
 from lightning_transfer.report.run_report import report
-from lightning_transfer.run import record as results
+from lightning_transfer.run import record as results, training_steps
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 
 RECORD = {
@@ -157,19 +157,13 @@ def test_validation_after_the_fit_is_not_recorded() -> None:
     assert recorder.validation_seconds == 0
 
 
-def test_examples_are_those_of_all_processes() -> None:
-    recorder = results.ResultsRecorder()
-    recorder.on_train_batch_end(SimpleNamespace(world_size=2), None, None, torch.zeros(5, 3), 0)
-    assert recorder.train_examples == 10
-
-
 def test_record_of_a_resumed_fit_counts_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(perf_counter=lambda: clock.now, now=10.0)
     monkeypatch.setattr(results, "time", clock)
     first, second, test = (results.ResultsRecorder() for _ in range(3))
     first.setup(None, None, "fit")
     first.on_fit_start(None, None)
-    first.train_examples, first.validations = 5, [{"val/loss": 1.0}]
+    first.validations = [{"val/loss": 1.0}]
     clock.now += 4
     saved = first.state_dict()
     second.setup(None, None, "fit")
@@ -178,7 +172,7 @@ def test_record_of_a_resumed_fit_counts_what_came_before(monkeypatch: pytest.Mon
     second.on_fit_start(None, None)
     clock.now += 3
     second.on_fit_end(None, None)
-    assert (second.fit_seconds, second.train_examples, second.validations) == (7, 5, [{"val/loss": 1.0}])
+    assert (second.fit_seconds, second.validations) == (7, [{"val/loss": 1.0}])
     test.setup(None, None, "test")
     test.load_state_dict(saved)
     assert (test.fit_seconds, test.validations) == (0, [])
@@ -187,7 +181,7 @@ def test_record_of_a_resumed_fit_counts_what_came_before(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_loss_that_is_no_finite_number_ends_the_training(value: float) -> None:
     with pytest.raises(UserError, match=f"val/loss is {value} after step 7: the training diverged"):
-        results.check_is_finite("val/loss", {"val/loss": torch.tensor(value)}, 7)
+        training_steps.check_is_finite("val/loss", {"val/loss": torch.tensor(value)}, 7)
 
 
 def test_monitored_metric_that_is_no_number_ends_the_training() -> None:

@@ -35,7 +35,6 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, check_folder, write_json
 from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
 from lightning_transfer.run.best_checkpoint import best_checkpoint
-from lightning_transfer.run.finite_steps import FiniteSteps
 from lightning_transfer.run.folder import folder_of_run, read_checkpoint, start_of_fit
 from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
 from lightning_transfer.run.predictions import KnownRows, write_predictions
@@ -43,6 +42,7 @@ from lightning_transfer.run.progress import progress_bar
 from lightning_transfer.run.record import ResultsRecorder, table
 from lightning_transfer.run.resumption import SameOptimizers
 from lightning_transfer.run.saved_paths import FilesOfTheRun
+from lightning_transfer.run.training_steps import TrainingSteps
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # The classes are imported so that the command line knows them by their short names: --data CIFAR10.
@@ -180,7 +180,7 @@ class CommandLine(LightningCLI):
         given = config["callbacks"] or []
         # SessionStart comes first, because its mark has to come before any other event.
         given = given if isinstance(given, list) else [given]
-        callbacks = [SessionStart(), SameOptimizers(), FilesOfTheRun(), *given, FiniteSteps(), self.recorder]
+        callbacks = [SessionStart(), SameOptimizers(), FilesOfTheRun(), *given, TrainingSteps(), self.recorder]
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)

@@ -9,8 +9,7 @@ import lightning as L
 from lightning_transfer.dashboards.embeddings import Embeddings
 from lightning_transfer.dashboards.examples import Attributions, TrainingExamples
 from lightning_transfer.dashboards.run_card import ModelGraph, RunCard, hyperparameters_of
-from lightning_transfer.dashboards.scalars import TrainingScalars
-from lightning_transfer.dashboards.timeline import UnfreezingTimeline
+from lightning_transfer.dashboards.training_curves import TrainingScalars, UnfreezingTimeline
 from lightning_transfer.dashboards.validation_predictions import ValidationPredictions
 
 

@@ -202,34 +202,35 @@ class Classifier(OptimizedModule):
         # Sums since the last log, as tensors: reading them at every step would wait for the device. Not as buffers:
         # those get the precision of the weights, are averaged with them, and are overwritten by DDP.
         self._loss_sum, self._score_sum = torch.zeros(()), torch.zeros(())
-        self._examples = self._batches = 0
+        self._seen = {"batches": 0, "examples": 0}
 
     def _log_training(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        # In place: an assignment would go through torch's look for tensors among the attributes.
+        # All in place: torch looks for tensors and modules in whatever is assigned to an attribute.
         self._loss_sum.add_(loss.detach())
         self._score_sum.add_(self.targets.sum_of_scores(logits.detach(), labels))
-        self._examples += labels.shape[0]
-        self._batches += 1
+        self._seen["examples"] += labels.shape[0]
+        self._seen["batches"] += 1
         self.log_means()
 
     def begin_interval(self) -> None:
         """Forgets the training steps before."""
         self._loss_sum.zero_()
         self._score_sum.zero_()
-        self._examples = self._batches = 0
+        self._seen = dict.fromkeys(self._seen, 0)
 
     def means_so_far(self) -> dict[str, Tensor]:
         """Computes the loss and the score of the training steps since the last log."""
-        if not self._batches:
+        if not self._seen["batches"]:
             return {}
         score = f"train/{self.targets.training_score}"
-        return {"train/loss": self._loss_sum / self._batches, score: self._score_sum / self._examples}
+        loss, score_mean = self._loss_sum / self._seen["batches"], self._score_sum / self._seen["examples"]
+        return {"train/loss": loss, score: score_mean}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the sums since the last log, those of each process: the next log is that of a run not stopped."""
         super().on_save_checkpoint(checkpoint)
         sums = self.sums_of_processes(torch.stack([self._loss_sum, self._score_sum]))
-        checkpoint["interval"] = {"sums": sums, "batches": self._batches, "examples": self._examples}
+        checkpoint["interval"] = {"sums": sums, **self._seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the saved sums, in a fit."""
@@ -238,7 +239,7 @@ class Classifier(OptimizedModule):
             loss_sum, score_sum = self.own_sums(saved["sums"])
             self._loss_sum.fill_(loss_sum)
             self._score_sum.fill_(score_sum)
-            self._batches, self._examples = saved["batches"], saved["examples"]
+            self._seen = {name: saved[name] for name in self._seen}
 
 
 def _check_inputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -157,7 +157,8 @@ class OptimizedModule(L.LightningModule):
         """Makes what the network draws, its dropout, a function of seed, place and process: so as after a resume."""
         if batch_idx == 0:  # not where the epoch before has ended: a run may go on from its last batch
             self.begin_interval()
-        seed = hash((self._run_seed, self.current_epoch, batch_idx, self.global_rank))
+        trainer: Any = self._trainer  # not self.trainer, which looks for Fabric first: every step asks this
+        seed = hash((self._run_seed, trainer.current_epoch, batch_idx, trainer.global_rank))
         # Not torch.manual_seed: for each accelerator that is not in use it keeps every call, with its stack, for later.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":

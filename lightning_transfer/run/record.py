@@ -1,6 +1,5 @@
 """Makes the record of a run: ``results.json`` beside its checkpoints, and a short table on the terminal."""
 
-import math
 import platform
 import shlex
 import subprocess
@@ -13,17 +12,15 @@ from typing import Any
 import lightning as L
 import torch
 
-from lightning_transfer.data.batches import examples_in
-from lightning_transfer.errors import UserError
 from lightning_transfer.run.best_checkpoint import BestCheckpoint, best_checkpoint
-from lightning_transfer.run.finite_steps import finite_steps
+from lightning_transfer.run.training_steps import check_is_finite, training_steps
 from lightning_transfer.transfer.shown_groups import unfreezing_of
 
 _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")
 
 
 class ResultsRecorder(L.Callback):
-    """Records the metrics, times and counts of a run, and stops it once its loss is not a number.
+    """Records the metrics and times of a run, and stops it once what it validates is not a number.
 
     The record goes on over a resume.
     """
@@ -32,10 +29,8 @@ class ResultsRecorder(L.Callback):
         self.validations: list[dict[str, float]] = []
         self.fit_seconds = 0.0
         self.validation_seconds = 0.0
-        self.train_examples = 0
         self._fit_start = self._validation_start = 0.0
         self._is_fit = False
-        self._last_loss: torch.Tensor | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Notes the stage: a fit goes on from a saved record, but a test of its best checkpoint must not."""
@@ -44,24 +39,6 @@ class ResultsRecorder(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self._fit_start = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Counts the examples, and keeps the loss unread, because reading it would wait for the device."""
-        self.train_examples += examples_in(batch) * trainer.world_size
-        self._last_loss = outputs.get("loss") if isinstance(outputs, dict) else None
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Checks the training loss where there is no validation. The loss of a single skipped step is not checked.
-
-        Raises:
-            UserError: If the loss is infinite or not a number.
-        """
-        steps = finite_steps(trainer)
-        if not sum(trainer.num_val_batches) and (steps is None or steps.in_a_row != 1):
-            losses = trainer.callback_metrics if self._last_loss is None else {"train/loss": self._last_loss}
-            check_is_finite("train/loss", losses, trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of validation."""
@@ -95,7 +72,6 @@ class ResultsRecorder(L.Callback):
             "validations": self.validations,
             "fit_seconds": self.fit_seconds + time.perf_counter() - self._fit_start,
             "validation_seconds": self.validation_seconds,
-            "train_examples": self.train_examples,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -114,7 +90,7 @@ class ResultsRecorder(L.Callback):
             The record by names, as ``results.json`` holds it.
         """
         train_seconds = self.fit_seconds - self.validation_seconds
-        best = best_checkpoint(trainer)
+        best, steps = best_checkpoint(trainer), training_steps(trainer)
         return {
             "validation": self._validation_after(best.best_step if best else trainer.global_step),
             "test": test,
@@ -122,10 +98,10 @@ class ResultsRecorder(L.Callback):
             "best_checkpoint": best.best_model_path if best else None,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
-            "skipped_steps": steps.skipped if (steps := finite_steps(trainer)) else None,
+            "skipped_steps": steps.skipped,
             "fit_seconds": round(self.fit_seconds, 3),
             "train_seconds": round(train_seconds, 3),
-            "train_examples_per_second": round(self.train_examples / train_seconds, 1),
+            "train_examples_per_second": round(steps.examples / train_seconds, 1),
             "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
             "data": getattr(getattr(trainer, "datamodule", None), "facts", None),
             "device": _device(trainer),
@@ -141,20 +117,6 @@ class ResultsRecorder(L.Callback):
         """Returns the metrics of the weights after that many steps; None where they were not validated."""
         found = next((entry for entry in self.validations if entry["step"] == step), {})
         return {name: value for name, value in found.items() if name not in ("epoch", "step")} or None
-
-
-def check_is_finite(loss: str, metrics: Mapping[str, float | torch.Tensor], step: int) -> None:
-    """Checks the loss of that name, where it was logged.
-
-    Raises:
-        UserError: If it is infinite or not a number after that step.
-    """
-    value = float(metrics.get(loss, 0.0))
-    if not math.isfinite(value):
-        raise UserError(
-            f"{loss} is {value} after step {step}: the training diverged,"
-            " lower the learning rate or clip gradients (trainer.gradient_clip_val)"
-        )
 
 
 def table(record: dict[str, Any], folder: Path) -> str:

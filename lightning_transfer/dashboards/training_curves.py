@@ -1,46 +1,29 @@
-"""Logs scalars of the training for each layer group, and arranges a tab of charts that shows them."""
+"""Shows the layer groups as they train: scalars at intervals, and the timeline of their unfreezing."""
 
 import math
-import resource
-import sys
 import time
-from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_transfer.dashboards.events import add_scalars, boards_of, has_boards
+from lightning_transfer.dashboards.events import add_data, add_picture, add_scalars, boards_of, has_boards
+from lightning_transfer.dashboards.measures import LAYOUT, norm_of, part_of, peak_memory_gib
 from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
-from lightning_transfer.lightning_internals import logged_step
+from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
 from lightning_transfer.networks.layer_groups import LayerGroup
+from lightning_transfer.report.drawing import PixelCanvas
+from lightning_transfer.report.figures import Timeline, thinned
 from lightning_transfer.transfer.applied_learning_rates import applied_learning_rates
 from lightning_transfer.transfer.shown_groups import shown_groups, trainable_names
 
-# Layout of the Custom Scalars tab: section -> chart -> regular expressions of tags.
-LAYOUT = {
-    "Learning": {
-        "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
-        "accuracy": ["Multiline", ["^train/accuracy$", "^val/accuracy$"]],
-    },
-    "Layer groups": {
-        "learning rate (0 while frozen)": ["Multiline", ["^lr/"]],
-        "gradient norm, before clipping": ["Multiline", ["^gradient_norm/"]],
-        "update of the weights / weights": ["Multiline", ["^update_ratio/"]],
-        "share of parameters that train": ["Multiline", ["^phase/trainable_share$"]],
-    },
-    "Speed": {
-        "examples per second": ["Multiline", ["^speed/examples_per_second$"]],
-        "seconds per step": ["Multiline", ["^speed/step_seconds$"]],
-        "share of the time between steps": ["Multiline", ["^speed/data_wait_share$"]],
-        "peak memory in GiB": ["Multiline", ["^speed/peak_memory_gib$"]],
-    },
-}
-_MOST_VALUES = 65_536  # the update ratio takes so many values of each tensor, evenly spaced, to bound its memory
+_MOST_RATES = 128  # the figure is too narrow to show more samples of the learning rates
+_STRIDE = 10  # minimum number of steps from one sample of the learning rates to the next
 
 
 class TrainingScalars(L.Callback):
@@ -69,6 +52,7 @@ class TrainingScalars(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finds the layer groups and arranges the charts."""
+        rest_hook(self, "on_before_optimizer_step")
         if not has_boards(trainer):
             return
         self._groups = shown_groups(trainer, pl_module)
@@ -90,11 +74,13 @@ class TrainingScalars(L.Callback):
         if self._groups:
             step = logged_step(trainer)
             self._is_sampled = step == 0 or (step + 1) % self.every_n_steps == 0
+            if self._is_sampled:
+                wake_hook(self, "on_before_optimizer_step")
             self._speed.begin_step()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Measures gradients in a sampled step, and keeps weights to compare with."""
-        if not self._is_sampled or not self._groups:
+        """Measures gradients in a sampled step, and keeps weights to compare with. It rests in all others."""
+        if not self._is_sampled:  # no optimizer was stepped in the sampled one, by hand
             return
         self._learning_rates = applied_learning_rates(trainer, self._groups)
         if not self._sees_weights:
@@ -104,8 +90,8 @@ class TrainingScalars(L.Callback):
             parameters = list(self._groups[name].parameters.values())
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             if gradients:
-                self._samples[f"gradient_norm/{name}"] = _norm(gradients)
-                self._before[name] = [_part(parameter).clone() for parameter in parameters]
+                self._samples[f"gradient_norm/{name}"] = norm_of(gradients)
+                self._before[name] = [part_of(parameter).clone() for parameter in parameters]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -117,11 +103,12 @@ class TrainingScalars(L.Callback):
         if not self._is_sampled or not self._learning_rates:  # gradients are still being accumulated
             return
         for name, before in (self._before if self._samples else {}).items():
-            after = [_part(parameter) for parameter in self._groups[name].parameters.values()]
-            ratio = _norm(torch._foreach_sub(after, before)) / _norm(before).clamp(min=1e-12)
+            after = [part_of(parameter) for parameter in self._groups[name].parameters.values()]
+            ratio = norm_of(torch._foreach_sub(after, before)) / norm_of(before).clamp(min=1e-12)
             self._samples[f"update_ratio/{name}"] = ratio
         self._write(trainer)
         self._samples, self._before, self._learning_rates = {}, {}, {}
+        rest_hook(self, "on_before_optimizer_step")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drops the layer groups."""
@@ -188,19 +175,77 @@ class _Speed:
         return means
 
 
-def peak_memory_gib(device: torch.device) -> float:
-    """Returns the peak memory in GiB: of tensors on a GPU, of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+class UnfreezingTimeline(L.Callback):
+    """Draws phases and layer groups over steps again at each transition, and writes a line of text for it.
 
+    It works with any callback that freezes by ``requires_grad``. A resumed run continues its timeline.
+    """
 
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))).float())
-    return norm
+    def __init__(self) -> None:
+        self._timeline = Timeline([])
+        self._groups: dict[str, LayerGroup] = {}
+        self._first_parameters: list[nn.Parameter] = []
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begins an empty timeline. Lightning loads the state of a checkpoint after this."""
+        if stage == "fit":
+            self._timeline = Timeline([])
 
-def _part(parameter: Tensor) -> Tensor:
-    flat = parameter.detach().view(-1) if parameter.is_contiguous() else parameter.detach().flatten()
-    return flat[:: math.ceil(flat.numel() / _MOST_VALUES)]
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finds the layer groups."""
+        if not has_boards(trainer):
+            return
+        self._groups = shown_groups(trainer, pl_module)
+        # A layer group freezes as one, so its first parameter shows whether it trains.
+        self._first_parameters = [next(iter(group.parameters.values())) for group in self._groups.values()]
+        self._was_trainable: list[bool] | None = None
+        total, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+        self._timeline.groups = list(self._groups)
+        self._timeline.total = int(total) if 0 < total < math.inf else 0
+        epoch = 0 if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
+        self._timeline.steps_per_epoch = epoch
+        self._stride = max(_STRIDE, self._timeline.total // _MOST_RATES)
+        self._next_rates = logged_step(trainer)
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Notes a transition that came before this step, and the learning rates at intervals."""
+        if not self._groups:
+            return
+        step, is_trainable = logged_step(trainer), [p.requires_grad for p in self._first_parameters]
+        if is_trainable == self._was_trainable and step < self._next_rates:
+            return
+        self._was_trainable = is_trainable
+        self._timeline.rates = thinned(self._timeline.rates, 2 * _MOST_RATES)
+        self._timeline.rates.append((step, list(applied_learning_rates(trainer, self._groups).values())))
+        self._next_rates = step + self._stride
+        names, phases = trainable_names(self._groups), self._timeline.phases
+        if not phases or list(names) != phases[-1][1]:
+            phases.append((step, list(names)))
+            self._write(trainer, step)
+            writer = boards_of(trainer)
+            if writer is not None:
+                words = f"phase {len(phases)} begins; trainable: {', '.join(names) or 'nothing'}"
+                writer.add_text("phase/transitions", f"Step {step}, epoch {trainer.current_epoch + 1}: {words}", step)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws the timeline of the whole training."""
+        if self._groups:
+            self._write(trainer, max(logged_step(trainer) - 1, 0))
+            self._groups = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the timeline so far."""
+        return asdict(self._timeline)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues a saved timeline."""
+        self._timeline = Timeline(**state_dict)
+
+    def _write(self, trainer: L.Trainer, step: int) -> None:
+        self._timeline.end = step + 1
+        writer = boards_of(trainer)
+        if writer is not None and self._timeline.groups:
+            canvas = PixelCanvas(*self._timeline.size)
+            self._timeline.draw(canvas)
+            add_picture(writer, "phase/timeline", canvas.pixels(), step)
+            add_data(writer, "phase/timeline_data", asdict(self._timeline), step)

@@ -1,7 +1,7 @@
-"""Skips and counts steps whose gradients are not finite, and ends a run in which they persist."""
+"""Counts the steps and examples of a training, skips steps whose gradients are not finite, and ends what diverged."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,14 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase  # the base of norm layers with running statistics
 from torch.optim import Optimizer
 
+from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
 
 MOST_IN_A_ROW = 20  # skipped steps
 
 
-class FiniteSteps(L.Callback):
-    """Skips each optimizer step whose gradients have no finite norm before clipping.
+class TrainingSteps(L.Callback):
+    """Counts examples, and skips each optimizer step whose gradients have no finite norm before clipping.
 
     One such step would make all weights NaN. On a CPU a skipped step leaves the weights and the optimizer's state as
     they are. On an accelerator its gradients count as zero instead, so that no step waits for the device. Momentum and
@@ -33,6 +34,9 @@ class FiniteSteps(L.Callback):
     """
 
     def __init__(self) -> None:
+        self.examples = 0  # seen by all processes
+        self._last_loss: Tensor | None = None
+        self._is_evaluating = False
         # The counts are numbers on a CPU. On an accelerator they are tensors, which only some steps read.
         self._skipped: Any = 0
         self._in_a_row: dict[int, Any] = {}  # by the place of the optimizer
@@ -48,6 +52,10 @@ class FiniteSteps(L.Callback):
         """Number of steps skipped since the last one that was taken; the largest one of several optimizers."""
         return max(map(int, self._in_a_row.values()), default=0)
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Notes the stage: a fit goes on from saved counts, but a test of its best checkpoint must not."""
+        self._is_evaluating = stage != "fit"
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Has gradients clipped only where there are any, because torch's clipping by value raises without one."""
         plugin = trainer.precision_plugin
@@ -59,12 +67,14 @@ class FiniteSteps(L.Callback):
         Raises:
             UserError: If that persists.
         """
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters or getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return
         gradients = [
-            grad if type(grad := p.grad) is Tensor and not grad.is_sparse else _values(grad) for p in parameters
+            grad if type(grad) is Tensor and not grad.is_sparse else _values(grad)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if (grad := parameter.grad) is not None
         ]
+        if not gradients or getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
         place = trainer.optimizers.index(optimizer)
         is_divided = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         if not is_divided and costs_nothing_to_read(gradients[0]) and have_finite_norms(gradients):
@@ -78,8 +88,9 @@ class FiniteSteps(L.Callback):
         is_read = costs_nothing_to_read(skips)
         if is_read:
             skips = bool(skips)
-            for parameter in parameters if skips else []:
-                parameter.grad = None  # optimizers skip it then
+            for group in optimizer.param_groups if skips else []:
+                for parameter in group["params"]:
+                    parameter.grad = None  # optimizers skip it then
         else:
             for gradient in gradients:
                 gradient.masked_fill_(skips, 0)
@@ -89,18 +100,47 @@ class FiniteSteps(L.Callback):
         if skips if is_read else (trainer.global_step + 1) % interval == 0:
             self._look(trainer, pl_module)
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the examples, and keeps the loss unread, because reading it would wait for the device."""
+        self.examples += examples_in(batch) * trainer.world_size
+        self._last_loss = outputs.get("loss") if isinstance(outputs, dict) else None
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Reads the counts that no step has read."""
+        """Reads the counts that no step has read, and checks the loss where there is no validation.
+
+        Raises:
+            UserError: If the loss is infinite or not a number.
+        """
         self._look(trainer, pl_module)
+        if not sum(trainer.num_val_batches):
+            self._check_last_loss(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Checks the loss of the last step, which no validation may follow.
+
+        Raises:
+            UserError: If it is infinite or not a number.
+        """
+        self._check_last_loss(trainer)
+
+    def _check_last_loss(self, trainer: L.Trainer) -> None:
+        if self.in_a_row != 1:  # the weights are as before a single step that was skipped
+            losses = trainer.callback_metrics if self._last_loss is None else {"train/loss": self._last_loss}
+            check_is_finite("train/loss", losses, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns how many steps were skipped."""
-        return {"skipped": self.skipped, "in_a_row": {place: int(count) for place, count in self._in_a_row.items()}}
+        """Returns how many examples were seen, and how many steps were skipped."""
+        in_a_row = {place: int(count) for place, count in self._in_a_row.items()}
+        return {"examples": self.examples, "skipped": self.skipped, "in_a_row": in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the saved counts."""
-        self._skipped = self._known = state_dict["skipped"]
-        self._in_a_row = dict(state_dict["in_a_row"])
+        """Goes on from the saved counts, in a fit."""
+        if not self._is_evaluating:
+            self.examples = state_dict["examples"]
+            self._skipped = self._known = state_dict["skipped"]
+            self._in_a_row = dict(state_dict["in_a_row"])
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.skipped == self._known:
@@ -119,10 +159,24 @@ class FiniteSteps(L.Callback):
             )
 
 
-def finite_steps(trainer: L.Trainer) -> FiniteSteps | None:
-    """Finds the callback, if the trainer has it."""
+def training_steps(trainer: L.Trainer) -> TrainingSteps:
+    """Finds the callback; one without counts where the trainer has none."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if isinstance(callback, FiniteSteps)), None)
+    return next((callback for callback in callbacks if isinstance(callback, TrainingSteps)), TrainingSteps())
+
+
+def check_is_finite(loss: str, metrics: Mapping[str, float | Tensor], step: int) -> None:
+    """Checks the loss of that name, where it was logged.
+
+    Raises:
+        UserError: If it is infinite or not a number after that step.
+    """
+    value = float(metrics.get(loss, 0.0))
+    if not math.isfinite(value):
+        raise UserError(
+            f"{loss} is {value} after step {step}: the training diverged,"
+            " lower the learning rate or clip gradients (trainer.gradient_clip_val)"
+        )
 
 
 def have_finite_norms(gradients: list[Tensor]) -> bool:
@@ -130,7 +184,7 @@ def have_finite_norms(gradients: list[Tensor]) -> bool:
 
     Nearly every step on a CPU ends its check here, which takes a third of the time of :func:`has_no_finite_norm`.
     """
-    return math.isfinite(sum(norm.item() for norm in torch._foreach_norm(gradients)))
+    return math.isfinite(sum(map(Tensor.item, torch._foreach_norm(gradients))))
 
 
 def has_no_finite_norm(gradients: list[Tensor]) -> Tensor:

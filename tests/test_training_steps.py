@@ -1,23 +1,21 @@
 """Steps whose gradients are not finite: skipped, counted, and the end of a run only where they persist."""
 
 import copy
-import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from conftest import fit_arguments, run_folder
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_transfer import ExponentialMovingAverage, Muon, ProgressiveUnfreezing
-from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
-from lightning_transfer.run import finite_steps
-from lightning_transfer.run.finite_steps import MOST_IN_A_ROW, FiniteSteps, has_no_finite_norm
+from lightning_transfer.run import training_steps
+from lightning_transfer.run.training_steps import MOST_IN_A_ROW, TrainingSteps, has_no_finite_norm
 
 QUIET = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 BAD = {3: float("inf"), 6: float("nan"), 7: 1e30}  # by batch; the norm of the last is infinite, its numbers are not
@@ -94,7 +92,7 @@ def fit(callbacks: list[L.Callback], data: Any = None, module: Net | None = None
     ids=["norm", "value", "none", "accumulated", "manual"],
 )
 def test_step_that_is_not_finite_changes_nothing(optimizer: str, by_hand: bool, settings: dict[str, Any]) -> None:
-    steps = FiniteSteps()
+    steps = TrainingSteps()
     module = fit([Spoilt(), steps], module=Net(optimizer, by_hand), **settings)
     changes = [
         index
@@ -108,7 +106,7 @@ def test_step_that_is_not_finite_changes_nothing(optimizer: str, by_hand: bool, 
 
 
 def test_skipped_step_is_as_if_its_batch_were_not_there() -> None:
-    module = fit([Spoilt({8: float("inf")}), FiniteSteps()], gradient_clip_val=0.5)
+    module = fit([Spoilt({8: float("inf")}), TrainingSteps()], gradient_clip_val=0.5)
     shorter = fit([], gradient_clip_val=0.5, limit_train_batches=8)
     assert all(torch.equal(value, shorter.steps[-1][name]) for name, value in module.steps[-1].items())
 
@@ -117,40 +115,40 @@ def test_skipped_step_is_as_if_its_batch_were_not_there() -> None:
 def test_steps_that_are_finite_stay_what_they_are(clip: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = fit([], gradient_clip_val=clip)
     for reads in (True, False):
-        monkeypatch.setattr(finite_steps, "costs_nothing_to_read", lambda _, reads=reads: reads)
-        module = fit([FiniteSteps()], gradient_clip_val=clip)
+        monkeypatch.setattr(training_steps, "costs_nothing_to_read", lambda _, reads=reads: reads)
+        module = fit([TrainingSteps()], gradient_clip_val=clip)
         assert all(torch.equal(value, plain.state_dict()[name]) for name, value in module.state_dict().items())
 
 
 def test_on_an_accelerator_gradients_count_as_zero_and_few_steps_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(finite_steps, "costs_nothing_to_read", lambda _: False)
+    monkeypatch.setattr(training_steps, "costs_nothing_to_read", lambda _: False)
     looks = []
-    monkeypatch.setattr(FiniteSteps, "_look", lambda self, trainer, module: looks.append(trainer.global_step))
-    steps = FiniteSteps()
+    monkeypatch.setattr(TrainingSteps, "_look", lambda self, trainer, module: looks.append(trainer.global_step))
+    steps = TrainingSteps()
     module = fit([Spoilt(), steps], gradient_clip_val=0.5, log_every_n_steps=4)
     assert all(value.isfinite().all() for value in module.state_dict().values())
     assert isinstance(steps._skipped, Tensor)
     assert steps.skipped == 3
     assert looks == [3, 7, 9]
-    assert steps.state_dict() == {"skipped": 3, "in_a_row": {0: 0}}
+    assert steps.state_dict() == {"examples": 27, "skipped": 3, "in_a_row": {0: 0}}
 
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_run_in_which_they_persist_ends_with_one_line(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finite_steps, "costs_nothing_to_read", lambda _: reads)
+    monkeypatch.setattr(training_steps, "costs_nothing_to_read", lambda _: reads)
     module = Net()
     with pytest.raises(
         UserError, match=rf"^the gradients of {MOST_IN_A_ROW} steps in a row are not finite after step "
     ):
-        fit([Spoilt(every=True), FiniteSteps()], module=module, max_epochs=9, log_every_n_steps=10)
+        fit([Spoilt(every=True), TrainingSteps()], module=module, max_epochs=9, log_every_n_steps=10)
     assert len(module.steps) == MOST_IN_A_ROW - 1
     assert all(value.isfinite().all() for value in module.parameters())
 
 
 def test_half_of_two_optimizers_that_diverges_for_good_ends_the_run() -> None:
-    steps = FiniteSteps()
+    steps = TrainingSteps()
     trainer = L.Trainer(accelerator="cpu", logger=False, **QUIET)
     trainer.strategy._optimizers = [torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1) for _ in range(2)]
 
@@ -168,7 +166,7 @@ def test_half_of_two_optimizers_that_diverges_for_good_ends_the_run() -> None:
 
 def test_frozen_layers_averages_and_norm_layers_go_on(tmp_path: Path) -> None:
     """A batch that is not finite: its loss, all gradients and the statistics of the norm layer are NaN."""
-    steps, unfreezing = FiniteSteps(), ProgressiveUnfreezing(schedule="gradual")
+    steps, unfreezing = TrainingSteps(), ProgressiveUnfreezing(schedule="gradual")
     callbacks = [unfreezing, ExponentialMovingAverage(0.5), steps]
     module = fit(callbacks, batches({2: float("nan"), 7: float("inf")}), max_epochs=2, logger=CSVLogger(tmp_path))
     assert steps.skipped == 4
@@ -183,37 +181,47 @@ def test_gradients_of_any_kind_are_judged() -> None:
         assert has_no_finite_norm([good, bad])
     table = nn.Embedding(3, 2, sparse=True)
     (table(torch.tensor([1])).sum() / 0).backward()
-    steps = FiniteSteps()
+    steps = TrainingSteps()
     trainer = L.Trainer(accelerator="cpu", logger=False, **QUIET)
     trainer.strategy._optimizers = [torch.optim.SparseAdam(table.parameters())]
     steps.on_before_optimizer_step(trainer, L.LightningModule(), trainer.optimizers[0])
     assert table.weight.grad is None
 
 
-def test_count_goes_on_over_a_resume() -> None:
-    steps = FiniteSteps()
+def test_counts_go_on_over_a_resume_and_are_not_those_of_a_tested_checkpoint() -> None:
+    steps = TrainingSteps()
     fit([Spoilt({8: float("inf")}), steps])
-    resumed = FiniteSteps()
-    resumed.load_state_dict(copy.deepcopy(steps.state_dict()))
-    fit([Spoilt({0: float("inf"), 4: float("inf")}), resumed])
-    assert resumed.skipped == 3
+    saved = copy.deepcopy(steps.state_dict())
+    resumed = TrainingSteps()
+    resumed.load_state_dict(saved)
+    module = fit([Spoilt({0: float("inf"), 4: float("inf")}), resumed])
+    assert (resumed.examples, resumed.skipped) == (2 * 9 * 3, 3)
+    resumed.setup(L.Trainer(accelerator="cpu", logger=False, **QUIET), module, "test")
+    resumed.load_state_dict(saved)
+    assert (resumed.examples, resumed.skipped) == (2 * 9 * 3, 3)
 
 
-class SpoiltLastBatch(L.Callback):
-    """Makes the images of the last of ten batches NaN, and so its loss."""
-
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 9:
-            batch.images.fill_(float("nan"))
+def test_examples_are_those_of_all_processes() -> None:
+    steps = TrainingSteps()
+    steps.on_train_batch_end(SimpleNamespace(world_size=2), None, None, torch.zeros(5, 3), 0)  # type: ignore[arg-type]
+    assert steps.examples == 10
 
 
-def test_run_with_a_step_that_is_skipped_ends_well_and_says_so(
-    image_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clip = ["--trainer.gradient_clip_val", "1", "--trainer.callbacks+", f"{__name__}.SpoiltLastBatch"]
-    # Nothing is held out: the loss of the epoch's last step, the skipped one, would otherwise be judged.
-    with pytest.warns(UserWarning, match="the gradients after step 9 are not finite"):
-        main(fit_arguments(image_folder, *clip, "--data.validation_fraction", "0"))
-    record = json.loads((run_folder() / "results.json").read_text())
-    assert (record["steps"], record["skipped_steps"]) == (10, 1)
-    assert "1 of 10 steps skipped: their gradients were not finite" in capsys.readouterr().out
+class Validated(Net):
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val/loss", batch.sum())
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return batches()
+
+
+@pytest.mark.parametrize("module", [Net, Validated])
+def test_run_whose_last_steps_diverged_ends_with_one_line_though_no_validation_follows(module: type[Net]) -> None:
+    with pytest.raises(UserError, match=r"^train/loss is nan after step 9: the training diverged"):
+        fit(
+            [TrainingSteps()],
+            batches({7: float("nan"), 8: float("nan")}),
+            module(),
+            check_val_every_n_epoch=2,
+            num_sanity_val_steps=0,
+        )
