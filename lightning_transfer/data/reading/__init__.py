@@ -1,0 +1,1 @@
+"""How files become data sets: which files make a split, tables, and class folders."""

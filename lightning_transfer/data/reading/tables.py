@@ -1,0 +1,140 @@
+"""Reads tables of one split: CSV and its like, JSON, Parquet and Arrow."""
+
+import glob
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets.table import InMemoryTable
+
+from lightning_transfer.data import cache
+from lightning_transfer.data.reading.builders import load_files
+from lightning_transfer.data.reading.delimited import read_delimited
+from lightning_transfer.data.reading.fingerprints import content_fingerprint
+from lightning_transfer.data.reading.objects import join, read_objects
+from lightning_transfer.data.reading.opened import member_of
+from lightning_transfer.data.reading.options import ReaderOptions
+from lightning_transfer.errors import UserError
+
+__all__ = ["ReaderOptions", "kind_of_table", "read_tables"]
+
+_LAYOUT = 1  # version of the cached tables and of the rules by which they are read
+_KINDS = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), "delimited"),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+_COMPRESSED = (".gz", ".bz2", ".xz")
+_WHOLE = r"^\s*[-+]?\d+\s*$"
+_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+
+
+def kind_of_table(file: Path) -> str | None:
+    """Says of what kind a table is by its name: delimited, json, parquet or arrow; None for other files.
+
+    A ``.zip`` without such a name is of the kind of the file in it.
+    """
+    name = Path(file.name.lower())
+    if name.suffix in _COMPRESSED:
+        name = name.with_suffix("")
+    elif name.suffix == ".zip":
+        name = name.with_suffix("") if name.with_suffix("").suffix in _KINDS else Path(member_of(file).lower())
+    return _KINDS.get(name.suffix)
+
+
+def read_tables(
+    files: Sequence[Path], options: ReaderOptions | None = None, texts: Collection[str] = ()
+) -> datasets.Dataset:
+    """Reads the tables of a split, one below the other, from a cache where their content has been read before.
+
+    In tables of text files, a column that holds nothing but numbers becomes integers, or floating-point numbers. It
+    stays as it is where that would change what it says: numbers that begin with 0, or are too large.
+
+    Args:
+        files: The files, in order, with the same columns.
+        options: How CSV files and their like are written.
+        texts: The columns that are texts even where they hold numbers.
+
+    Returns:
+        The rows. Its fingerprint depends on the content of the files, and not on their place or age.
+
+    Raises:
+        UserError: For files of different kinds or columns, and files that cannot be read.
+    """
+    options = options or ReaderOptions()
+    kinds = {kind_of_table(file) for file in files}
+    if len(kinds) > 1 or None in kinds:
+        names = ", ".join(file.name for file in files[:4])
+        raise UserError(f"{names} are no tables of one kind: expected one of {', '.join(_KINDS)}")
+    [kind] = kinds
+    fingerprint = _digest(content_fingerprint(files), asdict(options), sorted(texts), _LAYOUT)
+    if kind in ("parquet", "arrow"):
+        return load_files(kind, fingerprint, data_files={"train": [glob.escape(str(f)) for f in files]}, split="train")
+    table = _cached_table(files, str(kind), options)
+    for place, name in enumerate(table.column_names):
+        if name in texts:
+            table = table.set_column(place, name, _as_texts(table[name]))
+        elif kind == "delimited":
+            table = table.set_column(place, name, _as_numbers(table[name]))
+    return datasets.Dataset(InMemoryTable(table), fingerprint=fingerprint)
+
+
+def _cached_table(files: Sequence[Path], kind: str, options: ReaderOptions) -> pa.Table:
+    key = {"files": content_fingerprint(files), "options": asdict(options), "layout": _LAYOUT}
+
+    def build(folder: Path) -> None:
+        tables = [
+            read_delimited(f, options) if kind == "delimited" else read_objects(f, options.encoding) for f in files
+        ]
+        _require_same_columns(files, tables)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, (table := join(tables)).schema) as writer:
+            writer.write_table(table)
+        np.save(folder / "arrow.npy", np.frombuffer(sink.getvalue(), np.uint8))
+
+    arrays = cache.load_or_build("tables", key, build)
+    return pa.ipc.open_file(pa.py_buffer(arrays["arrow"])).read_all()
+
+
+def _require_same_columns(files: Sequence[Path], tables: Sequence[pa.Table]) -> None:
+    expected = tables[0].column_names
+    for file, table in zip(files, tables, strict=True):
+        if set(table.column_names) != set(expected):
+            raise UserError(
+                f"{file.name} has the columns {', '.join(table.column_names)}: expected those of {files[0].name},"
+                f" {', '.join(expected)}"
+            )
+
+
+def _as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    return column.cast(pa.large_string()) if is_number else column
+
+
+def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if column.null_count == len(column) or not _all_match(column, _NUMBER):
+        return column
+    if not _all_match(column, _WHOLE):
+        return pc.utf8_trim_whitespace(column).cast(pa.float64())
+    trimmed = pc.utf8_trim_whitespace(column)
+    try:
+        whole = trimmed.cast(pa.int64())
+    except pa.ArrowInvalid:  # too large
+        return column
+    return whole if whole.cast(pa.large_string()).equals(trimmed) else column
+
+
+def _all_match(column: pa.ChunkedArray, pattern: str) -> bool:
+    """Says whether all cells match. One chunk after the other is looked at, as most texts fail in the first."""
+    return all(pc.all(pc.match_substring_regex(chunk, pattern)).as_py() is not False for chunk in column.chunks)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
