@@ -1,0 +1,87 @@
+"""Finds which split is meant: by the names of folders and files, and by what a user asks for."""
+
+import re
+from collections.abc import Iterable
+
+from lightning_transfer.errors import UserError
+
+# A name that is asked for is also found under the other words of its line.
+_SYNONYMS = (
+    ("train", "training"),
+    ("validation", "valid", "val", "dev"),
+    ("test", "testing", "eval", "evaluation"),
+)
+_WORDS = frozenset(word for line in _SYNONYMS for word in line)
+# What a folder of a split may be called besides: train_images, test-set, my data.
+_NEUTRAL = frozenset(
+    "data dataset file files folder image images img imgs my part photo photos picture pictures seg set split text texts"
+    .split()
+)  # fmt: skip
+
+
+def word_of_folder(name: str) -> str | None:
+    """Finds the word for a split in the name of a folder, which holds nothing else but neutral words and numbers.
+
+    ``Train``, ``train_images`` and ``01-train`` are called train, and ``bullet train`` is not.
+    """
+    words = _words_in(name)
+    found = [word for word in words if word in _WORDS]
+    return found[0] if len(found) == 1 and all(word in _NEUTRAL for word in words if word != found[0]) else None
+
+
+def word_of_file(name: str) -> str | None:
+    """Finds the word for a split in the name of a file, which may hold others: ``reviews_train_v2.csv``."""
+    found = {word for word in _words_in(name.partition(".")[0]) if word in _WORDS} or {
+        word for word in _words_in(name) if word in _WORDS
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def is_neutral(name: str) -> bool:
+    """Says whether a folder's name tells nothing of what is in it, as ``images`` does."""
+    return all(word in _NEUTRAL for word in _words_in(name))
+
+
+def is_word(name: str) -> bool:
+    """Says whether a name is a word for a split."""
+    return name in _WORDS
+
+
+def is_training(name: str) -> bool:
+    """Says whether a word for a split is one for the training split."""
+    return name in _SYNONYMS[0]
+
+
+def find_split(asked_for: str, names: Iterable[str]) -> str | None:
+    """Finds the split that is asked for, by its own name, in any case, or by another word for the same.
+
+    Args:
+        asked_for: For example ``test``, which ``Test`` and ``eval`` answer to as well.
+        names: The names of the splits that there are.
+
+    Returns:
+        The name, or None if there is none.
+
+    Raises:
+        UserError: If several answer to it.
+    """
+    names = list(names)
+    if asked_for in names:
+        return asked_for
+    word = word_of_folder(asked_for) or asked_for.lower()
+    line: tuple[str, ...] = next((line for line in _SYNONYMS if word in line), ())
+    same_word = [name for name in names if name.lower() == word]
+    found = same_word or [name for name in names if name.lower() in line]
+    if len(found) > 1:
+        raise UserError(f"split {asked_for!r} may be {' or '.join(found)}: name one of them")
+    return found[0] if found else None
+
+
+def find_validation(names: Iterable[str]) -> str | None:
+    """Finds the validation split that data brings along, the first of validation, valid, val and dev."""
+    lower = {name.lower(): name for name in reversed(list(names))}
+    return next((lower[word] for word in _SYNONYMS[1] if word in lower), None)
+
+
+def _words_in(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", name.lower())
