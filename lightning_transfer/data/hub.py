@@ -6,13 +6,18 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
+from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_transfer.data.reading.layout import Layout, find_layout
+from lightning_transfer.data.reading.options import ReaderOptions
+from lightning_transfer.data.reading.split_words import find_split, is_training
 from lightning_transfer.errors import UserError
 
 MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
@@ -44,12 +49,21 @@ def locate(path: str) -> str:
     return path
 
 
-def load_split(path: str, split: str, **columns: str | Sequence[str]) -> datasets.Dataset:
+def load_split(
+    path: str,
+    split: str,
+    *,
+    reader: ReaderOptions | None = None,
+    texts: Sequence[str] = (),
+    **columns: str | Sequence[str],
+) -> datasets.Dataset:
     """Loads one split and checks that it has the columns.
 
     Args:
         path: A Hub id or a folder; see :func:`locate`.
-        split: The name of the split, ``train`` for instance.
+        split: The name of the split, ``train`` for instance, in any case; also a slice of it such as ``train[:100]``.
+        reader: How the tables of a folder are written.
+        texts: Columns of such tables that are texts even where they hold numbers.
         columns: Argument that names one or several columns -> the columns, which must exist.
 
     Raises:
@@ -57,8 +71,80 @@ def load_split(path: str, split: str, **columns: str | Sequence[str]) -> dataset
             cannot be reached.
     """
     location = locate(path)
+    layout = find_layout(Path(location), reader, texts) if Path(location).is_dir() else None
+    with _explained(path, split):
+        dataset = _load_by_library(path, location, split) if layout is None else _load_part(path, layout, split)
+    for note in layout.notes if layout else ():
+        rank_zero_warn(f"data set {path!r}: {note}")
+    require_columns(dataset, path, layout.unlabelled if layout else "", **columns)
+    if len(dataset) == 0:
+        raise UserError(f"split {split!r} of data set {path!r} is empty")
+    return dataset
+
+
+def split_names(path: str) -> list[str]:
+    """Returns the names of the splits of a data set; none where they are not known before it is loaded.
+
+    Raises:
+        UserError: For a missing folder, and a Hub that cannot be reached.
+    """
+    location = locate(path)
+    if Path(location).is_dir() and (layout := find_layout(Path(location))):
+        return list(layout.splits)
+    with _explained(path, ""):
+        builder = datasets.load_dataset_builder(location)
+    return list(builder.info.splits or builder.config.data_files or ())
+
+
+def _load_by_library(path: str, location: str, split: str) -> datasets.Dataset:
     try:
-        dataset = datasets.load_dataset(location, split=split)
+        return datasets.load_dataset(location, split=split)
+    except ValueError as error:
+        if not str(error).startswith("Unknown split"):
+            raise
+    names = split_names(path)
+    found = find_split(split, names)
+    if found in (None, split):
+        raise _unknown(path, split, names)
+    return datasets.load_dataset(location, split=found)
+
+
+def _load_part(path: str, layout: Layout, split: str) -> datasets.Dataset:
+    """Opens a split, or slices of splits as ``load_dataset`` does: ``train[:50%]+test``."""
+    parts = [split] if split in layout.splits else [part.strip() for part in split.split("+")]
+    opened = []
+    for part in parts:
+        name, bracket, place = (part, "", "") if part in layout.splits else part.partition("[")
+        found = find_split(name, layout.splits)
+        if found is None:
+            raise _unknown(path, name, list(layout.splits))
+        dataset = layout.splits[found]()
+        if bracket and layout.is_by_class:
+            raise UserError(
+                f"split {split!r} is a slice of rows in the order of their classes: expected a whole split, hold a part"
+                " of each class out by data.test_fraction or cut by data.train_fraction"
+            )
+        if bracket:
+            [rows] = datasets.ReadInstruction.from_spec(f"x[{place}").to_absolute({"x": len(dataset)})
+            start, stop = rows.from_ or 0, len(dataset) if rows.to is None else rows.to
+            dataset = dataset.select(range(start, stop))
+        opened.append(dataset)
+    return datasets.concatenate_datasets(opened) if len(opened) > 1 else opened[0]
+
+
+def _unknown(path: str, split: str, names: Sequence[str]) -> UserError:
+    way_out = "name one of them"
+    if any(map(is_training, names)) and not is_training(split):
+        way_out += ", or hold a part of each class out of the training split by data.test_fraction 0.2"
+    return UserError(f"data set {path!r} has no split {split!r}: its splits are {', '.join(names)}; {way_out}")
+
+
+@contextmanager
+def _explained(path: str, split: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
     except ConnectionError as error:
         raise UserError(
             f"data set {path!r} is not in a mirror and the Hub cannot be reached: set {MIRROR_VARIABLE} to a folder"
@@ -68,14 +154,18 @@ def load_split(path: str, split: str, **columns: str | Sequence[str]) -> dataset
         raise UserError(f"cannot read split {split!r} of data set {path!r}: {_reason(error)}") from error
     except IndexError as error:  # datasets raises this for a split without rows
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
-    require_columns(dataset, path, **columns)
-    if len(dataset) == 0:
-        raise UserError(f"split {split!r} of data set {path!r} is empty")
-    return dataset
 
 
-def require_columns(dataset: datasets.Dataset, path: str, **columns: str | Sequence[str]) -> None:
+def require_columns(
+    dataset: datasets.Dataset, path: str, unlabelled: str = "", **columns: str | Sequence[str]
+) -> None:
     """Refuses a data set without one of the columns.
+
+    Args:
+        dataset: The data set.
+        path: The Hub id or folder that it is from.
+        unlabelled: Why there are no labels, and the way out, where no other column could hold them.
+        columns: Argument that names one or several columns -> the columns.
 
     Raises:
         UserError: For the first column that is missing.
@@ -83,6 +173,8 @@ def require_columns(dataset: datasets.Dataset, path: str, **columns: str | Seque
     for argument, given in columns.items():
         for column in [given] if isinstance(given, str) else given:
             if column not in dataset.column_names:
+                if unlabelled and argument == "label_column":
+                    raise UserError(f"data set {path!r} has no column {column!r}: {unlabelled}")
                 there_are = ", ".join(dataset.column_names)
                 raise UserError(
                     f"data set {path!r} has no column {column!r}: its columns are {there_are}; name one by"

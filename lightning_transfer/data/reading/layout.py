@@ -1,0 +1,181 @@
+"""Finds out how a folder holds its data: saved by a library, in folders of classes, or in tables; and its splits."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+
+from lightning_transfer.data.decoding import IMAGE_SUFFIXES
+from lightning_transfer.data.reading.class_folders import ClassFolders, divide
+from lightning_transfer.data.reading.described import describes_pictures, read_described
+from lightning_transfer.data.reading.labelled_files import read_pictures, read_texts
+from lightning_transfer.data.reading.options import ReaderOptions
+from lightning_transfer.data.reading.saved import find_saved
+from lightning_transfer.data.reading.split_words import word_of_file, word_of_folder
+from lightning_transfer.data.reading.tables import kind_of_table, read_tables
+from lightning_transfer.data.reading.tree import files_below
+from lightning_transfer.errors import UserError
+
+_CARD = re.compile(r"\A---\s*\n.*?^(configs|dataset_info):.*?^---\s*$", re.DOTALL | re.MULTILINE)
+_SHARD = re.compile(r"data/.+-\d{5}-of-\d{5}.*\..+")
+
+
+class Layout(NamedTuple):
+    """How a folder holds its data.
+
+    Attributes:
+        splits: Name of a split -> what opens it.
+        notes: What a user should hear of, a line each, such as files that were left out.
+        unlabelled: Why rows have no labels, and the way out; empty where folders do not name the classes.
+        is_by_class: Whether the rows of a split are in the order of their classes.
+    """
+
+    splits: dict[str, Callable[[], datasets.Dataset]]
+    notes: Sequence[str] = ()
+    unlabelled: str = ""
+    is_by_class: bool = False
+
+
+def find_layout(folder: Path, options: ReaderOptions | None = None, texts: Sequence[str] = ()) -> Layout | None:
+    """Finds the splits of a folder, and how to open each.
+
+    Args:
+        folder: The folder.
+        options: How tables are written.
+        texts: Columns of tables that are texts even where they hold numbers.
+
+    Returns:
+        The layout, or None for what ``datasets.load_dataset`` knows better: folders as on the Hub, with a card that
+        describes them or numbered shards, and files that are neither pictures nor texts nor tables.
+
+    Raises:
+        UserError: For a folder that cannot be read.
+    """
+    if saved := find_saved(folder):
+        return Layout(saved)
+    files = files_below(folder)
+    if _is_of_hub(folder, files):
+        return None
+    pictures = [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+    tables = [file for file in files if _is_table(folder / file)]
+    notes = [file for file in tables if re.search(r"\.txt(\.\w+)?$", file.lower())]
+    tables = [file for file in tables if file not in set(notes)]
+    described = [file for file in tables if describes_pictures(file)]
+    if pictures and (described or not _name_pictures(folder, tables, pictures)):
+        return _of_pictures(folder, pictures, described, [*tables, *notes], options)
+    if notes and (found := _texts_by_class(notes)):
+        return _of_texts(folder, found, tables, options)
+    if tables or notes:
+        return _of_tables(folder, tables or notes, notes if tables else [], options, texts)
+    return None
+
+
+def _is_of_hub(folder: Path, files: Sequence[str]) -> bool:
+    card = folder / "README.md"
+    if card.is_file() and _CARD.search(card.read_text(encoding="utf-8", errors="replace")):
+        return True
+    # The library takes brackets in a path for a pattern.
+    return not re.search(r"[\[\]*?]", str(folder)) and any(_SHARD.fullmatch(file) for file in files)
+
+
+def _is_table(file: Path) -> bool:
+    try:
+        return kind_of_table(file) is not None
+    except UserError:  # an archive of something else
+        return False
+
+
+def _name_pictures(folder: Path, tables: Sequence[str], pictures: Sequence[str]) -> bool:
+    """Says whether a table at the top names pictures, as those of contests do, by its first part."""
+    names = {Path(file).name for file in pictures} | {Path(file).stem for file in pictures}
+    for table in tables:
+        if "/" not in table and (folder / table).is_file():
+            with (folder / table).open("rb") as stream:
+                start = stream.read(1 << 16).decode("utf-8", "replace")
+            if names & set(re.split(r"[\s,;|\"'/\\:\[\]{}]+", start)):
+                return True
+    return False
+
+
+def _of_pictures(
+    folder: Path, pictures: Sequence[str], described: Sequence[str], others: Sequence[str], options: ReaderOptions | None
+) -> Layout:
+    found = divide(pictures)
+    if described:
+        read: Callable[[str], datasets.Dataset] = partial(_read_described, folder, described, found, options)
+    else:
+        read = partial(read_pictures, folder, found)
+    return _of_classes(found, read, [file for file in others if file not in described], bool(described))
+
+
+def _read_described(
+    folder: Path, tables: Sequence[str], found: ClassFolders, options: ReaderOptions | None, split: str
+) -> datasets.Dataset:
+    return read_described(folder, tables, found, split, options)
+
+
+def _of_texts(folder: Path, found: ClassFolders, others: Sequence[str], options: ReaderOptions | None) -> Layout:
+    encoding = options.encoding if options else None
+    return _of_classes(found, lambda split: read_texts(folder, found, split, encoding), others)
+
+
+def _of_classes(
+    found: ClassFolders, read: Callable[[str], datasets.Dataset], others: Sequence[str], is_described: bool = False
+) -> Layout:
+    notes = [*found.notes]
+    if others:
+        some = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+        notes.append(f"tables and texts beside the folders of the classes are not read: {some}")
+    unlabelled = ""
+    if not is_described:
+        unlabelled = "labels are the names of folders: leave data.label_column at label"
+        if not found.classes:
+            unlabelled = "its files lie in no folders of classes: expected such as train/cat/1.png and train/dog/2.png"
+    # Tables may be in any order.
+    return Layout({name: partial(read, name) for name in found.splits}, notes, unlabelled, not is_described)
+
+
+def _texts_by_class(files: Sequence[str]) -> ClassFolders | None:
+    """Divides texts by folders, if these are classes and not places of tables."""
+    in_folders = [file for file in files if "/" in file]
+    if not in_folders or all(word_of_file(Path(file).name) for file in in_folders):
+        return None
+    found = divide(files)
+    has_splits = len(found.splits) > 1 or bool(word_of_folder(in_folders[0].split("/")[0]))
+    return found if len(found.class_names) > (0 if has_splits else 1) else None
+
+
+def _of_tables(
+    folder: Path, tables: Sequence[str], others: Sequence[str], options: ReaderOptions | None, texts: Sequence[str]
+) -> Layout:
+    words = {file: _word_of_table(file) for file in tables}
+    named = [file for file in tables if words[file]]
+    splits: dict[str, list[str]] = {}
+    for file in named or tables:
+        splits.setdefault(words[file] or "train", []).append(file)
+    notes = []
+    if left_out := [*(file for file in tables if named and not words[file]), *others]:
+        some = ", ".join(left_out[:3]) + ", ..." * (len(left_out) > 3)
+        notes.append(f"{len(left_out)} files left out beside the tables of {', '.join(splits)}: {some}")
+    by_name: dict[str, list[str]] = {}  # a file or folder at the top may be asked for by its own name
+    for file in tables:
+        if not words[file]:
+            by_name.setdefault(file.split("/")[0].partition(".")[0], []).append(file)
+    splits |= by_name if named or len(by_name) > 1 else {}
+    return Layout(
+        {
+            name: partial(read_tables, [folder / file for file in files], options, texts)
+            for name, files in splits.items()
+        },
+        notes,
+    )
+
+
+def _word_of_table(file: str) -> str | None:
+    """Finds the split of a table: by the folders that it lies in, or by its name."""
+    *folders, name = file.split("/")
+    found = [word for folder in folders if (word := word_of_folder(folder))]
+    return found[0] if found else word_of_file(name)
