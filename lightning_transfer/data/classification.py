@@ -2,15 +2,18 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic
+from functools import cached_property
+from typing import Any, Generic, Literal
 
 import datasets
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_transfer.data import hub
 from lightning_transfer.data.batches import ProblemType
+from lightning_transfer.data.hold_outs import TestHoldOut, groups_of
 from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.labels import check_classes
 from lightning_transfer.data.loader import (
@@ -22,6 +25,7 @@ from lightning_transfer.data.loader import (
     training_loader,
 )
 from lightning_transfer.data.overlap import Rows, check_overlap
+from lightning_transfer.data.reading.split_words import find_split, find_validation
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
@@ -30,17 +34,24 @@ from lightning_transfer.errors import UserError
 class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
     """Classification data from the Hub, a mirror or a folder; also data with several classes or numbers to predict.
 
-    Validation is a stratified hold-out of the training split, and a random one where an example has not one class. The
-    test split serves ``test`` and ``predict`` alone.
+    Validation is a split of its own where the data has one. Else it is a stratified hold-out of the training split, and
+    a random one where an example has not one class. The test split serves ``test`` and ``predict`` alone.
 
     Args:
         path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
         label_column: The column of the labels: class labels, integers from 0, or words, as classes in the order of the
             alphabet. With problem_type multilabel a column of lists of these, or several columns of 0 and 1; with
             regression one or several columns of numbers.
-        train_split: The split to train and validate on.
+        train_split: The split to train on, and to validate on where the data has no split for that.
+        validation_split: The split to validate on; nothing is then held out of the training split. If null, the one
+            called validation, valid, val or dev, if any. With the name of the training split, part of that is held out.
         test_split: The split to test on. Examples of it that are in the training split too are counted, and it is
             refused where they are half of it or more.
+        test_fraction: Share of each class of the training split that is held out under the name of test_split, for
+            data without one.
+        test_seed: Seed of that test. It is not split_seed, which studies vary to choose by validation.
+        group_column: Column of a person, film or the like. Examples of the same one are held out together, for
+            validation and test alike, and the shares of the classes are kept as well as that allows.
         batch_size: Training examples in a batch, over all devices together.
         eval_batch_size: Examples in a batch on each device in validation, test and prediction.
         validation_fraction: Share of each class of the training split that is held out for validation. With 0 all of it
@@ -62,7 +73,11 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         path: str,
         label_column: str | list[str] = "label",
         train_split: str = "train",
+        validation_split: str | None = None,
         test_split: str = "test",
+        test_fraction: float = 0.0,
+        test_seed: int = 0,
+        group_column: str | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 500,
         validation_fraction: float = 0.1,
@@ -74,7 +89,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        require_at_least(0, split_seed=split_seed, resident_gib=resident_gib)
+        require_at_least(0, split_seed=split_seed, test_seed=test_seed, resident_gib=resident_gib)
         self.label_columns = LabelColumns(problem_type, label_column)
         if examples_per_class is not None and problem_type != "classification":
             raise UserError(
@@ -84,7 +99,17 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self.path = path
         self.problem_type = problem_type
         self.train_split = train_split
+        self.validation_split = validation_split
         self.test_split = test_split
+        self.group_column = group_column
+        self.test_hold_out = TestHoldOut(
+            test_fraction,
+            test_seed,
+            train_split,
+            test_split,
+            self.label_columns.names[0] if problem_type == "classification" else None,
+            group_column,
+        )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.validation_fraction = validation_fraction
@@ -97,10 +122,12 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self.predict_names: list[str] | None = None
         self._class_names: list[str] | None = None
         self._classes_are_to_check = False  # those of a checkpoint, against the data's
+        self._is_opened = False  # whether ``path`` has been, and not a class of the user's made the splits
         self._splits: dict[str, Split[Inputs]] = {}
-        self._shared_examples: int | None = None  # of the test split, with the training split
+        self._shared_examples: dict[str, int] = {}  # of other splits, with the training split
         self._on_device: dict[Split[Inputs], tuple[Tensor, ...]] = {}
         self._train_rows = self._validation_rows = np.empty(0, np.int64)
+        self._validates_on: str | None = None  # a split of its own, once ``setup`` has read it
         self._train_loader: BatchLoader | None = None
         self._resume_at: dict[str, int] = {}
 
@@ -137,7 +164,15 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
 
     def open_split(self, split: str, **columns: str) -> datasets.Dataset:
         """Opens a split and checks that it has the label column, and those that other arguments name."""
-        return hub.load_split(self.path, split, **columns, label_column=self.label_columns.names)
+        labels = self.label_columns.names
+        self._is_opened = True
+        return self.test_hold_out.open(
+            split, lambda name: hub.load_split(self.path, name, **columns, label_column=labels), self.split_names
+        )
+
+    def split_names(self) -> list[str]:
+        """Gives the names of the data's splits; none where a class of its own makes them, and not ``path``."""
+        return hub.split_names(self.path) if self._is_opened else []
 
     def read_labels(self, dataset: datasets.Dataset, split: str) -> Tensor:
         """Reads the labels of a split, a row for each example, and checks them."""
@@ -169,9 +204,45 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         fingerprints = {name: split.fingerprint for name, split in self._splits.items()}
         train, validation = len(self._train_rows), len(self._validation_rows)
         facts = {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
-        if self._shared_examples is not None:
-            facts["test_examples_in_training_split"] = self._shared_examples
+        if self._validates_on is not None:
+            facts["validation_split"] = self._validates_on
+        if self.test_hold_out.fraction:
+            facts["test_fraction"] = self.test_hold_out.fraction
+        for role, count in self._shared_examples.items():
+            facts[f"{role}_examples_in_training_split"] = count
         return facts
+
+    @cached_property
+    def own_validation(self) -> str | None:
+        """The split that the data has for validation; None where part of the training split is held out.
+
+        Raises:
+            UserError: For a split that is the one to test on.
+        """
+        names = self.split_names()
+        tested = find_split(self.test_split, names)
+        if self.validation_split is not None:
+            name = find_split(self.validation_split, names) or self.validation_split
+            if name in (tested, self.test_split):
+                raise UserError(
+                    f"data.validation_split is {self.validation_split}, the split to test on: expected another one, or"
+                    f" {self.train_split} to hold part of that out"
+                )
+            return None if name in (self.train_split, find_split(self.train_split, names)) else name
+        found = find_validation(names)
+        if found in (tested, find_split(self.train_split, names)):
+            return None
+        if found is not None:
+            rank_zero_info(
+                f"validation on the split {found} of {self.path}; nothing is held out of {self.train_split}"
+                f" (data.validation_split {self.train_split} would)"
+            )
+        return found
+
+    @property
+    def first_validation_row(self) -> int:
+        """What is added to the number of a validation row so that no training row has the same."""
+        return len(self._split(self.train_split)) if self._validates_on is not None else 0
 
     def prepare_data(self) -> None:
         """Fills the cache, once on each node; predicting files needs only a checkpoint.
@@ -182,10 +253,11 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
         if not predicts_files:
             self._split(self.train_split)  # kept: setup would read it again
-            tests = self.test_follows or (self.trainer is not None and self.trainer.testing)
-            if tests and self._shared_examples is None:
-                splits = self.train_split, self.test_split
-                self._shared_examples = check_overlap(*splits, *(self.content_of(self._split(name)) for name in splits))
+            is_testing = self.trainer is not None and self.trainer.testing
+            if not is_testing and self.own_validation is not None:
+                self._count_shared("validation", self.own_validation)
+            if self.test_follows or is_testing:
+                self._count_shared("test", self.test_split)
 
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""
@@ -193,15 +265,24 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         if self._classes_are_to_check and stage in ("validate", "test"):
             check_classes(self.read_class_names(), self.class_names)
         if stage in ("fit", "validate"):
-            split = self._split(self.train_split)
+            split, self._validates_on = self._split(self.train_split), self.own_validation
+            if self.test_hold_out.fraction and not self._is_opened:
+                raise UserError(
+                    f"data.test_fraction is {self.test_hold_out.fraction}: expected 0 with {type(self).__name__}, which"
+                    " makes its splits itself"
+                )
+            holds_out = self._validates_on is None and self.validation_fraction
             self._train_rows, self._validation_rows = split_train_validation(
                 # Rows without one class each are divided as if they were of one class.
                 split.labels.numpy() if split.labels.ndim == 1 else np.zeros(len(split), np.int64),
-                validation_fraction=self.validation_fraction,
+                validation_fraction=self.validation_fraction if holds_out else 0.0,
                 train_fraction=self.train_fraction,
                 examples_per_class=self.examples_per_class,
                 seed=self.split_seed,
+                groups=self._groups() if holds_out else None,
             )
+            if self._validates_on is not None:
+                self._validation_rows = np.arange(len(self._split(self._validates_on)))
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training set in random order."""
@@ -214,10 +295,10 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Batches of the hold-out; none, and no validation, where nothing is held out."""
+        """Batches of the validation split or the hold-out; none, and no validation, where nothing is held out."""
         if not len(self._validation_rows):
             return []
-        return self.eval_loader(self._split(self.train_split), self._validation_rows)
+        return self.eval_loader(self._split(self._validates_on or self.train_split), self._validation_rows)
 
     def test_dataloader(self) -> BatchLoader:
         """Batches of the test split."""
@@ -257,6 +338,22 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         if name not in self._splits:
             self._splits[name] = self.read_split(name)
         return self._splits[name]
+
+    def _groups(self) -> np.ndarray | None:
+        if self.group_column is None:
+            return None
+        if not self._is_opened and type(self).open_split is ClassificationDataModule.open_split:
+            name = type(self).__name__
+            raise UserError(f"data.group_column is {self.group_column}: expected null with {name}, which has no columns")
+        dataset = self.open_split(self.train_split, group_column=self.group_column)
+        return groups_of(dataset, self.group_column, self.train_split)
+
+    def _count_shared(self, role: Literal["test", "validation"], split: str) -> None:
+        """Counts the examples of a split that the training split has as well, once."""
+        if role not in self._shared_examples:
+            contents = (self.content_of(self._split(name)) for name in (self.train_split, split))
+            is_held_out = role == "test" and bool(self.test_hold_out.fraction)
+            self._shared_examples[role] = check_overlap(self.train_split, split, *contents, role, is_held_out)
 
     def _share(self) -> dict[str, int]:
         if self.trainer is None:

@@ -247,6 +247,10 @@ class DemoImages(ImageDataModule):
         super().__init__(path="embedded", image_size=image_size, mean=mean, std=std, **kwargs)
         self.task = task
 
+    def split_names(self) -> list[str]:
+        """Gives the names of the generated splits."""
+        return ["train", "test"]
+
     def read_class_names(self) -> list[str]:
         """The names of the task's classes."""
         return list(demo_images.TASKS[self.task])

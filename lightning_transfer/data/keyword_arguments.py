@@ -14,7 +14,11 @@ class ClassificationOptions(TypedDict, total=False):
     label_column: str | list[str]
     problem_type: ProblemType
     train_split: str
+    validation_split: str | None
     test_split: str
+    test_fraction: float
+    test_seed: int
+    group_column: str | None
     eval_batch_size: int
     validation_fraction: float
     train_fraction: float

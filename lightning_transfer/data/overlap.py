@@ -1,6 +1,6 @@
-"""Counts the rows of a test split that are also in the training split, byte for byte."""
+"""Counts the rows of a test or validation split that are also in the training split, byte for byte."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -39,29 +39,39 @@ class Rows(NamedTuple):
         return found
 
 
-def check_overlap(train_split: str, test_split: str, train: Rows, test: Rows) -> int:
-    """Counts the rows that a test split shares with the training split, and warns if there are any.
+def check_overlap(
+    train_split: str,
+    split: str,
+    train: Rows,
+    other: Rows,
+    role: Literal["test", "validation"] = "test",
+    is_held_out: bool = False,
+) -> int:
+    """Counts the rows that a split shares with the training split, and warns if there are any.
 
     Args:
         train_split: The name of the training split.
-        test_split: The name of the test split.
+        split: The name of the other split.
         train: The rows of the training split.
-        test: The rows of the test split.
+        other: The rows of the other split.
+        role: What the other split serves.
+        is_held_out: Whether it is a part of the training split that was held out.
 
     Returns:
-        Number of rows of the test split that are also in the training split.
+        Number of rows of the other split that are also in the training split.
 
     Raises:
-        UserError: If the splits are the same, or at least half of the test split is in the training split.
+        UserError: If the splits are the same, or at least half of a test split is in the training split.
     """
-    if test_split == train_split:
-        raise UserError(f"data.test_split is {test_split}, the split to train on: expected another one")
-    count, total = count_shared(train, test), len(test.offsets) - 1
-    found = f"{count} of {total} examples of data.test_split {test_split} are in {train_split} too"
-    if count and 2 * count >= total:
+    if split == train_split:
+        raise UserError(f"data.{role}_split is {split}, the split to train on: expected another one")
+    count, total = count_shared(train, other), len(other.offsets) - 1
+    found = f"{count} of {total} examples of data.{role}_split {split} are in {train_split} too"
+    if count and 2 * count >= total and role == "test" and not is_held_out:
         raise UserError(f"{found}: expected a split that was not trained on")
     if count:
-        rank_zero_warn(f"{found} ({100 * count / total:.2g} %): the test rewards remembering them")
+        way_out = "; data.group_column can keep them on one side" if is_held_out else ""
+        rank_zero_warn(f"{found} ({100 * count / total:.2g} %): the {role} rewards remembering them{way_out}")
     return count
 
 

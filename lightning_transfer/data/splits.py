@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from torch import Tensor
 
+from lightning_transfer.data.hold_outs import hold_out_groups
 from lightning_transfer.errors import UserError
 
 Inputs = TypeVar("Inputs")
@@ -45,6 +46,7 @@ def split_train_validation(
     train_fraction: float = 1.0,
     examples_per_class: int | None = None,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits the rows of a training set into those to train on and those to validate on.
 
@@ -55,6 +57,7 @@ def split_train_validation(
         train_fraction: Share of each class's remaining rows to train on, above 0 and up to 1, and at least one row.
         examples_per_class: Number of rows of each class to train on, instead of ``train_fraction``.
         seed: Another seed gives another split.
+        groups: int64 [rows]; whole groups are held out, and no row of theirs is trained on.
 
     Returns:
         The rows to train on and the rows to validate on: int64, ascending, disjoint.
@@ -65,10 +68,16 @@ def split_train_validation(
     """
     _check(validation_fraction, train_fraction, examples_per_class)
     train, validation = [], []
+    by_group = None
+    if groups is not None and validation_fraction:
+        by_group = hold_out_groups(labels, validation_fraction, seed, groups)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         rows = np.random.default_rng([seed, int(label)]).permutation(rows)
         held_out = max(1, round(validation_fraction * len(rows))) if validation_fraction else 0
+        if by_group is not None:
+            rows = rows[np.argsort(~by_group[rows], kind="stable")]  # those held out come first
+            held_out = int(by_group[rows].sum())
         left = len(rows) - held_out
         count = max(1, round(train_fraction * left)) if examples_per_class is None else examples_per_class
         if count > left:

@@ -184,6 +184,10 @@ class DemoTexts(TextDataModule):
         super().__init__(path="embedded", **kwargs)
         self.task = task
 
+    def split_names(self) -> list[str]:
+        """Gives the names of the generated splits."""
+        return ["train", "test"]
+
     def open_split(self, split: str, **columns: str) -> datasets.Dataset:
         """Generates a split."""
         dataset = demo_texts.generate(self.task, cast(Literal["train", "test"], split))

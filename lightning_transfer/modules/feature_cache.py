@@ -30,11 +30,13 @@ class CachedFeatures(L.Callback):
 
     def __init__(self) -> None:
         self._cache: FeatureCache | None = None
+        self._first_validation_row = 0  # rows of a validation split of its own are no training rows
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the cache in the place of ``forward``."""
         data: object = trainer.datamodule  # type: ignore[attr-defined]
         self._cache = FeatureCache(pl_module.network, pl_module.forward, data, trainer.world_size)  # type: ignore[arg-type]
+        self._first_validation_row = getattr(data, "first_validation_row", 0)
         pl_module.forward = self._cache.logits_of  # type: ignore[method-assign]
 
     def on_train_batch_start(
@@ -69,7 +71,8 @@ class CachedFeatures(L.Callback):
 
     def _note(self, batch: IndexedBatch | None, is_training: bool = False) -> None:
         if self._cache is not None:
-            self._cache.rows = None if batch is None else batch.indices
+            first = 0 if is_training else self._first_validation_row
+            self._cache.rows = None if batch is None else batch.indices + first
             self._cache.is_training = is_training
 
 

@@ -1,0 +1,176 @@
+"""Chooses the rows that are held out for a test or a validation: stratified by class, or whole groups of rows."""
+
+from collections.abc import Callable
+
+import datasets
+import numpy as np
+
+from lightning_transfer.data.reading.split_words import find_split
+from lightning_transfer.errors import UserError
+
+
+class TestHoldOut:
+    """Holds a test out of the training split of data that has none, and opens both parts by the names of splits.
+
+    The test depends on its own seed alone: studies vary that of the validation, and choose by it on other rows.
+
+    Args:
+        fraction: Share of each class to hold out, from 0 to below 1; with 0 every split is opened as it is.
+        seed: Another seed gives another test.
+        train_split: The split to hold out of; by this name its other rows are opened.
+        test_split: The name of the rows held out.
+        label_column: The column of the classes; None where an example has not one class.
+        group_column: The column of the groups that stay together, if any.
+
+    Raises:
+        UserError: For a fraction out of range.
+    """
+
+    __test__ = False  # no test, for all its name
+
+    def __init__(
+        self,
+        fraction: float,
+        seed: int,
+        train_split: str,
+        test_split: str,
+        label_column: str | None,
+        group_column: str | None,
+    ) -> None:
+        if not 0 <= fraction < 1:
+            raise UserError(f"data.test_fraction is {fraction}: expected at least 0 and below 1")
+        self.fraction = fraction
+        self.seed = seed
+        self.train_split = train_split
+        self.test_split = test_split
+        self.label_column = label_column
+        self.group_column = group_column
+
+    def open(
+        self, split: str, load: Callable[[str], datasets.Dataset], split_names: Callable[[], list[str]]
+    ) -> datasets.Dataset:
+        """Opens a split, or its part.
+
+        Args:
+            split: The name of the split.
+            load: Loads a split whole by its name.
+            split_names: Gives the names of the splits that the data has.
+
+        Raises:
+            UserError: For data that has the test split, and a class that would be held out whole.
+        """
+        if not self.fraction or split not in (self.train_split, self.test_split):
+            return load(split)
+        if (own := find_split(self.test_split, split_names())) or self.test_split == self.train_split:
+            raise UserError(
+                f"data.test_fraction is {self.fraction}, but the data has a split {own or self.train_split}: set it to"
+                " 0, or give the hold-out another name by data.test_split"
+            )
+        whole = load(self.train_split)
+        held_out = self._choose(whole)
+        return whole.select(np.flatnonzero(held_out if split == self.test_split else ~held_out))
+
+    def _choose(self, whole: datasets.Dataset) -> np.ndarray:
+        groups = groups_of(whole, self.group_column, self.train_split) if self.group_column else None
+        if self.label_column is None:
+            return hold_out(np.zeros(len(whole), np.int64), self.fraction, self.seed, groups)
+        classes = _codes(whole, self.label_column)
+        held_out = hold_out(classes, self.fraction, self.seed, groups)
+        for number in np.unique(classes[held_out]):
+            rows = np.flatnonzero(classes == number)
+            if held_out[rows].all():
+                feature, name = whole.features[self.label_column], whole[int(rows[0])][self.label_column]
+                name = feature.int2str(name) if isinstance(feature, datasets.ClassLabel) and name >= 0 else name
+                raise UserError(
+                    f"data.test_fraction {self.fraction} holds out all {len(rows)} examples of class {name!r}: expected"
+                    " some to train on, lower it or leave the class out"
+                )
+        return held_out
+
+
+def hold_out(classes: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None) -> np.ndarray:
+    """Chooses the rows of a test hold-out, at least one of each class where rows have no groups.
+
+    Args:
+        classes: int64 [rows].
+        fraction: Share of each class to hold out, above 0 and below 1.
+        seed: Another seed gives another choice.
+        groups: int64 [rows], or None where each row stands for itself.
+
+    Returns:
+        bool [rows], true for the rows held out.
+    """
+    if groups is not None:
+        return hold_out_groups(classes, fraction, seed, groups)
+    held_out = np.zeros(len(classes), bool)
+    for number in np.unique(classes):
+        rows = np.flatnonzero(classes == number)
+        count = max(1, round(fraction * len(rows)))
+        held_out[np.random.default_rng([seed, int(number), 1]).permutation(rows)[:count]] = True
+    return held_out
+
+
+def hold_out_groups(classes: np.ndarray, fraction: float, seed: int, groups: np.ndarray) -> np.ndarray:
+    """Chooses whole groups so that about a fraction of each class is held out.
+
+    Groups are looked at in random order. One is taken if the shares of the classes then come closer to the fraction,
+    and if no class loses its last rows. If none comes closer, the one that comes closest is taken.
+
+    Args:
+        classes: int64 [rows].
+        fraction: Share of each class to hold out, above 0 and below 1.
+        seed: Another seed gives another choice.
+        groups: int64 [rows].
+
+    Returns:
+        bool [rows], true for the rows held out.
+
+    Raises:
+        UserError: If every group has all rows of some class.
+    """
+    _, classes, sizes = np.unique(classes, return_inverse=True, return_counts=True)
+    order = np.random.default_rng([seed, 2]).permutation(np.unique(groups))
+    rows_of = np.split(np.argsort(groups, kind="stable"), np.flatnonzero(np.diff(np.sort(groups))) + 1)
+    places = dict(zip(np.unique(groups).tolist(), rows_of, strict=True))
+    held = np.zeros(len(sizes))
+    chosen: list[int] = []
+    nearest: tuple[float, int] | None = None
+    for group in order.tolist():
+        found, counts = np.unique(classes[places[group]], return_counts=True)
+        if (held[found] + counts >= sizes[found]).any():
+            continue
+        before = np.abs(held[found] / sizes[found] - fraction).sum()
+        further = np.abs((held[found] + counts) / sizes[found] - fraction).sum() - before
+        if further < 0:
+            held[found] += counts
+            chosen.append(group)
+        elif nearest is None or further < nearest[0]:
+            nearest = further, group
+    if not chosen and nearest is None:
+        raise UserError(
+            "data.group_column leaves no group to hold out: expected several groups of every class, name another column"
+            " or give a split of its own for it"
+        )
+    return np.isin(groups, chosen or [nearest[1]])  # type: ignore[index]
+
+
+def groups_of(dataset: datasets.Dataset, column: str, split: str) -> np.ndarray:
+    """Reads the group of each row, int64 [rows], a number for each value of a column.
+
+    Raises:
+        UserError: For a row without a group, and where all rows are of one.
+    """
+    values = dataset.with_format(None)[column][:]
+    if None in values or "" in values:
+        row = next(row for row, value in enumerate(values) if value in (None, ""))
+        raise UserError(
+            f"group column {column!r} holds nothing in row {row} of split {split!r}: expected a group, give the row one"
+            " of its own or leave it out"
+        )
+    return _codes(dataset, column)
+
+
+def _codes(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """Numbers the values of a column, whatever they are."""
+    values = dataset.with_format(None)[column][:]
+    return np.unique([str(value) for value in values], return_inverse=True)[1].astype(np.int64)
