@@ -8,12 +8,11 @@ from typing import Any, Generic, Literal
 import datasets
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_transfer.data import hub
 from lightning_transfer.data.batches import ProblemType
-from lightning_transfer.data.hold_outs import TestHoldOut, groups_of
+from lightning_transfer.data.hold_outs import TestHoldOut, find_own_validation, groups_of
 from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.labels import check_classes
 from lightning_transfer.data.loader import (
@@ -25,7 +24,6 @@ from lightning_transfer.data.loader import (
     training_loader,
 )
 from lightning_transfer.data.overlap import Rows, check_overlap
-from lightning_transfer.data.reading.split_words import find_split, find_validation
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
@@ -219,25 +217,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         Raises:
             UserError: For a split that is the one to test on.
         """
-        names = self.split_names()
-        tested = find_split(self.test_split, names)
-        if self.validation_split is not None:
-            name = find_split(self.validation_split, names) or self.validation_split
-            if name in (tested, self.test_split):
-                raise UserError(
-                    f"data.validation_split is {self.validation_split}, the split to test on: expected another one, or"
-                    f" {self.train_split} to hold part of that out"
-                )
-            return None if name in (self.train_split, find_split(self.train_split, names)) else name
-        found = find_validation(names)
-        if found in (tested, find_split(self.train_split, names)):
-            return None
-        if found is not None:
-            rank_zero_info(
-                f"validation on the split {found} of {self.path}; nothing is held out of {self.train_split}"
-                f" (data.validation_split {self.train_split} would)"
-            )
-        return found
+        return find_own_validation(
+            self.path, self.validation_split, [self.train_split], self.test_split, self.split_names()
+        )
 
     @property
     def first_validation_row(self) -> int:
@@ -344,7 +326,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             return None
         if not self._is_opened and type(self).open_split is ClassificationDataModule.open_split:
             name = type(self).__name__
-            raise UserError(f"data.group_column is {self.group_column}: expected null with {name}, which has no columns")
+            raise UserError(
+                f"data.group_column is {self.group_column}: expected null with {name}, which has no columns"
+            )
         dataset = self.open_split(self.train_split, group_column=self.group_column)
         return groups_of(dataset, self.group_column, self.train_split)
 

@@ -1,11 +1,12 @@
 """Chooses the rows that are held out for a test or a validation: stratified by class, or whole groups of rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import datasets
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_transfer.data.reading.split_words import find_split
+from lightning_transfer.data.reading.split_words import find_split, find_validation
 from lightning_transfer.errors import UserError
 
 
@@ -86,6 +87,44 @@ class TestHoldOut:
                     " some to train on, lower it or leave the class out"
                 )
         return held_out
+
+
+def find_own_validation(
+    path: str, asked_for: str | None, train_splits: Sequence[str], test_split: str, names: Sequence[str]
+) -> str | None:
+    """Finds the split that data has for validation, and says that nothing is held out then.
+
+    Args:
+        path: A Hub id or a folder, for the line.
+        asked_for: What ``data.validation_split`` is.
+        train_splits: The splits that are trained on.
+        test_split: The split that is tested on, which must not be chosen by.
+        names: The splits that there are.
+
+    Returns:
+        The name of the split; None where part of the training splits is to be held out.
+
+    Raises:
+        UserError: For a split that is the one to test on.
+    """
+    trained_on = {find_split(split, names) or split for split in train_splits}
+    tested_on = find_split(test_split, names) or test_split
+    if asked_for is not None:
+        name = find_split(asked_for, names) or asked_for
+        if name == tested_on:
+            raise UserError(
+                f"data.validation_split is {asked_for}, the split to test on: expected another one, or"
+                f" {train_splits[0]} to hold a part of that out"
+            )
+        return None if name in trained_on else name
+    found = find_validation(names)
+    if found is None or found in trained_on or found == tested_on:
+        return None
+    rank_zero_info(
+        f"validation on the split {found} of {path}; nothing is held out of {' and '.join(train_splits)}"
+        f" (data.validation_split {train_splits[0]} would)"
+    )
+    return found
 
 
 def hold_out(classes: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None) -> np.ndarray:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.data.reading.layout import Layout, find_layout
 from lightning_transfer.data.reading.options import ReaderOptions
-from lightning_transfer.data.reading.split_words import find_split, is_training
+from lightning_transfer.data.reading.split_words import find_split, in_order, is_training
 from lightning_transfer.errors import UserError
 
 MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
@@ -93,7 +93,7 @@ def split_names(path: str) -> list[str]:
         return list(layout.splits)
     with _explained(path, ""):
         builder = datasets.load_dataset_builder(location)
-    return list(builder.info.splits or builder.config.data_files or ())
+    return in_order(builder.info.splits or builder.config.data_files or ())
 
 
 def _load_by_library(path: str, location: str, split: str) -> datasets.Dataset:
@@ -156,9 +156,7 @@ def _explained(path: str, split: str) -> Iterator[None]:
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
 
 
-def require_columns(
-    dataset: datasets.Dataset, path: str, unlabelled: str = "", **columns: str | Sequence[str]
-) -> None:
+def require_columns(dataset: datasets.Dataset, path: str, unlabelled: str = "", **columns: str | Sequence[str]) -> None:
     """Refuses a data set without one of the columns.
 
     Args:

@@ -1,7 +1,8 @@
 """Makes streams of text for language models: all documents in a row, cut into parallel streams and segments."""
 
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import datasets
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.classification import require_at_least
+from lightning_transfer.data.hold_outs import TestHoldOut, find_own_validation
 from lightning_transfer.data.keyword_arguments import StreamOptions, TokenizerOptions
 from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches, training_loader
 from lightning_transfer.data.seeding import SeededDataModule
@@ -37,13 +39,20 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
 
     The documents of all training splits form one stream, in a new random order each epoch. It is cut into
     ``batch_size`` parallel streams, and each batch is the next segment of every stream. Some documents are held out
-    for validation. Every checkpoint has the place in the streams.
+    for validation, unless the data has a split for it. Every checkpoint has the place in the streams.
 
     Args:
         path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
         text_column: The column of the texts.
         train_splits: The splits to train and validate on, and to learn the vocabulary from. Never name the split that
             a classifier is to be tested on.
+        validation_split: The split to validate on; nothing is then held out. If null, the one called validation, valid,
+            val or dev, if any. With the name of a training split, documents are held out of these.
+        test_fraction: What a classifier of the same data holds out of the split ``train`` by this option for its test.
+            These documents are not read. ``test_seed``, ``label_column`` and ``group_column`` must be the same too.
+        test_seed: Seed of that test.
+        label_column: Column of the classes by which that test is held out.
+        group_column: Column of the groups that it keeps together.
         direction: ``backward`` reads the streams from their end.
         batch_size: Number of parallel streams, over all devices together.
         segment_tokens: Time steps of a segment, which is also how far gradients go back.
@@ -61,6 +70,11 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         path: str,
         text_column: str = "text",
         train_splits: tuple[str, ...] = ("train",),
+        validation_split: str | None = None,
+        test_fraction: float = 0.0,
+        test_seed: int = 0,
+        label_column: str | None = "label",
+        group_column: str | None = None,
         direction: Literal["forward", "backward"] = "forward",
         batch_size: int = 64,
         segment_tokens: int = 70,
@@ -71,12 +85,14 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
     ) -> None:
         super().__init__(**kwargs)
         require_at_least(1, batch_size=batch_size, segment_tokens=segment_tokens, train_splits=len(train_splits))
-        require_at_least(0, split_seed=split_seed)
+        require_at_least(0, split_seed=split_seed, test_seed=test_seed)
         if not 0 < validation_fraction < 1:
             raise UserError(f"data.validation_fraction is {validation_fraction}: expected above 0 and below 1")
         self.path = path
         self.text_column = text_column
         self.train_splits = train_splits
+        self.validation_split = validation_split
+        self.test_hold_out = TestHoldOut(test_fraction, test_seed, "train", "test", label_column, group_column)
         self.direction = direction
         self.batch_size = batch_size
         self.segment_tokens = segment_tokens
@@ -84,13 +100,28 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
         self._documents: Documents | None = None
+        self._train_documents = 0  # the documents of a validation split follow them
         self._fingerprint = ""
         self._train_loader: BatchLoader | None = None
         self._resume_at: dict[str, int] = {}
 
     def open_split(self, split: str) -> datasets.Dataset:
-        """Opens a split and checks that it has texts."""
-        return hub.load_split(self.path, split, text_column=self.text_column)
+        """Opens a split without what is held out of it for a test, and checks that it has texts."""
+        hold_out = self.test_hold_out
+        columns = {"label_column": hold_out.label_column, "group_column": hold_out.group_column}
+        named = {name: column for name, column in columns.items() if column is not None and hold_out.fraction}
+        return hold_out.open(
+            split, lambda name: hub.load_split(self.path, name, text_column=self.text_column, **named), self.split_names
+        )
+
+    def split_names(self) -> list[str]:
+        """Gives the names of the data's splits."""
+        return hub.split_names(self.path)
+
+    @cached_property
+    def own_validation(self) -> str | None:
+        """The split that the data has for validation; None where documents are held out."""
+        return find_own_validation(self.path, self.validation_split, self.train_splits, "test", self.split_names())
 
     def training_texts(self) -> tuple[Collection[str], str]:
         """Returns the texts of all training splits, and a fingerprint of them."""
@@ -103,7 +134,14 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         """The token ids of all documents, which come from the cache after the first time."""
         if self._documents is None:
             texts, self._fingerprint = self.training_texts()
-            self._documents = cached_documents(self.tokenizer, texts, self._fingerprint, len(texts))
+            self._train_documents = len(texts)
+            more: Collection[str] = ()
+            if self.own_validation is not None:
+                of_validation = self.open_split(self.own_validation).select_columns(self.text_column)
+                more, fingerprint = column_of_texts(of_validation, self.text_column)
+                self._fingerprint += f"+{fingerprint}"
+            total = len(texts) + len(more)
+            self._documents = cached_documents(self.tokenizer, chain(texts, more), self._fingerprint, total)
         return self._documents
 
     @property
@@ -112,7 +150,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         train, validation = self._divide()
         lengths = self.documents.lengths
         return {
-            "fingerprints": {"+".join(self.train_splits): self._fingerprint},
+            "fingerprints": {"+".join([*self.train_splits, *filter(None, [self.own_validation])]): self._fingerprint},
             "train_documents": len(train),
             "train_tokens": int(lengths[train].sum()),
             "validation_tokens": int(lengths[validation].sum()),
@@ -154,8 +192,10 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
             self._documents = None
 
     def _divide(self) -> tuple[np.ndarray, np.ndarray]:
-        """Divides the documents into those to train on and the hold-out."""
-        count = len(self.documents.lengths)
+        """Divides the documents into those to train on and those to validate on."""
+        total, count = len(self.documents.lengths), self._train_documents
+        if total > count:
+            return np.arange(count), np.arange(count, total)
         held_out = round(self.validation_fraction * count)
         if not 0 < held_out < count:
             raise UserError(
@@ -201,6 +241,10 @@ class DemoTextStreams(LanguageModelDataModule):
         **kwargs: Keywords[StreamOptions],
     ) -> None:
         super().__init__(path="embedded", train_splits=tasks, batch_size=batch_size, **kwargs)
+
+    def split_names(self) -> list[str]:
+        """Gives the names of the domains."""
+        return ["source", "target"]
 
     def open_split(self, split: str) -> datasets.Dataset:
         """Generates the training texts of a domain."""

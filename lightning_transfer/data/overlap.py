@@ -71,7 +71,9 @@ def check_overlap(
         raise UserError(f"{found}: expected a split that was not trained on")
     if count:
         way_out = "; data.group_column can keep them on one side" if is_held_out else ""
-        rank_zero_warn(f"{found} ({100 * count / total:.2g} %): the {role} rewards remembering them{way_out}")
+        share = 100 * count / total
+        share_in_words = f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
+        rank_zero_warn(f"{found} ({share_in_words}): the {role} rewards remembering them{way_out}")
     return count
 
 

@@ -72,9 +72,7 @@ def _names(table: str, rows: datasets.Dataset) -> list[str]:
     return [(above / str(name).replace("\\", "/")).as_posix() for name in rows["file_name"]]
 
 
-def _with_pictures(
-    folder: Path, rows: datasets.Dataset, names: list[str], found: ClassFolders
-) -> datasets.Dataset:
+def _with_pictures(folder: Path, rows: datasets.Dataset, names: list[str], found: ClassFolders) -> datasets.Dataset:
     more: dict[str, tuple[list[str] | list[int], object]] = {
         "image": ([str(folder / name) for name in names], datasets.Image()),
         "file_name": (names, datasets.Value("large_string")),

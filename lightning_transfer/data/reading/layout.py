@@ -14,7 +14,7 @@ from lightning_transfer.data.reading.described import describes_pictures, read_d
 from lightning_transfer.data.reading.labelled_files import read_pictures, read_texts
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.saved import find_saved
-from lightning_transfer.data.reading.split_words import word_of_file, word_of_folder
+from lightning_transfer.data.reading.split_words import in_order, word_of_file, word_of_folder
 from lightning_transfer.data.reading.tables import kind_of_table, read_tables
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
@@ -54,6 +54,11 @@ def find_layout(folder: Path, options: ReaderOptions | None = None, texts: Seque
     Raises:
         UserError: For a folder that cannot be read.
     """
+    found = _find(folder, options, texts)
+    return found and found._replace(splits={name: found.splits[name] for name in in_order(found.splits)})
+
+
+def _find(folder: Path, options: ReaderOptions | None, texts: Sequence[str]) -> Layout | None:
     if saved := find_saved(folder):
         return Layout(saved)
     files = files_below(folder)
@@ -101,7 +106,11 @@ def _name_pictures(folder: Path, tables: Sequence[str], pictures: Sequence[str])
 
 
 def _of_pictures(
-    folder: Path, pictures: Sequence[str], described: Sequence[str], others: Sequence[str], options: ReaderOptions | None
+    folder: Path,
+    pictures: Sequence[str],
+    described: Sequence[str],
+    others: Sequence[str],
+    options: ReaderOptions | None,
 ) -> Layout:
     found = divide(pictures)
     if described:
@@ -159,7 +168,7 @@ def _of_tables(
     notes = []
     if left_out := [*(file for file in tables if named and not words[file]), *others]:
         some = ", ".join(left_out[:3]) + ", ..." * (len(left_out) > 3)
-        notes.append(f"{len(left_out)} files left out beside the tables of {', '.join(splits)}: {some}")
+        notes.append(f"{len(left_out)} files left out beside the tables of {', '.join(in_order(splits))}: {some}")
     by_name: dict[str, list[str]] = {}  # a file or folder at the top may be asked for by its own name
     for file in tables:
         if not words[file]:

@@ -68,6 +68,8 @@ def find_split(asked_for: str, names: Iterable[str]) -> str | None:
     names = list(names)
     if asked_for in names:
         return asked_for
+    if re.search(r"[\[+]", asked_for):  # slices, or several splits
+        return None
     word = word_of_folder(asked_for) or asked_for.lower()
     line: tuple[str, ...] = next((line for line in _SYNONYMS if word in line), ())
     same_word = [name for name in names if name.lower() == word]
@@ -75,6 +77,12 @@ def find_split(asked_for: str, names: Iterable[str]) -> str | None:
     if len(found) > 1:
         raise UserError(f"split {asked_for!r} may be {' or '.join(found)}: name one of them")
     return found[0] if found else None
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sorts names of splits: training, validation, test, and others as they were."""
+    places = {word: place for place, word in enumerate(word for line in _SYNONYMS for word in line)}
+    return sorted(names, key=lambda name: places.get(name.lower(), len(places)))
 
 
 def find_validation(names: Iterable[str]) -> str | None:
