@@ -188,7 +188,7 @@ def test_own_loss_and_metric_are_trained_by_recorded_and_chosen_by(folder: str) 
 @pytest.mark.parametrize(
     ("problem_type", "arguments", "message"),
     [
-        ("classification", ["--data.label_column", "size"], "set data.problem_type to multilabel or regression"),
+        ("classification", ["--data.label_column", "size"], "or set data.problem_type to regression"),
         ("classification", ["--data.label_column", "[red, round]"], "expected one column with data.problem_type class"),
         ("multilabel", ["--data.label_column", "[red, blue]"], "has no column 'blue'"),
         ("multilabel", ["--data.label_column", "[red, size]"], "expected 0 or 1; correct the data"),

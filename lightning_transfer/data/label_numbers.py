@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_transfer.data.label_values import row_name
 from lightning_transfer.errors import UserError
 
 
@@ -42,8 +43,9 @@ def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: l
             )
         wrong = np.flatnonzero(~np.isfinite(values.astype(np.float32)))
         if len(wrong):
+            place = row_name(dataset, split, int(wrong[0]))
             raise UserError(
-                f"label column {column!r} is {values[wrong[0]]} in row {wrong[0]} of split {split!r}: expected a finite"
-                " number, correct the data or leave the row out"
+                f"label column {column!r} is {values[wrong[0]]} in {place}: expected a finite number, correct the data"
+                " or leave the row out"
             )
     return torch.from_numpy(np.stack([values.astype(np.float32) for values in numbers], 1))

@@ -1,21 +1,24 @@
 """Labels of examples that belong to several classes: a column of lists, or a column of 0 and 1 for each class."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from lightning_transfer.data.label_values import NamedValues, is_nothing, named_values, places_of, row_name, some_of
+from lightning_transfer.data.natural_order import in_natural_order
 from lightning_transfer.errors import UserError
 
 
 def class_names(dataset: datasets.Dataset, columns: Sequence[str], split: str) -> list[str]:
     """Reads the names of the classes: those of the columns, or those in the lists.
 
-    In lists, words are in the order of the alphabet, and integers count up to the largest.
+    Those in lists are in natural order, words as well as integers.
 
     Args:
         dataset: The split that is trained on.
@@ -30,12 +33,11 @@ def class_names(dataset: datasets.Dataset, columns: Sequence[str], split: str) -
     entries = _entries(dataset.features[columns[0]])
     if isinstance(entries, datasets.ClassLabel):
         return list(entries.names)
-    found = set(chain.from_iterable(_lists(dataset, columns[0], split)))
-    if not found:
+    labels = _named(dataset, columns[0], split)
+    names = in_natural_order({name for name in labels.names if name is not None})
+    if not names:
         raise UserError(f"label column {columns[0]!r} of split {split!r} names no class: name another label_column")
-    if all(isinstance(label, int) for label in found):
-        return [str(label) for label in range(max(found) + 1)]
-    return sorted(map(str, found))
+    return names
 
 
 def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: list[str]) -> Tensor:
@@ -54,35 +56,35 @@ def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: l
         UserError: For a column that holds something else, and a label that names no class.
     """
     if not _are_lists(dataset, columns):
-        return _read_columns(dataset, columns, split)
-    lists = _lists(dataset, columns[0], split)
-    rows = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
-    numbers: dict[Any, int] = {name: number for number, name in enumerate(names)}
-    labels = list(chain.from_iterable(lists))
-    places = np.array(
-        [label if isinstance(label, int) else numbers.get(str(label), -1) for label in labels], dtype=np.int64
-    )
-    wrong = np.flatnonzero((places < 0) | (places >= len(names)))
+        return _read_columns(dataset, columns, split, names)
+    labels = _named(dataset, columns[0], split)
+    places = places_of(labels.names, names)
+    wrong = np.flatnonzero(places < 0)
     if len(wrong):
+        place = labels.first_row(wrong)
+        label, row = labels.values[labels.codes[place]], int(_rows(dataset, columns[0])[place])
         raise UserError(
-            f"label {labels[wrong[0]]!r} in row {rows[wrong[0]]} of split {split!r} is out of range: expected one of"
-            f" {', '.join(names[:8])}{', ...' * (len(names) > 8)}; correct the data, or name another label_column"
+            f"label {label!r} in {row_name(dataset, split, row)} is out of range: expected one of {some_of(names)};"
+            " correct the data, or name another label_column"
         )
-    shares = torch.zeros(len(lists), len(names))
-    shares[torch.from_numpy(rows), torch.from_numpy(places)] = 1
-    return shares
+    shares = np.zeros((len(dataset), len(names)), np.float32)
+    shares[_rows(dataset, columns[0]), places[labels.codes]] = 1
+    return torch.from_numpy(shares)
 
 
-def _read_columns(dataset: datasets.Dataset, columns: Sequence[str], split: str) -> Tensor:
-    numbers = dataset.select_columns(list(columns)).with_format("numpy")[:]
+def _read_columns(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: list[str]) -> Tensor:
+    if set(columns) != set(names):
+        raise UserError(f"data.label_column is {', '.join(columns)}: expected {', '.join(names)}, as in the checkpoint")
+    numbers = dataset.select_columns(names).with_format("numpy")[:]
     for column in columns:
         wrong = np.flatnonzero(~np.isin(numbers[column], (0, 1)))
         if len(wrong):
+            place = row_name(dataset, split, int(wrong[0]))
             raise UserError(
-                f"column {column!r} in row {wrong[0]} of split {split!r} is {numbers[column][wrong[0]]}: expected 0 or"
-                " 1; correct the data, or name other columns by data.label_column"
+                f"column {column!r} in {place} is {numbers[column][wrong[0]]}: expected 0 or 1; correct the data, or"
+                " name other columns by data.label_column"
             )
-    return torch.from_numpy(np.stack([numbers[column].astype(np.float32) for column in columns], 1))
+    return torch.from_numpy(np.stack([numbers[column].astype(np.float32) for column in names], 1))
 
 
 def _are_lists(dataset: datasets.Dataset, columns: Sequence[str]) -> bool:
@@ -109,12 +111,26 @@ def _entries(feature: Any) -> Any:
     return entries if dtype.startswith(("int", "uint", "string", "large_string")) else None
 
 
-def _lists(dataset: datasets.Dataset, column: str, split: str) -> list[list[Any]]:
-    lists: list[list[Any]] = dataset.with_format(None)[column][:]
-    for row, labels in enumerate(lists):
-        if labels is None or None in labels:
-            raise UserError(
-                f"label column {column!r} holds nothing in row {row} of split {split!r}: expected a list of classes,"
-                " which may be empty"
-            )
-    return lists
+def _named(dataset: datasets.Dataset, column: str, split: str) -> NamedValues:
+    """Names the labels in all lists, one list after the other."""
+    lists = _lists(dataset, column)
+    labels = named_values(pc.list_flatten(lists), _entries(dataset.features[column]))
+    empty = [place for place, value in enumerate(labels.values) if is_nothing(value)]
+    rows = [*np.flatnonzero(lists.is_null()), *(_rows(dataset, column)[[labels.first_row(empty)]] if empty else ())]
+    if rows:
+        raise UserError(
+            f"label column {column!r} holds nothing in {row_name(dataset, split, int(min(rows)))}: expected a list of"
+            " classes, which may be empty"
+        )
+    return labels
+
+
+def _rows(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """The row of each label in all lists, int64 [labels]."""
+    rows: np.ndarray = pc.list_parent_indices(_lists(dataset, column)).to_numpy()
+    return rows
+
+
+def _lists(dataset: datasets.Dataset, column: str) -> pa.Array:
+    lists = dataset.select_columns(column).with_format("arrow")[:].column(0)
+    return lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists

@@ -5,13 +5,19 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_transfer.data.label_values import NamedValues, is_nothing, named_values, places_of, row_name, some_of
+from lightning_transfer.data.natural_order import in_natural_order
 from lightning_transfer.errors import UserError
+
+_NAMEABLE = ("int", "uint", "float", "decimal", "bool", "string", "large_string", "null")
+_WAY_OUT = "name another label_column"
 
 
 def class_names(dataset: datasets.Dataset, columns: Sequence[str], split: str) -> list[str]:
-    """Reads the names of class labels; words are in the order of the alphabet, integers up to the largest.
+    """Reads the names of classes: those of class labels, or the values that occur, in natural order.
 
     Args:
         dataset: The split that is trained on.
@@ -19,76 +25,111 @@ def class_names(dataset: datasets.Dataset, columns: Sequence[str], split: str) -
         split: Its name.
 
     Raises:
-        UserError: For a column that holds neither integers nor words, or none that names a class.
+        UserError: For a column that holds neither whole numbers nor words, or a row without a label, and for a column
+            that has a single class, or another word in each row.
     """
     [column] = columns
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)
-    if _are_words(feature):
-        words = dataset.unique(column)
-        if None in words or len(words) == len(dataset):
-            found = "nothing in some row" if None in words else "another word in each row"
-            raise UserError(f"label column {column!r} of split {split!r} holds {found}: name another label_column")
-        return sorted(map(str, words))
-    largest = int(_integers(dataset, column).max())
-    if largest < 0:
+        return list(feature.names)  # also of those without an example
+    labels = _read(dataset, column)
+    names = in_natural_order({name for name in labels.names if name is not None})
+    if not names and all(is_nothing(value) or value < 0 for value in labels.values):
+        found = some_of([str(value) for value in labels.values])
+        raise UserError(f"split {split!r} has no labels to train on: all are {found}; {_WAY_OUT} or train_split")
+    _require_names(labels, dataset, column, split, names)
+    if isinstance(labels.values[0], str) and len(names) == len(dataset) > 1:
+        raise UserError(f"label column {column!r} of split {split!r} holds another word in each row: {_WAY_OUT}")
+    if len(names) == 1:
         raise UserError(
-            f"split {split!r} has no labels to train on: all are {largest} or less; name another label_column or"
-            " train_split"
+            f"label column {column!r} of split {split!r} has one class, {names[0]}: expected two or more; {_WAY_OUT}"
         )
-    return [str(label) for label in range(largest + 1)]
+    _say_what_was_joined(labels, column)
+    return names
 
 
 def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: list[str]) -> Tensor:
-    """Reads the labels of a split, int64 [rows], and checks that each names a class.
+    """Reads the labels of a split, int64 [rows], by the names of their classes.
 
     Raises:
-        UserError: For a column that holds neither integers nor words, and a label that names no class.
+        UserError: For a column that holds neither whole numbers nor words, and a label that names no class.
     """
     [column] = columns
-    are_words = _are_words(dataset.features[column])
-    if are_words:
-        numbers = {name: number for number, name in enumerate(names)}
-        labels = np.array([numbers.get(str(word), -1) for word in dataset[column]])
-    else:
-        labels = _integers(dataset, column)
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    labels = _read(dataset, column)
+    _require_names(labels, dataset, column, split, names)
+    places = places_of(labels.names, names)
+    wrong = np.flatnonzero(places < 0)
     if len(wrong):
-        label, expected = dataset[int(wrong[0])][column], _some(names) if are_words else f"0 to {len(names) - 1}"
+        row = labels.first_row(wrong)
+        is_number = isinstance(dataset.features[column], datasets.ClassLabel)
+        label = (labels.names if is_number else labels.values)[labels.codes[row]]
         raise UserError(
-            f"label {label!r} in row {wrong[0]} of split {split!r} is out of range: expected {expected}; correct the"
-            " data, or name another label_column"
+            f"label {label!r} in {row_name(dataset, split, row)} is out of range: expected {some_of(names)}; correct"
+            f" the data{_or_other_column(dataset)}"
         )
-    return torch.from_numpy(labels)
+    return torch.from_numpy(places[labels.codes])
 
 
 def check_classes(own: list[str], of_checkpoint: list[str]) -> None:
     """Compares the names of the data's classes with those of a checkpoint.
 
-    Fewer are no mistake: integers are named up to the largest that occurs.
+    Fewer, or in another order, are no mistake, because labels are read by their names.
 
     Raises:
-        UserError: Where they differ.
+        UserError: Where the data has others.
     """
-    if own != of_checkpoint[: len(own)]:
-        saved, found = _some(of_checkpoint), _some(own)
+    if (places_of(own, of_checkpoint) < 0).any():
+        saved, found = some_of(of_checkpoint), some_of(own)
         raise UserError(f"the checkpoint's classes are {saved}, and the data's {found}: give data with the same")
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + ", ..." * (len(names) > 8)
-
-
-def _are_words(feature: object) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string", "bool")
-
-
-def _integers(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    labels = np.asarray(dataset.with_format("numpy")[column][:])
-    if labels.dtype.kind not in "iu" or labels.ndim > 1:
+def _read(dataset: datasets.Dataset, column: str) -> NamedValues:
+    feature = dataset.features[column]
+    dtype = str(getattr(feature, "dtype", ""))
+    if not isinstance(feature, datasets.ClassLabel | datasets.Value) or not dtype.startswith(_NAMEABLE):
         raise UserError(
-            f"label column {column!r} holds {dataset.features[column]}, not one integer or word in each row: name"
-            " another label_column, or set data.problem_type to multilabel or regression"
+            f"label column {column!r} holds {feature}, not one integer or word in each row: {_WAY_OUT}, or set"
+            " data.problem_type to multilabel or regression"
         )
-    return labels.astype(np.int64)
+    return named_values(dataset.select_columns(column).with_format("arrow")[:].column(0), feature)
+
+
+def _require_names(
+    labels: NamedValues, dataset: datasets.Dataset, column: str, split: str, names: Sequence[str]
+) -> None:
+    nameless = [place for place, name in enumerate(labels.names) if name is None]
+    if not nameless:
+        return
+    row = labels.first_row(nameless)
+    value, place = labels.values[labels.codes[row]], row_name(dataset, split, row)
+    expected = some_of(names) or "whole numbers or words"
+    if is_nothing(value):
+        raise UserError(
+            f"label column {column!r} holds nothing in {place}: expected {expected}; give the row a label, or leave it"
+            f" out{_or_other_column(dataset)}"
+        )
+    if value % 1:
+        raise UserError(
+            f"label {value} in {place} is no whole number: expected {expected}; correct the data, {_WAY_OUT}, or set"
+            " data.problem_type to regression"
+        )
+    raise UserError(
+        f"label {value} in {place} is out of range: expected {expected}; leave rows without a label out, and write"
+        f" classes from 0 or as words{_or_other_column(dataset)}"
+    )
+
+
+def _or_other_column(dataset: datasets.Dataset) -> str:
+    """The labels of files are the names of their folders."""
+    return "" if "file_name" in dataset.column_names else f", or {_WAY_OUT}"
+
+
+def _say_what_was_joined(labels: NamedValues, column: str) -> None:
+    spellings: dict[str | None, list[str]] = {}
+    for value, name in zip(labels.values, labels.names, strict=True):
+        spellings.setdefault(name, []).append(repr(value))
+    joined = [f"{name} ({' and '.join(ways)})" for name, ways in spellings.items() if len(ways) > 1]
+    if joined:
+        rank_zero_warn(
+            f"label column {column!r} writes some classes in several ways, which are read as one: {some_of(joined)}"
+        )
