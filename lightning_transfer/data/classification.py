@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_transfer.data import hub
 from lightning_transfer.data.batches import ProblemType
+from lightning_transfer.data.class_counts import announce_classes, count_classes, require_training_examples
 from lightning_transfer.data.hold_outs import TestHoldOut, find_own_validation, groups_of
 from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.labels import check_classes
@@ -197,11 +198,18 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         return len(self.class_names)
 
     @property
+    def class_counts(self) -> np.ndarray:
+        """The examples of each class that are trained on, int64 [classes], after ``setup``."""
+        return count_classes(self._split(self.train_split).labels[torch.from_numpy(self._train_rows)], self.num_classes)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What a record of a run says of its data: fingerprints of the splits read and numbers of examples."""
         fingerprints = {name: split.fingerprint for name, split in self._splits.items()}
         train, validation = len(self._train_rows), len(self._validation_rows)
         facts = {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
+        if train and self.problem_type != "regression":
+            facts["training_examples_by_class"] = dict(zip(self.class_names, self.class_counts.tolist(), strict=True))
         if self._validates_on is not None:
             facts["validation_split"] = self._validates_on
         if self.test_hold_out.fraction:
@@ -262,9 +270,12 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
                 examples_per_class=self.examples_per_class,
                 seed=self.split_seed,
                 groups=self._groups() if holds_out else None,
+                class_names=self.class_names,
             )
             if self._validates_on is not None:
                 self._validation_rows = np.arange(len(self._split(self._validates_on)))
+        if stage == "fit" and self.problem_type != "regression":
+            announce_classes(self.class_counts, self.class_names, self.train_split)
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training set in random order."""
@@ -311,10 +322,12 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         """
         super().load_state_dict(state_dict)
         self._resume_at = state_dict["place"]
-        if self._class_names is not None:
-            check_classes(self._class_names, state_dict["class_names"])
+        names = state_dict["class_names"]
+        if self._class_names not in (None, names):
+            check_classes(self._class_names, names, to_train=getattr(self.trainer, "training", False))
+            self._splits.clear()  # their labels are numbered in another order
         self._classes_are_to_check = self._class_names is None
-        self._class_names = state_dict["class_names"]
+        self._class_names = names
 
     def _split(self, name: str) -> Split[Inputs]:
         if name not in self._splits:
@@ -335,9 +348,13 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
     def _count_shared(self, role: Literal["test", "validation"], split: str) -> None:
         """Counts the examples of a split that the training split has as well, once."""
         if role not in self._shared_examples:
-            contents = (self.content_of(self._split(name)) for name in (self.train_split, split))
+            train, other = self._split(self.train_split), self._split(split)
+            if self.problem_type != "regression" and (self.trainer is None or self.trainer.training):
+                require_training_examples(train.labels, other.labels, self.class_names, (self.train_split, split))
             is_held_out = role == "test" and bool(self.test_hold_out.fraction)
-            self._shared_examples[role] = check_overlap(self.train_split, split, *contents, role, is_held_out)
+            self._shared_examples[role] = check_overlap(
+                self.train_split, split, self.content_of(train), self.content_of(other), role, is_held_out
+            )
 
     def _share(self) -> dict[str, int]:
         if self.trainer is None:

@@ -70,17 +70,26 @@ def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: l
     return torch.from_numpy(places[labels.codes])
 
 
-def check_classes(own: list[str], of_checkpoint: list[str]) -> None:
+def check_classes(own: list[str], of_checkpoint: list[str], *, to_train: bool = False) -> None:
     """Compares the names of the data's classes with those of a checkpoint.
 
-    Fewer, or in another order, are no mistake, because labels are read by their names.
+    In an evaluation, fewer or in another order are no mistake, because labels are read by their names.
+
+    Args:
+        own: The names of the data's classes.
+        of_checkpoint: Those of the checkpoint's.
+        to_train: Whether a training goes on, whose hold-out depends on the order.
 
     Raises:
         UserError: Where the data has others.
     """
-    if (places_of(own, of_checkpoint) < 0).any():
-        saved, found = some_of(of_checkpoint), some_of(own)
-        raise UserError(f"the checkpoint's classes are {saved}, and the data's {found}: give data with the same")
+    if own == of_checkpoint or not (to_train or (places_of(own, of_checkpoint) < 0).any()):
+        return
+    order = ", in the same order" if set(own) == set(of_checkpoint) else ""
+    raise UserError(
+        f"the checkpoint's classes are {some_of(of_checkpoint)}, and the data's {some_of(own)}: give data with the"
+        f" same{order}"
+    )
 
 
 def _read(dataset: datasets.Dataset, column: str) -> NamedValues:

@@ -5,12 +5,14 @@ training set is the part after it. So at the same seed a smaller training set is
 set ever has rows of the hold-out.
 """
 
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from lightning_transfer.data.hold_outs import hold_out_groups
+from lightning_transfer.data.label_values import some_of
 from lightning_transfer.errors import UserError
 
 Inputs = TypeVar("Inputs")
@@ -47,6 +49,7 @@ def split_train_validation(
     examples_per_class: int | None = None,
     seed: int = 0,
     groups: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits the rows of a training set into those to train on and those to validate on.
 
@@ -58,6 +61,7 @@ def split_train_validation(
         examples_per_class: Number of rows of each class to train on, instead of ``train_fraction``.
         seed: Another seed gives another split.
         groups: int64 [rows]; whole groups are held out, and no row of theirs is trained on.
+        class_names: Names of the classes, for errors; their numbers if not given.
 
     Returns:
         The rows to train on and the rows to validate on: int64, ascending, disjoint.
@@ -67,12 +71,13 @@ def split_train_validation(
             too few rows.
     """
     _check(validation_fraction, train_fraction, examples_per_class)
-    train, validation = [], []
+    train, validation, too_few = [], [], []
     by_group = None
     if groups is not None and validation_fraction:
         by_group = hold_out_groups(labels, validation_fraction, seed, groups)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    by_class = np.argsort(labels, kind="stable")
+    found, starts = np.unique(labels[by_class], return_index=True)
+    for label, rows in zip(found, np.split(by_class, starts[1:]), strict=True):
         rows = np.random.default_rng([seed, int(label)]).permutation(rows)
         held_out = max(1, round(validation_fraction * len(rows))) if validation_fraction else 0
         if by_group is not None:
@@ -81,9 +86,13 @@ def split_train_validation(
         left = len(rows) - held_out
         count = max(1, round(train_fraction * left)) if examples_per_class is None else examples_per_class
         if count > left:
-            raise _too_many(count, label, len(rows), held_out)
+            too_few.append(
+                _TooFew(str(label) if class_names is None else class_names[label], count, len(rows), held_out)
+            )
         validation.append(rows[:held_out])
         train.append(rows[held_out : held_out + count])
+    if too_few:
+        raise _too_many(too_few)
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
 
 
@@ -98,11 +107,20 @@ def _check(validation_fraction: float, train_fraction: float, examples_per_class
         raise UserError("give data.train_fraction or data.examples_per_class, not both")
 
 
-def _too_many(count: int, label: int, rows: int, held_out: int) -> UserError:
+class _TooFew(NamedTuple):
+    name: str
+    wanted: int  # rows to train on
+    rows: int
+    held_out: int
+
+
+def _too_many(classes: list[_TooFew]) -> UserError:
+    (name, wanted, rows, held_out), *others = classes
     way_out = "lower data.examples_per_class or data.validation_fraction"
     if rows == held_out == 1:  # any fraction above 0 holds out the only row
         way_out = "set data.validation_fraction 0 or leave the class out"
+    more = f"; likewise {some_of([other.name for other in others])}" if others else ""
     return UserError(
-        f"class {label} has {rows - held_out} rows to train on ({rows} less {held_out} held out for validation):"
-        f" {count} are too many, {way_out}"
+        f"class {name} has {rows - held_out} rows to train on ({rows} less {held_out} held out for validation):"
+        f" {wanted} are too many, {way_out}{more}"
     )
