@@ -31,7 +31,14 @@ def load(name: str) -> dict[str, Any]:
         ["--checkpoint.every_n_train_steps", "4"],
         ["--checkpoint.every_n_epochs", "3", "--trainer.val_check_interval", "3", "--checkpoint.save_last", "true"],
         ["--checkpoint.train_time_interval", "0:0:0", "--checkpoint.monitor", "val/loss"],
-        ["--checkpoint.save_weights_only", "true", "--trainer.accumulate_grad_batches", "2"],
+        [
+            "--checkpoint.save_weights_only",
+            "true",
+            "--trainer.accumulate_grad_batches",
+            "2",
+            "--model.optimizer.lr",
+            "0.08",
+        ],
         ["--checkpoint.save_on_train_epoch_end", "false", "--trainer.check_val_every_n_epoch", "2"],
         ["--checkpoint.save_top_k", "2", "--checkpoint.save_on_exception", "true"],
         ["--checkpoint.filename", "{epoch}", "--checkpoint.save_top_k", "-1"],
@@ -44,7 +51,8 @@ def test_best_checkpoint_is_the_best_validated_whatever_the_options(
     main(fit_arguments(image_folder, *MOVING, *options))
     record = json.loads((run_folder() / "results.json").read_text())
     metric = record["selected_by"]
-    best = (min if "loss" in metric else max)(record["validations"], key=lambda entry: entry[metric])
+    sign = 1 if "loss" in metric else -1
+    best = min(record["validations"], key=lambda entry: (sign * entry[metric], entry["val/loss"]))
     assert best["step"] < record["steps"] == load("last")["global_step"]
     assert load("best")["global_step"] == best["step"]
     others = {file.name for file in (run_folder() / "checkpoints").iterdir()} - {"best.ckpt", "last.ckpt"}
@@ -157,3 +165,27 @@ def test_run_that_goes_on_from_before_its_best_begins_anew_where_it_finds_nothin
     losses = [1.0, 3.0]  # the weights of the loss of 1 are gone
     best = run(tmp_path / "epoch=0.ckpt")
     assert torch.load(best.best_model_path, weights_only=True)["global_step"] == best.best_step == 12
+
+
+@pytest.mark.parametrize("monitor", ["val/accuracy", "val_f1"])
+def test_of_equal_values_the_one_with_the_lower_loss_is_the_best(monitor: str, tmp_path: Path) -> None:
+    class Given(ToyModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            score, loss = values[self.current_epoch]
+            self.log_dict({monitor: score, f"{monitor[:4]}loss": loss})
+
+    def best_epoch(start: Path | None = None) -> int:
+        every = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, enable_version_counter=False)
+        best = BestCheckpoint(monitor)
+        trainer(best, every, root=tmp_path, max_epochs=len(values), num_sanity_val_steps=0).fit(
+            Given(), ckpt_path=start
+        )
+        epoch: int = torch.load(best.best_model_path, weights_only=True)["epoch"]
+        return epoch
+
+    values = [(0.5, 0.7), (0.5, 0.6), (0.5, 0.65), (0.4, 0.1)]
+    assert best_epoch() == 1
+    values += [(0.5, float("nan")), (0.5, 0.6)]
+    assert best_epoch(tmp_path / "epoch=3.ckpt") == 1  # the loss of the best is in the checkpoint
+    values += [(0.5, 0.59)]
+    assert best_epoch(tmp_path / "epoch=5.ckpt") == 6

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassF1Score
 
 from lightning_transfer import Classifier, DemoImages, FastCNN, SeedCNN
 from lightning_transfer.data.batches import ImageBatch
@@ -73,6 +74,23 @@ def test_evaluation_metrics_are_those_of_the_whole_split() -> None:
     assert metrics["test/accuracy"] == pytest.approx((logits.argmax(1) == split.labels).float().mean().item())
     assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-5)
     assert set(metrics) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
+
+
+def test_macro_f1_is_that_of_torchmetrics_also_of_classes_that_are_missing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities, labels = torch.rand(90, 7, generator=generator), torch.randint(5, (90,), generator=generator)
+    probabilities[:, 6] = 0  # neither a label nor predicted
+    metrics, expected = EvaluationMetrics(7), MulticlassF1Score(7, average="macro")
+    for rows in torch.arange(90).split(40):
+        metrics.update(torch.tensor(0.0), probabilities[rows], labels[rows])
+        expected.update(probabilities[rows], labels[rows])
+    assert torch.equal(metrics.compute_and_reset()["macro_f1"], expected.compute())
+
+
+def test_memory_of_an_evaluation_grows_with_the_number_of_classes_not_with_its_square() -> None:
+    metrics = EvaluationMetrics(10**6)  # whose square would be 8 TB
+    metrics.update(torch.tensor(0.0), F.one_hot(torch.tensor([3, 10**6 - 1]), 10**6).float(), torch.tensor([3, 0]))
+    assert metrics.compute_and_reset()["accuracy"] == 0.5
 
 
 def test_calibration_error_has_fifteen_bins_with_certainty_in_the_last() -> None:

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import (
     MulticlassAccuracy,
-    MulticlassF1Score,
     MultilabelAveragePrecision,
     MultilabelExactMatch,
     MultilabelF1Score,
@@ -20,6 +19,7 @@ from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.modules.exact_metrics import (
     ExactCalibrationError,
     ExplainedShare,
+    MacroF1Score,
     MeanAbsoluteError,
     RootMeanSquaredError,
 )
@@ -103,7 +103,7 @@ class OneClass(Targets):
         """Makes accuracy, F1 score averaged over the classes, and expected calibration error with 15 bins."""
         return {
             "accuracy": MulticlassAccuracy(outputs, average="micro"),
-            "macro_f1": MulticlassF1Score(outputs, average="macro"),
+            "macro_f1": MacroF1Score(outputs),
             "calibration_error": ExactCalibrationError(outputs, n_bins=15, norm="l1"),
         }
 

@@ -1,6 +1,7 @@
 """Keeps the best checkpoint of a run."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +20,12 @@ from lightning_transfer.lightning_internals import rest_hook, wake_hook
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt``: the weights with the best value of one metric.
 
-    It differs from Lightning's ``ModelCheckpoint`` in four points. Where validations log the metric, each of them
+    It differs from Lightning's ``ModelCheckpoint`` in five points. Where validations log the metric, each of them
     counts, whatever the intervals, and nothing else does. So the value always belongs to the weights in the file. A run
     that goes on in another folder still knows what was best before, so a worse validation does not become the best. A
     run whose module does not log the metric ends only when its last checkpoint is saved, and can go on from there.
     Where the options ask for more files than this one, Lightning's callback keeps the others beside it.
+    Of equal values, the one with the lower loss of the same stage is better, such as ``val/loss`` of ``val/accuracy``.
 
     Args:
         monitor: The metric. With null nothing is called best, and the last weights are the result.
@@ -82,6 +84,7 @@ class BestCheckpoint(ModelCheckpoint):
             )
             self.beside.append(other)
         self.best_step: int | None = None  # optimizer steps that the weights in the file have taken
+        self.best_loss: float | None = None  # which breaks ties
         self._missing: str | None = None
         self._value_before: Tensor | None = None
         self._is_validated = False  # whether validations log the metric
@@ -89,12 +92,12 @@ class BestCheckpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what is best so far."""
-        return super().state_dict() | {"best_step": self.best_step}
+        return super().state_dict() | {"best_step": self.best_step, "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with what is best so far, also where another run has saved it."""
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
-        self.best_step = state_dict.get("best_step")
+        self.best_step, self.best_loss = state_dict.get("best_step"), state_dict.get("best_loss")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets a best checkpoint that is gone, or was overwritten after the checkpoint that a run goes on from.
@@ -106,7 +109,7 @@ class BestCheckpoint(ModelCheckpoint):
         rest_hook(self, "on_train_batch_start")
         file = Path(self.best_model_path)
         if self.best_step is not None and not file.is_dir() and _step_of(file) != self.best_step:
-            self.best_model_path, self.best_model_score, self.best_step = "", None, None
+            self.best_model_path, self.best_model_score, self.best_step, self.best_loss = "", None, None, None
             self.best_k_models.clear()
         if trainer.is_global_zero and self.best_model_path:
             _bring(Path(self.best_model_path), Path(str(self.dirpath)))
@@ -149,8 +152,24 @@ class BestCheckpoint(ModelCheckpoint):
                 f" choose one of {logged}, with --checkpoint.mode min where less is better"
             )
 
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        """Says whether a value is better than the best so far, or as good with a lower loss."""
+        if super().check_monitor_top_k(trainer, current):
+            return True
+        loss, score = self._loss_beside(trainer), self.best_model_score
+        is_tie = current is not None and score is not None and bool(current == score)
+        is_better = is_tie and loss is not None and self.best_loss is not None and loss < self.best_loss
+        return trainer.strategy.reduce_boolean_decision(is_better)  # all processes must decide alike
+
+    def _loss_beside(self, trainer: L.Trainer) -> float | None:
+        """The loss of the metric's stage: val/loss of val/accuracy, val_loss of val_accuracy."""
+        stage = re.match(r"[^/_]*[/_]", str(self.monitor))
+        loss = trainer.callback_metrics.get(f"{stage[0]}loss") if stage else None
+        return None if loss is None else float(loss)
+
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        self.best_step = trainer.global_step  # before it is saved: it is part of the state
+        # Before it is saved: they are part of the state.
+        self.best_step, self.best_loss = trainer.global_step, self._loss_beside(trainer)
         super()._save_checkpoint(trainer, filepath)
 
     def on_train_batch_start(
