@@ -6,6 +6,7 @@ seed and the epoch alone, so they can be resumed, and they divide the rows betwe
 
 import numpy as np
 
+from lightning_transfer.data.balanced_sampling import EpochOrder
 from lightning_transfer.data.loader import Batches, EpochBatches, equally_many, largest_batch, shuffled_batches
 
 # Lengths are changed by up to this share before they are sorted, so that the same rows do not meet in every epoch.
@@ -17,7 +18,14 @@ _EVEN_SIZE = 8
 
 
 def bucketed_batches(
-    rows: np.ndarray, lengths: np.ndarray, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    order: EpochOrder | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> EpochBatches:
     """Makes training batches of similar length, in a new random order each epoch, alike on any number of ranks.
 
@@ -29,6 +37,7 @@ def bucketed_batches(
         lengths: int64 [rows of the split], the tokens of each row, by row number.
         batch_size: Examples in a batch over all ranks together.
         seed: Another seed gives another order.
+        order: What draws the rows of an epoch by its generator; each row once if not given.
         rank: Index of the share of each batch to give.
         world_size: Number of shares.
 
@@ -38,7 +47,7 @@ def bucketed_batches(
     Raises:
         UserError: If the ranks cannot have equal shares, which DDP's mean over ranks needs.
     """
-    random_batches = shuffled_batches(rows, batch_size=batch_size, seed=seed)
+    random_batches = shuffled_batches(rows, batch_size=batch_size, seed=seed, order=order)
     shuffled_batches(rows, batch_size=batch_size, seed=seed, world_size=world_size)  # refuses unequal shares
 
     def batches(epoch: int) -> Batches:

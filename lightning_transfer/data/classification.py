@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.data import hub
+from lightning_transfer.data.balanced_sampling import EpochOrder, balanced_order
 from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.class_counts import announce_classes, count_classes, require_training_examples
 from lightning_transfer.data.hold_outs import TestHoldOut, find_own_validation, groups_of
@@ -62,6 +63,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             batches are taken there; 0 sends every batch over.
         problem_type: Whether each example has one class (classification), any number of classes (multilabel), or
             numbers (regression).
+        balanced_sampling: Whether an epoch has equally many examples of each class: those of rare classes come several
+            times, and of frequent ones each epoch has others. Epochs are as long as without it, and validation and test
+            as they are. An example that comes several times in an epoch is augmented in the same way there.
 
     Raises:
         UserError: For values out of range, and data that is missing or not as described.
@@ -85,6 +89,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         split_seed: int = 0,
         resident_gib: float = 4.0,
         problem_type: ProblemType = "classification",
+        balanced_sampling: bool = False,
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -95,6 +100,12 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
                 f"data.examples_per_class is {examples_per_class}: expected null with data.problem_type"
                 f" {problem_type}, set data.train_fraction"
             )
+        if balanced_sampling and problem_type != "classification":
+            raise UserError(
+                f"data.balanced_sampling is true: expected false with data.problem_type {problem_type}, whose examples"
+                " have not one class each"
+            )
+        self.balanced_sampling = balanced_sampling
         self.path = path
         self.problem_type = problem_type
         self.train_split = train_split
@@ -179,7 +190,12 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
 
     def train_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into the batches of an epoch; ``share`` is this rank's part of each."""
-        return shuffled_batches(rows, batch_size=self.batch_size, seed=self.run_seed, **share)
+        order = self.training_order(split, rows)
+        return shuffled_batches(rows, batch_size=self.batch_size, seed=self.run_seed, order=order, **share)
+
+    def training_order(self, split: Split[Inputs], rows: np.ndarray) -> EpochOrder | None:
+        """Gives what draws the rows of an epoch; None where each comes once."""
+        return balanced_order(rows, split.labels.numpy()[rows]) if self.balanced_sampling else None
 
     def eval_batches(self, split: Split[Inputs], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches in their order; ``share`` is this rank's part of the rows."""

@@ -13,6 +13,7 @@ class ClassificationOptions(TypedDict, total=False):
 
     label_column: str | list[str]
     problem_type: ProblemType
+    balanced_sampling: bool
     train_split: str
     validation_split: str | None
     test_split: str

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
+from lightning_transfer.data.balanced_sampling import EpochOrder
 from lightning_transfer.errors import UserError
 
 Batches = Sequence[np.ndarray]
@@ -85,7 +86,13 @@ class BatchLoader:
 
 
 def shuffled_batches(
-    rows: np.ndarray, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    order: EpochOrder | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> EpochBatches:
     """Makes training batches in a new random order each epoch, alike on any number of ranks.
 
@@ -96,6 +103,7 @@ def shuffled_batches(
         rows: int64 [rows], the rows to draw from.
         batch_size: Examples in a batch over all ranks together.
         seed: Another seed gives another order.
+        order: What draws the rows of an epoch by its generator; each row once if not given.
         rank: Index of the share of each batch to give.
         world_size: Number of shares.
 
@@ -111,8 +119,9 @@ def shuffled_batches(
     count = len(rows) // batch_size
 
     def batches(epoch: int) -> Batches:
-        order = np.random.default_rng([seed, epoch]).permutation(rows)
-        return [batch[rank::world_size] for batch in order[: count * batch_size].reshape(count, batch_size)]
+        generator = np.random.default_rng([seed, epoch])
+        drawn = generator.permutation(rows) if order is None else order(generator)
+        return [batch[rank::world_size] for batch in drawn[: count * batch_size].reshape(count, batch_size)]
 
     return batches
 

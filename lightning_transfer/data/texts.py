@@ -109,8 +109,8 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def train_batches(self, split: Split[Documents], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into batches of similar length."""
-        lengths = self._cut_lengths(split)
-        return bucketed_batches(rows, lengths, batch_size=self.batch_size, seed=self.run_seed, **share)
+        order, lengths = self.training_order(split, rows), self._cut_lengths(split)
+        return bucketed_batches(rows, lengths, batch_size=self.batch_size, seed=self.run_seed, order=order, **share)
 
     def eval_batches(self, split: Split[Documents], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches of similar length with a limited number of tokens."""

@@ -46,7 +46,7 @@ class AdversarialClassifier(Classifier):
         with MovableEmbedding(find_embedding(self.network)) as embedding:
             loss = super().training_step(batch, batch_idx)
             embedding.move(loss, inputs[0], self.adversarial_norm)
-            moved_loss: Tensor = self.loss(self(*inputs), labels)
+            moved_loss: Tensor = self.training_loss(self(*inputs), labels)
         return loss + moved_loss
 
 

@@ -11,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_transfer.data.batches import Batch, ProblemType, parts
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
+from lightning_transfer.modules.class_weights import ClassWeights, check_class_weights, weights_of_fit
 from lightning_transfer.modules.feature_cache import CachedFeatures
 from lightning_transfer.modules.losses import BinaryCrossEntropy, Loss
 from lightning_transfer.modules.metrics import EvaluationMetrics
@@ -29,6 +30,7 @@ class ClassifierOptions(OptimizationOptions, total=False):
     cache_features: bool
     problem_type: ProblemType
     metrics: dict[str, Metric] | MetricCollection | None
+    class_weights: ClassWeights | None
 
 
 class Classifier(OptimizedModule):
@@ -57,6 +59,9 @@ class Classifier(OptimizedModule):
             images are augmented.
         problem_type: Whether each example has one class (classification), any number of classes (multilabel), or
             numbers (regression); follows from the data on the command line.
+        class_weights: Weights of the classes in the training loss: balanced, which gives each class the same share of
+            the training set, or a number for each class in the order of their names. The losses of validation and test
+            stay as they are, so that runs can be compared.
         metrics: More metrics for validation and test, by name: they take probabilities, or numbers, and labels.
 
     Raises:
@@ -79,6 +84,7 @@ class Classifier(OptimizedModule):
         cache_features: bool = False,
         problem_type: ProblemType = "classification",
         metrics: dict[str, Metric] | MetricCollection | None = None,
+        class_weights: ClassWeights | None = None,
         **kwargs: Keywords[OptimizationOptions],
     ) -> None:
         super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
@@ -92,6 +98,8 @@ class Classifier(OptimizedModule):
         self.num_classes = num_classes
         self.problem_type = problem_type
         self.loss = build_loss(loss, self.targets, num_classes, label_smoothing)
+        self.class_weights = check_class_weights(class_weights, self.loss, num_classes)
+        self._weights: Tensor | None = None  # of the classes, in a fit
         self.cache_features = cache_features
         if compile:
             self.network.compile()  # in place: the names of the weights stay
@@ -115,8 +123,14 @@ class Classifier(OptimizedModule):
         """Computes the loss of a training batch, and logs the means at the end of a logging interval or an epoch."""
         inputs, labels = parts(batch)
         logits = self(*inputs)
-        loss: Tensor = self.loss(logits, labels)
+        loss = self.training_loss(logits, labels)
         self._log_training(loss, logits, labels)
+        return loss
+
+    def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Computes the mean loss of a training batch, in which classes count by their weights."""
+        loss: Tensor
+        loss = self.loss(logits, labels) if self._weights is None else self.loss.weighted(logits, labels, self._weights)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -172,7 +186,8 @@ class Classifier(OptimizedModule):
             self._clear_log()
 
     def on_fit_start(self) -> None:
-        """Has the network compute from training data what it needs before it learns."""
+        """Takes from the training data the weights of the classes, and what the network needs before it learns."""
+        self._weights = weights_of_fit(self.class_weights, getattr(self.trainer, "datamodule", None), self.device)
         self._loss_sum, self._score_sum = self._loss_sum.to(self.device), self._score_sum.to(self.device)
         network: Any = self.network
         sample_size = getattr(network, "sample_size", 0)

@@ -30,6 +30,16 @@ class CrossEntropy(nn.CrossEntropyLoss):
     def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
         super().__init__(label_smoothing=label_smoothing)
 
+    def weighted(self, logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+        """Computes the mean loss of a batch whose classes count by their weights, float [num_classes].
+
+        It differs from torch's, which divides by the sum of the weights in the batch and not by the examples. So rare
+        classes count alike in every batch, on any number of processes.
+        """
+        logits = logits.to(class_weights.dtype)
+        total = F.cross_entropy(logits, labels, class_weights, reduction="sum", label_smoothing=self.label_smoothing)
+        return total / len(labels)
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turns logits into probabilities."""
         return logits.float().softmax(1)
@@ -57,8 +67,15 @@ class BinaryCrossEntropy(_TargetLoss):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Computes the mean loss of a batch."""
+        return self._mean(logits, labels)
+
+    def weighted(self, logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+        """Computes the mean loss of a batch whose examples count by the weights of their classes, [num_classes]."""
+        return self._mean(logits.to(class_weights.dtype), labels, _of_examples(class_weights, labels))
+
+    def _mean(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         targets = self.targets(logits, labels)
-        return F.binary_cross_entropy_with_logits(logits, targets[:, -logits.shape[1] :])
+        return F.binary_cross_entropy_with_logits(logits, targets[:, -logits.shape[1] :], weights)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turns logits into probabilities."""
@@ -75,6 +92,11 @@ class MeanSquaredError(_TargetLoss):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Computes the mean loss of a batch."""
         return F.mse_loss(logits, self.targets(logits, labels))
+
+    def weighted(self, logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+        """Computes the mean loss of a batch whose examples count by the weights of their classes, [num_classes]."""
+        logits = logits.to(class_weights.dtype)
+        return ((logits - self.targets(logits, labels)).square() * _of_examples(class_weights, labels)).mean()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turns logits into probabilities."""
@@ -118,6 +140,26 @@ def require_same_shape(logits: Tensor, labels: Tensor) -> None:
             f"the labels of a batch are a tensor {[*labels.shape]}: expected {[*logits.shape]}, as the outputs of the"
             " network"
         )
+
+
+def balanced_weights(counts: Tensor) -> Tensor:
+    """Computes weights of classes that give each the same share of a training set, 1 in the mean over its examples.
+
+    Args:
+        counts: int64 [classes], the examples of each class; one without any gets 0.
+
+    Returns:
+        float32 [classes].
+    """
+    known = counts > 0
+    return torch.where(known, counts.sum() / (known.sum() * counts.clamp(min=1)), 0.0).float()
+
+
+def _of_examples(class_weights: Tensor, labels: Tensor) -> Tensor:
+    """The weight of each example, float [batch, 1]; that of a mixed one is mixed alike."""
+    if labels.is_floating_point():
+        return labels.to(class_weights.dtype) @ class_weights[:, None]
+    return class_weights[labels][:, None]
 
 
 def _shares_of(scores: Tensor) -> Tensor:
