@@ -148,8 +148,8 @@ def _table(file: Path, options: ReaderOptions, rows: Iterator[Row]) -> pa.Table:
         for row in chunk:
             if len(row.cells) != len(names):
                 raise UserError(
-                    f"{file.name}, line {row.number}: {len(row.cells)} cells, expected {len(names)}, which are"
-                    f" {', '.join(names)}; quote cells that hold the separator, or set data.reader.separator, header or quoting"
+                    f"{file.name}, line {row.number}: {len(row.cells)} cells, expected {len(names)} ({', '.join(names)}"
+                    "); quote cells that hold the separator, or set data.reader.separator, header or quoting"
                 )
         cells = zip(*(row.cells for row in chunk), strict=True)
         columns.append([pa.array([None if c in missing else c for c in column], pa.large_string()) for column in cells])
@@ -178,7 +178,7 @@ def _stands_without_quoting(file: Path, options: ReaderOptions) -> bool:
         widths.add(len(row.cells))
         if len(widths) > 1 or any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in row.cells):
             return False
-    return widths != {1}
+    return True
 
 
 def _unmatched(file: Path, line: int) -> UserError:
