@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from lightning_transfer import IMDB, DemoTexts, TextDataModule
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import load_split
-from lightning_transfer.data.texts import read_documents
+from lightning_transfer.data.reading.documents import read_documents
 from lightning_transfer.errors import UserError
 
 WORDS = {0: "bad dull awful", 1: "good fine great"}
@@ -252,16 +252,15 @@ def test_data_without_a_column_is_refused_with_those_it_has(
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"train.jsonl": b'{"text": "a", "label": 0}\n{"text": oops\n'}, "JSON parse error: Invalid value. in row 1"),
-        ({"train.csv": b"text,label\na,0\nb,c,d,0\n"}, "Error tokenizing data. C error: Expected 2 fields in line 3"),
-        ({"train.csv": "text,label\ncaf\xe9,0\n".encode("latin-1")}, "'utf-8' codec can't decode byte 0xe9"),
+        (
+            {"train.jsonl": b'{"text": "a", "label": 0}\n{"text": oops\n'},
+            "train.jsonl, line 2 is not JSON: Expecting value",
+        ),
+        ({"train.csv": b"text,label\na,0\nb,c,d,0\n"}, "train.csv, line 3: 4 cells, expected 2 (text, label)"),
+        ({"train.csv": "text,label\ncaf\xe9,0\n".encode("latin-1")}, "train.csv is not UTF-8 (byte 0xe9 in line 2)"),
         (
             {"train-0.csv": b"text,label\na,0\n", "train-1.csv": b"text,label,more\na,0,1\nb,1,1\n"},
-            "its files must have the same columns, but there are 1 new columns ({'more'})",
-        ),
-        (
-            {"train.csv": b"text,label\na,0\n", "test.csv": b"text,label,more\na,0,1\n"},
-            "its files must have the same columns, but there are 1 new columns ({'more'})",
+            "train-1.csv has the columns text, label, more: expected those of train-0.csv, text, label",
         ),
     ],
 )
@@ -272,7 +271,7 @@ def test_files_that_cannot_be_read_are_refused_with_the_reason(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
         load_split(str(tmp_path), "train", text_column="text")
-    assert str(error.value).startswith(f"cannot read split 'train' of data set '{tmp_path}': {reason}")
+    assert reason in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -379,28 +378,37 @@ def test_value_out_of_range_is_refused_by_name(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"", "data.predict_path 'a.txt' is empty: expected one document a line"),
-        ("a.txt", b" \n\n", "data.predict_path 'a.txt' is empty: expected one document a line"),
-        ("a.jsonl", b'{"text": "x"}\nx', "line 2 of 'a.jsonl' is not JSON: Expecting value"),
-        ("a.jsonl", b'{"body": "x"}', "line 1 of 'a.jsonl' has no text under 'text'"),
-        ("a.jsonl", b'["x"]', "line 1 of 'a.jsonl' has no text under 'text'"),
+        ("a.txt", b"", "data.predict_path 'a.txt' is empty: expected documents"),
+        ("a.txt", b" \n\n", "data.predict_path 'a.txt' is empty: expected documents"),
+        ("a.jsonl", b'{"text": "x"}\nx', "data.predict_path 'a.jsonl': a.jsonl, line 2 is not JSON: Expecting value"),
+        (
+            "a.jsonl",
+            b'{"body": "x"}',
+            "data.predict_path 'a.jsonl': the table has no column 'text': its columns are body",
+        ),
+        ("a.jsonl", b'["x"]', "data.predict_path 'a.jsonl': a.jsonl: row 0 is \"x\", expected an object"),
+        (
+            "a.csv",
+            b"good,1\nbad,0\n",
+            "data.predict_path 'a.csv': the table has no column 'text': its columns are good",
+        ),
     ],
 )
 def test_file_that_cannot_be_predicted_is_refused(name: str, content: bytes, message: str) -> None:
     Path(name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        read_documents(name, "text")
+        read_documents(name, ["text"])
     assert str(error.value).startswith(message)
 
 
 def test_missing_file_to_predict_is_refused() -> None:
     with pytest.raises(UserError, match=r"data.predict_path 'no.txt' cannot be read: No such file"):
-        read_documents("no.txt", "text")
+        read_documents("no.txt", ["text"])
 
 
 def test_lines_are_split_at_line_feeds_alone() -> None:
     Path("a.txt").write_bytes(b"\xef\xbb\xbfone\x0b\xe2\x80\xa8still one\r\n\ntwo \xe9\n")
-    assert read_documents("a.txt", "text") == ["one\x0b\u2028still one", "", "two \ufffd"]
+    assert read_documents("a.txt", ["text"]).columns == [["one\x0b\u2028still one", "", "two \ufffd"]]
 
 
 @pytest.mark.mirror

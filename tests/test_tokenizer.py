@@ -14,6 +14,8 @@ from lightning_transfer.data.tokenizer import (
     TokenizerKind,
     cached_documents,
     cached_tokenizer,
+    join,
+    readable,
     tokenize,
     train_tokenizer,
 )
@@ -98,6 +100,31 @@ def test_document_of_50000_tokens_is_kept_whole() -> None:
     assert tokenize(words, ["it " * 50_000]).lengths.tolist() == [50_000]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("我喜欢iPhone手机", ["我", "喜", "欢", "iphone", "手", "机"]),
+        ("コーヒーが好き", ["コ", "ー", "ヒ", "ー", "が", "好", "き"]),
+        ("กินข้าวที่นี่", ["กิ", "น", "ข้", "า", "ว", "ที่", "นี่"]),
+        ("ພາສາ ខ្មែរ", ["ພ", "າ", "ສ", "າ", "ខ្", "មែ", "រ"]),
+        ("한국어 문장", ["한국어", "문장"]),
+        ("it's 3rd 中's", ["it's", "3rd", "中", "'", "s"]),
+    ],
+)
+def test_scripts_without_spaces_give_a_token_for_each_character_with_its_marks(text: str, expected: list[str]) -> None:
+    words = train_tokenizer([text], "words", 1000)
+    assert tokens(words, text) == expected
+
+
+def test_texts_of_several_columns_are_joined_row_by_row_with_a_separator_between_them() -> None:
+    words = train_tokenizer(["a b c d e f"], "words", 1000)
+    columns = [["a b", "c", ""], ["d", "e f a", "b"], ["f", "d", "c c"]]
+    joined = join([tokenize(words, column) for column in columns])
+    parts = np.split(joined.token_ids, joined.offsets[1:-1])
+    read = [" ".join(readable(words, token) for token in part.tolist()) for part in parts]
+    assert read == ["a b <sep> d <sep> f", "c <sep> e f a <sep> d", "<unk> <sep> b <sep> c c"]
+
+
 def test_no_text_at_all_gives_no_document() -> None:
     assert tokenize(train_tokenizer(TEXTS, "words", 1000), []).lengths.tolist() == []
 
@@ -114,8 +141,8 @@ def test_second_call_reads_the_cache_and_other_settings_do_not() -> None:
     with pytest.raises(AssertionError):
         cached_tokenizer(unreadable(), "some texts", "byte_level_bpe", 50)
     tokenizer = Tokenizer.from_str(learned)
-    documents = cached_documents(tokenizer, TEXTS, "some texts", 3)
-    again = cached_documents(tokenizer, unreadable(), "some texts", 3)
+    documents = cached_documents(tokenizer, [TEXTS], "some texts", 3)
+    again = cached_documents(tokenizer, [unreadable()], "some texts", 3)
     assert np.array_equal(documents.token_ids, again.token_ids)
     other = train_tokenizer(TEXTS, "words", 10)
-    assert (cached_documents(other, TEXTS, "some texts", 3).token_ids == UNKNOWN_ID).sum() > 0
+    assert (cached_documents(other, [TEXTS], "some texts", 3).token_ids == UNKNOWN_ID).sum() > 0

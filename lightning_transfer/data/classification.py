@@ -1,7 +1,7 @@
 """What every classification data set shares: splits, cuts of the training set, batches, and the place in them."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Generic, Literal
 
@@ -26,6 +26,7 @@ from lightning_transfer.data.loader import (
     training_loader,
 )
 from lightning_transfer.data.overlap import Rows, check_overlap
+from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
@@ -66,6 +67,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         balanced_sampling: Whether an epoch has equally many examples of each class: those of rare classes come several
             times, and of frequent ones each epoch has others. Epochs are as long as without it, and validation and test
             as they are. An example that comes several times in an epoch is augmented in the same way there.
+        reader: How CSV files and their like are written, where it cannot be seen.
 
     Raises:
         UserError: For values out of range, and data that is missing or not as described.
@@ -90,6 +92,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         resident_gib: float = 4.0,
         problem_type: ProblemType = "classification",
         balanced_sampling: bool = False,
+        reader: ReaderOptions | None = None,
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -107,6 +110,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             )
         self.balanced_sampling = balanced_sampling
         self.path = path
+        self.reader = reader
         self.problem_type = problem_type
         self.train_split = train_split
         self.validation_split = validation_split
@@ -141,6 +145,8 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self._train_loader: BatchLoader | None = None
         self._resume_at: dict[str, int] = {}
 
+    text_columns: Sequence[str] = ()  # which are texts even where they hold numbers
+
     @abstractmethod
     def read_split(self, split: str) -> Split[Inputs]:
         """Reads a split whole, from the cache where it can."""
@@ -172,13 +178,11 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         """Reads the names of the training split's classes."""
         return self.label_columns.class_names(self.open_split(self.train_split), self.train_split)
 
-    def open_split(self, split: str, **columns: str) -> datasets.Dataset:
+    def open_split(self, split: str, **columns: Any) -> datasets.Dataset:
         """Opens a split and checks that it has the label column, and those that other arguments name."""
-        labels = self.label_columns.names
+        columns |= {"label_column": self.label_columns.names, "reader": self.reader, "texts": self.text_columns}
         self._is_opened = True
-        return self.test_hold_out.open(
-            split, lambda name: hub.load_split(self.path, name, **columns, label_column=labels), self.split_names
-        )
+        return self.test_hold_out.open(split, lambda name: hub.load_split(self.path, name, **columns), self.split_names)
 
     def split_names(self) -> list[str]:
         """Gives the names of the data's splits; none where a class of its own makes them, and not ``path``."""

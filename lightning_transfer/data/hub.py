@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -15,9 +16,12 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_transfer.data.reading.builders import load_files
+from lightning_transfer.data.reading.fingerprints import content_fingerprint
 from lightning_transfer.data.reading.layout import Layout, find_layout
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.split_words import find_split, in_order, is_training
+from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
 
 MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
@@ -97,8 +101,13 @@ def split_names(path: str) -> list[str]:
 
 
 def _load_by_library(path: str, location: str, split: str) -> datasets.Dataset:
+    folder = Path(location)
+    load = partial(datasets.load_dataset, location)
+    if folder.is_dir():
+        files = [folder / file for file in files_below(folder)]
+        load = partial(load_files, location, content_fingerprint(files, root=folder))
     try:
-        return datasets.load_dataset(location, split=split)
+        return load(split=split)
     except ValueError as error:
         if not str(error).startswith("Unknown split"):
             raise
@@ -106,7 +115,7 @@ def _load_by_library(path: str, location: str, split: str) -> datasets.Dataset:
     found = find_split(split, names)
     if found in (None, split):
         raise _unknown(path, split, names)
-    return datasets.load_dataset(location, split=found)
+    return load(split=found)
 
 
 def _load_part(path: str, layout: Layout, split: str) -> datasets.Dataset:
@@ -174,9 +183,13 @@ def require_columns(dataset: datasets.Dataset, path: str, unlabelled: str = "", 
                 if unlabelled and argument == "label_column":
                     raise UserError(f"data set {path!r} has no column {column!r}: {unlabelled}")
                 there_are = ", ".join(dataset.column_names)
+                names = [name for given in columns.values() for name in ([given] if isinstance(given, str) else given)]
+                header = (
+                    "" if set(names) & set(dataset.column_names) else ", or all by data.reader.header if these are data"
+                )
                 raise UserError(
                     f"data set {path!r} has no column {column!r}: its columns are {there_are}; name one by"
-                    f" data.{argument}"
+                    f" data.{argument}{header}"
                 )
 
 

@@ -5,6 +5,7 @@ from typing import Literal, TypedDict
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.mixing import Mixing
+from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.tokenizer import TokenizerKind
 
 
@@ -26,6 +27,7 @@ class ClassificationOptions(TypedDict, total=False):
     examples_per_class: int | None
     split_seed: int
     resident_gib: float
+    reader: ReaderOptions | None
 
 
 class BatchedClassificationOptions(ClassificationOptions, total=False):
@@ -59,7 +61,7 @@ class TextOptions(LabelledTextOptions, total=False):
     """The arguments of a data set of texts, except its path."""
 
     batch_size: int
-    text_column: str
+    text_column: str | list[str]
     max_tokens: int
     document_start: bool
     eval_batch_tokens: int
@@ -69,9 +71,10 @@ class TextOptions(LabelledTextOptions, total=False):
 class StreamOptions(TokenizerOptions, total=False):
     """The arguments of streams of texts, except their path and the batch size."""
 
-    text_column: str
+    text_column: str | list[str]
     direction: Literal["forward", "backward"]
     segment_tokens: int
     varied_segments: bool
     validation_fraction: float
     split_seed: int
+    reader: ReaderOptions | None

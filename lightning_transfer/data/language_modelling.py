@@ -1,6 +1,6 @@
 """Makes streams of text for language models: all documents in a row, cut into parallel streams and segments."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, Literal, NamedTuple
@@ -15,9 +15,11 @@ from lightning_transfer.data.classification import require_at_least
 from lightning_transfer.data.hold_outs import TestHoldOut, find_own_validation
 from lightning_transfer.data.keyword_arguments import StreamOptions, TokenizerOptions
 from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches, training_loader
+from lightning_transfer.data.reading.options import ReaderOptions
+from lightning_transfer.data.reading.tables import columns_of_texts
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents, cached_documents
-from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
+from lightning_transfer.data.vocabulary import TokenizedTexts
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 
@@ -43,7 +45,8 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
 
     Args:
         path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
-        text_column: The column of the texts.
+        text_column: The column of the texts, or several, as [title, body]. The texts of a row are then one document,
+            with a separator between them.
         train_splits: The splits to train and validate on, and to learn the vocabulary from. Never name the split that
             a classifier is to be tested on.
         validation_split: The split to validate on; nothing is then held out. If null, the one called validation, valid,
@@ -60,6 +63,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
             segments do not always begin at the same tokens. Every epoch has the same lengths.
         validation_fraction: Share of the documents that is held out for validation.
         split_seed: Seed of the hold-out.
+        reader: How CSV files and their like are written, where it cannot be seen.
 
     Raises:
         UserError: For values out of range, and data that is missing, not as described, or too short.
@@ -68,7 +72,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
     def __init__(
         self,
         path: str,
-        text_column: str = "text",
+        text_column: str | list[str] = "text",
         train_splits: tuple[str, ...] = ("train",),
         validation_split: str | None = None,
         test_fraction: float = 0.0,
@@ -81,6 +85,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         varied_segments: bool = True,
         validation_fraction: float = 0.01,
         split_seed: int = 0,
+        reader: ReaderOptions | None = None,
         **kwargs: Keywords[TokenizerOptions],
     ) -> None:
         super().__init__(**kwargs)
@@ -89,7 +94,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         if not 0 < validation_fraction < 1:
             raise UserError(f"data.validation_fraction is {validation_fraction}: expected above 0 and below 1")
         self.path = path
-        self.text_column = text_column
+        self.text_columns = [text_column] if isinstance(text_column, str) else list(text_column)
         self.train_splits = train_splits
         self.validation_split = validation_split
         self.test_hold_out = TestHoldOut(test_fraction, test_seed, "train", "test", label_column, group_column)
@@ -99,6 +104,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         self.varied_segments = varied_segments
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
+        self.reader = reader
         self._documents: Documents | None = None
         self._train_documents = 0  # the documents of a validation split follow them
         self._fingerprint = ""
@@ -109,10 +115,9 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         """Opens a split without what is held out of it for a test, and checks that it has texts."""
         hold_out = self.test_hold_out
         columns = {"label_column": hold_out.label_column, "group_column": hold_out.group_column}
-        named = {name: column for name, column in columns.items() if column is not None and hold_out.fraction}
-        return hold_out.open(
-            split, lambda name: hub.load_split(self.path, name, text_column=self.text_column, **named), self.split_names
-        )
+        named: dict[str, Any] = {name: column for name, column in columns.items() if column and hold_out.fraction}
+        named |= {"text_column": self.text_columns, "texts": self.text_columns, "reader": self.reader}
+        return hold_out.open(split, lambda name: hub.load_split(self.path, name, **named), self.split_names)
 
     def split_names(self) -> list[str]:
         """Gives the names of the data's splits."""
@@ -123,25 +128,25 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         """The split that the data has for validation; None where documents are held out."""
         return find_own_validation(self.path, self.validation_split, self.train_splits, "test", self.split_names())
 
-    def training_texts(self) -> tuple[Collection[str], str]:
-        """Returns the texts of all training splits, and a fingerprint of them."""
-        splits = [self.open_split(split).select_columns(self.text_column) for split in self.train_splits]
-        fingerprints = [column_of_texts(split, self.text_column)[1] for split in splits]
-        return datasets.concatenate_datasets(splits)[self.text_column], "+".join(fingerprints)
+    def training_texts(self) -> tuple[list[Collection[str]], str]:
+        """Returns the texts of all training splits by columns, and a fingerprint of them."""
+        splits = [self.open_split(split).select_columns(self.text_columns) for split in self.train_splits]
+        fingerprints = [columns_of_texts(split, self.text_columns)[1] for split in splits]
+        return columns_of_texts(datasets.concatenate_datasets(splits), self.text_columns)[0], "+".join(fingerprints)
 
     @property
     def documents(self) -> Documents:
         """The token ids of all documents, which come from the cache after the first time."""
         if self._documents is None:
-            texts, self._fingerprint = self.training_texts()
-            self._train_documents = len(texts)
-            more: Collection[str] = ()
+            columns, self._fingerprint = self.training_texts()
+            self._train_documents = total = len(columns[0])
+            texts: list[Iterable[str]] = [*columns]
             if self.own_validation is not None:
-                of_validation = self.open_split(self.own_validation).select_columns(self.text_column)
-                more, fingerprint = column_of_texts(of_validation, self.text_column)
+                more, fingerprint = columns_of_texts(self.open_split(self.own_validation), self.text_columns)
                 self._fingerprint += f"+{fingerprint}"
-            total = len(texts) + len(more)
-            self._documents = cached_documents(self.tokenizer, chain(texts, more), self._fingerprint, total)
+                texts = [chain(*pair) for pair in zip(columns, more, strict=True)]
+                total += len(more[0])
+            self._documents = cached_documents(self.tokenizer, texts, self._fingerprint, total)
         return self._documents
 
     @property
@@ -249,7 +254,7 @@ class DemoTextStreams(LanguageModelDataModule):
     def open_split(self, split: str) -> datasets.Dataset:
         """Generates the training texts of a domain."""
         dataset = demo_texts.generate(split, "train")  # type: ignore[arg-type]
-        hub.require_columns(dataset, self.path, text_column=self.text_column)
+        hub.require_columns(dataset, self.path, text_column=self.text_columns)
         return dataset
 
 

@@ -1,8 +1,6 @@
 """Text classification data: tokenised once into one array of token ids, served in batches of similar length."""
 
-import json
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import datasets
@@ -18,6 +16,8 @@ from lightning_transfer.data.classification import ClassificationDataModule, req
 from lightning_transfer.data.keyword_arguments import LabelledTextOptions, TextOptions
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
 from lightning_transfer.data.overlap import Rows
+from lightning_transfer.data.reading.documents import read_documents
+from lightning_transfer.data.reading.tables import columns_of_texts
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.data.tokenizer import (
     PADDING_ID,
@@ -25,9 +25,11 @@ from lightning_transfer.data.tokenizer import (
     UNKNOWN_ID,
     Documents,
     cached_documents,
+    join,
     tokenize,
 )
-from lightning_transfer.data.vocabulary import TokenizedTexts, column_of_texts
+from lightning_transfer.data.truncation import bounds_of, cut
+from lightning_transfer.data.vocabulary import TokenizedTexts
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 
@@ -39,21 +41,23 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
     classes, and lies beside the run as ``tokenizer.json``. Texts are tokenised once into a memory-mapped cache.
 
     Args:
-        text_column: The column of the texts.
+        text_column: The column of the texts, or several, as [title, body] or [premise, hypothesis]. The texts of a row
+            are then one document, with a separator between them.
         max_tokens: Tokens of a document at most. Of a longer one the first quarter of that and the last three are
             kept, as texts say what they are about at the start and what they conclude at the end (after Sun et al.,
-            2019, "How to fine-tune BERT for text classification?").
+            2019, "How to fine-tune BERT for text classification?"). Several texts share the tokens equally, and what a
+            short one leaves goes to the others; each that is cut keeps a quarter and three quarters likewise.
         document_start: Whether each document begins with the token that sets documents apart in the streams of a
             language model: what an encoder brought along from there has read before every document.
         eval_batch_tokens: Tokens, padding included, in a batch on each device in validation, test and prediction.
-        predict_path: A text file (UTF-8, one document a line) or a JSON Lines file (``.jsonl``, objects with the text
-            column) for ``predict``; the test split if not given.
+        predict_path: What ``predict`` reads: a table as those of the training (CSV, TSV, JSON, Parquet; its text
+            column), a text file with one document a line, or a folder of ``.txt`` files. The test split if not given.
     """
 
     def __init__(
         self,
         path: str,
-        text_column: str = "text",
+        text_column: str | list[str] = "text",
         max_tokens: int = 400,
         batch_size: int = 64,
         document_start: bool = False,
@@ -62,8 +66,12 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         **kwargs: Keywords[LabelledTextOptions],
     ) -> None:
         super().__init__(path=path, batch_size=batch_size, **kwargs)
-        require_at_least(1, max_tokens=max_tokens, eval_batch_tokens=eval_batch_tokens)
-        self.text_column = text_column
+        self.text_columns = [text_column] if isinstance(text_column, str) else list(text_column)
+        if not self.text_columns or len(set(self.text_columns)) < len(self.text_columns):
+            raise UserError(f"data.text_column is {self.text_columns}: expected one column, or several different ones")
+        # At least one token of each text, with the separators between them.
+        require_at_least(2 * len(self.text_columns) - 1, max_tokens=max_tokens)
+        require_at_least(1, eval_batch_tokens=eval_batch_tokens)
         self.max_tokens = max_tokens
         self.document_start = document_start
         self.eval_batch_tokens = eval_batch_tokens
@@ -71,15 +79,16 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def read_split(self, split: str) -> Split[Documents]:
         """Reads a split: its token ids from the cache once it has been tokenised."""
-        dataset = self.open_split(split, text_column=self.text_column)
+        dataset = self.open_split(split, text_column=self.text_columns)
         labels = self.read_labels(dataset, split)
-        documents = cached_documents(self.tokenizer, *column_of_texts(dataset, self.text_column), len(dataset))
+        columns, fingerprint = columns_of_texts(dataset, self.text_columns)
+        documents = cached_documents(self.tokenizer, columns, fingerprint, len(dataset))
         return Split(documents, labels, dataset._fingerprint)
 
     def tensors_of(self, split: Split[Documents]) -> tuple[Tensor, ...]:
-        """Gives token ids, offsets and labels."""
-        token_ids, offsets = map(torch.from_numpy, split.inputs)
-        return token_ids, offsets, split.labels
+        """Gives token ids, where the texts of each document begin, and labels."""
+        bounds = bounds_of(split.inputs, len(self.text_columns))
+        return torch.from_numpy(split.inputs.token_ids), torch.from_numpy(bounds), split.labels
 
     def content_of(self, split: Split[Documents]) -> Rows:
         """Gives the token ids of each document."""
@@ -87,20 +96,14 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def batch_maker(self, split: Split[Documents], is_training: bool = False) -> Callable[[np.ndarray], TextBatch]:
         """Gives what cuts, pads and stacks the documents of rows, on the accelerator where they are kept there."""
-        token_ids, offsets, labels = self.resident(split)
-        device = token_ids.device
+        token_ids, bounds, labels = self.resident(split)
 
         def take(rows: np.ndarray) -> TextBatch:
             # Known here: asking the device would be to wait for it.
             longest = int((split.inputs.offsets[rows + 1] - split.inputs.offsets[rows]).max())
-            step = torch.arange(min(longest, self.max_tokens), device=device)
-            indices = torch.from_numpy(rows).to(device, non_blocking=True)
-            starts = offsets[indices].unsqueeze(1)
-            whole = offsets[indices + 1].unsqueeze(1) - starts
-            lengths = whole.clamp(max=self.max_tokens)
-            # Steps past the first quarter of a cut document skip what was left out.
-            source = starts + step + torch.where(step >= self.max_tokens // 4, whole - lengths, 0)
-            padded = token_ids[source.clamp(max=len(token_ids) - 1)].long().masked_fill(step >= lengths, PADDING_ID)
+            indices = torch.from_numpy(rows).to(token_ids.device, non_blocking=True)
+            longest = min(longest, self.max_tokens)
+            padded, lengths = cut(token_ids, bounds.index_select(0, indices), self.max_tokens, longest)
             if self.document_start:
                 padded, lengths = pad(padded, (1, 0), value=SEPARATOR_ID), lengths + 1
             return TextBatch(padded, lengths.squeeze(1), labels[indices])
@@ -143,8 +146,10 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         """Batches of the documents in ``predict_path``, else of the test split."""
         if self.predict_path is None:
             return self.test_dataloader()
-        documents = tokenize(self.tokenizer, read_documents(self.predict_path, self.text_column))
+        columns, names = read_documents(self.predict_path, self.text_columns, self.reader)
+        documents = join([tokenize(self.tokenizer, texts) for texts in columns])
         labels = torch.full((len(documents.lengths),), -1)
+        self.predict_names = names
         return self.eval_loader(Split(documents, labels, ""), np.arange(len(labels)))
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,9 +162,9 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         if self.take_tokenizer(state_dict["tokenizer"]):
             self._splits.clear()
 
-    def training_texts(self) -> tuple[Collection[str], str]:
-        """The texts of the training split, and a fingerprint of them."""
-        return column_of_texts(self.open_split(self.train_split, text_column=self.text_column), self.text_column)
+    def training_texts(self) -> tuple[list[Collection[str]], str]:
+        """The texts of the training split by columns, and a fingerprint of them."""
+        return columns_of_texts(self.open_split(self.train_split, text_column=self.text_columns), self.text_columns)
 
     def _cut_lengths(self, split: Split[Documents]) -> np.ndarray:
         lengths: np.ndarray = np.minimum(split.inputs.lengths, self.max_tokens)
@@ -188,46 +193,8 @@ class DemoTexts(TextDataModule):
         """Gives the names of the generated splits."""
         return ["train", "test"]
 
-    def open_split(self, split: str, **columns: str) -> datasets.Dataset:
+    def open_split(self, split: str, **columns: Any) -> datasets.Dataset:
         """Generates a split."""
         dataset = demo_texts.generate(self.task, cast(Literal["train", "test"], split))
         hub.require_columns(dataset, self.path, **columns, label_column=self.label_columns.names)
         return dataset
-
-
-def read_documents(path: str, text_column: str) -> list[str]:
-    """Reads the documents of a text file (one a line) or a JSON Lines file, in order.
-
-    Bytes that are not UTF-8 are replaced, an empty line is an empty document.
-
-    Args:
-        path: A JSON Lines file if it ends in ``.jsonl``, else a text file.
-        text_column: The key of the text in each line of JSON.
-
-    Raises:
-        UserError: For a file that is missing or empty, and a line that is not a JSON object with the text.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"data.predict_path {path!r} cannot be read: {error.strerror}") from error
-    if not content.strip():
-        raise UserError(f"data.predict_path {path!r} is empty: expected one document a line")
-    # Not splitlines(), which also splits at characters that occur within a document.
-    lines = content.decode("utf-8-sig", "replace").removesuffix("\n").split("\n")
-    if not path.endswith(".jsonl"):
-        return [line.removesuffix("\r") for line in lines]
-    return [_text_of(line, text_column, f"line {number} of {path!r}") for number, line in enumerate(lines, start=1)]
-
-
-def _text_of(line: str, text_column: str, place: str) -> str:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not JSON: {error}") from error
-    text = value.get(text_column) if isinstance(value, dict) else None
-    if not isinstance(text, str):
-        raise UserError(
-            f"{place} has no text under {text_column!r}: expected an object with it, or another text_column"
-        )
-    return text

@@ -4,7 +4,7 @@ A tokenizer is one JSON string. The cache finds it by the texts and settings tha
 checkpoint, and in the folder of each run as ``tokenizer.json``.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,12 +18,20 @@ TokenizerKind = Literal["words", "byte_level_bpe"]
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 PADDING_ID, UNKNOWN_ID = 0, 1
-SEPARATOR_ID = PADDING_ID  # stands between the documents of a stream, as it is in every vocabulary and in no text
+# Stands between the documents of a stream and the texts of a document, as it is in every vocabulary and in no text.
+SEPARATOR_ID = PADDING_ID
+SEPARATOR = "<sep>"  # what people are shown of it
 
-_LAYOUT = 2  # version of the cached arrays and of the rules below: another number builds the arrays again
+_LAYOUT = 3  # version of the cached arrays and of the rules below: another number builds the arrays again
 _CHUNK = 1000  # documents tokenised at a time: enough to use all cores, few enough for a moving progress bar
-# The pattern of a token: a word with its apostrophe, so that "don't" keeps its negation, or else a single sign.
-_WORD = r"[\p{L}\p{M}\p{N}]+(?:'\p{L}+)?|[^\s\p{L}\p{M}\p{N}]"
+# Scripts that put no space between words. A whole sentence would be one word, which no other text has.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+# The pattern of a token: a character of these scripts with its marks, a word with its apostrophe, so that "don't" keeps
+# its negation, or else a single sign.
+_WORD = (
+    rf"[{_UNSPACED}]\p{{M}}*|[\p{{L}}\p{{M}}\p{{N}}&&[^{_UNSPACED}]]+(?:'[\p{{L}}&&[^{_UNSPACED}]]+)?"
+    r"|[^\s\p{L}\p{M}\p{N}]"
+)
 
 
 class Documents(NamedTuple):
@@ -49,6 +57,7 @@ def train_tokenizer(texts: Iterable[str], kind: TokenizerKind, max_vocabulary_si
     Args:
         texts: The training texts only.
         kind: ``words`` takes the most frequent lower-cased words and single punctuation marks; all others are unknown.
+            Scripts without spaces between words, such as Chinese, Japanese and Thai, give a token for each character.
             ``byte_level_bpe`` merges bytes (Sennrich et al., 2016; Radford et al., 2019), so no text is unknown.
         max_vocabulary_size: Maximum number of entries, with padding and the unknown word.
     """
@@ -118,26 +127,44 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[str], total: int | None = Non
     return Documents(np.concatenate(ids), np.cumsum(lengths))
 
 
-def cached_documents(tokenizer: Tokenizer, texts: Iterable[str], fingerprint: str, total: int) -> Documents:
+def cached_documents(tokenizer: Tokenizer, columns: Sequence[Iterable[str]], fingerprint: str, total: int) -> Documents:
     """Turns texts into token ids once; later calls map the cached arrays into memory.
 
     Args:
         tokenizer: A tokenizer from :func:`train_tokenizer`.
-        texts: The texts.
-        fingerprint: Text that changes when the texts do.
-        total: Number of texts.
+        columns: The texts of each column. Those of several are joined by the separator, row by row.
+        fingerprint: Text that changes when the texts or their columns do.
+        total: Number of rows.
     """
     key = {"fingerprint": fingerprint, "tokenizer": tokenizer.to_str(), "layout": _LAYOUT}
 
     def build(folder: Path) -> None:
-        for name, array in tokenize(tokenizer, texts, total)._asdict().items():
+        documents = join([tokenize(tokenizer, texts, total) for texts in columns])
+        for name, array in documents._asdict().items():
             np.save(folder / f"{name}.npy", array)
 
     return Documents(**cache.load_or_build("texts", key, build))
 
 
+def join(columns: Sequence[Documents]) -> Documents:
+    """Joins the texts of several columns, row by row, with the separator between them."""
+    if len(columns) == 1:
+        return columns[0]
+    offsets = np.zeros_like(columns[0].offsets)
+    offsets[1:] = np.cumsum(sum(column.lengths for column in columns) + len(columns) - 1)
+    token_ids = np.full(offsets[-1], SEPARATOR_ID, np.int32)
+    starts = offsets[:-1].copy()
+    for column in columns:
+        places = np.repeat(starts - column.offsets[:-1], column.lengths)
+        token_ids[places + np.arange(len(places))] = column.token_ids
+        starts += column.lengths + 1
+    return Documents(token_ids, offsets)
+
+
 def readable(tokenizer: Tokenizer, token_id: int) -> str:
     """Returns one token as text; for bytes that are no whole character, it returns the replacement character."""
+    if token_id == SEPARATOR_ID:
+        return SEPARATOR
     token: str = tokenizer.id_to_token(token_id) or UNKNOWN
     return decoders.ByteLevel().decode([token]).strip() or token if isinstance(tokenizer.model, models.BPE) else token
 

@@ -2,10 +2,10 @@
 
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import datasets
 import lightning as L
 from tokenizers import Tokenizer
 
@@ -18,7 +18,8 @@ class TokenizedTexts:
     """Adds a tokenizer and its vocabulary to a data module of texts, as a second base class.
 
     Args:
-        tokenizer: The kind of tokens: ``words`` (lower-cased words and punctuation marks) or ``byte_level_bpe``.
+        tokenizer: The kind of tokens: ``words`` (lower-cased words, punctuation marks, and single characters of scripts
+            without spaces, such as Chinese and Thai) or ``byte_level_bpe``.
         max_vocabulary_size: Maximum number of entries of the vocabulary, with padding and the unknown word.
         vocabulary_path: The ``tokenizer.json`` of another run, whose vocabulary to use instead of learning one. A
             network that starts from that run's weights needs it.
@@ -44,8 +45,8 @@ class TokenizedTexts:
         self._tokenizer: Tokenizer | None = None
 
     @abstractmethod
-    def training_texts(self) -> tuple[Collection[str], str]:
-        """Returns the texts to learn the vocabulary from, and a fingerprint of them."""
+    def training_texts(self) -> tuple[list[Collection[str]], str]:
+        """Returns the texts to learn the vocabulary from, by columns, and a fingerprint of them."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -87,7 +88,9 @@ class TokenizedTexts:
 
     def _read_or_learn_tokenizer(self) -> str:
         if self.vocabulary_path is None:
-            return cached_tokenizer(*self.training_texts(), self.tokenizer_kind, self.max_vocabulary_size)
+            columns, fingerprint = self.training_texts()
+            texts = chain.from_iterable(columns)
+            return cached_tokenizer(texts, fingerprint, self.tokenizer_kind, self.max_vocabulary_size)
         try:
             text = Path(self.vocabulary_path).read_text(encoding="utf-8")
             Tokenizer.from_str(text)
@@ -96,15 +99,3 @@ class TokenizedTexts:
                 f"data.vocabulary_path {self.vocabulary_path!r} is not the tokenizer.json of a run: {error}"
             ) from error
         return text
-
-
-def column_of_texts(dataset: datasets.Dataset, column: str) -> tuple[Collection[str], str]:
-    """Returns the texts of a data set, and a fingerprint of them.
-
-    Raises:
-        UserError: For a column that does not hold texts.
-    """
-    feature = dataset.features[column]
-    if getattr(feature, "dtype", None) not in ("string", "large_string"):
-        raise UserError(f"column {column!r} holds {feature}, not texts: name another text_column")
-    return dataset[column], f"{dataset._fingerprint}/{column}"

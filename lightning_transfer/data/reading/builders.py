@@ -1,5 +1,6 @@
 """Loads local files by a builder of the library ``datasets``, whose own cache goes by time stamps alone."""
 
+import hashlib
 from typing import Any
 
 import datasets
@@ -7,14 +8,19 @@ import datasets
 from lightning_transfer.data import cache
 
 
-def load_files(path: str, fingerprint: str, **arguments: Any) -> datasets.Dataset:
-    """Loads a split from local files, anew if their fingerprint is another.
+def load_files(path: str, content: str, split: str, **arguments: Any) -> datasets.Dataset:
+    """Loads a split from local files, anew if their content is another.
 
     Args:
         path: A folder, or the name of a builder such as ``parquet``.
-        fingerprint: Text that changes when the files do, up to 64 hexadecimal digits. The data set takes it over.
-        arguments: Arguments of ``datasets.load_dataset``.
+        content: The fingerprint of the files, hexadecimal.
+        split: The name of the split.
+        arguments: Further arguments of ``datasets.load_dataset``.
+
+    Returns:
+        The rows. Their fingerprint depends on the content of the files, and not on their place or age.
     """
-    folder = cache.cache_root() / "datasets" / fingerprint
-    loaded = datasets.load_dataset(path, cache_dir=str(folder), **arguments)
+    folder = cache.cache_root() / "datasets" / content
+    loaded = datasets.load_dataset(path, cache_dir=str(folder), split=split, **arguments)
+    fingerprint = hashlib.sha256(f"{content}/{split}".encode()).hexdigest()
     return datasets.Dataset(loaded.data, info=loaded.info, split=loaded.split, fingerprint=fingerprint)

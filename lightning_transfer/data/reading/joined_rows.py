@@ -26,11 +26,13 @@ def first_of_several_rows(joined: list[Row], table: pa.Table, separator: str) ->
     """Finds the first row whose lines look like rows of their own, by what the other rows hold.
 
     They do where each has as many cells as the table, and one of their columns holds what rows on one line hold there:
-    the same values, or numbers as they do.
+    the same values, or numbers as they do. Tabs and bars hardly occur within texts, so that their number is enough.
     """
     doubtful = [row for row in joined if all(line.count(separator) == table.num_columns - 1 for line in row.lines)]
     if not doubtful or table.num_columns == 1:
         return None
+    if separator in "\t|":
+        return doubtful[0].number
     for place, column in enumerate(table.columns):
         known = {value for value in column.to_pylist() if value is not None and not set(value) & {"\n", "\r"}}
         # Numbers that are names of classes occur again and again.

@@ -22,7 +22,7 @@ from lightning_transfer.data.reading.opened import member_of
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.errors import UserError
 
-__all__ = ["ReaderOptions", "kind_of_table", "read_tables"]
+__all__ = ["ReaderOptions", "columns_of_texts", "kind_of_table", "read_tables"]
 
 _LAYOUT = 1  # version of the cached tables and of the rules by which they are read
 _KINDS = {
@@ -76,7 +76,7 @@ def read_tables(
     [kind] = kinds
     fingerprint = _digest(content_fingerprint(files), asdict(options), sorted(texts), _LAYOUT)
     if kind in ("parquet", "arrow"):
-        return load_files(kind, fingerprint, data_files={"train": [glob.escape(str(f)) for f in files]}, split="train")
+        return load_files(kind, fingerprint, "train", data_files={"train": [glob.escape(str(file)) for file in files]})
     table = _cached_table(files, str(kind), options)
     for place, name in enumerate(table.column_names):
         if name in texts:
@@ -84,6 +84,19 @@ def read_tables(
         elif kind == "delimited":
             table = table.set_column(place, name, _as_numbers(table[name]))
     return datasets.Dataset(InMemoryTable(table), fingerprint=fingerprint)
+
+
+def columns_of_texts(dataset: datasets.Dataset, columns: Sequence[str]) -> tuple[list[Collection[str]], str]:
+    """Returns the texts of columns of a data set, and a fingerprint of them.
+
+    Raises:
+        UserError: For a column that does not hold texts.
+    """
+    for column in columns:
+        feature = dataset.features[column]
+        if getattr(feature, "dtype", None) not in ("string", "large_string"):
+            raise UserError(f"column {column!r} holds {feature}, not texts: name another text_column")
+    return [dataset[column] for column in columns], f"{dataset._fingerprint}/{'/'.join(columns)}"
 
 
 def _cached_table(files: Sequence[Path], kind: str, options: ReaderOptions) -> pa.Table:
