@@ -1,9 +1,15 @@
-"""Writes files whole or not at all, checks beforehand that it can, and finds the files that other files name."""
+"""Writes files whole or not at all, checks beforehand that it can, and finds files that others name, also in mirrors.
+
+``LIGHTNING_TRANSFER_MIRROR`` names folders in which Hub ids are looked up first, joined as those of ``PATH`` are. For
+example ``/data:/models`` stands for ``/data/uoft-cs/cifar10``, or else ``/models/uoft-cs/cifar10``. Nodes without a
+network get their data and their pretrained models this way.
+"""
 
 import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lightning_transfer.errors import UserError
+
+MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def check_folder(folder: Path, option: str) -> None:
@@ -118,6 +127,31 @@ def named_in(folder: Path, said: object, said_folder: str = "") -> Path | None:
     file = folder / name
     inside = file.exists() and file != folder and file.resolve().is_relative_to(folder.resolve())
     return file if inside and ".." not in file.relative_to(folder).parts else None
+
+
+def is_hub_id(name: str) -> bool:
+    """Says whether a text may be an id on the Hub, such as ``uoft-cs/cifar10``."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def in_mirror(hub_id: str) -> Path | None:
+    """Finds the folder of a Hub id in the first mirror that has one.
+
+    Args:
+        hub_id: An id on the Hub; any other text is in no mirror.
+
+    Returns:
+        The folder, with symbolic links followed; None where no mirror has it.
+
+    Raises:
+        UserError: If a mirror is not a folder.
+    """
+    mirrors = [Path(mirror) for mirror in os.environ.get(MIRROR_VARIABLE, "").split(os.pathsep) if mirror]
+    for mirror in mirrors:
+        if not mirror.is_dir():
+            raise UserError(f"{MIRROR_VARIABLE}={mirror} is not a folder: correct it, or unset it to use the Hub")
+    folders = (mirror / hub_id for mirror in mirrors if is_hub_id(hub_id))
+    return next((folder.resolve() for folder in folders if folder.is_dir()), None)
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ import pytest
 from slurm_cluster import slurm  # noqa: F401  # a fixture
 
 from lightning_transfer.data.cache import CACHE_VARIABLE
-from lightning_transfer.data.hub import MIRROR_VARIABLE
+from lightning_transfer.files import MIRROR_VARIABLE
 
 pytest.register_assert_rewrite("interruptions")
 REPOSITORY = Path(__file__).parents[1]
 if os.environ.get(MIRROR_VARIABLE):  # tests leave the folder that a relative path starts from
-    os.environ[MIRROR_VARIABLE] = str(Path(os.environ[MIRROR_VARIABLE]).resolve())
+    folders = os.environ[MIRROR_VARIABLE].split(os.pathsep)
+    os.environ[MIRROR_VARIABLE] = os.pathsep.join(str(Path(folder).resolve()) for folder in folders)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,11 +36,11 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mirror() -> Path:
-    """The folder with the real data sets; without one the test is skipped."""
+    """The folder with the real data sets, the first of the mirrors; without one the test is skipped."""
     folder = os.environ.get(MIRROR_VARIABLE)
     if not folder:
         pytest.skip(f"{MIRROR_VARIABLE} is not set: it names a folder with uoft-cs/cifar10 and others")
-    return Path(folder)
+    return Path(folder.split(os.pathsep)[0])
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_transfer.files import replacing, write_json, write_text
+from lightning_transfer.errors import UserError
+from lightning_transfer.files import MIRROR_VARIABLE, in_mirror, replacing, write_json, write_text
 
 PACKAGE = Path(__file__).parents[1] / "lightning_transfer"
 
@@ -93,3 +94,21 @@ def test_package_has_one_writer_of_whole_files() -> None:
     writing = re.compile(r"\.write_text\(|\.write_bytes\(|open\(\"w|os\.fsync|os\.replace|\.rename\(")
     others = [file for file in PACKAGE.rglob("*.py") if writing.search(file.read_text())]
     assert [file.name for file in others if "replacing(" not in file.read_text()] == []
+
+
+def test_first_mirror_that_has_an_id_gives_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("data/owner/set", "models/owner/set", "models/owner/model"):
+        (folder / path).mkdir(parents=True)
+    monkeypatch.setenv(MIRROR_VARIABLE, os.pathsep.join(["", str(folder / "data"), str(folder / "models")]))
+    assert in_mirror("owner/set") == folder / "data" / "owner" / "set"
+    assert in_mirror("owner/model") == folder / "models" / "owner" / "model"
+    assert in_mirror("owner/other") is None
+    assert in_mirror("../models") is None
+    monkeypatch.delenv(MIRROR_VARIABLE)
+    assert in_mirror("owner/set") is None
+
+
+def test_mirror_of_several_that_is_not_there_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MIRROR_VARIABLE, os.pathsep.join([str(folder), "/nowhere"]))
+    with pytest.raises(UserError, match=r"^LIGHTNING_TRANSFER_MIRROR=/nowhere is not a folder: correct it"):
+        in_mirror("owner/set")

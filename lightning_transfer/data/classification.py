@@ -39,7 +39,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
     a random one where an example has not one class. The test split serves ``test`` and ``predict`` alone.
 
     Args:
-        path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
+        path: A Hub id or a folder. Hub ids are looked up in the folders that LIGHTNING_TRANSFER_MIRROR names, if any.
         label_column: The column of the labels: class labels, integers from 0, or words, as classes in the order of the
             alphabet. With problem_type multilabel a column of lists of these, or several columns of 0 and 1; with
             regression one or several columns of numbers.

@@ -1,11 +1,5 @@
-"""Loads a data set by its Hub id, from a mirror of the Hub, or from a folder.
+"""Loads a data set by its Hub id, from a mirror of the Hub, or from a folder."""
 
-``LIGHTNING_TRANSFER_MIRROR`` names a folder in which Hub ids are looked up first, for example
-``$LIGHTNING_TRANSFER_MIRROR/uoft-cs/cifar10``. Nodes without a network get their data this way.
-"""
-
-import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,9 +17,7 @@ from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.split_words import find_split, in_order, is_training
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
-
-MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+from lightning_transfer.files import MIRROR_VARIABLE, in_mirror, is_hub_id
 
 
 def locate(path: str) -> str:
@@ -37,18 +29,14 @@ def locate(path: str) -> str:
     Raises:
         UserError: If ``path`` is a file, or is no existing folder and cannot be a Hub id, or the mirror is missing.
     """
-    mirror = os.environ.get(MIRROR_VARIABLE)
-    if mirror and not Path(mirror).is_dir():
-        raise UserError(f"{MIRROR_VARIABLE}={mirror} is not a folder: correct it, or unset it to use the Hub")
-    is_hub_id = _HUB_ID.fullmatch(path) is not None
-    if mirror and is_hub_id and (Path(mirror) / path).is_dir():
-        return str((Path(mirror) / path).resolve())
+    if (mirrored := in_mirror(path)) is not None:
+        return str(mirrored)
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder.resolve())
     if folder.is_file():
         raise UserError(f"data path {path!r} is a file: give the folder that holds it")
-    if not is_hub_id:
+    if not is_hub_id(path):
         raise UserError(f"data path {path!r} does not exist: give a folder, or a Hub id such as uoft-cs/cifar10")
     return path
 

@@ -44,7 +44,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
     for validation, unless the data has a split for it. Every checkpoint has the place in the streams.
 
     Args:
-        path: A Hub id or a folder. Hub ids are looked up in the folder that LIGHTNING_TRANSFER_MIRROR names, if any.
+        path: A Hub id or a folder. Hub ids are looked up in the folders that LIGHTNING_TRANSFER_MIRROR names, if any.
         text_column: The column of the texts, or several, as [title, body]. The texts of a row are then one document,
             with a separator between them.
         train_splits: The splits to train and validate on, and to learn the vocabulary from. Never name the split that
