@@ -36,6 +36,7 @@ _EXPORTS = {
     "Study": "lightning_transfer.study.config",
     "TextBatch": "lightning_transfer.data.batches",
     "TextDataModule": "lightning_transfer.data.texts",
+    "TimmNetwork": "lightning_transfer.networks.timm_network",
     "TorchvisionNetwork": "lightning_transfer.networks.torchvision",
     "Tuning": "lightning_transfer.study.config",
     "Until": "lightning_transfer.transfer.schedule",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.networks.fast_cnn import FastCNN as FastCNN
     from lightning_transfer.networks.lstm import LSTMClassifier as LSTMClassifier
     from lightning_transfer.networks.lstm_language_model import LSTMLanguageModel as LSTMLanguageModel
+    from lightning_transfer.networks.timm_network import TimmNetwork as TimmNetwork
     from lightning_transfer.networks.torchvision import TorchvisionNetwork as TorchvisionNetwork
     from lightning_transfer.study.config import Pretraining as Pretraining, Study as Study, Tuning as Tuning
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage

@@ -1,6 +1,7 @@
-"""The one exception that a user's mistake raises, and the hint for a mistyped name."""
+"""The one exception that a user's mistake raises, and the hints for a mistyped name and a missing library."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -21,3 +22,17 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=3)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def require_library(library: str, user: str) -> None:
+    """Refuses to go on without a library that only an extra of this package installs.
+
+    Args:
+        library: Name of the library, which is also the extra's.
+        user: What needs it.
+
+    Raises:
+        UserError: If the library is not installed.
+    """
+    if importlib.util.find_spec(library) is None:
+        raise UserError(f"{user} needs {library}, which is not installed: pip install 'lightning-transfer[{library}]'")

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -152,6 +152,35 @@ def in_mirror(hub_id: str) -> Path | None:
             raise UserError(f"{MIRROR_VARIABLE}={mirror} is not a folder: correct it, or unset it to use the Hub")
     folders = (mirror / hub_id for mirror in mirrors if is_hub_id(hub_id))
     return next((folder.resolve() for folder in folders if folder.is_dir()), None)
+
+
+def model_folder(name: str, patterns: Sequence[str], option: str) -> Path:
+    """Finds the folder of a pretrained model: one in a mirror, the one that is named, or a download from the Hub.
+
+    Args:
+        name: A Hub id, such as ``sentence-transformers/all-MiniLM-L6-v2``, or a folder.
+        patterns: Glob patterns of the files that are needed. Nothing else is fetched from the Hub.
+        option: What names the model, for the error.
+
+    Raises:
+        UserError: If there is no such folder and the Hub does not give it.
+    """
+    if (mirrored := in_mirror(name)) is not None:
+        return mirrored
+    if (folder := Path(name).expanduser()).is_dir():
+        return folder
+    if not is_hub_id(name):
+        raise UserError(f"{option} {name!r} is no folder: give one, or a Hub id such as google-bert/bert-base-cased")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (OSError, ValueError) as error:  # those of the network are OSErrors
+        raise UserError(
+            f"{option} {name!r} is no folder and in no mirror, and the Hub does not give it"
+            f" ({(str(error) or type(error).__name__).splitlines()[0]}): set {MIRROR_VARIABLE} to a folder that holds"
+            f" {name}, or give its folder"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -57,8 +57,10 @@ def test_experiment_on_embedded_data_runs(experiment: Path) -> None:
 @pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if not is_embedded(e)], ids=lambda path: path.stem)
 def test_experiment_on_real_data_runs(experiment: Path) -> None:
     # One batch of few examples: some of these are made for a GPU, and a batch of theirs takes many GiB.
-    sizes = [key for key in yaml.safe_load(experiment.read_text())["data"]["init_args"] if key.endswith("batch_size")]
-    main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "1", *(f"--data.{key}=4" for key in sizes)])
+    small = {"batch_size": 4, "eval_batch_size": 4, "image_size": 32}
+    given = [key for key in yaml.safe_load(experiment.read_text())["data"]["init_args"] if key in small]
+    flags = [f"--data.{key}={small[key]}" for key in given]
+    main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "1", *flags])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda path: path.stem)

@@ -18,7 +18,7 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.data.batches import ImageBatch
-from lightning_transfer.data.normalisation import normalisation_of_weights
+from lightning_transfer.data.normalisation import preprocessing_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import resolve_layer_groups
 from lightning_transfer.networks.torchvision import _NAMED_STAGES, _SEQUENCES, torchvision_layer_groups
@@ -228,7 +228,8 @@ def test_networks_for_one_size_of_images_refuse_others(meta: None, name, argumen
 
 
 def test_images_are_normalised_as_those_that_the_weights_saw() -> None:
-    assert normalisation_of_weights("ResNet18_Weights.DEFAULT") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    mean, std, size, interpolation = preprocessing_of_weights("ResNet18_Weights.DEFAULT")
+    assert (mean, std, size, interpolation) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None, None)
     weights = models.EfficientNet_V2_L_Weights.IMAGENET1K_V1
     data = DemoImages(normalise_as=str(weights), mean=(0.1, 0.1, 0.1))
     pixels = torch.randint(256, (2, 3, 480, 480), dtype=torch.uint8)

@@ -101,7 +101,8 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         "--init_from",
         type=str | None,
         help="Starting weights of fit: a checkpoint or state dict (.ckpt, .pt, .safetensors), torchvision weights"
-        " by name (ResNet18_Weights.IMAGENET1K_V1), or a file on the Hub (hf://owner/repository/file). For a file with"
+        " by name (ResNet18_Weights.IMAGENET1K_V1), weights of timm (timm/resnet18), a model by its Hub id or folder"
+        " (owner/name, which has model.safetensors), or a file on the Hub (hf://owner/repository/file). For a file with"
         " several networks, add the name of one: last.pt::teacher.",
     )
     parser.add_argument(

@@ -7,6 +7,7 @@ network, and logs with ``self.log``. Lightning runs the loop and writes to ``log
 """
 
 import contextlib
+import pkgutil
 import sys
 import warnings
 from argparse import SUPPRESS
@@ -31,7 +32,7 @@ from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_callbacks, ch
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_file, check_folder, write_json
 from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
 from lightning_transfer.run.best_checkpoint import best_checkpoint
@@ -135,6 +136,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks, before anything is built, what would otherwise fail late."""
         choose_monitor(self.config[str(self.subcommand)])
+        self._require_library_of_network()
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand in LOOKING_AHEAD:
             checkpoint = self.save_config_callback = None
@@ -163,8 +165,15 @@ class CommandLine(LightningCLI):
         if self.subcommand == "prepare":
             vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # a login node may have no GPU
 
+    def _require_library_of_network(self) -> None:
+        """Refuses a network whose library is not installed, before any data is read."""
+        named = self.config[str(self.subcommand)].get("model.init_args.network.class_path")
+        network: Any = pkgutil.resolve_name(named) if named else None
+        if (library := getattr(network, "library", None)) is not None:
+            require_library(library, network.__name__)
+
     def _normalise_as_starting_weights(self) -> None:
-        """Has images normalised as for torchvision's weights, if a run starts from these."""
+        """Has images prepared as for weights of torchvision or timm, if a run starts from these."""
         source, data = self._get(self.config, "init_from"), self._get(self.config, "data")
         arguments = vars(data.init_args) if data is not None and "init_args" in data else {}
         if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):

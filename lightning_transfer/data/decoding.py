@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 _LAYOUT = 1  # version of the cached array's layout: another number builds the array again
 
 
-def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Tensor:
+def decode_column(dataset: datasets.Dataset, column: str, image_size: int, interpolation: str = "bicubic") -> Tensor:
     """Decodes a column of images, once: the next call maps the cached array into memory.
 
     Args:
         dataset: A split with the column.
         column: The name of the image column.
         image_size: Height and width to bring every image to, in pixels.
+        interpolation: The way of resizing, see :func:`to_array`.
 
     Returns:
         uint8 [rows, 3, image_size, image_size], memory-mapped.
@@ -36,11 +38,13 @@ def decode_column(dataset: datasets.Dataset, column: str, image_size: int) -> Te
     """
     _require_images(dataset, column)
     key = {"fingerprint": dataset._fingerprint, "column": column, "image_size": image_size, "layout": _LAYOUT}
+    key |= {} if interpolation == "bicubic" else {"interpolation": interpolation}
 
     def build(folder: Path) -> None:
         shape = (len(dataset), 3, image_size, image_size)
         images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        arrays = _decode_rows(dataset, column, range(len(dataset)), lambda image: to_array(image, image_size))
+        convert = partial(to_array, image_size=image_size, interpolation=interpolation)
+        arrays = _decode_rows(dataset, column, range(len(dataset)), convert)
         # With disable=None, tqdm shows no bar if standard error is not a terminal.
         for row, array in enumerate(tqdm(arrays, "Decoding images once", len(dataset), unit=" images", disable=None)):
             images[row] = array
@@ -65,12 +69,13 @@ def typical_size(dataset: datasets.Dataset, column: str, sample: int = 100) -> i
     return int(np.median([*_decode_rows(dataset, column, rows, lambda image: min(image.size))]))
 
 
-def decode_folder(folder: str, image_size: int) -> tuple[list[str], Tensor]:
+def decode_folder(folder: str, image_size: int, interpolation: str = "bicubic") -> tuple[list[str], Tensor]:
     """Decodes the images of a folder and of the folders below it, in the order of their names.
 
     Args:
         folder: Folder of the images.
         image_size: Height and width to bring every image to, in pixels.
+        interpolation: The way of resizing, see :func:`to_array`.
 
     Returns:
         The files' paths relative to the folder, and uint8 [files, 3, image_size, image_size].
@@ -85,17 +90,18 @@ def decode_folder(folder: str, image_size: int) -> tuple[list[str], Tensor]:
     if not files:
         raise UserError(f"folder {folder!r} has no images: expected files named {', '.join(sorted(IMAGE_SUFFIXES))}")
     return [str(file.relative_to(root)) for file in files], torch.from_numpy(
-        np.stack([_decode_file(file, image_size) for file in files])
+        np.stack([_decode_file(file, image_size, interpolation) for file in files])
     )
 
 
-def to_array(image: Image.Image, image_size: int) -> np.ndarray:
+def to_array(image: Image.Image, image_size: int, interpolation: str = "bicubic") -> np.ndarray:
     """Converts an image to RGB, and crops its largest centred square, which it resizes.
 
     Args:
         image: An image in any mode of whole numbers; those of 32 bits are clipped to 0 to 65,535. Transparency
             is dropped, and the camera's orientation is applied.
         image_size: Height and width of the result in pixels.
+        interpolation: The way of resizing by Pillow's name in small letters.
 
     Returns:
         uint8 [3, image_size, image_size].
@@ -110,7 +116,7 @@ def to_array(image: Image.Image, image_size: int) -> np.ndarray:
         image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     if image.size != (image_size, image_size):
-        image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling[interpolation.upper()])
     return np.asarray(image).transpose(2, 0, 1)
 
 
@@ -119,9 +125,9 @@ def _require_images(dataset: datasets.Dataset, column: str) -> None:
         raise UserError(f"column {column!r} holds {dataset.features[column]}, not images: name another image_column")
 
 
-def _decode_file(file: Path, image_size: int) -> np.ndarray:
+def _decode_file(file: Path, image_size: int, interpolation: str) -> np.ndarray:
     with _refusing_damage(f"{file} cannot be decoded as an image"), Image.open(file) as image:
-        return to_array(image, image_size)
+        return to_array(image, image_size, interpolation)
 
 
 def _decode_rows(

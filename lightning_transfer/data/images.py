@@ -16,7 +16,7 @@ from lightning_transfer.data.decoding import decode_column, decode_folder, typic
 from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions, ImageOptions
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
-from lightning_transfer.data.normalisation import channel_statistics, normalisation_of_weights
+from lightning_transfer.data.normalisation import channel_statistics, preprocessing_of_weights
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
@@ -37,8 +37,10 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         mean: Mean of each channel, for pixels from 0 to 1, subtracted from every image. If not given, that of a sample
             of the training split.
         std: Standard deviation of each channel, by which every image is then divided; likewise.
-        normalise_as: Name of torchvision weights, for example ResNet18_Weights.IMAGENET1K_V1: takes the mean and std
-            that they were trained with in place of ``mean`` and ``std``. Those of ``--init_from`` if not given.
+        normalise_as: Name of weights of torchvision or timm, for example ResNet18_Weights.IMAGENET1K_V1 or
+            timm/resnet18: takes the mean and std that they were trained with in place of ``mean`` and ``std``. Those of
+            timm also say how images are resized, and to what size where ``image_size`` has no value. Those of
+            ``--init_from`` if not given.
         augmentation: Random changes to training images.
         mixing: Mixup or CutMix of training images, once augmented and normalised.
         predict_path: A folder of images for ``predict``; the test split if not given.
@@ -60,12 +62,14 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         super().__init__(path=path, **kwargs)
         if image_size is not None:
             require_at_least(1, image_size=image_size)
+        size, interpolation = image_size, None
         if normalise_as is not None:
-            mean, std = normalisation_of_weights(normalise_as)
+            mean, std, size, interpolation = preprocessing_of_weights(normalise_as)
         if std is not None and min(std) <= 0:
             raise UserError(f"data.std is {list(std)}: expected numbers above 0")
         self.image_column = image_column
-        self._size_asked_for = self._image_size = image_size
+        self._size_asked_for, self._image_size = image_size, image_size or size
+        self._interpolation = interpolation or "bicubic"
         self._mean: Sequence[float] | None = mean
         self._std: Sequence[float] | None = std
         self._scales_and_shifts: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -104,15 +108,16 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set, the names of the classes, and how images are brought into shape."""
         shape = {"image_size": self._image_size, "mean": self._mean, "std": self._std}
-        return {**super().state_dict(), **shape}
+        return {**super().state_dict(), **shape, "interpolation": self._interpolation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Makes training go on from a saved place, and predictions see images as the training did."""
         super().load_state_dict(state_dict)
         # Not a size measured meanwhile: that of other data, and known only to the ranks that prepared them.
         size = self._size_asked_for or state_dict.get("image_size") or self._image_size
-        if size != self._image_size:
-            self._image_size = size
+        shape = size, state_dict.get("interpolation", self._interpolation)
+        if shape != (self._image_size, self._interpolation):
+            self._image_size, self._interpolation = shape
             self._splits.clear()
         self._mean, self._std = self._mean or state_dict.get("mean"), self._std or state_dict.get("std")
 
@@ -120,7 +125,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         """Reads a split: its images from the cache once they have been decoded."""
         dataset = self.open_split(split, image_column=self.image_column)
         labels = self.read_labels(dataset, split)
-        return Split(decode_column(dataset, self.image_column, self.image_size), labels, dataset._fingerprint)
+        images = decode_column(dataset, self.image_column, self.image_size, self._interpolation)
+        return Split(images, labels, dataset._fingerprint)
 
     def tensors_of(self, split: Split[Tensor]) -> tuple[Tensor, ...]:
         """Gives images and labels."""
@@ -157,7 +163,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         """Batches of the images in ``predict_path`` in the order of their names, else of the test split."""
         if self.predict_path is None:
             return self.test_dataloader()
-        self.predict_names, images = decode_folder(self.predict_path, self.image_size)
+        self.predict_names, images = decode_folder(self.predict_path, self.image_size, self._interpolation)
         return self.eval_loader(Split(images, torch.full((len(images),), -1), ""), np.arange(len(images)))
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:

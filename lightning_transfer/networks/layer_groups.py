@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import accumulate
 
 from torch import nn
 
@@ -117,6 +118,27 @@ def resolve_layer_groups(
     if REST in groups and rest is not None:
         raise UserError(f"the layer group name {REST!r} is taken by what is outside all groups; rename your group")
     return groups | ({REST: left_over} if rest is not None else {})
+
+
+def shortest_paths(group_of: Mapping[str, str]) -> dict[str, list[str]]:
+    """Writes layer groups as few paths, so that a group also takes the layers without parameters between its own.
+
+    Args:
+        group_of: Name of each parameter of a module -> its group.
+
+    Returns:
+        Group name -> the shortest paths below which all parameters are the group's. The groups are in the order in
+        which they come first.
+    """
+    groups_below: dict[str, set[str]] = {}
+    for name, group in group_of.items():
+        for path in accumulate(name.split("."), "{}.{}".format):
+            groups_below.setdefault(path, set()).add(group)
+    paths: dict[str, dict[str, None]] = {}
+    for name, group in group_of.items():
+        prefixes = accumulate(name.split("."), "{}.{}".format)
+        paths.setdefault(group, {})[next(path for path in prefixes if len(groups_below[path]) == 1)] = None
+    return {group: list(listed) for group, listed in paths.items()}
 
 
 def some_of(names: Iterable[str], limit: int = 8) -> str:

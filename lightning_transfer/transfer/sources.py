@@ -1,4 +1,4 @@
-"""Reads starting weights from files, torchvision and the Hub. It reads tensors alone, and never executes anything."""
+"""Reads starting weights from files, folders, torchvision and the Hub. It reads tensors alone, and executes nothing."""
 
 import json
 import pickle
@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_transfer.errors import UserError, did_you_mean
-from lightning_transfer.files import named_in
+from lightning_transfer.errors import UserError, did_you_mean, require_library
+from lightning_transfer.files import in_mirror, is_hub_id, model_folder, named_in
 
 HUB_PREFIX = "hf://"
 PART_MARK = "::"
+TIMM_PREFIX = "timm/"  # timm's networks are under this name on the Hub
+_OF_A_MODEL = ("model.safetensors", "model-*-of-*.safetensors", "tokenizer.json")  # whole, or in parts
+_SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors", ".tar"})
 _DEEPEST = 6  # levels of nesting that are searched
 # Torch puts these into the names of tensors where it compiles, shards or recomputes a part.
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -77,12 +80,46 @@ def read_source(source: str) -> Source:
     if "_Weights." in source and not Path(source).exists():
         return _read_torchvision(source)
     file = Path(source)
-    if not file.is_file():
+    if file.is_file():
+        return _read_file(file)
+    if file.is_dir() or ("/" in source and is_hub_id(source) and file.suffix not in _SUFFIXES):
+        return _read_model(source)
+    raise UserError(
+        f"starting weights {source!r} are not a file: give a checkpoint, a folder with model.safetensors, the Hub id of"
+        f" a model such as {TIMM_PREFIX}resnet18, a name of torchvision weights such as"
+        f" ResNet18_Weights.IMAGENET1K_V1, or {HUB_PREFIX}owner/repository/file"
+    )
+
+
+def _read_model(source: str) -> Source:
+    """Reads a model in the layout of the Hub, of timm or transformers for instance, and its tokenizer's vocabulary."""
+    folder = model_folder(_whole_name(source), _OF_A_MODEL, "starting weights")
+    files = [file for pattern in _OF_A_MODEL[:2] for file in sorted(folder.glob(pattern))]
+    if not files:
         raise UserError(
-            f"starting weights {source!r} are not a file: give a checkpoint, a name of torchvision weights such as"
-            f" ResNet18_Weights.IMAGENET1K_V1, or {HUB_PREFIX}owner/repository/file"
+            f"{source} has no model.safetensors: expected weights saved by save_pretrained, or give a file of weights"
         )
-    return _read_file(file)
+    read = [_read_file(file) for file in files]
+    weights = {name: tensor for part in read for name, tensor in part.weights.items()}
+    containers = {name: container for part in read for name, container in part.containers.items()}
+    tokenizer = folder / "tokenizer.json"
+    vocabulary = _tokens(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else None
+    return Source(weights, vocabulary, containers)
+
+
+def _whole_name(source: str) -> str:
+    """Completes the name of a network of timm by that of its usual weights: ``timm/resnet18.a1_in1k``."""
+    network = source.removeprefix(TIMM_PREFIX)
+    if network == source or "." in network or in_mirror(source) is not None or Path(source).is_dir():
+        return source
+    require_library("timm", source)
+    import timm
+
+    config = timm.get_pretrained_cfg(network)
+    if config is None or not config.hf_hub_id:
+        hint = did_you_mean(network, timm.list_models(pretrained=True), "see timm.list_pretrained()")
+        raise UserError(f"timm has no weights {network!r}: {hint}")
+    return str(config.hf_hub_id)
 
 
 def _read_file(file: Path) -> Source:
@@ -142,11 +179,16 @@ def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
     """Finds the vocabulary in a checkpoint of this project, whose data module saves its tokenizer."""
     for state in checkpoint.values():
         if isinstance(state, Mapping) and isinstance(state.get("tokenizer"), str):
-            from tokenizers import Tokenizer
-
-            ids: dict[str, int] = Tokenizer.from_str(state["tokenizer"]).get_vocab()
-            return sorted(ids, key=ids.__getitem__)
+            return _tokens(state["tokenizer"])
     return None
+
+
+def _tokens(tokenizer: str) -> list[str]:
+    """Lists the tokens of a tokenizer in the order of their ids."""
+    from tokenizers import Tokenizer
+
+    ids: dict[str, int] = Tokenizer.from_str(tokenizer).get_vocab()
+    return sorted(ids, key=ids.__getitem__)
 
 
 def _read_torchvision(name: str) -> Source:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -66,7 +67,9 @@ def load_starting_weights(
         module: The module, which is changed in place.
         source: A file (a Lightning checkpoint, a saved state dict of torch, or ``.safetensors``), the name of
             torchvision weights (``ResNet18_Weights.IMAGENET1K_V1``), or a file on the Hub
-            (``hf://owner/repository/file``). After two colons the name of a part of it: ``last.pt::teacher``.
+            (``hf://owner/repository/file``). Also a model of timm (``timm/resnet18``), or another one in the layout of
+            the Hub by its id or folder, which has ``model.safetensors``. After two colons the name of a part:
+            ``last.pt::teacher``.
         allow: Glob patterns of tensor names that may be made anew or left over.
         vocabulary: The tokens of the module's data in the order of their ids, if it reads text.
 
@@ -82,7 +85,9 @@ def load_starting_weights(
     own = {plain_name(name): value for name, value in state.items()}
     source = os.fspath(source)
     file, part = split_part(source)
-    weights, source_vocabulary, containers = read_source(file)
+    given, source_vocabulary, containers = read_source(file)
+    weights = _adapted(module, given)
+    containers = {name: containers.get(name, "") for name in weights}
     names, rivals = align(weights, own, part)
     # Tensors in other containers of the file, such as an optimizer's state, do not count as left over.
     beside = {containers[name] for name, ours in names.items() if ours in own}
@@ -106,6 +111,8 @@ def load_starting_weights(
         made_anew[name] = reason
         if not _is_allowed(name, [*head, *allow]):
             problems.append(f"{name} is {reason}")
+    kept = {id(tensor) for tensor in weights.values()}
+    outside += [name for name, tensor in given.items() if name not in weights and id(tensor) not in kept]
     left_over = sorted([*(name for name in found if name not in own), *outside])
     for name in left_over:
         # A head of another kind leaves tensors over under the same path.
@@ -124,6 +131,15 @@ def load_starting_weights(
     written = {plain_name(name): name for name in state}
     module.load_state_dict({written[name]: found[name] for name in loaded}, strict=False)
     return WeightsReport(source, loaded, made_anew, left_over, by_token)
+
+
+def _adapted(module: nn.Module, weights: Weights) -> Weights:
+    """Has each network bring the tensors of its library's own files into its names, where it has ``adapt_source``."""
+    for part in module.modules():
+        adapt: Any = getattr(part, "adapt_source", None)
+        if adapt is not None:
+            weights = adapt(weights)
+    return weights
 
 
 def _move_tokens(found: Weights, tensors: set[str], source: list[str], target: Sequence[str]) -> dict[str, str]:

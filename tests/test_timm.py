@@ -1,0 +1,236 @@
+"""timm's networks: their layer groups, their weights in timm's own format, and how images are prepared for them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from backbones import fit_phases, parameters_of_groups, trained_by_resumption
+from PIL import Image
+from test_cli import error_line
+from timm.models import save_for_hf
+
+from lightning_transfer import Classifier, DemoImages, ImageDataModule, TimmNetwork
+from lightning_transfer.cli.entry import main
+from lightning_transfer.cli.experiment import CommandLine
+from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.data.batches import ImageBatch
+from lightning_transfer.data.decoding import to_array
+from lightning_transfer.data.normalisation import preprocessing_of_weights
+from lightning_transfer.errors import UserError
+from lightning_transfer.files import MIRROR_VARIABLE
+from lightning_transfer.transfer.weights import load_starting_weights
+
+# Ten families, in timm's smallest networks or cut down. All take images of 64 x 64 pixels.
+FAMILIES = {
+    "test_resnet": {},
+    "test_convnext": {},
+    "test_vit": {"img_size": 64},
+    "test_efficientnet": {},
+    "test_byobnet": {},
+    "test_nfnet": {},
+    "test_mambaout": {},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "window_size": 2, "embed_dim": 8, "depths": (1, 1, 1, 1)},
+    "test_coatnet": {"img_size": 64},
+    "pit_ti_224": {"img_size": 64},  # timm has no layer groups for it
+}
+
+
+def network(name: str, num_classes: int = 3, seed: int = 0) -> TimmNetwork:
+    torch.manual_seed(seed)
+    return TimmNetwork(num_classes, name, FAMILIES[name])
+
+
+def batch(seed: int = 0, rows: int = 2) -> ImageBatch:
+    generator = torch.Generator().manual_seed(seed)
+    return ImageBatch(torch.randn(rows, 3, 64, 64, generator=generator), torch.arange(rows) % 3, torch.arange(rows))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layer_groups_take_every_parameter_once_from_input_to_head(name: str) -> None:
+    built = network(name, num_classes=7)
+    groups = parameters_of_groups(built)
+    taken = [parameter for listed in groups.values() for parameter in listed]
+    assert sorted(taken) == sorted(parameter for parameter, _ in built.named_parameters())
+    assert list(groups) == ["stem", *(f"stage{number}" for number in range(1, len(groups) - 1)), "head"]
+    assert 5 <= len(groups) <= 6
+    assert {len(built.get_parameter(parameter)) for parameter in groups["head"]} == {7}
+
+    order, executed = list(groups), []
+    owners = {parameter: order.index(group) for group, listed in groups.items() for parameter in listed}
+    for path, module in built.named_modules():
+        for parameter, _ in module.named_parameters(recurse=False):
+            place = owners[f"{path}.{parameter}"]
+            module.register_forward_pre_hook(lambda *_, place=place: executed.append(place))  # type: ignore[misc]
+    built.eval()(batch().images)
+    assert [place for place in executed if place] == sorted(place for place in executed if place)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradual_unfreezing_trains_the_head_and_then_the_stage_below(name: str) -> None:
+    built = network(name)
+    *_, below, head = parameters_of_groups(built)
+    trained = fit_phases(built, batch())
+    assert [list(groups) for groups in trained] == [[head], [below, head]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_run_resumed_in_mid_epoch_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    resumed, expected = trained_by_resumption(lambda: network(name), [batch(seed) for seed in range(3)], tmp_path)
+    torch.testing.assert_close(resumed, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_folder_of_timm_gives_every_backbone_tensor_as_timms_own_loader_does(name: str, tmp_path: Path) -> None:
+    source = timm.create_model(name, num_classes=5, **FAMILIES[name])
+    save_for_hf(source, tmp_path / "saved", safe_serialization=True)
+    loaded = network(name, seed=1)
+    report = load_starting_weights(Classifier(loaded, 3), tmp_path / "saved")
+    own = timm.create_model(name, num_classes=5, **FAMILIES[name], checkpoint_path=tmp_path / "saved/model.safetensors")
+    head = set(parameters_of_groups(loaded)["head"])
+    for parameter, value in own.state_dict().items():
+        if f"model.{parameter}" not in head:
+            assert torch.equal(loaded.state_dict()[f"model.{parameter}"], value), parameter
+    assert {anew.removeprefix("network.") for anew in report.made_anew} == head
+    assert not report.left_over
+
+
+def test_old_names_of_timms_files_are_those_of_today_and_what_is_dropped_is_told(tmp_path: Path) -> None:
+    """Swin's older files hold tables that are computed anew today."""
+    name = "swin_tiny_patch4_window7_224"
+    source = network(name).model.state_dict()
+    table = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(4, 4)}
+    torch.save({**source, **table}, tmp_path / "old.pth")
+    report = load_starting_weights(loaded := network(name, seed=1), tmp_path / "old.pth")
+    assert report.left_over == list(table)
+    torch.testing.assert_close(loaded.model.state_dict(), source, rtol=0, atol=0)
+
+
+def test_name_of_timm_is_found_in_a_mirror_with_its_usual_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_for_hf(network("test_resnet").model, tmp_path / "timm/test_resnet.r160_in1k", safe_serialization=True)
+    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path))
+    for source in ("timm/test_resnet", "timm/test_resnet.r160_in1k"):
+        report = load_starting_weights(loaded := network("test_resnet", seed=1), source)
+        torch.testing.assert_close(loaded.state_dict(), network("test_resnet").state_dict(), rtol=0, atol=0)
+        assert not report.made_anew
+    with pytest.raises(UserError, match="timm has no weights 'test_resne': did you mean test_resnet"):
+        load_starting_weights(loaded, "timm/test_resne")
+
+
+def test_name_that_no_mirror_has_says_where_to_put_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"'timm/resnet18.a1_in1k' is no folder and in no mirror, .* holds timm/resnet18"
+    ):
+        load_starting_weights(network("test_resnet"), "timm/resnet18")
+
+
+def test_folder_without_weights_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no model\.safetensors: expected weights saved by save_pretrained"):
+        load_starting_weights(network("test_resnet"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet81"}, "timm has no network 'resnet81': did you mean resnet18"),
+        ({"name": "hf-hub:owner/name"}, "timm has no network 'hf-hub:owner/name'"),
+        ({"name": "resnet18.zzz"}, "resnet18.zzz does not take model_arguments {}: Invalid pretrained tag"),
+        ({"name": "resnet18", "num_classes": None}, "num_classes is None: expected at least 1"),
+        ({"name": "resnet18", "model_arguments": {"foo": 1}}, "resnet18 does not take model_arguments .*'foo'"),
+        (
+            {"name": "resnet18", "model_arguments": {"pretrained": True}},
+            "'pretrained': the weights come from init_from",
+        ),
+        ({"name": "qwen3_vit_306m_enc"}, "Qwen3VitEncoder of timm has no classifier with weights"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_explained(arguments, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match=message), torch.device("meta"):
+        TimmNetwork(**{"num_classes": 7} | arguments)
+
+
+def test_network_for_one_size_of_images_refuses_others() -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(
+            UserError,
+            match=r"vit_tiny_patch16_224 does not take images of 32 x 64 pixels \(.*224.*\): set data\.image_size",
+        ),
+    ):
+        TimmNetwork(3, "vit_tiny_patch16_224")(torch.zeros(1, 3, 32, 64))
+
+
+def test_library_that_is_not_installed_is_named_before_any_data_is_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = __import__("importlib.util").util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "timm" else find(name, *more))
+    monkeypatch.setattr(DemoImages, "class_names", property(lambda self: pytest.fail("data was read")))
+    network = ["--model.network", "TimmNetwork", "--model.network.name", "resnet18"]
+    line = error_line(capsys, "fit", "--data", "DemoImages", *network, "--trainer.accelerator", "cpu")
+    assert line == "TimmNetwork needs timm, which is not installed: pip install 'lightning-transfer[timm]'"
+
+
+def test_images_are_prepared_as_timm_says() -> None:
+    found = preprocessing_of_weights("timm/test_resnet.r160_in1k")
+    assert found == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 160, "bilinear")
+    data = ImageDataModule("no/matter", normalise_as="timm/test_resnet")
+    assert data.image_size == 160
+    assert ImageDataModule("no/matter", normalise_as="timm/test_resnet", image_size=48).image_size == 48
+    with pytest.raises(UserError, match="no weights 'timm/resnet81'"):
+        preprocessing_of_weights("timm/resnet81")
+
+
+def test_folder_of_timm_says_how_images_are_prepared_and_resized(tmp_path: Path) -> None:
+    save_for_hf(network("test_resnet").model, tmp_path / "saved", safe_serialization=True)
+    config = json.loads((tmp_path / "saved/config.json").read_text())
+    config["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "input_size": [3, 24, 24], "interpolation": "nearest"}
+    (tmp_path / "saved/config.json").write_text(json.dumps(config))
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for row in range(8):
+            file = tmp_path / "set" / split / f"kind{row % 2}" / f"{row}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(file)
+    options = {"image_column": "image", "validation_fraction": 0.5}
+    usual = ImageDataModule(str(tmp_path / "set"), image_size=24, **options).read_split("train").inputs
+    data = ImageDataModule(str(tmp_path / "set"), normalise_as=str(tmp_path / "saved"), **options)
+    images = data.read_split("train").inputs
+    assert images.shape == (8, 3, 24, 24)
+    assert not torch.equal(images, usual)
+    with Image.open(next((tmp_path / "set/train/kind0").glob("0.png"))) as image:
+        expected = to_array(image, 24, "nearest")
+    assert any(np.array_equal(expected, found) for found in images.numpy())
+    assert data.normalisation[0].flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+    restored = ImageDataModule(str(tmp_path / "set"), **options)
+    restored.load_state_dict(data.state_dict())
+    assert torch.equal(restored.read_split("train").inputs, images)
+
+
+def test_command_line_prepares_images_as_the_starting_weights_say_and_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_for_hf(network("test_resnet", 3).model, tmp_path / "timm/test_resnet.r160_in1k", safe_serialization=True)
+    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path))
+    arguments = [
+        *("--data", "DemoImages", "--data.batch_size", "2", "--init_from", "timm/test_resnet.r160_in1k"),
+        *("--model.network", "TimmNetwork", "--model.network.name", "test_resnet", "--model.lr_decay", "2"),
+        *("--trainer.callbacks+", "ProgressiveUnfreezing", "--trainer.accelerator", "cpu", "--dashboards", "null"),
+        *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"),
+    ]
+    command = CommandLine(["plan", *arguments], StopSignals())
+    assert command.datamodule.normalisation[0].flatten().tolist() == [0.5, 0.5, 0.5]
+    main(["fit", *arguments])
+    saved = torch.load("logs/default/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    built = TimmNetwork(len(DemoImages().class_names), "test_resnet")
+    built.load_state_dict({name.removeprefix("network."): value for name, value in saved.items()})
+    assert torch.equal(built.model.conv1[0].weight, network("test_resnet", 3).model.conv1[0].weight)  # type: ignore[index]
