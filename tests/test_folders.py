@@ -81,6 +81,10 @@ READ = {
         tree("train/ill/p1", "train/ill/p2", "train/well/p1", "test/ill/p3"),
         {"train": "ill ill well", "test": "ill"},
     ),
+    "a class called images that a split has alone": (
+        tree("train/images", "train/dog", "test/images/patient"),
+        {"train": "images dog", "test": "images"},
+    ),
     "splits in each class": (
         tree("a/train", "a/test", "b/train", "b/test"),
         {"train": "a b", "test": "a b"},

@@ -46,7 +46,9 @@ def divide(files: Iterable[str]) -> ClassFolders:
     """
     notes: list[str] = []
     splits = _splits_of(_without_wrappers({file: file.split("/") for file in files}), notes)
-    splits = {name: _unwrapped(name, paths) for name, paths in splits.items()}
+    tops = [{parts[0] for parts in paths.values()} for paths in splits.values()]
+    known = set().union(*(top for top in tops if len(top) > 1))  # not taken off where a split has them alone
+    splits = {name: _unwrapped(name, paths, known) for name, paths in splits.items()}
     _set_unlabelled_apart(splits, notes)
     _descend_to_classes(splits)
     found = ClassFolders({}, {}, {}, notes)
@@ -122,11 +124,15 @@ def _splits_within_classes(paths: _Paths, notes: list[str]) -> dict[str, _Paths]
     return splits
 
 
-def _unwrapped(split: str, paths: _Paths) -> _Paths:
-    """Takes off folders that all files of a split lie in and that tell nothing: images, or the split's own name."""
+def _unwrapped(split: str, paths: _Paths, known: set[str]) -> _Paths:
+    """Takes off folders that all files of a split lie in and that tell nothing: images, or the split's own name.
+
+    Folders that other splits have beside others are ``known``, and tell of a class.
+    """
     while len({parts[0] for parts in paths.values()}) == 1 and all(len(parts) > 2 for parts in paths.values()):
         wrapper = next(iter(paths.values()))[0]
-        if split not in (wrapper, word_of_folder(wrapper)) and not is_neutral(wrapper):
+        tells_nothing = split in (wrapper, word_of_folder(wrapper)) or is_neutral(wrapper)
+        if wrapper in known or not tells_nothing:
             break
         paths = {file: parts[1:] for file, parts in paths.items()}
     return paths

@@ -14,9 +14,8 @@ _SYNONYMS = (
 _WORDS = frozenset(word for line in _SYNONYMS for word in line)
 # What a folder of a split may be called besides: train_images, test-set, my data.
 _NEUTRAL = frozenset(
-    "data dataset file files folder image images img imgs my part photo photos picture pictures seg set split text texts"
-    .split()
-)  # fmt: skip
+    re.split(" ", "data dataset file files folder image images img imgs my part photo photos picture pictures seg set")
+) | {"split", "text", "texts"}
 
 
 def word_of_folder(name: str) -> str | None:
