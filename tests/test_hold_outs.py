@@ -199,7 +199,7 @@ def test_duplicates_across_the_test_hold_out_are_counted_and_the_way_out_said(
     assert record["data"]["test_examples_in_training_split"] > 0
     assert record["data"]["test_fraction"] == 0.1
     grouped = fitted(CIFAR10(path=str(root), test_fraction=0.1, group_column="film"))
-    grouped._count_shared("test", "test")
+    grouped.count_shared("test", "test")
     assert grouped.facts["test_examples_in_training_split"] == 0
 
 

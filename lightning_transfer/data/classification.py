@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Generic, Literal
+from typing import Any, Generic
 
 import datasets
 import numpy as np
@@ -25,7 +25,7 @@ from lightning_transfer.data.loader import (
     shuffled_batches,
     training_loader,
 )
-from lightning_transfer.data.overlap import Rows, check_overlap
+from lightning_transfer.data.overlap import Role, Rows, check_overlap
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
@@ -138,7 +138,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self._classes_are_to_check = False  # those of a checkpoint, against the data's
         self._is_opened = False  # whether ``path`` has been, and not a class of the user's made the splits
         self._splits: dict[str, Split[Inputs]] = {}
-        self._shared_examples: dict[str, int] = {}  # of other splits, with the training split
+        self._shared_examples: dict[str, int] = {}  # of other splits with the training split, by name of the fact
         self._on_device: dict[Split[Inputs], tuple[Tensor, ...]] = {}
         self._train_rows = self._validation_rows = np.empty(0, np.int64)
         self._validates_on: str | None = None  # a split of its own, once ``setup`` has read it
@@ -163,6 +163,18 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         """Gives the content of each row, by which rows of two splits are compared."""
         inputs = self.tensors_of(split)[0].numpy()
         return Rows(inputs.reshape(-1), np.arange(len(inputs) + 1) * (inputs.size // max(1, len(inputs))))
+
+    def count_shared(self, role: Role, split: str) -> None:
+        """Counts the examples of a split that the training split has as well, once, and warns of them."""
+        fact = f"{role}_examples_in_training_split"
+        if fact not in self._shared_examples:
+            train, other = self._split(self.train_split), self._split(split)
+            if self.problem_type != "regression" and (self.trainer is None or self.trainer.training):
+                require_training_examples(train.labels, other.labels, self.class_names, (self.train_split, split))
+            is_held_out = role == "test" and bool(self.test_hold_out.fraction)
+            self._shared_examples[fact] = check_overlap(
+                self.train_split, split, self.content_of(train), self.content_of(other), role, is_held_out
+            )
 
     def resident(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
         """Gives the tensors that hold a split where batches are to be taken from them."""
@@ -234,9 +246,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             facts["validation_split"] = self._validates_on
         if self.test_hold_out.fraction:
             facts["test_fraction"] = self.test_hold_out.fraction
-        for role, count in self._shared_examples.items():
-            facts[f"{role}_examples_in_training_split"] = count
-        return facts
+        return {**facts, **self._shared_examples}
 
     @cached_property
     def own_validation(self) -> str | None:
@@ -265,9 +275,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             self._split(self.train_split)  # kept: setup would read it again
             is_testing = self.trainer is not None and self.trainer.testing
             if not is_testing and self.own_validation is not None:
-                self._count_shared("validation", self.own_validation)
+                self.count_shared("validation", self.own_validation)
             if self.test_follows or is_testing:
-                self._count_shared("test", self.test_split)
+                self.count_shared("test", self.test_split)
 
     def setup(self, stage: str) -> None:
         """Reads the training split and divides it, for stages that need it."""
@@ -364,17 +374,6 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             )
         dataset = self.open_split(self.train_split, group_column=self.group_column)
         return groups_of(dataset, self.group_column, self.train_split)
-
-    def _count_shared(self, role: Literal["test", "validation"], split: str) -> None:
-        """Counts the examples of a split that the training split has as well, once."""
-        if role not in self._shared_examples:
-            train, other = self._split(self.train_split), self._split(split)
-            if self.problem_type != "regression" and (self.trainer is None or self.trainer.training):
-                require_training_examples(train.labels, other.labels, self.class_names, (self.train_split, split))
-            is_held_out = role == "test" and bool(self.test_hold_out.fraction)
-            self._shared_examples[role] = check_overlap(
-                self.train_split, split, self.content_of(train), self.content_of(other), role, is_held_out
-            )
 
     def _share(self) -> dict[str, int]:
         if self.trainer is None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_transfer.data import demo_images
@@ -16,7 +17,9 @@ from lightning_transfer.data.decoding import decode_column, decode_folder, typic
 from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions, ImageOptions
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
+from lightning_transfer.data.near_duplicates import find_near_duplicates
 from lightning_transfer.data.normalisation import channel_statistics, preprocessing_of_weights
+from lightning_transfer.data.overlap import Role
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
@@ -43,6 +46,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             ``--init_from`` if not given.
         augmentation: Random changes to training images.
         mixing: Mixup or CutMix of training images, once augmented and normalised.
+        near_duplicate_bits: Counts images of the validation and test split that look like a training image: those of
+            whose perceptual hash at most so many of the 64 bits differ. 4 finds scaled and newly compressed copies.
         predict_path: A folder of images for ``predict``; the test split if not given.
     """
 
@@ -56,12 +61,14 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         normalise_as: str | None = None,
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
+        near_duplicate_bits: int | None = None,
         predict_path: str | None = None,
         **kwargs: Keywords[BatchedClassificationOptions],
     ) -> None:
         super().__init__(path=path, **kwargs)
         if image_size is not None:
             require_at_least(1, image_size=image_size)
+        require_at_least(0, near_duplicate_bits=near_duplicate_bits or 0)
         size, interpolation = image_size, None
         if normalise_as is not None:
             mean, std, size, interpolation = preprocessing_of_weights(normalise_as)
@@ -75,6 +82,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         self._scales_and_shifts: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.augmentation = augmentation
         self.mixing = mixing
+        self.near_duplicate_bits = near_duplicate_bits
         self.predict_path = predict_path
 
     @property
@@ -131,6 +139,20 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def tensors_of(self, split: Split[Tensor]) -> tuple[Tensor, ...]:
         """Gives images and labels."""
         return split.inputs, split.labels
+
+    def count_shared(self, role: Role, split: str) -> None:
+        """Counts equal images, and where asked for those that look the same."""
+        super().count_shared(role, split)
+        fact = f"{role}_near_duplicates_in_training_split"
+        if self.near_duplicate_bits is not None and fact not in self._shared_examples:
+            images, of_training = (self._split(name).inputs for name in (split, self.train_split))
+            found = find_near_duplicates(images, of_training, self.near_duplicate_bits)
+            self._shared_examples[fact] = len(found.rows)
+            pairs = [f"row {row} as row {other}" for row, other in zip(found.rows[:3], found.others[:3], strict=True)]
+            rank_zero_warn(
+                f"{len(found.rows)} of {len(images)} images of data.{role}_split {split} look like one of"
+                f" {self.train_split}{': ' * bool(pairs)}{', '.join(pairs)}{', ...' * (len(found.rows) > 3)}"
+            )
 
     def batch_maker(self, split: Split[Tensor], is_training: bool = False) -> Callable[[np.ndarray], ImageBatch]:
         """Gives what takes the images of rows, as bytes, on the accelerator where they are kept there.

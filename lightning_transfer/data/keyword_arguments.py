@@ -42,6 +42,7 @@ class ImageOptions(BatchedClassificationOptions, total=False):
     normalise_as: str | None
     augmentation: Augmentation | None
     mixing: Mixing | None
+    near_duplicate_bits: int | None
     predict_path: str | None
 
 

@@ -10,6 +10,8 @@ from lightning_transfer.errors import UserError
 # This much from the middle of each row is compared first: a page of a file, and all of a small image or text.
 _SAMPLE_BYTES = 4096
 
+Role = Literal["test", "validation"]  # what a split serves
+
 
 class Rows(NamedTuple):
     """The content of many rows, one after the other.
@@ -44,7 +46,7 @@ def check_overlap(
     split: str,
     train: Rows,
     other: Rows,
-    role: Literal["test", "validation"] = "test",
+    role: Role = "test",
     is_held_out: bool = False,
 ) -> int:
     """Counts the rows that a split shares with the training split, and warns if there are any.
