@@ -11,6 +11,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from lightning_transfer import ImageDataModule
+from lightning_transfer.data import near_duplicates
 from lightning_transfer.data.near_duplicates import find_near_duplicates, perceptual_hashes
 from lightning_transfer.errors import UserError
 
@@ -53,6 +54,15 @@ def test_hash_is_exact_and_that_of_one_colour_does_not_depend_on_rounding() -> N
     flat = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 33, 33)
     assert len(set(perceptual_hashes(flat[1:]).tolist())) == 1
     assert len(find_near_duplicates(images, images, bits=0).rows) == 5
+
+
+def test_images_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = stacked(pictures(30, seed=3))
+    whole = find_near_duplicates(images, images[20:], bits=0)
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 40)
+    in_blocks = find_near_duplicates(images, images[20:], bits=0)
+    assert in_blocks.rows.tolist() == whole.rows.tolist() == [*range(20, 30)]
+    assert in_blocks.others.tolist() == [*range(10)]
 
 
 def test_images_that_look_like_training_images_are_counted_and_said_where_asked(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def perceptual_hashes(images: Tensor) -> np.ndarray:
     step = torch.arange(_SIDE)
     cosines = torch.cos(math.pi / _SIDE * (step + 0.5) * torch.arange(_KEPT).unsqueeze(1))
     found = []
-    for some in images.split(_IMAGES):
+    for some in torch.split(images, _IMAGES):
         grey = nn.functional.interpolate(some.float().mean(1, keepdim=True), (_SIDE, _SIDE), mode="area").squeeze(1)
         # In whole numbers, so that an image of one colour has none of the frequencies, and not their rounding errors.
         frequencies = (cosines @ grey @ cosines.T).round().flatten(1)
