@@ -1,5 +1,6 @@
 """Text data from raw files to predictions: vocabulary, cuts, batches, and what is refused."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lightning_transfer import IMDB, DemoTexts, TextDataModule
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import load_split
 from lightning_transfer.data.reading.documents import read_documents
+from lightning_transfer.data.reading.options import ReaderOptions
+from lightning_transfer.data.truncation import shares
 from lightning_transfer.errors import UserError
 
 WORDS = {0: "bad dull awful", 1: "good fine great"}
@@ -117,6 +120,59 @@ def test_long_document_keeps_its_first_quarter_and_its_end() -> None:
     assert batch.token_ids[0].tolist() == [*whole[:2], *whole[-6:]]
 
 
+def pairs(folder: Path, rows: list[tuple[str, str]], **arguments: Any) -> TextDataModule:
+    for split in ("train", "test"):
+        lines = [json.dumps({"premise": a, "hypothesis": b, "label": row % 2}) for row, (a, b) in enumerate(rows)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return TextDataModule(str(folder), text_column=["premise", "hypothesis"], **arguments)
+
+
+def test_two_text_columns_are_one_document_with_a_separator_between_them(tmp_path: Path) -> None:
+    data = pairs(tmp_path, [("a b c", "d"), ("e", ""), ("", "a a")] * 4)
+    batch = data.batch_maker(data.read_split("test"))(np.arange(3))
+    read = [data.read_tokens(row[:n].tolist()) for row, n in zip(batch.token_ids, batch.lengths, strict=True)]
+    assert read == [["a", "b", "c", "<sep>", "d"], ["e", "<sep>", "<unk>"], ["<unk>", "<sep>", "a", "a"]]
+    assert {"a", "d", "e"} <= set(data.vocabulary)  # words of both columns
+    swapped = TextDataModule(str(tmp_path), text_column=["hypothesis", "premise"])
+    assert swapped.read_split("test").inputs.token_ids.tolist() != data.read_split("test").inputs.token_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("premise", "hypothesis", "expected"),
+    [
+        ("a b c d e f g h", "s t", "a d e f g h <sep> s t"),  # the short one whole, the other a quarter and the end
+        ("a b", "s t u v w x y z", "a b <sep> s v w x y z"),
+        ("a b c d e f g h", "s t u v w x y z", "a f g h <sep> s x y z"),
+        ("a b c d", "s t u v", "a b c d <sep> s t u v"),
+    ],
+)
+def test_two_texts_share_the_tokens_and_each_keeps_its_start_and_end(
+    premise: str, hypothesis: str, expected: str, tmp_path: Path
+) -> None:
+    data = pairs(tmp_path, [(premise, hypothesis), ("a b c d e f g h", "s t u v w x y z")] * 5, max_tokens=9)
+    batch = data.batch_maker(data.read_split("test"))(np.array([0, 1]))
+    assert " ".join(data.read_tokens(batch.token_ids[0].tolist())) == expected
+    assert batch.lengths.tolist() == [9, 9]
+
+
+def test_shares_of_three_texts_add_up_and_are_equal_where_all_are_long() -> None:
+    whole = torch.tensor([[9, 9, 9], [1, 9, 9], [9, 2, 1], [1, 2, 3]])
+    assert shares(whole, 10).tolist() == [[3, 3, 4], [1, 4, 5], [7, 2, 1], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"), [([], "expected one column"), (["text", "text"], "expected one column")]
+)
+def test_no_text_column_or_one_twice_is_refused(columns: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TextDataModule("nowhere", text_column=columns)
+
+
+def test_fewer_tokens_than_two_texts_and_their_separator_are_refused() -> None:
+    with pytest.raises(UserError, match=r"data.max_tokens is 2: expected 3 or more"):
+        TextDataModule("nowhere", text_column=["a", "b"], max_tokens=2)
+
+
 @pytest.mark.parametrize("document_start", [False, True])
 def test_no_evaluation_batch_has_more_tokens_than_allowed(document_start: bool) -> None:
     data = DemoTexts(task="target", max_tokens=20, document_start=document_start, eval_batch_tokens=160)
@@ -201,6 +257,72 @@ def test_predict_on_json_lines_equals_predict_on_lines(finished_run: Path) -> No
     assert predict(finished_run, "--data.predict_path", "new.txt") == predict(
         finished_run, "--data.predict_path", "new.jsonl"
     )
+
+
+FILMS = ["good film", "an awful film, dull", "fine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("new.csv", 'id,text\n7,good film\n8,"an awful film, dull"\n9,fine\n'),
+        ("new.csv", "text\ngood film\nan awful film, dull\nfine\n"),
+        ("new.tsv", "label\ttext\n0\tgood film\n0\tan awful film, dull\n1\tfine\n"),
+        ("new.txt", "label\ttext\n0\tgood film\n0\tan awful film, dull\n1\tfine\n"),
+        ("new.txt", "good film\r\nan awful film, dull\r\nfine\r\n"),
+        ("new.txt", "text\ngood film\nan awful film, dull\nfine\n"),
+        ("new.txt", "\ufeffgood film\nan awful film, dull\nfine"),
+        ("new.log", "good film\nan awful film, dull\nfine\n"),
+        ("new", "good film\ran awful film, dull\rfine\r"),
+        ("new.json", json.dumps([{"text": text} for text in FILMS])),
+    ],
+)
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_texts_to_predict_are_read_from_any_table_or_lines(name: str, content: str, compress: Any) -> None:
+    file = Path(name if compress is bytes else f"{name}.gz")
+    file.write_bytes(compress(content.encode()))
+    assert read_documents(str(file), ["text"]) == ([FILMS], None)
+
+
+def test_texts_to_predict_are_read_from_parquet_and_by_the_reader_options() -> None:
+    datasets.Dataset.from_dict({"text": FILMS}).to_parquet("new.parquet")
+    assert read_documents("new.parquet", ["text"]).columns == [FILMS]
+    Path("new.txt").write_text("".join(f"7;{text}\n" for text in FILMS))
+    assert read_documents("new.txt", ["text"], ReaderOptions(header=["id", "text"])).columns == [FILMS]
+
+
+def test_folder_of_texts_to_predict_names_its_files_in_natural_order() -> None:
+    for name in ("10", "9", "deep/1"):
+        Path("new", name).with_suffix(".txt").parent.mkdir(parents=True, exist_ok=True)
+        Path("new", name).with_suffix(".txt").write_text(f"film {name}\nof two lines\n")
+    Path("new/.hidden.txt").write_text("no")
+    found = read_documents("new", ["text"])
+    assert found.names == ["9.txt", "10.txt", "deep/1.txt"]
+    assert found.columns == [["film 9\nof two lines", "film 10\nof two lines", "film deep/1\nof two lines"]]
+
+
+def test_two_columns_to_predict_need_a_table_with_both() -> None:
+    Path("new.csv").write_text("a,b\n1,x y\n2,z\n")
+    assert read_documents("new.csv", ["b", "a"]).columns == [["x y", "z"], ["1", "2"]]
+    Path("new.txt").write_text("one line\n")
+    with pytest.raises(UserError, match="expected a table with the columns a, b, not lines of text"):
+        read_documents("new.txt", ["a", "b"])
+
+
+def test_row_without_a_text_to_predict_is_an_empty_document_and_named() -> None:
+    Path("new.csv").write_text("text,id\ngood,1\n,2\nbad,3\n")
+    with pytest.warns(UserWarning, match=r"new.csv: 1 rows have no text and count as empty documents: 1"):
+        assert read_documents("new.csv", ["text"]).columns == [["good", "", "bad"]]
+
+
+def test_predict_on_a_table_of_two_columns_equals_their_joined_rows(tmp_path: Path) -> None:
+    data = pairs(tmp_path, [("a b c", "d"), ("e", "b")] * 6)
+    Path("new.csv").write_text('hypothesis,premise\nd,a b c\nb,"e"\n')
+    data.predict_path = "new.csv"
+    [batch] = data.predict_dataloader()
+    [expected] = [data.batch_maker(data.read_split("test"))(np.arange(2))]
+    assert torch.equal(batch.token_ids, expected.token_ids)
+    assert batch.labels.tolist() == [-1, -1]
 
 
 def test_limited_predict_names_the_documents_it_read(finished_run: Path) -> None:

@@ -110,8 +110,8 @@ def _lines(file: Path, options: ReaderOptions) -> list[str]:
     with open_text(file, options.encoding, "replace") as text:
         content = text.read()
     # Not splitlines(), which also splits at characters that occur within a document.
-    lines = content.removesuffix("\n").split("\n" if "\n" in content else "\r")
-    return [line.removesuffix("\r") for line in lines]
+    end = "\n" if "\n" in content else "\r"
+    return [line.removesuffix("\r") for line in content.removesuffix(end).split(end)]
 
 
 def _require_one_column(columns: Sequence[str]) -> None:
