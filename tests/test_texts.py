@@ -18,6 +18,7 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import load_split
 from lightning_transfer.data.reading.documents import read_documents
 from lightning_transfer.data.reading.options import ReaderOptions
+from lightning_transfer.data.tokenizer import UNKNOWN_ID
 from lightning_transfer.data.truncation import shares
 from lightning_transfer.errors import UserError
 
@@ -311,7 +312,7 @@ def test_two_columns_to_predict_need_a_table_with_both() -> None:
 
 def test_row_without_a_text_to_predict_is_an_empty_document_and_named() -> None:
     Path("new.csv").write_text("text,id\ngood,1\n,2\nbad,3\n")
-    with pytest.warns(UserWarning, match=r"new.csv: 1 rows have no text and count as empty documents: 1"):
+    with pytest.warns(UserWarning, match=r"1 rows of new.csv have no text and count as empty texts: rows 1"):
         assert read_documents("new.csv", ["text"]).columns == [["good", "", "bad"]]
 
 
@@ -531,6 +532,48 @@ def test_missing_file_to_predict_is_refused() -> None:
 def test_lines_are_split_at_line_feeds_alone() -> None:
     Path("a.txt").write_bytes(b"\xef\xbb\xbfone\x0b\xe2\x80\xa8still one\r\n\ntwo \xe9\n")
     assert read_documents("a.txt", ["text"]).columns == [["one\x0b\u2028still one", "", "two \ufffd"]]
+
+
+def write_reviews(folder: Path, words: list[str]) -> TextDataModule:
+    """Sentences without spaces: three words in another order in each, and its number in letters of the script."""
+    generator = np.random.default_rng(0)
+    for split, rows in (("train", 200), ("test", 40)):
+        texts = ["".join(generator.permutation(words)[:6]) for _ in range(rows)]
+        lines = [json.dumps({"text": text, "label": row % 2}) for row, text in enumerate(texts)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return loaded(folder)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["酒店", "很好", "房间", "干净", "服务", "太差", "不会", "再来"],
+        ["ホテル", "とても", "きれい", "残念", "部屋", "でした", "また", "来たい"],
+        ["โรงแรม", "ดีมาก", "ห้อง", "สะอาด", "บริการ", "แย่", "ไม่", "กลับมา"],
+    ],
+)
+def test_texts_without_spaces_are_known_to_the_vocabulary_and_said_to_be_read_by_characters(
+    words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        data = write_reviews(tmp_path, words)
+    assert not (data.read_split("test").inputs.token_ids == UNKNOWN_ID).any()
+    assert (
+        "of them single characters of scripts without spaces; 0 % of the validation tokens are in no training text"
+        in caplog.text
+    )
+
+
+def test_many_unknown_validation_tokens_are_a_warning_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"\d\d % of the validation tokens are in no training text: .* byte_level_bpe"):
+        write_reviews(tmp_path, ["abc", "def", "ghi", "jkl", "mno", "pqr", "stu", "vwx"])
+
+
+def test_rows_without_a_text_are_named(tmp_path: Path) -> None:
+    lines = [f"{'' if row in (3, 7) else 'a film'},{row % 2}" for row in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]))
+    with pytest.warns(UserWarning, match=r"2 rows of split 'train' have no text and count as empty texts: rows 3, 7"):
+        loaded(tmp_path)
 
 
 @pytest.mark.mirror

@@ -170,6 +170,8 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         super().setup(stage)
         if stage == "fit":
             self.write_tokenizer(self.trainer)
+            train, validation = self._divide()
+            self.announce_tokens(self.documents, train, self.documents, validation)
 
     def train_dataloader(self) -> BatchLoader:
         """Makes the loader of the training segments, whose documents have a new order each epoch."""

@@ -17,7 +17,7 @@ from lightning_transfer.data.keyword_arguments import LabelledTextOptions, TextO
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
 from lightning_transfer.data.overlap import Rows
 from lightning_transfer.data.reading.documents import read_documents
-from lightning_transfer.data.reading.tables import columns_of_texts
+from lightning_transfer.data.reading.tables import columns_of_texts, warn_of_missing_texts
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.data.tokenizer import (
     PADDING_ID,
@@ -82,6 +82,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         dataset = self.open_split(split, text_column=self.text_columns)
         labels = self.read_labels(dataset, split)
         columns, fingerprint = columns_of_texts(dataset, self.text_columns)
+        warn_of_missing_texts(dataset, self.text_columns, f"split {split!r}")
         documents = cached_documents(self.tokenizer, columns, fingerprint, len(dataset))
         return Split(documents, labels, dataset._fingerprint)
 
@@ -126,6 +127,9 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         super().setup(stage)
         if stage == "fit":
             self.write_tokenizer(self.trainer)
+            validation = self._split(self._validates_on or self.train_split)
+            train = self._split(self.train_split).inputs
+            self.announce_tokens(train, self._train_rows, validation.inputs, self._validation_rows)
 
     def training_sample(self, count: int) -> Tensor:
         """Takes training documents from all over the training set, whole, after ``setup``.

@@ -4,6 +4,7 @@ A tokenizer is one JSON string. The cache finds it by the texts and settings tha
 checkpoint, and in the folder of each run as ``tokenizer.json``.
 """
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -26,6 +27,7 @@ _LAYOUT = 3  # version of the cached arrays and of the rules below: another numb
 _CHUNK = 1000  # documents tokenised at a time: enough to use all cores, few enough for a moving progress bar
 # Scripts that put no space between words. A whole sentence would be one word, which no other text has.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_UNSPACED_NAMES = ("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 # The pattern of a token: a character of these scripts with its marks, a word with its apostrophe, so that "don't" keeps
 # its negation, or else a single sign.
 _WORD = (
@@ -159,6 +161,28 @@ def join(columns: Sequence[Documents]) -> Documents:
         token_ids[places + np.arange(len(places))] = column.token_ids
         starts += column.lengths + 1
     return Documents(token_ids, offsets)
+
+
+def unseen_share(train: Documents, rows: np.ndarray, other: Documents, other_rows: np.ndarray) -> float:
+    """Returns the share of tokens in some documents that are unknown, or in none of the training documents.
+
+    Args:
+        train: Documents.
+        rows: int64, those to train on.
+        other: Documents.
+        other_rows: int64, those whose tokens are counted.
+    """
+    found = _tokens_of(other, other_rows)
+    return float(((found == UNKNOWN_ID) | ~np.isin(found, _tokens_of(train, rows))).mean())
+
+
+def _tokens_of(documents: Documents, rows: np.ndarray) -> np.ndarray:
+    return np.concatenate([documents.token_ids[documents.offsets[row] : documents.offsets[row + 1]] for row in rows])
+
+
+def is_unspaced(token: str) -> bool:
+    """Says whether a token is a character of a script that puts no space between words."""
+    return unicodedata.name(token[0], "").startswith(_UNSPACED_NAMES)
 
 
 def readable(tokenizer: Tokenizer, token_id: int) -> str:

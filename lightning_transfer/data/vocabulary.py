@@ -7,11 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from tokenizers import Tokenizer
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from tokenizers import Tokenizer, models
 
-from lightning_transfer.data.tokenizer import TokenizerKind, cached_tokenizer, readable
+from lightning_transfer.data.splits import evenly_spaced
+from lightning_transfer.data.tokenizer import (
+    Documents,
+    TokenizerKind,
+    cached_tokenizer,
+    is_unspaced,
+    readable,
+    unseen_share,
+)
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import write_text
+
+_SAMPLE = 20_000  # documents of either kind whose tokens are compared
+_MANY_UNSEEN = 0.25
 
 
 class TokenizedTexts:
@@ -85,6 +98,32 @@ class TokenizedTexts:
         folder = trainer.log_dir if trainer is not None and has_folder else None
         if trainer is not None and folder and trainer.is_global_zero:
             write_text(Path(folder, "tokenizer.json"), self.tokenizer.to_str())
+
+    def announce_tokens(self, train: Documents, rows: np.ndarray, validation: Documents, held_out: np.ndarray) -> None:
+        """Says how texts become tokens, and warns where the training documents have few of those of the validation.
+
+        Args:
+            train: Documents.
+            rows: int64, those to train on.
+            validation: Documents.
+            held_out: int64, those of them to validate on.
+        """
+        has_pieces = isinstance(self.tokenizer.model, models.BPE)
+        words = f"texts are read as {self.vocabulary_size:,} {'pieces of bytes' if has_pieces else 'words and signs'}"
+        characters = sum(map(is_unspaced, self.vocabulary))
+        if characters and not has_pieces:
+            words += f", {characters:,} of them single characters of scripts without spaces"
+        if not len(held_out):
+            return rank_zero_info(words)
+        rows, held_out = (chosen[evenly_spaced(len(chosen), _SAMPLE)] for chosen in (rows, held_out))
+        share = unseen_share(train, rows, validation, held_out)
+        rank_zero_info(f"{words}; {100 * share:.2g} % of the validation tokens are in no training text")
+        if share > _MANY_UNSEEN:
+            rank_zero_warn(
+                f"{100 * share:.0f} % of the validation tokens are in no training text: expected few; set"
+                " data.tokenizer byte_level_bpe, which spells any text, or train on more texts"
+            )
+        return None
 
     def _read_or_learn_tokenizer(self) -> str:
         if self.vocabulary_path is None:

@@ -5,15 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from lightning_transfer.data.reading.opened import open_text
 from lightning_transfer.data.reading.options import ReaderOptions
-from lightning_transfer.data.reading.tables import columns_of_texts, kind_of_table, read_tables
+from lightning_transfer.data.reading.tables import columns_of_texts, kind_of_table, read_tables, warn_of_missing_texts
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
-
-_SHOWN_ROWS = 5
 
 
 class NewTexts(NamedTuple):
@@ -99,10 +95,7 @@ def _read_table(file: Path, columns: Sequence[str], options: ReaderOptions) -> N
         )
     texts, _ = columns_of_texts(dataset, columns)
     names = dataset["file_name"][:] if "file_name" in dataset.column_names else None
-    for column, values in zip(columns, texts, strict=True):
-        if empty := [row for row, text in enumerate(values) if text is None]:
-            shown = ", ".join(map(str, empty[:_SHOWN_ROWS])) + ", ..." * (len(empty) > _SHOWN_ROWS)
-            rank_zero_warn(f"{file.name}: {len(empty)} rows have no {column} and count as empty documents: {shown}")
+    warn_of_missing_texts(dataset, columns, file.name)
     return NewTexts([[text or "" for text in values] for values in texts], names)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.table import InMemoryTable
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.data import cache
 from lightning_transfer.data.reading.builders import load_files
@@ -22,7 +23,7 @@ from lightning_transfer.data.reading.opened import member_of
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.errors import UserError
 
-__all__ = ["ReaderOptions", "columns_of_texts", "kind_of_table", "read_tables"]
+__all__ = ["ReaderOptions", "columns_of_texts", "kind_of_table", "read_tables", "warn_of_missing_texts"]
 
 _LAYOUT = 1  # version of the cached tables and of the rules by which they are read
 _KINDS = {
@@ -32,6 +33,7 @@ _KINDS = {
     ".arrow": "arrow",
 }
 _COMPRESSED = (".gz", ".bz2", ".xz")
+_SHOWN_ROWS = 5
 _WHOLE = r"^\s*[-+]?\d+\s*$"
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 
@@ -97,6 +99,16 @@ def columns_of_texts(dataset: datasets.Dataset, columns: Sequence[str]) -> tuple
         if getattr(feature, "dtype", None) not in ("string", "large_string"):
             raise UserError(f"column {column!r} holds {feature}, not texts: name another text_column")
     return [dataset[column] for column in columns], f"{dataset._fingerprint}/{'/'.join(columns)}"
+
+
+def warn_of_missing_texts(dataset: datasets.Dataset, columns: Sequence[str], place: str) -> None:
+    """Warns of rows without a text, or with blanks alone, by their numbers."""
+    for column in columns:
+        texts = dataset.with_format("arrow")[column][:]
+        is_empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
+        if rows := np.flatnonzero(np.asarray(is_empty)).tolist():
+            shown = ", ".join(map(str, rows[:_SHOWN_ROWS])) + ", ..." * (len(rows) > _SHOWN_ROWS)
+            rank_zero_warn(f"{len(rows)} rows of {place} have no {column} and count as empty texts: rows {shown}")
 
 
 def _cached_table(files: Sequence[Path], kind: str, options: ReaderOptions) -> pa.Table:
