@@ -122,39 +122,52 @@ def test_escaped_quotation_marks_are_read_where_the_option_says_so() -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        # Rows that begin or end with a mark, marks alone, labels that are words or numbers, a mark that nothing closes.
         ("a.csv", 'text,label\n"Best,1\nbad,0\nfine,1\n"Worst,0\ngood,1\n'),
-        ("a.csv", 'text,label\nso,0\n"Best,1\nbad,0\nlasts 5",1\ngood,1\n'),
-        ("a.csv", 'text,label\nso,0\nwell,1\n",1\nbad,0\n",0\ngood,1\n'),
-        ("a.tsv", 'label\ttext\npos\tso\npos\t"Best\nneg\tbad\nneg\tlasts 5"\npos\tgood\n'),
-        ("a.csv", 'text,label\nso,0.5\nwell,0.25\n"Best,0.125\nbad,0.75\nlasts 5",1.0\n'),
         ("a.csv", 'text,label\nso,0\nbad,1\nthe "end,1\n"never closed,0\n'),
         ("a.tsv", 'text\tlabel\n"Best" of all\t1\nbad\t0\n'),
+        ("a.tsv", 'text\tlabel\nFirst\t1\n"Second\t2\nThird "sentence"\t3\nFourth\t4\n'),
+        ("a.csv", 'text\n"Best" of all\nbad\n'),
     ],
 )
-def test_single_quotation_marks_join_no_rows(name: str, content: str) -> None:
-    with pytest.warns(UserWarning, match="quotation marks are read as text"):
+def test_quotation_marks_that_are_text_join_no_rows(name: str, content: str) -> None:
+    with pytest.warns(UserWarning, match="quotation marks are read as text, as the one in line"):
         found = read(content, name)
     separator = "\t" if name.endswith("tsv") else ","
-    header, *lines = content.splitlines()
-    rows = [dict(zip(header.split(separator), line.split(separator), strict=True)) for line in lines]
-    assert found["text"] == [row["text"] for row in rows]
-    assert list(map(str, found["label"])) == [
-        row["label"].replace("1", "1.0" if "." in content else "1") if row["label"] == "1" else row["label"]
-        for row in rows
-    ]
+    rows = [line.split(separator) for line in content.splitlines()[1:]]
+    assert found["text"] == [row[0] for row in rows]
+    assert list(map(str, found.get("label", []))) == [row[1] for row in rows if len(row) > 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'text,label\nso,0\n"Best,1\nbad,0\nlasts 5",1\ngood,1\n'),
+        ("a.csv", 'text,label\nso,0\nwell,1\n",1\nbad,0\n",0\ngood,1\n'),
+        ("a.csv", 'text,label\nso,neg\nwell,pos\n"Best,pos\nbad,neg\nlasts 5",pos\n'),
+        ("a.csv", 'text,label\nso,0.5\nwell,0.25\n"Best,0.125\nbad,0.75\nlasts 5",1.0\n'),
+        ("a.tsv", 'label\ttext\npos\tso\npos\t"Best\nneg\tbad\nneg\tlasts 5"\npos\tgood\n'),
+        ("a.csv", 'text,label\n"a, b",1\nso,0\n"Best,1\nbad,0\nlasts 5",1\n'),
+    ],
+)
+def test_cell_that_holds_lines_like_rows_is_refused_until_the_option_says_what_it_is(name: str, content: str) -> None:
+    with pytest.raises(
+        UserError, match=r"a\.[ct]sv, line \d: a cell in quotation marks holds lines that look like rows"
+    ):
+        read(content, name)
+    assert len(read(content, name, quoting="double")["text"]) < content.count("\n") - 2
+    if '"a, b"' not in content:
+        assert len(read(content, name, quoting="none")["text"]) == content.count("\n") - 1
 
 
 @pytest.mark.parametrize(
     "content",
     [
         'text,label\n"a, b",1\n"Best,1\nbad,0\n"Worst,0\n',  # others do need their marks
-        'text,label\n"a, b",1\nso,0\n"Best,1\nbad,0\nlasts 5",1\n',
         'text,label\n"a",1\n"Best,1\nbad,0\n"Worst,0\n',
     ],
 )
-def test_single_quotation_mark_among_needed_ones_is_refused_with_its_line(content: str) -> None:
-    with pytest.raises(UserError, match=r"train.csv, line [34]: a quotation mark opens a cell") as error:
+def test_quotation_mark_that_does_not_close_among_others_that_do_is_refused_with_its_line(content: str) -> None:
+    with pytest.raises(UserError, match=r"train.csv, line 3: a quotation mark opens a cell") as error:
         read(content)
     assert "\n" not in str(error.value)
 
@@ -184,6 +197,7 @@ def test_line_breaks_within_quoted_cells_stay(text: str) -> None:
         ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a.jsonl, line 2 is \[1\]: expected an object"),
         ("a.json", b'[{"text": "a"}, "b"]', 'a.json: row 1 is "b", expected an object'),
         ("a.json", b'[{"text": "a"}', "a.json is not JSON: "),
+        ("a.csv", b"text,label,more\na,1,\nb,0,,\n", r"line 3: 4 cells, expected 3 \(text, label, more\)"),
         ("a.zip", b"PK\x03\x04 and no more", "a.zip cannot be read: "),
     ],
 )
@@ -228,6 +242,12 @@ def test_column_of_numbers_becomes_numbers_only_where_it_says_the_same() -> None
     }
 
 
+def test_line_separators_of_unicode_end_no_row() -> None:
+    text = "one\u2028two\x0bthree\x85four"
+    assert read(f"text,label\n{text},1\n")["text"] == [text]
+    assert read(json.dumps({"text": text, "label": 1}, ensure_ascii=False), "a.jsonl")["text"] == [text]
+
+
 def test_texts_beside_numbers_in_json_are_texts() -> None:
     lines = [{"text": "a", "label": 1}, {"text": 5, "label": "1"}, {"text": None}]
     found = read("\n".join(map(json.dumps, lines)), "a.jsonl")
@@ -260,6 +280,12 @@ def test_message_for_a_missing_column_names_the_way_out_for_a_table_without_a_he
         load_split(str(Path.cwd()), "train", text_column=["text"])
 
 
+def test_another_option_reads_the_same_file_anew() -> None:
+    content = "test,this;text\nis,one;row\n"
+    assert list(read(content)) == ["test", "this;text"]
+    assert list(read(content, separator=";")) == ["test,this", "text"]
+
+
 def replace_as_rsync_does(file: Path, content: bytes) -> None:
     times = file.stat()
     copy = file.with_name(".copy")
@@ -275,13 +301,15 @@ def overwrite(file: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("replace", [replace_as_rsync_does, overwrite])
-@pytest.mark.parametrize("layout", ["csv", "parquet", "hub"])
+@pytest.mark.parametrize("layout", ["csv", "jsonl.gz", "parquet", "hub"])
 def test_file_replaced_with_its_time_stamp_kept_is_read_anew(layout: str, replace: Any, tmp_path: Path) -> None:
     contents = []
     for word in ("good", "evil"):  # of the same length
         dataset = datasets.Dataset.from_dict({"text": [word, "so so"] * 10, "label": [1, 0] * 10})
         file = tmp_path / "content"
-        dataset.to_csv(file) if layout == "csv" else dataset.to_parquet(file)
+        {"csv": dataset.to_csv, "jsonl.gz": dataset.to_json}.get(layout, dataset.to_parquet)(file)
+        if layout == "jsonl.gz":
+            file.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
         contents.append(file.read_bytes())
         file.unlink()
     folder = tmp_path / "set"

@@ -49,27 +49,28 @@ def read_delimited(file: Path, options: ReaderOptions) -> pa.Table:
             quotation marks that do not match.
     """
     options = replace(options, separator=options.separator or find_separator(file, options))
-    if options.quoting is not None:
-        try:
-            return _table(file, options, _rows(file, options))
-        except _QuotationMarkError as bad:
-            raise _unmatched(file, bad.args[0]) from bad
     joined: list[Row] = []
     try:
         table = _table(file, options, _keeping(joined, _rows(file, options)))
-        suspect = first_of_several_rows(joined, table, str(options.separator))
-    except _QuotationMarkError as bad:
-        suspect = bad.args[0]
-    if suspect is None:
-        return table
-    unquoted = replace(options, quoting="none")
-    if not _stands_without_quoting(file, unquoted):
-        raise _unmatched(file, suspect)
-    rank_zero_warn(
-        f"{file.name}: quotation marks are read as text, as one in line {suspect} would join rows that are whole"
-        " without it (data.reader.quoting)"
-    )
-    return _table(file, unquoted, _rows(file, unquoted))
+    except _QuotationMarkError as wrong:
+        [line] = wrong.args
+        unquoted = replace(options, quoting="none")
+        if options.quoting is None and _stands_without_quoting(file, unquoted):
+            rank_zero_warn(
+                f"{file.name}: quotation marks are read as text, as the one in line {line} opens no cell and each line"
+                " is a row without it (data.reader.quoting)"
+            )
+            return _table(file, unquoted, _rows(file, unquoted))
+        raise UserError(
+            f"{file.name}, line {line}: a quotation mark opens a cell that does not end where it should; double marks"
+            " within cells, or set data.reader.quoting none, or data.reader.escape"
+        ) from wrong
+    if options.quoting is None and (line := first_of_several_rows(joined, table, str(options.separator))):
+        raise UserError(
+            f"{file.name}, line {line}: a cell in quotation marks holds lines that look like rows; set"
+            " data.reader.quoting none if the marks are text, or double if it is one cell"
+        )
+    return table
 
 
 def find_separator(file: Path, options: ReaderOptions) -> str:
@@ -179,10 +180,3 @@ def _stands_without_quoting(file: Path, options: ReaderOptions) -> bool:
         if len(widths) > 1 or any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in row.cells):
             return False
     return True
-
-
-def _unmatched(file: Path, line: int) -> UserError:
-    return UserError(
-        f"{file.name}, line {line}: a quotation mark opens a cell that does not end where it should, and joins rows;"
-        " double marks within cells, or set data.reader.quoting none, or data.reader.escape"
-    )
