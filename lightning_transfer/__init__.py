@@ -26,6 +26,7 @@ _EXPORTS = {
     "LSTMLanguageModel": "lightning_transfer.networks.lstm_language_model",
     "LanguageModel": "lightning_transfer.modules.language_model",
     "LanguageModelDataModule": "lightning_transfer.data.language_modelling",
+    "LazyAdam": "lightning_transfer.modules.lazy_adam",
     "Mixing": "lightning_transfer.data.mixing",
     "Muon": "lightning_transfer.modules.muon",
     "Phase": "lightning_transfer.transfer.schedule",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.modules.adversarial import AdversarialClassifier as AdversarialClassifier
     from lightning_transfer.modules.classifier import Classifier as Classifier
     from lightning_transfer.modules.language_model import LanguageModel as LanguageModel
+    from lightning_transfer.modules.lazy_adam import LazyAdam as LazyAdam
     from lightning_transfer.modules.muon import Muon as Muon
     from lightning_transfer.networks.cnn import SeedCNN as SeedCNN
     from lightning_transfer.networks.fast_cnn import FastCNN as FastCNN

@@ -40,7 +40,8 @@ def peak_memory_gib(device: torch.device) -> float:
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
     """Computes the norm of tensors as if they were one vector; float32, a scalar."""
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))).float())
+    values = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)).float())
     return norm
 
 

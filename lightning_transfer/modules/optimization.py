@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from lightning_transfer.directions import decide_direction, direction_of
 from lightning_transfer.errors import UserError
+from lightning_transfer.modules import sparse_gradients
 from lightning_transfer.networks.layer_groups import group_patterns
 from lightning_transfer.seeds import run_seed
 from lightning_transfer.transfer.param_groups import build_optimizer
@@ -205,9 +206,20 @@ class OptimizedModule(L.LightningModule):
 
     def _make_optimizer(self, params: Iterable[Any]) -> torch.optim.Optimizer:
         try:
-            return self.optimizer(params)
+            optimizer = self.optimizer(params)
         except (TypeError, ValueError) as error:
             raise UserError(f"model.optimizer: {error}") from error
+        sparse_gradients.check_optimizer(optimizer, self.network)
+        return optimizer
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the gradients, also those that are sparse, which Lightning does not."""
+        if gradient_clip_val and sparse_gradients.has_sparse_gradients(optimizer):
+            sparse_gradients.clip(optimizer, float(gradient_clip_val), gradient_clip_algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _total_steps(self) -> int:
         total_steps = self.trainer.estimated_stepping_batches

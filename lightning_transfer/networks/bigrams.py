@@ -62,7 +62,8 @@ class BigramEmbedding(nn.Embedding):
         share = (self.pairs[rows] == numbers).to(self.pair_weight.dtype)
         if self.training and self.dropout:
             share = share * (torch.rand_like(share) >= self.dropout) / (1 - self.dropout)
-        return super().forward(token_ids) + F.embedding(rows, self.pair_weight) * share.unsqueeze(2)
+        pairs = F.embedding(rows, self.pair_weight, sparse=self.sparse)
+        return super().forward(token_ids) + pairs * share.unsqueeze(2)
 
     def _numbers(self, before: Tensor, after: Tensor) -> Tensor:
         return before * self.num_embeddings + after

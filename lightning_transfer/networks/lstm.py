@@ -40,6 +40,9 @@ class LSTMClassifier(LSTMEncoder):
             is added to that of the pair's second token. The pairs are found before the first step of a fit, unless
             weights were loaded; elsewhere call :meth:`fit_to_data`.
         bigram_dropout: Probability of zeroing the embedding of a pair in training.
+        sparse_gradients: Whether the gradients of the embeddings hold only the rows of a batch's tokens and pairs. A
+            step then costs the same with a vocabulary of any size. It needs an optimizer that takes such gradients:
+            ``lightning_transfer.LazyAdam``, or ``torch.optim.SGD`` without weight decay.
 
     Raises:
         UserError: For sizes below 1, probabilities outside 0 to below 1, one logit for more than two classes, and
@@ -57,6 +60,7 @@ class LSTMClassifier(LSTMEncoder):
         gradient_tokens: int | None = None,
         bigrams: int = 0,
         bigram_dropout: float = 0.0,
+        sparse_gradients: bool = False,
         **kwargs: Keywords[BareEncoderOptions],
     ) -> None:
         super().__init__(vocabulary_size, dropout=dropout, **kwargs)
@@ -73,6 +77,7 @@ class LSTMClassifier(LSTMEncoder):
             raise UserError(f"network.bigrams is {bigrams}: expected 0 or more")
         if bigrams:
             self.embedding = BigramEmbedding(self.embedding.weight, bigrams, bigram_dropout)
+        self.embedding.sparse = sparse_gradients
         self.pooling = pooling
         self.direction = direction
         self.gradient_tokens = gradient_tokens
