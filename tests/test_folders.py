@@ -62,6 +62,10 @@ READ = {
         {"train": "dev test train", "test": "dev test"},
     ),
     "a bullet train": (tree("train/bullet train", "train/car", "test/car"), {"train": "bullet train,car"}),
+    "classes whose names hold words for splits": (
+        tree("bullet train", "test tube"),
+        {"train": "bullet train,test tube"},
+    ),
     "no split": (tree("cat", "dog"), {"train": "cat dog"}),
     "a class called train beside others": (tree("car", "train", "plane"), {"train": "car plane train"}),
     "classes with folders of which one is called train": (
