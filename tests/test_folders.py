@@ -136,6 +136,12 @@ def test_pictures_without_classes_have_no_labels_and_the_line_says_where_labels_
         load_split(str(other), "train", label_column="breed")
 
 
+def test_training_on_one_class_folder_is_refused_by_what_is_missing(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", tree("train/cat"))
+    with pytest.raises(UserError, match=r"split 'train' has one class, cat: expected two or more; put the files of ea"):
+        ImageDataModule(str(root), image_size=8).prepare_data()
+
+
 def test_folder_of_a_class_may_be_a_link(tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "elsewhere", tree("dogs"))
     root = write(tmp_path / "set", tree("train/cat"))

@@ -31,7 +31,13 @@ def class_names(dataset: datasets.Dataset, columns: Sequence[str], split: str) -
     [column] = columns
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)  # also of those without an example
+        names = list(feature.names)  # also of those without an example
+        if len(names) == 1:
+            way_out = _WAY_OUT
+            if "file_name" in dataset.column_names:
+                way_out = "put the files of each class into a folder of its own"
+            raise UserError(f"split {split!r} has one class, {names[0]}: expected two or more; {way_out}")
+        return names
     labels = _read(dataset, column)
     names = in_natural_order({name for name in labels.names if name is not None})
     if not names and all(is_nothing(value) or value < 0 for value in labels.values):
