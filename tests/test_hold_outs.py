@@ -256,6 +256,25 @@ def test_groups_are_held_out_for_test_and_validation_alike(tmp_path: Path) -> No
     assert set(np.array(films)[ungrouped._train_rows]) & set(np.array(films)[ungrouped._validation_rows])
 
 
+def test_class_that_no_group_can_validate_is_said() -> None:
+    labels, groups = np.array([0] * 20 + [1] * 20 + [2] * 20), np.array([*range(20), *range(20, 40), *[40] * 20])
+    names = ["cat", "dog", "bird"]
+    with pytest.warns(UserWarning, match="whole groups leave no example of bird to validate on"):
+        split_train_validation(labels, validation_fraction=0.2, groups=groups, class_names=names)
+
+
+def test_groups_that_splits_of_their_own_share_are_counted_and_said(tmp_path: Path) -> None:
+    parts = {"train": numbered(40, film=[row // 4 for row in range(40)])}
+    more = numbered(60, film=[row // 4 for row in range(60)])
+    root = write_parquet(tmp_path / "set", **parts, val=more.select(range(36, 60)), test=more.select(range(44, 60)))
+    data = IMDB(path=str(root), group_column="film")
+    data.test_follows = True
+    with pytest.warns(UserWarning, match=r"1 of 6 groups of split val are in train too \(data.group_column film\): 9"):
+        data.prepare_data()
+    assert data.facts["validation_groups_in_training_split"] == 1
+    assert data.facts["test_groups_in_training_split"] == 0
+
+
 @pytest.mark.parametrize(
     ("films", "column", "message"),
     [

@@ -14,7 +14,7 @@ from lightning_transfer.data import hub
 from lightning_transfer.data.balanced_sampling import EpochOrder, balanced_order
 from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.class_counts import announce_classes, count_classes, require_training_examples
-from lightning_transfer.data.hold_outs import TestHoldOut, find_own_validation, groups_of
+from lightning_transfer.data.hold_outs import TestHoldOut, count_shared_groups, find_own_validation, groups_of
 from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.labels import check_classes
 from lightning_transfer.data.loader import (
@@ -175,6 +175,11 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             self._shared_examples[fact] = check_overlap(
                 self.train_split, split, self.content_of(train), self.content_of(other), role, is_held_out
             )
+            if self.group_column is not None and self._is_opened and not is_held_out:
+                train_rows, rows = (self.open_split(name) for name in (self.train_split, split))
+                if self.group_column in train_rows.column_names and self.group_column in rows.column_names:
+                    shared = count_shared_groups(train_rows, rows, self.group_column, (self.train_split, split))
+                    self._shared_examples[f"{role}_groups_in_training_split"] = shared
 
     def resident(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
         """Gives the tensors that hold a split where batches are to be taken from them."""

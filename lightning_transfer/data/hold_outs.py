@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 import datasets
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_transfer.data.label_values import some_of
+from lightning_transfer.data.natural_order import in_natural_order
 from lightning_transfer.data.reading.split_words import find_split, find_validation
 from lightning_transfer.errors import UserError
 
@@ -191,6 +193,25 @@ def hold_out_groups(classes: np.ndarray, fraction: float, seed: int, groups: np.
             " or give a split of its own for it"
         )
     return np.isin(groups, chosen or [nearest[1]])  # type: ignore[index]
+
+
+def count_shared_groups(train: datasets.Dataset, other: datasets.Dataset, column: str, splits: tuple[str, str]) -> int:
+    """Counts the groups of a split of its own that the training split has as well, and warns if there are any.
+
+    Args:
+        train: The training split.
+        other: The split to validate or to test on.
+        column: The column of the groups.
+        splits: The names of both.
+    """
+    of_train, of_other = ({str(value) for value in dataset.unique(column)} for dataset in (train, other))
+    shared = in_natural_order(of_train & of_other)
+    if shared:
+        rank_zero_warn(
+            f"{len(shared)} of {len(of_other)} groups of split {splits[1]} are in {splits[0]} too (data.group_column"
+            f" {column}): {some_of(shared)}"
+        )
+    return len(shared)
 
 
 def groups_of(dataset: datasets.Dataset, column: str, split: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_transfer.data.hold_outs import hold_out_groups
@@ -93,6 +94,10 @@ def split_train_validation(
         train.append(rows[held_out : held_out + count])
     if too_few:
         raise _too_many(too_few)
+    if by_group is not None:
+        names = [str(label) if class_names is None else class_names[label] for label in found]
+        if missed := [name for name, rows in zip(names, validation, strict=True) if not len(rows)]:
+            rank_zero_warn(f"whole groups leave no example of {some_of(missed)} to validate on (data.group_column)")
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
 
 
