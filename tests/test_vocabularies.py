@@ -47,7 +47,7 @@ def small_classifier(vocabulary_size: int) -> Classifier:
 
 def test_shared_tokens_keep_their_row_and_new_ones_get_the_mean(checkpoint: Path) -> None:
     target = DemoTexts("target").vocabulary
-    weights, source, _ = read_source(str(checkpoint))
+    weights, source, *_ = read_source(str(checkpoint))
     assert source is not None
     assert source == DemoTexts("source").vocabulary
     assert source != target
@@ -80,7 +80,7 @@ def test_pairs_of_tokens_of_another_vocabulary_are_made_anew() -> None:
 
 
 def test_tokens_in_another_order_are_moved_though_every_shape_fits(checkpoint: Path) -> None:
-    weights, source, _ = read_source(str(checkpoint))
+    weights, source, *_ = read_source(str(checkpoint))
     assert source is not None
     model = small_classifier(len(source))
     load_starting_weights(model, str(checkpoint), vocabulary=source[::-1])
@@ -88,7 +88,7 @@ def test_tokens_in_another_order_are_moved_though_every_shape_fits(checkpoint: P
 
 
 def test_same_vocabulary_is_loaded_as_it_is(checkpoint: Path) -> None:
-    weights, source, _ = read_source(str(checkpoint))
+    weights, source, *_ = read_source(str(checkpoint))
     assert source is not None
     model = small_classifier(len(source))
     report = load_starting_weights(model, str(checkpoint), vocabulary=source)

@@ -40,6 +40,20 @@ def test_same_task_is_loaded_whole(checkpoint: Path) -> None:
         assert torch.equal(tensor, tensors(checkpoint)[name])
 
 
+def test_classes_in_another_order_are_moved_in_the_head_alone(checkpoint: Path) -> None:
+    saved = tensors(checkpoint)
+    model = Classifier(SeedCNN(3), 3)
+    report = load_starting_weights(model, str(checkpoint), class_names=["class2", "class0", "class1"])
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, saved[name])}
+    assert moved == {"network.head.weight", "network.head.bias"} == set(report.by_class)
+    assert torch.equal(model.network.head.weight, saved["network.head.weight"][[2, 0, 1]])
+    assert "  by class    network.head.bias (the source has the classes in another order)" in str(report)
+    for names in (["class0", "class1", "class2"], ["cat", "dog", "owl"]):  # other classes are loaded as they are
+        report = load_starting_weights(model, str(checkpoint), class_names=names)
+        assert report.by_class == []
+        assert torch.equal(model.network.head.weight, saved["network.head.weight"])
+
+
 def test_run_is_worth_its_best_checkpoint_and_without_one_its_last(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()

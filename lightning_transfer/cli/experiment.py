@@ -236,8 +236,8 @@ class CommandLine(LightningCLI):
             self.model.double()  # Lightning does so only after it has loaded a checkpoint and thereby rounded it
         source = self._get(self.config, "init_from")
         if source is not None and self.checkpoint is None:
-            vocabulary = getattr(self.datamodule, "vocabulary", None)
-            report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"), vocabulary)
+            of_data = {name: getattr(self.datamodule, name, None) for name in ("vocabulary", "class_names")}
+            report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"), **of_data)
             if self.trainer.is_global_zero:
                 print(report)
         if self._get(self.config, "test_after_fit"):

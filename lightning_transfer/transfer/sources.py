@@ -32,11 +32,13 @@ class Source(NamedTuple):
         weights: The tensors by their full names, with the containers in front: ``model.conv1.weight``.
         vocabulary: The tokens of the data in the order of their ids; None where the source has no vocabulary.
         containers: The container of each tensor by the tensor's name, such as ``model.``.
+        class_names: The names of the classes in the order of the head's rows; None where the source has none.
     """
 
     weights: Weights
     vocabulary: list[str] | None
     containers: dict[str, str]
+    class_names: list[str] | None = None
 
 
 def checkpoint_of(run: Path) -> Path:
@@ -142,16 +144,16 @@ def _read_file(file: Path) -> Source:
 
 
 def _source(file: Path | str, content: Any) -> Source:
-    vocabulary = None
+    vocabulary = class_names = None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        vocabulary = _vocabulary(content)
+        vocabulary, class_names = _vocabulary(content), _of_data(content, "class_names", list)
         if "pytorch-lightning_version" in content:  # its state_dict is the model, and callbacks may save other tensors
             content = content["state_dict"]
     found = [(plain_name(name), container, value) for name, container, value in _tensors(content)]
     if not found:
         raise UserError(f"{file} holds no tensors by name: expected a checkpoint or a state_dict")
     weights = {name: value for name, _, value in found}
-    return Source(weights, vocabulary, {name: container for name, container, _ in found})
+    return Source(weights, vocabulary, {name: container for name, container, _ in found}, class_names)
 
 
 def _tensors(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str, Tensor]]:
@@ -177,10 +179,14 @@ def _first_line(error: Exception) -> str:
 
 def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
     """Finds the vocabulary in a checkpoint of this project, whose data module saves its tokenizer."""
-    for state in checkpoint.values():
-        if isinstance(state, Mapping) and isinstance(state.get("tokenizer"), str):
-            return _tokens(state["tokenizer"])
-    return None
+    tokenizer = _of_data(checkpoint, "tokenizer", str)
+    return None if tokenizer is None else _tokens(tokenizer)
+
+
+def _of_data(checkpoint: Mapping[str, Any], name: str, kind: type) -> Any:
+    """Finds what a data module has saved under a name in a checkpoint; None where none has."""
+    states = [state for state in checkpoint.values() if isinstance(state, Mapping)]
+    return next((state[name] for state in states if isinstance(state.get(name), kind)), None)
 
 
 def _tokens(tokenizer: str) -> list[str]:

@@ -28,6 +28,7 @@ class WeightsReport:
         made_anew: Tensors of the module that keep their fresh values, each with the reason.
         left_over: Tensors of the source that the module has no place for.
         by_token: Loaded tensors whose rows were moved from one vocabulary to another, each with how many.
+        by_class: Loaded tensors of the head whose rows were moved, as the source has the classes in another order.
     """
 
     source: str
@@ -35,11 +36,13 @@ class WeightsReport:
     made_anew: dict[str, str]
     left_over: list[str]
     by_token: dict[str, str]
+    by_class: list[str]
 
     def __str__(self) -> str:
         """Writes the report in a few lines."""
         lines = [f"starting weights: {len(self.loaded)} tensors loaded from {self.source}"]
         lines += [f"  by token    {name} ({reason})" for name, reason in self.by_token.items()]
+        lines += [f"  by class    {name} (the source has the classes in another order)" for name in self.by_class]
         lines += [f"  made anew   {name} ({reason})" for name, reason in self.made_anew.items()]
         lines += [f"  left over   {name}" for name in self.left_over]
         return "\n".join(lines)
@@ -50,6 +53,7 @@ def load_starting_weights(
     source: str | os.PathLike[str],
     allow: Sequence[str] = (),
     vocabulary: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> WeightsReport:
     """Loads weights into a module by name, wherever the same network is in the file and in the module.
 
@@ -61,7 +65,8 @@ def load_starting_weights(
     The head is the last layer group. Its tensors are made anew where their shapes differ or the source lacks them. That
     is so with another number of classes or another kind of head. Any other difference is an error, unless a pattern
     allows it. Where the vocabularies of source and module are known and differ, the rows of embeddings are moved by
-    token. Layers that are bound to a vocabulary are then made anew.
+    token. Layers that are bound to a vocabulary are then made anew. Where the source has the same classes in another
+    order, the rows of the head are moved by class.
 
     Args:
         module: The module, which is changed in place.
@@ -72,6 +77,7 @@ def load_starting_weights(
             ``last.pt::teacher``.
         allow: Glob patterns of tensor names that may be made anew or left over.
         vocabulary: The tokens of the module's data in the order of their ids, if it reads text.
+        class_names: The names of the classes of the module's data, in their order.
 
     Returns:
         A report on each tensor.
@@ -85,7 +91,7 @@ def load_starting_weights(
     own = {plain_name(name): value for name, value in state.items()}
     source = os.fspath(source)
     file, part = split_part(source)
-    given, source_vocabulary, containers = read_source(file)
+    given, source_vocabulary, containers, source_classes = read_source(file)
     weights = _adapted(module, given)
     containers = {name: containers.get(name, "") for name in weights}
     names, rivals = align(weights, own, part)
@@ -98,7 +104,9 @@ def load_starting_weights(
         bound = {plain_name(name) for name in bound_tensors(module)}
         tokens = {plain_name(name) for name in token_tensors(module, len(vocabulary))}
         by_token = _move_tokens(found, tokens - bound, source_vocabulary, vocabulary)
-    head = _head(module)
+    head, by_class = _head(module), list[str]()
+    if class_names is not None and source_classes is not None and list(class_names) != source_classes:
+        by_class = _move_classes(found, head, source_classes, class_names)
     loaded, made_anew, problems = [], {}, []
     for name, tensor in own.items():
         if name in bound:
@@ -130,7 +138,7 @@ def load_starting_weights(
         )
     written = {plain_name(name): name for name in state}
     module.load_state_dict({written[name]: found[name] for name in loaded}, strict=False)
-    return WeightsReport(source, loaded, made_anew, left_over, by_token)
+    return WeightsReport(source, loaded, made_anew, left_over, by_token, by_class)
 
 
 def _adapted(module: nn.Module, weights: Weights) -> Weights:
@@ -150,6 +158,16 @@ def _move_tokens(found: Weights, tensors: set[str], source: list[str], target: S
     for name in names:
         found[name] = move_rows(found[name], source, target)
     return dict.fromkeys(names, counts)
+
+
+def _move_classes(found: Weights, head: Sequence[str], source: list[str], target: Sequence[str]) -> list[str]:
+    """Moves the rows of the head, in place, where the classes are the same. Returns the names of its tensors."""
+    if sorted(source) != sorted(target):
+        return []
+    names = [name for name, tensor in found.items() if _is_allowed(name, head) and tensor.shape[:1] == (len(source),)]
+    for name in names:
+        found[name] = move_rows(found[name], source, target)
+    return names
 
 
 def _head(module: nn.Module) -> list[str]:
