@@ -37,16 +37,35 @@ def check_folder(folder: Path, option: str) -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
-def check_file(file: Path) -> None:
-    """Checks that the file that ``--output`` names can be written.
+def check_file(file: Path, option: str = "--output") -> None:
+    """Checks that a file can be written.
+
+    Args:
+        file: The file.
+        option: Option of the command line that chooses another file.
 
     Raises:
         UserError: If it cannot.
     """
-    with _explained(str(file), "file with --output"):
+    with writable(file, option):
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         tempfile.TemporaryFile(dir=file.parent).close()
+
+
+@contextlib.contextmanager
+def writable(file: Path, option: str = "--output") -> Iterator[None]:
+    """Words in one line why a file cannot be written, in a block that writes it.
+
+    Args:
+        file: The file.
+        option: Option of the command line that chooses another file.
+
+    Raises:
+        UserError: If the block raises an ``OSError``.
+    """
+    with _explained(str(file), f"file with {option}"):
+        yield
 
 
 @contextlib.contextmanager
@@ -188,4 +207,4 @@ def _explained(what: str, other: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {what}: {error.strerror}; choose another {other}") from error
+        raise UserError(f"cannot write {what}: {error.strerror or error}; choose another {other}") from error

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from test_cli import error_line
 from torch.utils.data import DataLoader
 
 from lightning_transfer import Classifier, DemoTexts
-from lightning_transfer.cli.ensemble import Predictions, mean, metrics, predictions
+from lightning_transfer.cli.ensemble import Predictions, mean, metrics, predictions_of
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
@@ -48,7 +49,7 @@ def results(run: Path) -> dict[str, dict[str, float]]:
 
 
 def ensemble(*arguments: object) -> dict[str, dict[str, float]]:
-    main(["ensemble", *map(str, arguments), "--output", "figures.json", *HERE])
+    main(["ensemble", *map(str, arguments), "--output", "figures.json", "--predictions", "all.jsonl", *HERE])
     figures: dict[str, dict[str, float]] = json.loads(Path("figures.json").read_text())["metrics"]
     return figures
 
@@ -59,6 +60,11 @@ def test_each_run_is_worth_what_its_record_says_and_the_mean_more(runs: list[Pat
     for run in runs:
         expected = {name.removeprefix("test/"): value for name, value in results(run)["test"].items()}
         assert figures[str(run)] == pytest.approx(expected, abs=1e-6)
+    lines = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    labels = DemoTexts().read_split("test").labels.tolist()
+    right = [line["class"] == DemoTexts().class_names[labels[line["name"]]] for line in lines]
+    assert [line["name"] for line in lines] == [*range(len(labels))]
+    assert np.mean(right) == pytest.approx(figures["mean of 2"]["accuracy"])
     # The loss is convex in the probabilities, and the runs do not say the same of every review.
     assert figures["mean of 2"]["loss"] < sum(figures[str(run)]["loss"] for run in runs) / 2
 
@@ -141,14 +147,14 @@ def test_data_that_only_have_the_same_labels_are_refused(runs: list[Path], capsy
 def test_limited_evaluation_is_of_the_examples_it_saw(runs: list[Path]) -> None:
     limited = ["--trainer.limit_test_batches", "1", "--data.eval_batch_tokens", "500"]
     figures = ensemble(*runs, *limited)
-    forward, backward = (predictions(run, "test", [*limited, *HERE]) for run in runs)
-    assert 0 < len(forward.rows) < len(predictions(runs[0], "test", HERE).rows)
+    forward, backward = (predictions_of(run, "test", [*limited, *HERE]) for run in runs)
+    assert 0 < len(forward.rows) < len(predictions_of(runs[0], "test", HERE).rows)
     assert figures[str(runs[0])] == metrics(forward)
     assert figures["mean of 2"] == metrics(mean({"forward": forward, "backward": backward}))
 
 
 def test_predictions_are_in_the_order_of_the_data_though_texts_are_read_by_length(runs: list[Path]) -> None:
-    found = predictions(runs[0], "test", ["--trainer.limit_test_batches", "1", *HERE])
+    found = predictions_of(runs[0], "test", ["--trainer.limit_test_batches", "1", *HERE])
     assert len(found.rows) > 100
     assert found.rows.tolist() == sorted(found.rows.tolist())
     assert torch.equal(found.labels, DemoTexts().read_split("test").labels[found.rows])

@@ -111,7 +111,12 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         default=[],
         help="Glob patterns of tensors that may differ from the starting weights; those of the head always may.",
     )
-    parser.add_argument("--output", type=str, default="predictions.jsonl", help="File that predict writes.")
+    parser.add_argument(
+        "--output",
+        type=str,
+        default="predictions.jsonl",
+        help="File that predict writes: JSON Lines, or a table if its name ends in .csv or .tsv.",
+    )
     parser.add_argument("--dashboards", type=Dashboards | None, default=Dashboards(), help="What is shown.")
     parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
     parser.set_defaults({"model": {"class_path": "lightning_transfer.Classifier"}})

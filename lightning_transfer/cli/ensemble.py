@@ -18,14 +18,15 @@ from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.data.batches import Batch, ProblemType
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import check_file, write_json
+from lightning_transfer.files import check_file, writable, write_json
 from lightning_transfer.modules.classifier import Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.targets import TARGETS
-from lightning_transfer.run.predictions import KnownRows
+from lightning_transfer.run.predictions import KnownRows, write_lines
 from lightning_transfer.transfer.sources import checkpoint_of
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
+_OPTIONS = ("--split", "--output", "--predictions")  # of the ensemble itself, each with a value
 
 
 class Predictions(NamedTuple):
@@ -38,6 +39,8 @@ class Predictions(NamedTuple):
         fingerprints: Fingerprint of each split that was read, which changes with its content, where the data has one.
         problem_type: Whether each example has one class, several classes or numbers.
         own_metrics: The user's own metrics by name.
+        names: What each example is called.
+        class_names: Names of the classes or numbers.
     """
 
     rows: Tensor
@@ -46,6 +49,8 @@ class Predictions(NamedTuple):
     fingerprints: Mapping[str, str] = MappingProxyType({})
     problem_type: ProblemType = "classification"
     own_metrics: Mapping[str, Metric] = MappingProxyType({})
+    names: Sequence[str | int] = ()
+    class_names: Sequence[str] = ()
 
 
 def evaluate_ensemble(
@@ -53,6 +58,7 @@ def evaluate_ensemble(
     split: Literal["test", "validation"] = "test",
     output: Path | None = None,
     arguments: Sequence[str] = (),
+    predictions: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluates finished runs, each alone and all as one classifier by the mean of their class probabilities.
 
@@ -64,6 +70,8 @@ def evaluate_ensemble(
         split: Split to evaluate on.
         output: File for the metrics, as JSON.
         arguments: More words of the command line for every run, for example ``["--trainer.accelerator", "cpu"]``.
+        predictions: File for the prediction of each example by all runs together: JSON Lines, or a table if its name
+            ends in .csv or .tsv.
 
     Returns:
         The metrics by name, of each run and of their mean.
@@ -80,13 +88,20 @@ def evaluate_ensemble(
         _require_finished(run)
     if output:
         check_file(Path(output))
+    if predictions:
+        check_file(Path(predictions), "--predictions")
 
-    members = {str(run): predictions(run, split, [*arguments]) for run in runs}
+    members = {str(run): predictions_of(run, split, [*arguments]) for run in runs}
+    together = mean(members)
     figures = {name: metrics(member) for name, member in members.items()}
-    figures[f"mean of {len(members)}"] = metrics(mean(members))
+    figures[f"mean of {len(members)}"] = metrics(together)
     print(table(figures))
     if output:
-        write_json(Path(output), {"split": split, "metrics": figures})
+        with writable(Path(output)):
+            write_json(Path(output), {"split": split, "metrics": figures})
+    if predictions:
+        _, _, probabilities, _, problem_type, _, names, class_names = together
+        write_lines(Path(predictions), names, probabilities, class_names, problem_type, "--predictions")
     return figures
 
 
@@ -112,8 +127,8 @@ def _divide(words: list[str]) -> tuple[list[str], list[str]]:
     belongs = own
     remaining = iter(words)
     for word in remaining:
-        if word.partition("=")[0] in ("--split", "--output", "--help", "-h"):
-            value = itertools.islice(remaining, 1 if word in ("--split", "--output") else 0)
+        if word.partition("=")[0] in (*_OPTIONS, "--help", "-h"):
+            value = itertools.islice(remaining, 1 if word in _OPTIONS else 0)
             own += [word, *value]
         else:
             belongs = others if word.startswith("-") else belongs
@@ -127,7 +142,7 @@ def _require_finished(run: Path) -> None:
             raise UserError(f"{run} has no {file}: expected the folder of a finished run, as logs/quickstart/version_0")
 
 
-def predictions(run: Path, split: str, others: list[str]) -> Predictions:
+def predictions_of(run: Path, split: str, others: list[str]) -> Predictions:
     """Evaluates the best checkpoint of a run, or its last where nothing was held out to find the best.
 
     Args:
@@ -166,7 +181,7 @@ def mean(members: dict[str, Predictions]) -> Predictions:
 
 def metrics(member: Predictions) -> dict[str, float]:
     """Computes the usual loss of the problem type and the scores of an evaluation."""
-    _, _, predictions, _, problem_type, own = member
+    _, _, predictions, _, problem_type, own, *_ = member
     targets = TARGETS[problem_type]
     labels = targets.counted(member.labels)
     evaluation = EvaluationMetrics(predictions.shape[1], problem_type, own)
@@ -208,11 +223,21 @@ class _Evaluation(CommandLine):
     def collect(self) -> Predictions:
         """Puts the kept batches together, in the order of the data."""
         loader: Any = self.trainer.test_dataloaders or self.trainer.val_dataloaders
-        rows = loader.rows(len(self.kept.batches))
+        count = len(self.kept.batches)
         labels, probabilities = map(loader.in_order, zip(*self.kept.batches, strict=True))
         facts = getattr(self.datamodule, "facts", {})
         fingerprints, own = facts.get("fingerprints", {}), self.model.test_metrics.own
-        return Predictions(rows, labels, probabilities, fingerprints, self.model.problem_type, own)
+        class_names = getattr(self.datamodule, "class_names", range(probabilities.shape[1]))
+        return Predictions(
+            loader.rows(count),
+            labels,
+            probabilities,
+            fingerprints,
+            self.model.problem_type,
+            own,
+            loader.names(count),
+            [str(name) for name in class_names],
+        )
 
 
 class _Keep(L.Callback):

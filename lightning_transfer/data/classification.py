@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Generic
+from typing import Any, Generic, Literal, get_args
 
 import datasets
 import numpy as np
@@ -17,6 +17,7 @@ from lightning_transfer.data.class_counts import announce_classes, count_classes
 from lightning_transfer.data.hold_outs import TestHoldOut, count_shared_groups, find_own_validation, groups_of
 from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.labels import check_classes
+from lightning_transfer.data.left_out import OnError, warn_of_left_out
 from lightning_transfer.data.loader import (
     BatchLoader,
     EpochBatches,
@@ -68,6 +69,8 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             times, and of frequent ones each epoch has others. Epochs are as long as without it, and validation and test
             as they are. An example that comes several times in an epoch is augmented in the same way there.
         reader: How CSV files and their like are written, where it cannot be seen.
+        on_error: Whether examples that are missing or cannot be read are refused (raise), or left out, counted and
+            listed (skip).
 
     Raises:
         UserError: For values out of range, and data that is missing or not as described.
@@ -93,10 +96,13 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         problem_type: ProblemType = "classification",
         balanced_sampling: bool = False,
         reader: ReaderOptions | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         require_at_least(0, split_seed=split_seed, test_seed=test_seed, resident_gib=resident_gib)
+        if on_error not in get_args(OnError):
+            raise UserError(f"data.on_error is {on_error}: expected {' or '.join(get_args(OnError))}")
         self.label_columns = LabelColumns(problem_type, label_column)
         if examples_per_class is not None and problem_type != "classification":
             raise UserError(
@@ -112,6 +118,7 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self.path = path
         self.reader = reader
         self.problem_type = problem_type
+        self.on_error: OnError = on_error
         self.train_split = train_split
         self.validation_split = validation_split
         self.test_split = test_split
@@ -133,11 +140,11 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self.resident_gib = resident_gib
         self.test_follows = False  # whether a fit ends by a test
         self.predict_path: str | None = None
-        self.predict_names: list[str] | None = None
         self._class_names: list[str] | None = None
         self._classes_are_to_check = False  # those of a checkpoint, against the data's
         self._is_opened = False  # whether ``path`` has been, and not a class of the user's made the splits
         self._splits: dict[str, Split[Inputs]] = {}
+        self._unlabelled: set[str] = set()  # splits that were read to predict
         self._shared_examples: dict[str, int] = {}  # of other splits with the training split, by name of the fact
         self._on_device: dict[Split[Inputs], tuple[Tensor, ...]] = {}
         self._train_rows = self._validation_rows = np.empty(0, np.int64)
@@ -196,8 +203,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         return self.label_columns.class_names(self.open_split(self.train_split), self.train_split)
 
     def open_split(self, split: str, **columns: Any) -> datasets.Dataset:
-        """Opens a split and checks that it has the label column, and those that other arguments name."""
-        columns |= {"label_column": self.label_columns.names, "reader": self.reader, "texts": self.text_columns}
+        """Opens a split and checks that it has the columns that arguments name; a prediction needs no labels."""
+        labels = {} if self._is_predicting else {"label_column": self.label_columns.names}
+        columns |= {**labels, "reader": self.reader, "texts": self.text_columns}
         self._is_opened = True
         return self.test_hold_out.open(split, lambda name: hub.load_split(self.path, name, **columns), self.split_names)
 
@@ -206,7 +214,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         return hub.split_names(self.path) if self._is_opened else []
 
     def read_labels(self, dataset: datasets.Dataset, split: str) -> Tensor:
-        """Reads the labels of a split, a row for each example, and checks them."""
+        """Reads the labels of a split, a row for each example, and checks them; all are -1 in a prediction."""
+        if self._is_predicting:
+            return torch.full((len(dataset),), -1)
         return self.label_columns.read(dataset, split, self.class_names)
 
     def train_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
@@ -247,6 +257,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         facts = {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
         if train and self.problem_type != "regression":
             facts["training_examples_by_class"] = dict(zip(self.class_names, self.class_counts.tolist(), strict=True))
+        left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
+        if left_out:
+            facts["left_out"] = {name: [row._asdict() for row in rows] for name, rows in left_out.items()}
         if self._validates_on is not None:
             facts["validation_split"] = self._validates_on
         if self.test_hold_out.fraction:
@@ -270,13 +283,15 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         return len(self._split(self.train_split)) if self._validates_on is not None else 0
 
     def prepare_data(self) -> None:
-        """Fills the cache, once on each node; predicting files needs only a checkpoint.
+        """Fills the cache, once on each node; predicting needs only a checkpoint and what is predicted.
 
         With the training split, and where a test follows with the test split: what is wrong with it is then known
         before the training.
         """
-        predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
-        if not predicts_files:
+        if self._is_predicting:
+            if self.predict_path is None:
+                self._split(self.test_split)
+        else:
             self._split(self.train_split)  # kept: setup would read it again
             is_testing = self.trainer is not None and self.trainer.testing
             if not is_testing and self.own_validation is not None:
@@ -334,13 +349,13 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         return self.eval_loader(split, np.arange(len(split)))
 
     def predict_dataloader(self) -> BatchLoader:
-        """Batches of the test split."""
+        """Batches of the test split, whose labels are not read."""
         return self.test_dataloader()
 
     def eval_loader(self, split: Split[Inputs], rows: np.ndarray) -> BatchLoader:
         """Batches of some rows of a split, each row once."""
         share = {**self._share(), "equal_counts": must_pass_together(self.trainer)}
-        return BatchLoader(self.batch_maker(split), self.eval_batches(split, rows, **share))
+        return BatchLoader(self.batch_maker(split), self.eval_batches(split, rows, **share), split.names)
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set and the names of the classes, as plain types."""
@@ -365,9 +380,15 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self._class_names = names
 
     def _split(self, name: str) -> Split[Inputs]:
-        if name not in self._splits:
-            self._splits[name] = self.read_split(name)
+        if name not in self._splits or (name in self._unlabelled and not self._is_predicting):
+            self._splits[name] = split = self.read_split(name)
+            (self._unlabelled.add if self._is_predicting else self._unlabelled.discard)(name)
+            warn_of_left_out(name, split.left_out, len(split))
         return self._splits[name]
+
+    @property
+    def _is_predicting(self) -> bool:
+        return getattr(self.trainer, "predicting", False)
 
     def _groups(self) -> np.ndarray | None:
         if self.group_column is None:

@@ -185,8 +185,9 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         """Batches of the images in ``predict_path`` in the order of their names, else of the test split."""
         if self.predict_path is None:
             return self.test_dataloader()
-        self.predict_names, images = decode_folder(self.predict_path, self.image_size, self._interpolation)
-        return self.eval_loader(Split(images, torch.full((len(images),), -1), ""), np.arange(len(images)))
+        names, images = decode_folder(self.predict_path, self.image_size, self._interpolation)
+        split = Split(images, torch.full((len(images),), -1), "", names)
+        return self.eval_loader(split, np.arange(len(split)))
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Augments and mixes training images and normalises all, on the device: only bytes were transferred."""

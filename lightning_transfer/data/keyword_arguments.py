@@ -4,6 +4,7 @@ from typing import Literal, TypedDict
 
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ProblemType
+from lightning_transfer.data.left_out import OnError
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.tokenizer import TokenizerKind
@@ -15,6 +16,7 @@ class ClassificationOptions(TypedDict, total=False):
     label_column: str | list[str]
     problem_type: ProblemType
     balanced_sampling: bool
+    on_error: OnError
     train_split: str
     validation_split: str | None
     test_split: str

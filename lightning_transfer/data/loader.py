@@ -29,11 +29,15 @@ class BatchLoader:
     Args:
         fetch: Function that makes a batch from row numbers, int64 [batch].
         batches: Function from an epoch, counted from 0, to its batches as row numbers. Every epoch has equally many.
+        names: What each row is called; its number if not given.
     """
 
-    def __init__(self, fetch: Callable[[np.ndarray], Any], batches: EpochBatches) -> None:
+    def __init__(
+        self, fetch: Callable[[np.ndarray], Any], batches: EpochBatches, names: Sequence[str | int] | None = None
+    ) -> None:
         self.fetch = fetch
         self.batches = batches
+        self._names = names
         # Lightning looks for these attributes of a DataLoader: it calls sampler.set_epoch at the start of an epoch.
         self.sampler, self.batch_sampler = self, None
         self._epoch = 0
@@ -61,6 +65,11 @@ class BatchLoader:
     def rows(self, batches: int) -> Tensor:
         """Returns the rows of the first batches of an evaluation: int64 [rows], ascending."""
         return self._rows_as_read(batches).sort().values
+
+    def names(self, batches: int) -> list[str | int]:
+        """Returns what the rows of the first batches of an evaluation are called, in their order."""
+        rows: list[int] = self.rows(batches).tolist()
+        return [*rows] if self._names is None else [self._names[row] for row in rows]
 
     def in_order(self, parts: Sequence[Tensor]) -> Tensor:
         """Joins the results of the first batches of an evaluation in the order of their rows.

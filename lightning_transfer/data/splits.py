@@ -8,12 +8,14 @@ set ever has rows of the hold-out.
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+import datasets
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_transfer.data.hold_outs import hold_out_groups
 from lightning_transfer.data.label_values import some_of
+from lightning_transfer.data.left_out import LeftOut
 from lightning_transfer.errors import UserError
 
 Inputs = TypeVar("Inputs")
@@ -26,15 +28,33 @@ class Split(Generic[Inputs]):
         inputs: The inputs of all rows.
         labels: int64 [rows], -1 where unknown; float32 [rows, classes or numbers] for other problem types.
         fingerprint: Text that changes when the data does.
+        names: What each row is called in predictions: the path of its file, or its number in the data set. Numbers from
+            0 if not given.
+        left_out: The rows of the data set that could not be read and are not in the split.
     """
 
-    def __init__(self, inputs: Inputs, labels: Tensor, fingerprint: str) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        labels: Tensor,
+        fingerprint: str,
+        names: Sequence[str | int] | None = None,
+        left_out: Sequence[LeftOut] = (),
+    ) -> None:
         self.inputs = inputs
         self.labels = labels
         self.fingerprint = fingerprint
+        self.names: Sequence[str | int] = range(len(labels)) if names is None else names
+        self.left_out = left_out
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def names_of(dataset: datasets.Dataset) -> list[str | int]:
+    """Returns what each row of a data set is called: the path of its file if it has one, else its number."""
+    files: Sequence[object] = dataset["file_name"][:] if "file_name" in dataset.column_names else [None] * len(dataset)
+    return [name if isinstance(name, str) else row for row, name in enumerate(files)]
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from lightning_transfer.data.loader import BatchLoader, EpochBatches
 from lightning_transfer.data.overlap import Rows
 from lightning_transfer.data.reading.documents import read_documents
 from lightning_transfer.data.reading.tables import columns_of_texts, warn_of_missing_texts
-from lightning_transfer.data.splits import Split, evenly_spaced
+from lightning_transfer.data.splits import Split, evenly_spaced, names_of
 from lightning_transfer.data.tokenizer import (
     PADDING_ID,
     SEPARATOR_ID,
@@ -84,7 +84,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         columns, fingerprint = columns_of_texts(dataset, self.text_columns)
         warn_of_missing_texts(dataset, self.text_columns, f"split {split!r}")
         documents = cached_documents(self.tokenizer, columns, fingerprint, len(dataset))
-        return Split(documents, labels, dataset._fingerprint)
+        return Split(documents, labels, dataset._fingerprint, names_of(dataset))
 
     def tensors_of(self, split: Split[Documents]) -> tuple[Tensor, ...]:
         """Gives token ids, where the texts of each document begin, and labels."""

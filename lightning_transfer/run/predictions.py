@@ -1,7 +1,8 @@
-"""Writes predictions as JSON Lines: one object for each example, whose row the loader has to know."""
+"""Writes predictions as JSON Lines or as a table: one line for each example, whose row the loader has to know."""
 
+import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from lightning_transfer.data.batches import ProblemType, are_shares
 from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import replacing
+from lightning_transfer.files import replacing, writable
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of the columns of a table, by the suffix of its file
 
 # For each problem type the expected predictions in words, and a function that checks each row or value.
 _KINDS: dict[ProblemType, tuple[str, Callable[[Tensor], Tensor]]] = {
@@ -50,41 +53,88 @@ def _require_rows(loader: object) -> None:
 def write_predictions(
     output: Path, batches: list[Tensor], loader: BatchLoader, data: ClassificationDataModule[object]
 ) -> int:
-    """Writes the name and the prediction of each example, in the order of the input.
-
-    The prediction is the class and the probabilities of all classes. If an example may have several classes, it names
-    those whose probability is at least a half. In a regression it is the numbers.
+    """Writes the name and the prediction of each example, in the order of the input; see :func:`write_lines`.
 
     Args:
         output: The file to write.
         batches: Probabilities or numbers, float [batch, classes] each, in the order of the loader's batches.
-        loader: The loader, which knows the rows of the batches.
-        data: The data module, which knows the names of the classes, and of the examples where they have any.
+        loader: The loader, which knows the rows of the batches and what they are called.
+        data: The data module, which knows the names of the classes.
 
     Returns:
         The number of examples.
 
     Raises:
-        UserError: If the batches hold anything else than the problem type predicts.
+        UserError: If the batches hold anything else than the problem type predicts, or the file cannot be written.
     """
     for batch in batches:
         _require_predictions(batch, len(data.class_names), data.problem_type)
-    predictions = loader.in_order(batches).tolist()
-    rows = loader.rows(len(batches)).tolist()
-    with replacing(output) as partial, partial.open("w", encoding="utf-8") as lines:
-        for row, values in zip(rows, predictions, strict=True):
-            name = data.predict_names[row] if data.predict_names else row
-            lines.write(json.dumps({"name": name, **_in_words(values, data)}) + "\n")
-    return len(predictions)
+    names = loader.names(len(batches))
+    write_lines(output, names, loader.in_order(batches), data.class_names, data.problem_type)
+    return len(names)
 
 
-def _in_words(values: list[float], data: ClassificationDataModule[object]) -> dict[str, Any]:
-    by_name = dict(zip(data.class_names, values, strict=True))
-    if data.problem_type == "regression":
+def write_lines(
+    output: Path,
+    names: Sequence[str | int],
+    predictions: Tensor,
+    class_names: Sequence[str],
+    problem_type: ProblemType,
+    option: str = "--output",
+) -> None:
+    """Writes predictions whole or not at all: as JSON Lines, or as a table if the file ends in .csv or .tsv.
+
+    The prediction is the class and the probabilities of all classes. If an example may have several classes, it names
+    those whose probability is at least a half. In a regression it is the numbers. A table has a column for each entry,
+    such as ``probabilities.cat``.
+
+    Args:
+        output: The file to write.
+        names: What each example is called.
+        predictions: Probabilities or numbers, float [examples, classes].
+        class_names: Names of the classes or numbers.
+        problem_type: What each example has.
+        option: Option of the command line that chooses another file.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    lines = (
+        {"name": name, **_in_words(dict(zip(class_names, values, strict=True)), problem_type)}
+        for name, values in zip(names, predictions.tolist(), strict=True)
+    )
+    separator = SEPARATORS.get(output.suffix.lower())
+    # A name may hold bytes that are not UTF-8: they are written as they were read.
+    with (
+        writable(output, option),
+        replacing(output) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        if separator is None:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        else:
+            csv.writer(file, delimiter=separator, lineterminator="\n").writerows(_rows_of_table(lines))
+
+
+def _rows_of_table(lines: Iterable[Mapping[str, Any]]) -> Iterable[list[Any]]:
+    for number, line in enumerate(lines):
+        flat: dict[str, Any] = {}
+        for key, value in line.items():
+            if isinstance(value, dict):
+                flat |= {f"{key}.{name}": one for name, one in value.items()}
+            else:
+                flat[key] = json.dumps(value) if isinstance(value, list) else value
+        if number == 0:
+            yield list(flat)
+        yield list(flat.values())
+
+
+def _in_words(by_name: dict[str, float], problem_type: ProblemType) -> dict[str, Any]:
+    if problem_type == "regression":
         return {"values": by_name}
-    if data.problem_type == "multilabel":
+    if problem_type == "multilabel":
         return {"classes": [name for name, value in by_name.items() if value >= 0.5], "probabilities": by_name}
-    return {"class": data.class_names[values.index(max(values))], "probabilities": by_name}
+    return {"class": max(by_name, key=by_name.__getitem__), "probabilities": by_name}
 
 
 def _require_predictions(batch: object, count: int, problem_type: ProblemType) -> None:
