@@ -85,8 +85,7 @@ def replacing(target: Path) -> Iterator[Path]:
         yield target
         return
     target = target.resolve()
-    # The name is fixed, not random, so that the next process overwrites what a killed one has left.
-    partial = target.with_name(f".{target.name}.partial")
+    partial = partial_of(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)
     try:
@@ -100,6 +99,14 @@ def replacing(target: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             _remove(partial)
+
+
+def partial_of(target: Path) -> Path:
+    """Returns the path at which :func:`replacing` has its block write.
+
+    The name is fixed, not random, so that the next process overwrites what a killed one has left.
+    """
+    return target.with_name(f".{target.name}.partial")
 
 
 def write_text(file: Path, text: str) -> None:

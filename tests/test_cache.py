@@ -1,13 +1,17 @@
 """The cache of decoded arrays: one valid entry whatever happens."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lightning_transfer.data import cache
+from lightning_transfer.data.tokenizer import cached_documents, train_tokenizer
+from lightning_transfer.errors import UserError
 
 
 def build_ones(folder: Path) -> None:
@@ -71,6 +75,116 @@ def test_failed_build_leaves_nothing(shared_cache: Path) -> None:
     with pytest.raises(RuntimeError, match="disk full"):
         cache.load_or_build("failed", {}, fail)
     assert [entry for entry in (shared_cache / "failed").iterdir() if entry.is_dir()] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache on a disk of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a disk of 2 MB cannot be mounted here: it takes root")
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(disk / "cache"))
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+NO_ROOM = r"the cache .*{} cannot be written: it needs .* MiB, and 2.0 MiB are free; make room, or set LIGHTNING_TRANS"
+
+
+def entries(disk: Path) -> list[Path]:
+    return [path for path in disk.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_rows_without_room_are_refused_before_the_first_and_leave_nothing(small_disk: Path) -> None:
+    def build(folder: Path) -> None:
+        with cache.rows_file(folder / "images.npy", 100, (3, 100, 100), np.uint8):
+            pytest.fail("a row was asked for")
+
+    with pytest.raises(UserError, match=NO_ROOM.format("images")):
+        cache.load_or_build("images", {}, build)
+    assert entries(small_disk) == []
+
+
+def test_texts_without_room_are_refused_and_leave_nothing(small_disk: Path) -> None:
+    tokenizer = train_tokenizer(["a film"], "words", 10)
+    with pytest.raises(UserError, match=NO_ROOM.format("texts")):
+        cached_documents(tokenizer, ["film " * 2000] * 400, "f", 400)
+    assert entries(small_disk) == []
+
+
+def test_room_that_goes_while_an_entry_is_written_is_one_line_too(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")  # as on a file system that cannot reserve
+
+    def build(folder: Path) -> None:
+        with cache.rows_file(folder / "images.npy", 60, (3, 100, 100), np.uint8) as write:
+            (small_disk / "other").write_bytes(bytes(1 << 20))
+            for _ in range(60):
+                write(np.ones((3, 100, 100)))
+
+    with pytest.raises(UserError, match="cannot be written: No space left on device; make room"):
+        cache.load_or_build("images", {}, build)
+    assert entries(small_disk) == [small_disk / "other"]
+
+
+def test_array_has_as_many_rows_as_were_written(shared_cache: Path) -> None:
+    def build(folder: Path) -> None:
+        with cache.rows_file(folder / "images.npy", 1000, (2, 3), np.int16) as write:
+            for row in range(3):
+                write(np.full((2, 3), row))
+
+    images = cache.load_or_build("fewer", {}, build)["images"]
+    assert images.shape == (3, 2, 3)
+    assert images.dtype == np.int16
+    assert images[:, 1, 2].tolist() == [0, 1, 2]
+    [file] = (shared_cache / "fewer").glob("*/images.npy")
+    assert file.stat().st_size == 128 + images.nbytes
+    np.testing.assert_array_equal(np.load(file), images)
+
+
+@pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.empty((0, 2)), np.float32(7).reshape(())])
+def test_saved_array_is_read_as_it_was(array: np.ndarray, tmp_path: Path) -> None:
+    cache.save(tmp_path / "a.npy", array)
+    found = np.load(tmp_path / "a.npy")
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+
+
+def test_parts_of_killed_builds_are_removed_by_the_next_build_but_not_those_of_living_ones(shared_cache: Path) -> None:
+    folder = shared_cache / "killed"
+    for name in ("dead", "alive"):
+        (folder / f".{name}.partial").mkdir(parents=True)
+        (folder / f".{name}.partial" / "images.npy").write_bytes(bytes(100))
+        (folder / f"{name}.lock").touch()
+    with cache.FileLock(folder / "alive.lock"):
+        cache.load_or_build("killed", {}, build_ones)
+        assert [path.name for path in folder.glob(".*.partial")] == [".alive.partial"]
+    cache.load_or_build("killed", {"n": 2}, build_ones)
+    assert [*folder.glob(".*.partial")] == []
+
+
+def test_cache_that_cannot_be_written_is_one_line_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match="file/cache/a cannot be written: Not a directory; make room, or set LIGHTN"):
+        cache.load_or_build("a", {}, build_ones)
+
+
+def test_missing_home_is_one_line_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cache.CACHE_VARIABLE)
+    monkeypatch.delenv("HOME", raising=False)
+
+    def unknown(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UserError, match="there is no home: set LIGHTNING_TRANSFER_CACHE to one"):
+        cache.load_or_build("a", {}, build_ones)
 
 
 def test_writing_to_an_array_does_not_reach_the_disk() -> None:

@@ -102,7 +102,7 @@ def cached_tokenizer(texts: Iterable[str], fingerprint: str, kind: TokenizerKind
 
     def build(folder: Path) -> None:
         text = train_tokenizer(texts, kind, max_vocabulary_size).to_str()
-        np.save(folder / "json.npy", np.frombuffer(text.encode(), np.uint8))
+        cache.save(folder / "json.npy", np.frombuffer(text.encode(), np.uint8))
 
     return cache.load_or_build("tokenizers", key, build)["json"].tobytes().decode()
 
@@ -143,7 +143,7 @@ def cached_documents(tokenizer: Tokenizer, columns: Sequence[Iterable[str]], fin
     def build(folder: Path) -> None:
         documents = join([tokenize(tokenizer, texts, total) for texts in columns])
         for name, array in documents._asdict().items():
-            np.save(folder / f"{name}.npy", array)
+            cache.save(folder / f"{name}.npy", array)
 
     return Documents(**cache.load_or_build("texts", key, build))
 
