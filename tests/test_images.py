@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from lightning_transfer import CIFAR10, CIFAR100, DemoImages, ImageDataModule
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch
-from lightning_transfer.data.decoding import decode_folder, to_array
+from lightning_transfer.data.decoding import ImageShape, decode_all, to_array
+from lightning_transfer.data.pictures.to_predict import pictures_to_predict
 from lightning_transfer.errors import UserError
 
 
@@ -26,6 +27,10 @@ def fitted(data: ImageDataModule) -> ImageDataModule:
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+def predicted(path: Path, size: int) -> Tensor:
+    return decode_all(pictures_to_predict(str(path), "image"), ImageShape(size), "raise")[0]
 
 
 def test_pixels_and_labels_are_those_of_the_data_set(image_folder: Path) -> None:
@@ -80,7 +85,7 @@ def test_column_that_is_not_a_label_is_refused(tmp_path: Path) -> None:
 def test_picture_of_real_numbers_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 30), 0.5, np.float32)).save(tmp_path / "a.tiff")
     with pytest.raises(UserError, match=r"a\.tiff cannot be decoded as an image: it holds real numbers"):
-        decode_folder(str(tmp_path), 16)
+        predicted(tmp_path, 16)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
@@ -111,13 +116,13 @@ def test_picture_is_cropped_in_the_middle_and_turned_as_the_camera_says() -> Non
 
 def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        decode_folder(str(tmp_path / "nowhere"), 32)
+        predicted(tmp_path / "nowhere", 32)
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(UserError, match="has no images"):
-        decode_folder(str(tmp_path), 32)
+        predicted(tmp_path, 32)
     (tmp_path / "broken.png").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"broken\.png cannot be decoded"):
-        decode_folder(str(tmp_path), 32)
+        predicted(tmp_path, 32)
 
 
 def image_column(images: list[Image.Image | dict | None]) -> datasets.Dataset:
@@ -131,7 +136,10 @@ def image_column(images: list[Image.Image | dict | None]) -> datasets.Dataset:
 def test_row_without_an_image_is_refused_by_its_number(image_size: int | None, tmp_path: Path) -> None:
     images = [Image.new("RGB", (16, 16))] * 200
     folder = write_parquet(tmp_path / "set", train=image_column([*images[:6], None, *images[7:]]))
-    with pytest.raises(UserError, match="the image in row 6 of column 'image' cannot be decoded: there is none"):
+    with pytest.raises(
+        UserError,
+        match="the image in row 6 of split 'train', column 'image', cannot be decoded as an image: there is none",
+    ):
         ImageDataModule(str(folder), image_size=image_size).read_split("train")
 
 
@@ -159,11 +167,13 @@ DAMAGED = {
 def test_damaged_image_is_refused_by_its_row_or_file(damage: str, tmp_path: Path) -> None:
     images = [Image.new("RGB", (16, 16)), {"bytes": DAMAGED[damage], "path": None}]
     folder = write_parquet(tmp_path / "set", train=image_column(images))
-    with pytest.raises(UserError, match="the image in row 1 of column 'image' cannot be decoded: "):
+    with pytest.raises(
+        UserError, match="the image in row 1 of split 'train', column 'image', cannot be decoded as an image: "
+    ):
         ImageDataModule(str(folder), image_size=16).read_split("train")
     (tmp_path / "damaged.png").write_bytes(DAMAGED[damage])
     with pytest.raises(UserError, match=r"damaged\.png cannot be decoded as an image: "):
-        decode_folder(str(tmp_path), 16)
+        predicted(tmp_path, 16)
 
 
 def test_image_that_cannot_be_converted_is_refused_by_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +182,10 @@ def test_image_that_cannot_be_converted_is_refused_by_its_row(tmp_path: Path, mo
 
     monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
     folder = write_parquet(tmp_path / "set", train=image_column([Image.new("RGB", (16, 16))] * 2))
-    with pytest.raises(UserError, match="the image in row 0 of column 'image' cannot be decoded: not a TIFF file"):
+    with pytest.raises(
+        UserError,
+        match=r"the image in row 0 of split 'train', column .* cannot be decoded as an image: not a TIFF file",
+    ):
         ImageDataModule(str(folder), image_size=16).read_split("train")
 
 

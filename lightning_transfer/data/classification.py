@@ -399,7 +399,8 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
                 f"data.group_column is {self.group_column}: expected null with {name}, which has no columns"
             )
         dataset = self.open_split(self.train_split, group_column=self.group_column)
-        return groups_of(dataset, self.group_column, self.train_split)
+        groups: np.ndarray = groups_of(dataset, self.group_column, self.train_split)[self._split(self.train_split).rows]
+        return groups
 
     def _share(self) -> dict[str, int]:
         if self.trainer is None:

@@ -1,150 +1,182 @@
 """Decodes images of any kind to arrays of bytes: RGB, of one size, channels first."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import datasets
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from lightning_transfer.data import cache
+from lightning_transfer.data.left_out import LeftOut, OnError
+from lightning_transfer.data.pictures.opening import Picture, values_of
+from lightning_transfer.data.pictures.sequences import Pictures
+from lightning_transfer.data.pictures.windows import FULL, Window, measure_window, to_bytes
 from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_LAYOUT = 1  # version of the cached array's layout: another number builds the array again
+_LAYOUT = 2  # version of the cached array's layout: another number builds the array again
+_SAMPLE = 100  # images that are looked at before all are decoded
 
 
-def decode_column(dataset: datasets.Dataset, column: str, image_size: int, interpolation: str = "bicubic") -> Tensor:
-    """Decodes a column of images, once: the next call maps the cached array into memory.
+class ImageShape(NamedTuple):
+    """What pictures are brought to; see :func:`to_array`."""
+
+    image_size: int
+    window: Window | None = None
+    interpolation: str = "bicubic"
+
+
+def decode(
+    pictures: Pictures, shape: ImageShape, on_error: OnError, fingerprint: str
+) -> tuple[Tensor, np.ndarray, list[LeftOut]]:
+    """Decodes pictures once: the next call maps the cached array into memory.
 
     Args:
-        dataset: A split with the column.
-        column: The name of the image column.
-        image_size: Height and width to bring every image to, in pixels.
-        interpolation: The way of resizing, see :func:`to_array`.
+        pictures: The pictures.
+        shape: What every picture is brought to.
+        on_error: Whether pictures that cannot be read are refused, or left out.
+        fingerprint: Text that changes when the data set does. Whether files have changed is known beyond it.
 
     Returns:
-        uint8 [rows, 3, image_size, image_size], memory-mapped.
+        uint8 [images, 3, image_size, image_size], memory-mapped; the row of each, int64 [images]; and what is left out.
 
     Raises:
-        UserError: If the column does not hold images, or one of them is missing or cannot be decoded.
+        UserError: If one of the pictures cannot be read and such are refused, or none can be read.
     """
-    _require_images(dataset, column)
-    key = {"fingerprint": dataset._fingerprint, "column": column, "image_size": image_size, "layout": _LAYOUT}
-    key |= {} if interpolation == "bicubic" else {"interpolation": interpolation}
+    files = _state_of(pictures.files)
+    key = {"fingerprint": fingerprint, "files": files, **shape._asdict(), "layout": _LAYOUT}
+    convert = partial(to_array, **shape._asdict())
 
     def build(folder: Path) -> None:
-        shape = (len(dataset), 3, image_size, image_size)
-        images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        convert = partial(to_array, image_size=image_size, interpolation=interpolation)
-        arrays = _decode_rows(dataset, column, range(len(dataset)), convert)
-        # With disable=None, tqdm shows no bar if standard error is not a terminal.
-        for row, array in enumerate(tqdm(arrays, "Decoding images once", len(dataset), unit=" images", disable=None)):
-            images[row] = array
-        images.flush()
+        kept: list[int] = []
+        left_out: list[LeftOut] = []
+        found = pictures.converted(range(len(pictures)), convert, on_error, left_out)
+        row_shape = (3, shape.image_size, shape.image_size)
+        with cache.rows_file(folder / "images.npy", len(pictures), row_shape, np.uint8) as write:
+            # With disable=None, tqdm shows no bar if standard error is not a terminal.
+            for row, array in tqdm(found, "Decoding images once", len(pictures), unit=" images", disable=None):
+                write(array)
+                kept.append(row)
+        if not kept:
+            raise UserError(f"none of {len(pictures)} images can be read: {left_out[0].name}: {left_out[0].reason}")
+        cache.save(folder / "kept.npy", np.array(kept, np.int64))
+        cache.save(folder / "left_out.npy", np.frombuffer(json.dumps(left_out).encode(), np.uint8))
 
-    return torch.from_numpy(cache.load_or_build("images", key, build)["images"])
+    arrays = cache.load_or_build("images", key, build)
+    left_out = [LeftOut(*entry) for entry in json.loads(arrays["left_out"].tobytes())]
+    if left_out and on_error == "raise":  # left out by the run that built the entry
+        missing = np.setdiff1d(np.arange(len(pictures)), arrays["kept"])
+        list(pictures.converted(missing, convert, on_error))
+    return torch.from_numpy(arrays["images"]), arrays["kept"], left_out
 
 
-def typical_size(dataset: datasets.Dataset, column: str, sample: int = 100) -> int:
-    """Measures how large the images of a column are: the median of the shorter sides of a sample, in pixels.
+def decode_all(
+    pictures: Pictures, shape: ImageShape, on_error: OnError
+) -> tuple[Tensor, np.ndarray, list[LeftOut]]:
+    """Decodes pictures into memory; see :func:`decode`."""
+    images = np.empty((len(pictures), 3, shape.image_size, shape.image_size), np.uint8)
+    kept: list[int] = []
+    left_out: list[LeftOut] = []
+    convert = partial(to_array, **shape._asdict())
+    for row, array in pictures.converted(range(len(pictures)), convert, on_error, left_out):
+        images[len(kept)] = array
+        kept.append(row)
+    return torch.from_numpy(images[: len(kept)]), np.array(kept, np.int64), left_out
+
+
+def typical_size(pictures: Pictures, on_error: OnError = "raise") -> int:
+    """Measures how large pictures are: the median of the shorter sides of a sample, in pixels.
 
     Args:
-        dataset: A split with the column.
-        column: The name of the image column.
-        sample: Number of images to look at, evenly spaced over the split.
+        pictures: The pictures, of which 100 are looked at, evenly spaced.
+        on_error: Whether pictures that cannot be read are refused, or left out.
 
     Raises:
-        UserError: If the column does not hold images, or one of them is missing or cannot be decoded.
+        UserError: If one of the pictures cannot be read and such are refused, or none can be read.
     """
-    _require_images(dataset, column)
-    rows = evenly_spaced(len(dataset), sample)
-    return int(np.median([*_decode_rows(dataset, column, rows, lambda image: min(image.size))]))
+    left_out: list[LeftOut] = []
+    rows = evenly_spaced(len(pictures), _SAMPLE)
+    sides = [side for _, side in pictures.converted(rows, _shorter_side, on_error, left_out)]
+    if not sides:
+        raise UserError(f"none of {len(rows)} images can be read: {left_out[0].name}: {left_out[0].reason}")
+    return int(np.median(sides))
 
 
-def decode_folder(folder: str, image_size: int, interpolation: str = "bicubic") -> tuple[list[str], Tensor]:
-    """Decodes the images of a folder and of the folders below it, in the order of their names.
+def typical_window(pictures: Pictures, on_error: OnError = "raise") -> Window | None:
+    """Chooses the window of pictures with more than 8 bits; see :func:`measure_window`.
 
     Args:
-        folder: Folder of the images.
-        image_size: Height and width to bring every image to, in pixels.
-        interpolation: The way of resizing, see :func:`to_array`.
+        pictures: The training pictures, of which 100 are looked at, evenly spaced.
+        on_error: Whether pictures that cannot be read are refused, or left out.
 
     Returns:
-        The files' paths relative to the folder, and uint8 [files, 3, image_size, image_size].
-
-    Raises:
-        UserError: For a missing folder, one without images, and an image that cannot be decoded.
+        The window, or None if none of the sample has more than 8 bits.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"folder {folder!r} does not exist: expected a folder of images")
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"folder {folder!r} has no images: expected files named {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return [str(file.relative_to(root)) for file in files], torch.from_numpy(
-        np.stack([_decode_file(file, image_size, interpolation) for file in files])
-    )
+    rows = evenly_spaced(len(pictures), _SAMPLE)
+    values = (values for _, values in pictures.converted(rows, values_of, on_error))
+    return measure_window(values for values in values if values is not None)
 
 
-def to_array(image: Image.Image, image_size: int, interpolation: str = "bicubic") -> np.ndarray:
-    """Converts an image to RGB, and crops its largest centred square, which it resizes.
+def to_array(
+    picture: Picture, image_size: int, window: Window | None = None, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """Converts a picture to RGB, and crops its largest centred square, which it resizes.
 
     Args:
-        image: An image in any mode of whole numbers; those of 32 bits are clipped to 0 to 65,535. Transparency
-            is dropped, and the camera's orientation is applied.
+        picture: An image in any mode, or numbers, [height, width] or [height, width, channels]. Transparency is
+            dropped, and the camera's orientation is applied.
         image_size: Height and width of the result in pixels.
+        window: The values that become black and white, in pictures with more than 8 bits. If not given, 0 and 65,535.
         interpolation: The way of resizing by Pillow's name in small letters.
 
     Returns:
         uint8 [3, image_size, image_size].
 
     Raises:
-        UserError: For an image of real numbers.
+        ValueError: For real numbers without a window.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise UserError("it holds real numbers, of a range of its own: save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 or 32 bits, which convert("RGB") would clip instead of scale
-        image = Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
-    image = image.convert("RGB")
+    values = values_of(picture)
+    if values is not None:
+        if window is None and values.dtype.kind == "f":
+            raise ValueError("it holds real numbers, and no range of them is known: give data.window")
+        if window is None:
+            rank_zero_warn(
+                "an image has more than 8 bits, which none of the sampled training images had: its values 0 and 65535"
+                " become black and white, unless data.window says otherwise"
+            )
+        picture = to_bytes(values, window or FULL)
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture.squeeze(2) if picture.shape[2:] == (1,) else picture)
+    image = ImageOps.exif_transpose(picture).convert("RGB")
     if image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling[interpolation.upper()])
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def _require_images(dataset: datasets.Dataset, column: str) -> None:
-    if not isinstance(dataset.features[column], datasets.Image):
-        raise UserError(f"column {column!r} holds {dataset.features[column]}, not images: name another image_column")
+def _shorter_side(picture: Picture) -> int:
+    sides: tuple[int, ...] = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size
+    return min(sides)
 
 
-def _decode_file(file: Path, image_size: int, interpolation: str) -> np.ndarray:
-    with _refusing_damage(f"{file} cannot be decoded as an image"), Image.open(file) as image:
-        return to_array(image, image_size, interpolation)
-
-
-def _decode_rows(
-    dataset: datasets.Dataset, column: str, rows: Sequence[int] | np.ndarray, convert: Callable[[Image.Image], Any]
-) -> Iterator[Any]:
-    images = iter(dataset.select_columns(column).select(rows))
-    for row in rows:
-        with _refusing_damage(f"the image in row {row} of column {column!r} cannot be decoded"):
-            image = next(images)[column]
-            if image is None:
-                raise ValueError("there is none, leave the row out")
-            yield convert(image)
-
-
-@contextmanager
-def _refusing_damage(message: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises these for damage
-        raise UserError(f"{message}: {error}") from error
+def _state_of(files: Sequence[Path | None]) -> str | None:
+    """Hashes what the file system says of files: also of one that was replaced with its time stamp kept."""
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        state = ""
+        if file is not None:
+            with contextlib.suppress(OSError):  # none, for a link that leads nowhere
+                facts = file.stat()
+                state = f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}"
+        digest.update(f"{file} {state}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

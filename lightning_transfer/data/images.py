@@ -2,24 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, cast
 
+import datasets
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_transfer.data import demo_images
+from lightning_transfer.data import demo_images, hub
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch, TrainingImageBatch
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
-from lightning_transfer.data.decoding import decode_column, decode_folder, typical_size
+from lightning_transfer.data.decoding import ImageShape, decode, decode_all, typical_size, typical_window
 from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions, ImageOptions
+from lightning_transfer.data.left_out import warn_of_left_out
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.near_duplicates import find_near_duplicates
 from lightning_transfer.data.normalisation import channel_statistics, preprocessing_of_weights
 from lightning_transfer.data.overlap import Role
+from lightning_transfer.data.pictures.locating import folders_of_names
+from lightning_transfer.data.pictures.sequences import ColumnPictures
+from lightning_transfer.data.pictures.to_predict import pictures_to_predict
+from lightning_transfer.data.pictures.windows import Window
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
@@ -34,7 +41,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     memory-mapped cache. Batches are augmented and normalised on the device.
 
     Args:
-        image_column: The column of the images.
+        image_column: The column of the images: encoded ones, lists of numbers (height x width, with or without
+            channels), or the names of files, with or without suffix. Names are relative to the folder of the data.
         image_size: Height and width of the images in pixels. If not given, the median of the shorter sides in a sample
             of the training split, and at most 224.
         mean: Mean of each channel, for pixels from 0 to 1, subtracted from every image. If not given, that of a sample
@@ -48,7 +56,13 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         mixing: Mixup or CutMix of training images, once augmented and normalised.
         near_duplicate_bits: Counts images of the validation and test split that look like a training image: those of
             whose perceptual hash at most so many of the 64 bits differ. 4 finds scaled and newly compressed copies.
-        predict_path: A folder of images for ``predict``; the test split if not given.
+        window: The values that become black and white, in images with more than 8 bits and in lists of numbers. If not
+            given, it follows from a sample of the training split, and every checkpoint has it. Numbers from 0 to 1 keep
+            that range, and so do whole numbers from 0 to 255. Of others it is the 0.1th and the 99.9th percentile.
+        image_folder: The folder that names of files in a table are relative to; ``{split}`` in it becomes the name of
+            the split.
+        predict_path: What ``predict`` reads in place of the test split: an image, a folder with images in it or below
+            it, or a table with the image column.
     """
 
     def __init__(
@@ -62,6 +76,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
         near_duplicate_bits: int | None = None,
+        window: Window | None = None,
+        image_folder: str | None = None,
         predict_path: str | None = None,
         **kwargs: Keywords[BatchedClassificationOptions],
     ) -> None:
@@ -74,7 +90,13 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             mean, std, size, interpolation = preprocessing_of_weights(normalise_as)
         if std is not None and min(std) <= 0:
             raise UserError(f"data.std is {list(std)}: expected numbers above 0")
+        if window is not None and not window[0] < window[1]:
+            raise UserError(f"data.window is {list(window)}: expected a number and a higher one")
         self.image_column = image_column
+        self.text_columns = [image_column]  # names of files may be numbers
+        self.image_folder = image_folder
+        self._window_asked_for = self._window = window
+        self._window_is_known = window is not None
         self._size_asked_for, self._image_size = image_size, image_size or size
         self._interpolation = interpolation or "bicubic"
         self._mean: Sequence[float] | None = mean
@@ -94,9 +116,17 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def image_size(self) -> int:
         """Height and width of the images in pixels: what was asked for, or what the training split suggests."""
         if self._image_size is None:
-            images = self.open_split(self.train_split, image_column=self.image_column)
-            self._image_size = min(typical_size(images, self.image_column), LARGEST_SIZE)
+            _, pictures = self._open_pictures(self.train_split)
+            self._image_size = min(typical_size(pictures, self.on_error), LARGEST_SIZE)
         return self._image_size
+
+    @property
+    def window(self) -> Window | None:
+        """The values that become black and white, where images have more than 8 bits: asked for, or measured."""
+        if not self._window_is_known:
+            _, pictures = self._open_pictures(self.train_split)
+            self._window, self._window_is_known = typical_window(pictures, self.on_error), True
+        return self._window
 
     @cached_property
     def normalisation(self) -> tuple[Tensor, Tensor]:
@@ -115,7 +145,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set, the names of the classes, and how images are brought into shape."""
-        shape = {"image_size": self._image_size, "mean": self._mean, "std": self._std}
+        shape = {"image_size": self._image_size, "mean": self._mean, "std": self._std, "window": self._window}
         return {**super().state_dict(), **shape, "interpolation": self._interpolation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -123,18 +153,33 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         super().load_state_dict(state_dict)
         # Not a size measured meanwhile: that of other data, and known only to the ranks that prepared them.
         size = self._size_asked_for or state_dict.get("image_size") or self._image_size
-        shape = size, state_dict.get("interpolation", self._interpolation)
-        if shape != (self._image_size, self._interpolation):
-            self._image_size, self._interpolation = shape
+        saved = state_dict.get("window")
+        window = self._window_asked_for or (None if saved is None else (saved[0], saved[1]))
+        shape = size, window, state_dict.get("interpolation", self._interpolation)
+        if shape != (self._image_size, self._window, self._interpolation):
+            self._image_size, self._window, self._interpolation = shape
             self._splits.clear()
+        self._window_is_known = True
         self._mean, self._std = self._mean or state_dict.get("mean"), self._std or state_dict.get("std")
 
     def read_split(self, split: str) -> Split[Tensor]:
         """Reads a split: its images from the cache once they have been decoded."""
-        dataset = self.open_split(split, image_column=self.image_column)
+        dataset, pictures = self._open_pictures(split)
         labels = self.read_labels(dataset, split)
-        images = decode_column(dataset, self.image_column, self.image_size, self._interpolation)
-        return Split(images, labels, dataset._fingerprint)
+        images, rows, left_out = decode(
+            pictures, self._shape(), self.on_error, f"{dataset._fingerprint}/{self.image_column}"
+        )
+        names = [pictures.names[row] for row in rows]
+        return Split(images, labels[torch.from_numpy(rows)], dataset._fingerprint, names, left_out, rows)
+
+    def _shape(self) -> ImageShape:
+        return ImageShape(self.image_size, self.window, self._interpolation)
+
+    def _open_pictures(self, split: str) -> tuple[datasets.Dataset, ColumnPictures]:
+        """Opens a split and its column of images."""
+        dataset = self.open_split(split, image_column=self.image_column)
+        folders, trusted = folders_of_names(Path(hub.locate(self.path)), split, self.image_folder)
+        return dataset, ColumnPictures(dataset, self.image_column, f"split {split!r}", folders, trusted)
 
     def tensors_of(self, split: Split[Tensor]) -> tuple[Tensor, ...]:
         """Gives images and labels."""
@@ -182,11 +227,13 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         return self._normalise(self._split(self.train_split).inputs[torch.from_numpy(rows)])
 
     def predict_dataloader(self) -> BatchLoader:
-        """Batches of the images in ``predict_path`` in the order of their names, else of the test split."""
+        """Batches of the images of ``predict_path`` in their order, else of the test split."""
         if self.predict_path is None:
             return self.test_dataloader()
-        names, images = decode_folder(self.predict_path, self.image_size, self._interpolation)
-        split = Split(images, torch.full((len(images),), -1), "", names)
+        pictures = pictures_to_predict(self.predict_path, self.image_column, self.image_folder, self.reader)
+        images, rows, left_out = decode_all(pictures, self._shape(), self.on_error)
+        warn_of_left_out(self.predict_path, left_out, len(images))
+        split = Split(images, torch.full((len(images),), -1), "", [pictures.names[row] for row in rows], left_out)
         return self.eval_loader(split, np.arange(len(split)))
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:

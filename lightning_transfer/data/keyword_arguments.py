@@ -45,6 +45,8 @@ class ImageOptions(BatchedClassificationOptions, total=False):
     augmentation: Augmentation | None
     mixing: Mixing | None
     near_duplicate_bits: int | None
+    window: tuple[float, float] | None
+    image_folder: str | None
     predict_path: str | None
 
 

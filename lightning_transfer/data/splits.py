@@ -31,6 +31,7 @@ class Split(Generic[Inputs]):
         names: What each row is called in predictions: the path of its file, or its number in the data set. Numbers from
             0 if not given.
         left_out: The rows of the data set that could not be read and are not in the split.
+        rows: int64 [rows], the place of each row in the data set; from 0 on if not given.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Split(Generic[Inputs]):
         fingerprint: str,
         names: Sequence[str | int] | None = None,
         left_out: Sequence[LeftOut] = (),
+        rows: np.ndarray | None = None,
     ) -> None:
         self.inputs = inputs
         self.labels = labels
         self.fingerprint = fingerprint
         self.names: Sequence[str | int] = range(len(labels)) if names is None else names
         self.left_out = left_out
+        self.rows: np.ndarray = np.arange(len(labels)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self.labels)

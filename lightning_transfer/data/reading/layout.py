@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import datasets
 
-from lightning_transfer.data.decoding import IMAGE_SUFFIXES
+from lightning_transfer.data.pictures.opening import alike, suffixes
 from lightning_transfer.data.reading.class_folders import ClassFolders, divide
 from lightning_transfer.data.reading.described import describes_pictures, read_described
 from lightning_transfer.data.reading.labelled_files import read_pictures, read_texts
@@ -64,7 +64,7 @@ def _find(folder: Path, options: ReaderOptions | None, texts: Sequence[str]) -> 
     files = files_below(folder)
     if _is_of_hub(folder, files):
         return None
-    pictures = [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+    pictures = [file for file in files if Path(file).suffix.lower() in suffixes()]
     tables = [file for file in files if _is_table(folder / file)]
     notes = [file for file in tables if re.search(r"\.txt(\.\w+)?$", file.lower())]
     tables = [file for file in tables if file not in set(notes)]
@@ -95,12 +95,14 @@ def _is_table(file: Path) -> bool:
 
 def _name_pictures(folder: Path, tables: Sequence[str], pictures: Sequence[str]) -> bool:
     """Says whether a table at the top names pictures, as those of contests do, by its first part."""
-    names = {Path(file).name for file in pictures} | {Path(file).stem for file in pictures}
+    names = {alike(name) for file in pictures for name in (Path(file).name, Path(file).stem)}
     for table in tables:
         if "/" not in table and (folder / table).is_file():
             with (folder / table).open("rb") as stream:
                 start = stream.read(1 << 16).decode("utf-8", "replace")
-            if names & set(re.split(r"[\s,;|\"'/\\:\[\]{}]+", start)):
+            words = re.split(r"[\s,;|\"'/\\:\[\]{}]+", start)
+            cells = re.split(r"[\t\r\n,;|\"'/\\:\[\]{}]+", start)  # a name may have blanks
+            if not names.isdisjoint(alike(word.strip()) for word in (*words, *cells)):
                 return True
     return False
 

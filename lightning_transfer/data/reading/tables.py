@@ -122,7 +122,7 @@ def _cached_table(files: Sequence[Path], kind: str, options: ReaderOptions) -> p
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, (table := join(tables)).schema) as writer:
             writer.write_table(table)
-        np.save(folder / "arrow.npy", np.frombuffer(sink.getvalue(), np.uint8))
+        cache.save(folder / "arrow.npy", np.frombuffer(sink.getvalue(), np.uint8))
 
     arrays = cache.load_or_build("tables", key, build)
     return pa.ipc.open_file(pa.py_buffer(arrays["arrow"])).read_all()
