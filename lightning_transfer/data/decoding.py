@@ -79,9 +79,7 @@ def decode(
     return torch.from_numpy(arrays["images"]), arrays["kept"], left_out
 
 
-def decode_all(
-    pictures: Pictures, shape: ImageShape, on_error: OnError
-) -> tuple[Tensor, np.ndarray, list[LeftOut]]:
+def decode_all(pictures: Pictures, shape: ImageShape, on_error: OnError) -> tuple[Tensor, np.ndarray, list[LeftOut]]:
     """Decodes pictures into memory; see :func:`decode`."""
     images = np.empty((len(pictures), 3, shape.image_size, shape.image_size), np.uint8)
     kept: list[int] = []

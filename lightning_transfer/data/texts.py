@@ -153,8 +153,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         columns, names = read_documents(self.predict_path, self.text_columns, self.reader)
         documents = join([tokenize(self.tokenizer, texts) for texts in columns])
         labels = torch.full((len(documents.lengths),), -1)
-        self.predict_names = names
-        return self.eval_loader(Split(documents, labels, ""), np.arange(len(labels)))
+        return self.eval_loader(Split(documents, labels, "", names), np.arange(len(labels)))
 
     def state_dict(self) -> dict[str, Any]:
         """What every data module saves, and the tokenizer as JSON."""
