@@ -80,9 +80,9 @@ def predicted(path: Path | str, **options: Any) -> tuple[list[int], list[str | i
 def test_table_names_pictures_with_or_without_suffix_relative_to_the_data(
     named: str, file: str, tmp_path: Path
 ) -> None:
-    folder = table(tmp_path / "set", f"image,label\n{named},0\n")
+    folder = table(tmp_path / "set", f"image,label\n{named},0\n{named},1\n")
     save(folder / file, 100)
-    assert read(folder) == ([100], [named])
+    assert read(folder) == ([100, 100], [named, named])
 
 
 @pytest.mark.parametrize("image_folder", ["pictures", "set/pictures", "{split}_pictures"])
@@ -139,9 +139,9 @@ def test_column_of_other_words_is_no_column_of_images(tmp_path: Path) -> None:
 
 def test_links_in_the_data_are_followed(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere" / "a.png", 100)
-    folder = table(tmp_path / "set", "image,label\nlink/a,0\n")
+    folder = table(tmp_path / "set", "image,label\nlink/a,0\nlink/a,1\n")
     (folder / "link").symlink_to(tmp_path / "elsewhere")
-    assert read(folder)[0] == [100]
+    assert read(folder)[0] == [100, 100]
 
 
 def test_number_names_no_file_with_other_digits(tmp_path: Path) -> None:
@@ -404,10 +404,10 @@ def test_images_left_out_by_an_earlier_run_are_refused_again_where_none_may_be(t
 
 
 def test_data_without_a_readable_image_are_refused(tmp_path: Path) -> None:
-    folder = table(tmp_path / "set", "image,label\na.png,0\n")
+    folder = table(tmp_path / "set", "image,label\na.png,0\na.png,1\n")
     (folder / "a.png").write_bytes(b"no picture")
     for size in (8, None):
-        with pytest.raises(UserError, match=r"none of 1 images can be read: a\.png: it has no known format"):
+        with pytest.raises(UserError, match=r"none of 2 images can be read: a\.png: it has no known format"):
             ImageDataModule(str(folder), image_size=size, on_error="skip").read_split("train")
 
 
@@ -423,15 +423,15 @@ def test_unknown_treatment_of_errors_is_refused() -> None:
 
 
 def test_file_replaced_with_its_time_stamp_kept_is_read_anew(tmp_path: Path) -> None:
-    folder = table(tmp_path / "set", "image,label\na.bmp,0\n")
+    folder = table(tmp_path / "set", "image,label\na.bmp,0\na.bmp,1\n")
     file = save(folder / "a.bmp", 10)
-    assert read(folder)[0] == [10]
+    assert read(folder)[0] == [10, 10]
     before = file.stat()
     picture(200).save(folder / "b.bmp")
     (folder / "b.bmp").replace(file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    assert read(folder)[0] == [200]
+    assert read(folder)[0] == [200, 200]
 
 
 # What is predicted
