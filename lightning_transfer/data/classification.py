@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Generic, Literal, get_args
+from typing import Any, Generic, get_args
 
 import datasets
 import numpy as np
