@@ -13,7 +13,17 @@ from conftest import fit_arguments, image_dataset, run_folder, write_parquet
 from test_cli import error_line
 from test_texts import text_dataset
 
-from lightning_transfer import CIFAR10, IMDB, Classifier, DemoImages, DemoTexts, LanguageModelDataModule, SeedCNN
+from lightning_transfer import (
+    CIFAR10,
+    IMDB,
+    Classifier,
+    DemoImages,
+    DemoTexts,
+    ImageDataModule,
+    LanguageModelDataModule,
+    SeedCNN,
+    TextDataModule,
+)
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.hold_outs import hold_out, hold_out_groups
@@ -21,7 +31,6 @@ from lightning_transfer.data.splits import split_train_validation
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.feature_cache import CachedFeatures
 
-pytestmark = pytest.mark.usefixtures("no_mirror")
 Data = ClassificationDataModule[Any]
 
 
@@ -309,12 +318,7 @@ def test_language_model_validates_on_a_split_of_its_own_and_reads_no_test(tmp_pa
     ("path", "column", "train", "validation"),
     [("stanfordnlp/sst2", "sentence", 6920, 872), ("medmnist/pneumoniamnist", "image", 4690, 524)],
 )
-def test_published_validation_split_is_used(
-    path: str, column: str, train: int, validation: int, mirror: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lightning_transfer import ImageDataModule, TextDataModule
-
-    monkeypatch.setenv("LIGHTNING_TRANSFER_MIRROR", str(mirror))
+def test_published_validation_split_is_used(path: str, column: str, train: int, validation: int, mirror: Path) -> None:
     data: Any = ImageDataModule(path) if column == "image" else TextDataModule(path, text_column=column)
     fitted(data)
     assert data.own_validation == "validation"

@@ -1,5 +1,6 @@
 """Finds out how a folder holds its data: saved by a library, in folders of classes, or in tables; and its splits."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -64,8 +65,10 @@ def _find(folder: Path, options: ReaderOptions | None, texts: Sequence[str]) -> 
     files = files_below(folder)
     if _is_of_hub(folder, files):
         return None
-    pictures = [file for file in files if Path(file).suffix.lower() in suffixes()]
-    tables = [file for file in files if _is_table(folder / file)]
+    known = suffixes()
+    pictures = [file for file in files if os.path.splitext(file)[1].lower() in known]  # noqa: PTH122
+    are_pictures = set(pictures)
+    tables = [file for file in files if file not in are_pictures and _is_table(folder / file)]
     notes = [file for file in tables if re.search(r"\.txt(\.\w+)?$", file.lower())]
     tables = [file for file in tables if file not in set(notes)]
     described = [file for file in tables if describes_pictures(file)]
@@ -95,15 +98,17 @@ def _is_table(file: Path) -> bool:
 
 def _name_pictures(folder: Path, tables: Sequence[str], pictures: Sequence[str]) -> bool:
     """Says whether a table at the top names pictures, as those of contests do, by its first part."""
+    at_top = [table for table in tables if "/" not in table and (folder / table).is_file()]
+    if not at_top:
+        return False
     names = {alike(name) for file in pictures for name in (Path(file).name, Path(file).stem)}
-    for table in tables:
-        if "/" not in table and (folder / table).is_file():
-            with (folder / table).open("rb") as stream:
-                start = stream.read(1 << 16).decode("utf-8", "replace")
-            words = re.split(r"[\s,;|\"'/\\:\[\]{}]+", start)
-            cells = re.split(r"[\t\r\n,;|\"'/\\:\[\]{}]+", start)  # a name may have blanks
-            if not names.isdisjoint(alike(word.strip()) for word in (*words, *cells)):
-                return True
+    for table in at_top:
+        with (folder / table).open("rb") as stream:
+            start = stream.read(1 << 16).decode("utf-8", "replace")
+        words = re.split(r"[\s,;|\"'/\\:\[\]{}]+", start)
+        cells = re.split(r"[\t\r\n,;|\"'/\\:\[\]{}]+", start)  # a name may have blanks
+        if not names.isdisjoint(alike(word.strip()) for word in (*words, *cells)):
+            return True
     return False
 
 
