@@ -166,6 +166,8 @@ def test_test_is_held_out_by_class_apart_from_training_and_validation(tmp_path: 
     assert len(data._train_rows) == 72
     assert len(data._validation_rows) == 8
     assert sum(len(batch.labels) for batch in data.test_dataloader()) == 20
+    # Predictions name the rows of the split that there is.
+    assert {f"train[{word[1:]}]" for word in test} == set(data.read_split("test").names)
     assert not test & set(data.tokenizer.get_vocab())  # the vocabulary is of the rest
 
 

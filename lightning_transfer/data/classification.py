@@ -56,8 +56,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             validation and test alike, and the shares of the classes are kept as well as that allows.
         batch_size: Training examples in a batch, over all devices together.
         eval_batch_size: Examples in a batch on each device in validation, test and prediction.
-        validation_fraction: Share of each class of the training split that is held out for validation. With 0 all of it
-            is trained on, nothing is validated, and the last weights are the result: once all choices are made.
+        validation_fraction: Share of each class of the training split that is held out for validation, if no split is
+            there for it. With 0 all of it is trained on, nothing is validated, and the last weights are the result:
+            once all choices are made.
         train_fraction: Share of the rest of each class to train on. A smaller one is a subset of a larger one.
         examples_per_class: Training examples of each class, in place of train_fraction; nested likewise.
         split_seed: Seed of the hold-out and of the cut of the training set.

@@ -11,6 +11,8 @@ from lightning_transfer.data.natural_order import in_natural_order
 from lightning_transfer.data.reading.split_words import find_split, find_validation
 from lightning_transfer.errors import UserError
 
+ROW_NAME = "row_name"  # the column of what rows without a file of their own are called
+
 
 class TestHoldOut:
     """Holds a test out of the training split of data that has none, and opens both parts by the names of splits.
@@ -71,6 +73,8 @@ class TestHoldOut:
             )
         whole = load(self.train_split)
         held_out = self._choose(whole)
+        # Predictions name rows as slices of the split that the user knows.
+        whole = whole.add_column(ROW_NAME, [f"{self.train_split}[{row}]" for row in range(len(whole))])
         return whole.select(np.flatnonzero(held_out if split == self.test_split else ~held_out))
 
     def _choose(self, whole: datasets.Dataset) -> np.ndarray:

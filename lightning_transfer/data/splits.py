@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_transfer.data.hold_outs import hold_out_groups
+from lightning_transfer.data.hold_outs import ROW_NAME, hold_out_groups
 from lightning_transfer.data.label_values import some_of
 from lightning_transfer.data.left_out import LeftOut
 from lightning_transfer.errors import UserError
@@ -55,9 +55,10 @@ class Split(Generic[Inputs]):
 
 
 def names_of(dataset: datasets.Dataset) -> list[str | int]:
-    """Returns what each row of a data set is called: the path of its file if it has one, else its number."""
-    files: Sequence[object] = dataset["file_name"][:] if "file_name" in dataset.column_names else [None] * len(dataset)
-    return [name if isinstance(name, str) else row for row, name in enumerate(files)]
+    """Returns what each row of a data set is called: the path of its file, or else its place or number."""
+    named = next((column for column in ("file_name", ROW_NAME) if column in dataset.column_names), None)
+    names: Sequence[object] = [None] * len(dataset) if named is None else dataset[named][:]
+    return [name if isinstance(name, str) else row for row, name in enumerate(names)]
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
