@@ -33,6 +33,7 @@ _EXPORTS = {
     "Plateau": "lightning_transfer.transfer.schedule",
     "Pretraining": "lightning_transfer.study.config",
     "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
+    "ReaderOptions": "lightning_transfer.data.reading.options",
     "SeedCNN": "lightning_transfer.networks.cnn",
     "Study": "lightning_transfer.study.config",
     "TextBatch": "lightning_transfer.data.batches",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
         LanguageModelDataModule as LanguageModelDataModule,
     )
     from lightning_transfer.data.mixing import Mixing as Mixing
+    from lightning_transfer.data.reading.options import ReaderOptions as ReaderOptions
     from lightning_transfer.data.texts import IMDB as IMDB, DemoTexts as DemoTexts, TextDataModule as TextDataModule
     from lightning_transfer.errors import UserError as UserError
     from lightning_transfer.modules.adversarial import AdversarialClassifier as AdversarialClassifier

@@ -242,7 +242,7 @@ def test_run_leaves_its_tokenizer_and_learns(finished_run: Path) -> None:
 
 
 def test_predict_needs_nothing_but_the_checkpoint_and_the_text(finished_run: Path) -> None:
-    documents = ["a good film " * 30, "bad", "", "so dull, so \N{GRINNING FACE} awful", "great"]
+    documents = ["a good film " * 30, "bad", "", "dull awful \N{GRINNING FACE} dull awful", "great"]
     Path("new.txt").write_bytes("\n".join(documents).encode() + b" \xff\xfe film\r\n")
     lines = predict(finished_run, "--data.predict_path", "new.txt", "--data.path", "nowhere/at-all")
     assert [line["name"] for line in lines] == [0, 1, 2, 3, 4]
@@ -503,18 +503,32 @@ def test_value_out_of_range_is_refused_by_name(
     [
         ("a.txt", b"", "data.predict_path 'a.txt' is empty: expected documents"),
         ("a.txt", b" \n\n", "data.predict_path 'a.txt' is empty: expected documents"),
-        ("a.jsonl", b'{"text": "x"}\nx', "data.predict_path 'a.jsonl': a.jsonl, line 2 is not JSON: Expecting value"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\nx',
+            "data.predict_path 'a.jsonl' cannot be read: a.jsonl, line 2 is not JSON: Expecting value",
+        ),
         (
             "a.jsonl",
             b'{"body": "x"}',
-            "data.predict_path 'a.jsonl': the table has no column 'text': its columns are body",
+            "data.predict_path 'a.jsonl' cannot be read: the table has no column 'text': its columns are body",
         ),
-        ("a.jsonl", b'["x"]', "data.predict_path 'a.jsonl': a.jsonl: row 0 is \"x\", expected an object"),
+        (
+            "a.jsonl",
+            b'["x"]',
+            "data.predict_path 'a.jsonl' cannot be read: a.jsonl: row 0 is \"x\", expected an object",
+        ),
         (
             "a.csv",
             b"good,1\nbad,0\n",
-            "data.predict_path 'a.csv': the table has no column 'text': its columns are good",
+            "data.predict_path 'a.csv' cannot be read: the table has no column 'text': its columns are good",
         ),
+        (
+            "a.parquet",
+            b"PAR1 and no more PAR1",
+            "data.predict_path 'a.parquet' cannot be read: a.parquet cannot be read: ",
+        ),
+        ("a.csv.gz", b"\x1f\x8b and no more", "data.predict_path 'a.csv.gz' cannot be read: a.csv.gz cannot be read: "),
     ],
 )
 def test_file_that_cannot_be_predicted_is_refused(name: str, content: bytes, message: str) -> None:
@@ -531,7 +545,9 @@ def test_missing_file_to_predict_is_refused() -> None:
 
 def test_lines_are_split_at_line_feeds_alone() -> None:
     Path("a.txt").write_bytes(b"\xef\xbb\xbfone\x0b\xe2\x80\xa8still one\r\n\ntwo \xe9\n")
-    assert read_documents("a.txt", ["text"]).columns == [["one\x0b\u2028still one", "", "two \ufffd"]]
+    with pytest.warns(UserWarning, match=r"a.txt: 1 times what is not UTF-8 is replaced; data.reader.encoding"):
+        found = read_documents("a.txt", ["text"])
+    assert found.columns == [["one\x0b\u2028still one", "", "two \ufffd"]]
 
 
 def write_reviews(folder: Path, words: list[str]) -> TextDataModule:

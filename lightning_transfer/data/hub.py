@@ -7,10 +7,9 @@ from pathlib import Path
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
-from datasets.table import CastError
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_transfer.data.reading.builders import load_files
+from lightning_transfer.data.reading.builders import load_files, reason_of
 from lightning_transfer.data.reading.fingerprints import content_fingerprint
 from lightning_transfer.data.reading.layout import Layout, find_layout
 from lightning_transfer.data.reading.options import ReaderOptions
@@ -68,7 +67,8 @@ def load_split(
         dataset = _load_by_library(path, location, split) if layout is None else _load_part(path, layout, split)
     for note in layout.notes if layout else ():
         rank_zero_warn(f"data set {path!r}: {note}")
-    require_columns(dataset, path, layout.unlabelled if layout else "", **columns)
+    way_out = ", or all by data.reader.header if these are data" if layout else ""
+    require_columns(dataset, path, layout.unlabelled if layout else "", way_out, **columns)
     if len(dataset) == 0:
         raise UserError(f"split {split!r} of data set {path!r} is empty")
     return dataset
@@ -148,18 +148,21 @@ def _explained(path: str, split: str) -> Iterator[None]:
             f" that holds {path}, give a folder as data.path, or use the embedded data (configs/quickstart.yaml)"
         ) from error
     except (ValueError, OSError, DatasetGenerationError) as error:
-        raise UserError(f"cannot read split {split!r} of data set {path!r}: {_reason(error)}") from error
+        raise UserError(f"cannot read split {split!r} of data set {path!r}: {reason_of(error)}") from error
     except IndexError as error:  # datasets raises this for a split without rows
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
 
 
-def require_columns(dataset: datasets.Dataset, path: str, unlabelled: str = "", **columns: str | Sequence[str]) -> None:
+def require_columns(
+    dataset: datasets.Dataset, path: str, unlabelled: str = "", way_out: str = "", **columns: str | Sequence[str]
+) -> None:
     """Refuses a data set without one of the columns.
 
     Args:
         dataset: The data set.
         path: The Hub id or folder that it is from.
         unlabelled: Why there are no labels, and the way out, where no other column could hold them.
+        way_out: What else to do about a column that is missing, as the end of a sentence.
         columns: Argument that names one or several columns -> the columns.
 
     Raises:
@@ -171,19 +174,7 @@ def require_columns(dataset: datasets.Dataset, path: str, unlabelled: str = "", 
                 if unlabelled and argument == "label_column":
                     raise UserError(f"data set {path!r} has no column {column!r}: {unlabelled}")
                 there_are = ", ".join(dataset.column_names)
-                names = [name for given in columns.values() for name in ([given] if isinstance(given, str) else given)]
-                header = (
-                    "" if set(names) & set(dataset.column_names) else ", or all by data.reader.header if these are data"
-                )
                 raise UserError(
                     f"data set {path!r} has no column {column!r}: its columns are {there_are}; name one by"
-                    f" data.{argument}{header}"
+                    f" data.{argument}{way_out}"
                 )
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, DatasetGenerationError) and (cause := error.__cause__ or error.__context__):
-        return _reason(cause)  # the error's own message is only "An error occurred"
-    if isinstance(error, CastError):  # its own message is only "Couldn't cast"
-        return f"its files must have the same columns, but {error.details()}"
-    return (str(error).splitlines() or [type(error).__name__])[0]

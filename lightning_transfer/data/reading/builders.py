@@ -4,6 +4,8 @@ import hashlib
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
+from datasets.table import CastError
 
 from lightning_transfer.data import cache
 
@@ -24,3 +26,12 @@ def load_files(path: str, content: str, split: str, **arguments: Any) -> dataset
     loaded = datasets.load_dataset(path, cache_dir=str(folder), split=split, **arguments)
     fingerprint = hashlib.sha256(f"{content}/{split}".encode()).hexdigest()
     return datasets.Dataset(loaded.data, info=loaded.info, split=loaded.split, fingerprint=fingerprint)
+
+
+def reason_of(error: BaseException) -> str:
+    """Words the error of a builder in one line."""
+    if isinstance(error, DatasetGenerationError) and (cause := error.__cause__ or error.__context__):
+        return reason_of(cause)  # the error's own message is only "An error occurred"
+    if isinstance(error, CastError):  # its own message is only "Couldn't cast"
+        return f"its files must have the same columns, but {error.details()}"
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from lightning_transfer.data.reading.opened import open_text
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.tables import columns_of_texts, kind_of_table, read_tables, warn_of_missing_texts
@@ -45,8 +47,8 @@ def read_documents(path: str, columns: Sequence[str], options: ReaderOptions | N
         raise UserError(f"data.predict_path {path!r} cannot be read: No such file or directory")
     try:
         found = _read_folder(place, columns, options) if place.is_dir() else _read_file(place, columns, options)
-    except UserError as error:
-        raise UserError(f"data.predict_path {path!r}: {error}") from error
+    except (UserError, OSError) as error:
+        raise UserError(f"data.predict_path {path!r} cannot be read: {error}") from error
     if not any(text.strip() for column in found.columns for text in column):
         raise UserError(f"data.predict_path {path!r} is empty: expected documents")
     return found
@@ -103,6 +105,11 @@ def _lines(file: Path, options: ReaderOptions) -> list[str]:
     with open_text(file, options.encoding, "replace") as text:
         content = text.read()
     # Not splitlines(), which also splits at characters that occur within a document.
+    if replaced := content.count("\ufffd"):
+        rank_zero_warn(
+            f"{file.name}: {replaced} times what is not {options.encoding or 'UTF-8'} is replaced; data.reader.encoding"
+            " names another encoding"
+        )
     end = "\n" if "\n" in content else "\r"
     return [line.removesuffix("\r") for line in content.removesuffix(end).split(end)]
 

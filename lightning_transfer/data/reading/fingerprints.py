@@ -27,6 +27,9 @@ def content_fingerprint(files: Iterable[Path], root: Path | None = None) -> str:
 
     Returns:
         64 hexadecimal digits.
+
+    Raises:
+        OSError: For a file that cannot be read.
     """
     files = list(files)
     names = [file.relative_to(root).as_posix() if root else file.name for file in files]

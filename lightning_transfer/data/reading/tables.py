@@ -11,11 +11,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.exceptions import DatasetGenerationError
 from datasets.table import InMemoryTable
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.data import cache
-from lightning_transfer.data.reading.builders import load_files
+from lightning_transfer.data.reading.builders import load_files, reason_of
 from lightning_transfer.data.reading.delimited import read_delimited
 from lightning_transfer.data.reading.fingerprints import content_fingerprint
 from lightning_transfer.data.reading.objects import join, read_objects
@@ -76,16 +77,24 @@ def read_tables(
         names = ", ".join(file.name for file in files[:4])
         raise UserError(f"{names} are no tables of one kind: expected one of {', '.join(_KINDS)}")
     [kind] = kinds
-    fingerprint = _digest(content_fingerprint(files), asdict(options), sorted(texts), _LAYOUT)
+    content = content_fingerprint(files)
     if kind in ("parquet", "arrow"):
-        return load_files(kind, fingerprint, "train", data_files={"train": [glob.escape(str(file)) for file in files]})
-    table = _cached_table(files, str(kind), options)
+        return _built(files, kind, content)
+    table = _cached_table(files, str(kind), content, options)
     for place, name in enumerate(table.column_names):
         if name in texts:
             table = table.set_column(place, name, _as_texts(table[name]))
         elif kind == "delimited":
             table = table.set_column(place, name, _as_numbers(table[name]))
-    return datasets.Dataset(InMemoryTable(table), fingerprint=fingerprint)
+    return datasets.Dataset(InMemoryTable(table), fingerprint=_digest(content, asdict(options), sorted(texts), _LAYOUT))
+
+
+def _built(files: Sequence[Path], kind: str, content: str) -> datasets.Dataset:
+    patterns = [glob.escape(str(file)) for file in files]
+    try:
+        return load_files(kind, content, "train", data_files={"train": patterns})
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise UserError(f"{', '.join(file.name for file in files[:4])} cannot be read: {reason_of(error)}") from error
 
 
 def columns_of_texts(dataset: datasets.Dataset, columns: Sequence[str]) -> tuple[list[Collection[str]], str]:
@@ -111,8 +120,8 @@ def warn_of_missing_texts(dataset: datasets.Dataset, columns: Sequence[str], pla
             rank_zero_warn(f"{len(rows)} rows of {place} have no {column} and count as empty texts: rows {shown}")
 
 
-def _cached_table(files: Sequence[Path], kind: str, options: ReaderOptions) -> pa.Table:
-    key = {"files": content_fingerprint(files), "options": asdict(options), "layout": _LAYOUT}
+def _cached_table(files: Sequence[Path], kind: str, content: str, options: ReaderOptions) -> pa.Table:
+    key = {"files": content, "options": asdict(options), "layout": _LAYOUT}
 
     def build(folder: Path) -> None:
         tables = [
