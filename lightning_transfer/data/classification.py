@@ -41,9 +41,9 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
 
     Args:
         path: A Hub id or a folder. Hub ids are looked up in the folders that LIGHTNING_TRANSFER_MIRROR names, if any.
-        label_column: The column of the labels: class labels, integers from 0, or words, as classes in the order of the
-            alphabet. With problem_type multilabel a column of lists of these, or several columns of 0 and 1; with
-            regression one or several columns of numbers.
+        label_column: The column of the labels: class labels, whole numbers, truth values or words. The values that
+            occur in the training split are the classes, in natural order: 2 before 10. With problem_type multilabel a
+            column of lists of these, or several columns of 0 and 1; with regression one or several columns of numbers.
         train_split: The split to train on, and to validate on where the data has no split for that.
         validation_split: The split to validate on; nothing is then held out of the training split. If null, the one
             called validation, valid, val or dev, if any. With the name of the training split, part of that is held out.
