@@ -61,8 +61,9 @@ def test_each_run_is_worth_what_its_record_says_and_the_mean_more(runs: list[Pat
         expected = {name.removeprefix("test/"): value for name, value in results(run)["test"].items()}
         assert figures[str(run)] == pytest.approx(expected, abs=1e-6)
     lines = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
-    labels = DemoTexts().read_split("test").labels.tolist()
-    right = [line["class"] == DemoTexts().class_names[labels[line["name"]]] for line in lines]
+    data = DemoTexts()
+    labels, names = data.read_split("test").labels.tolist(), data.class_names
+    right = [line["class"] == names[labels[line["name"]]] for line in lines]
     assert [line["name"] for line in lines] == [*range(len(labels))]
     assert np.mean(right) == pytest.approx(figures["mean of 2"]["accuracy"])
     # The loss is convex in the probabilities, and the runs do not say the same of every review.
