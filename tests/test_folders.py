@@ -171,6 +171,14 @@ def test_stray_picture_is_left_out_by_name_and_the_labels_stay(tmp_path: Path) -
     assert any("1 file (cover.png) left out" in str(warning.message) for warning in said)
 
 
+def test_files_of_other_kinds_among_the_pictures_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", tree("train/cat", "train/dog"))
+    for name in ("train/cat/7.heic", "train/cat/Thumbs.db", "labels.csv", "README.md", "config.json"):
+        (root / name).write_text("path,breed\n")
+    with pytest.warns(UserWarning, match=r"2 files of other kinds left out: train/cat/7\.heic, labels\.csv$"):
+        assert classes(root, "train") == {"cat": 3, "dog": 3}
+
+
 def test_what_systems_leave_in_folders_is_no_data(tmp_path: Path) -> None:
     files = tree("train/cat", "train/dog")
     hidden = ["train/cat/._0.png", "train/.ipynb_checkpoints/0.png", "__MACOSX/train/cat/._0.png", ".DS_Store"]
@@ -300,6 +308,7 @@ TABLES: dict[str, tuple[list[str], dict[str, int]]] = {
     "others beside": (["train.csv", "sample_submission.csv"], {"train": 1, "sample_submission": 2}),
     "texts beside": (["data.csv", "readme.txt"], {"train": 1}),
     "folders of no split": (["2019/x.csv", "2020/x.csv"], {"train": 3, "2019": 1, "2020": 2}),
+    "what libraries write": (["data.csv", "dataset_infos.json", "config.json"], {"train": 1}),
     "an attest is no test": (["attest.csv", "contest.csv"], {"train": 3}),
 }
 

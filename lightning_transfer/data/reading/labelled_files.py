@@ -1,5 +1,6 @@
 """Makes data sets of files that each hold one example, a picture or a text, and whose folders name their classes."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from datasets.fingerprint import Hasher
 from lightning_transfer.data.reading.class_folders import ClassFolders
 from lightning_transfer.data.reading.fingerprints import content_fingerprint
 from lightning_transfer.data.reading.opened import open_text
-from lightning_transfer.errors import UserError
 
 
 def read_pictures(folder: Path, found: ClassFolders, split: str) -> datasets.Dataset:
@@ -50,14 +50,10 @@ def read_texts(folder: Path, found: ClassFolders, split: str, encoding: str | No
 def fingerprint_of(folder: Path, files: Sequence[str], *more: object) -> str:
     """Makes the fingerprint of a data set from what its files hold and are called, and from what else it depends on.
 
-    Raises:
-        UserError: For a file that cannot be read; one that does not exist is missed where it is to be decoded.
+    A file that does not exist or cannot be read is missed where it is to be decoded, and not here.
     """
-    there = [path for file in files if (path := folder / file).exists()]
-    try:
-        content = content_fingerprint(there, root=folder)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}; correct its permissions") from error
+    there = [path for file in files if os.access(path := folder / file, os.R_OK)]
+    content = content_fingerprint(there, root=folder)
     fingerprint: str = Hasher.hash([content, *more])
     return fingerprint
 

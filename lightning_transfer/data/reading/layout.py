@@ -23,6 +23,11 @@ from lightning_transfer.errors import UserError
 _CARD = re.compile(r"\A---\s*\n.*?^(configs|dataset_info):.*?^---\s*$", re.DOTALL | re.MULTILINE)
 _SHARD = re.compile(r"data/.+-\d{5}-of-\d{5}.*\..+")
 
+_TEXT = re.compile(r"\.txt(\.\w+)?$")
+# Files that hold no rows: what libraries say of data in JSON, and what a system shows of a folder.
+_OF_LIBRARIES = frozenset({"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+_OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
+
 
 class Layout(NamedTuple):
     """How a folder holds its data.
@@ -68,14 +73,16 @@ def _find(folder: Path, options: ReaderOptions | None, texts: Sequence[str]) -> 
     known = suffixes()
     pictures = [file for file in files if os.path.splitext(file)[1].lower() in known]  # noqa: PTH122
     are_pictures = set(pictures)
-    tables = [file for file in files if file not in are_pictures and _is_table(folder / file)]
-    notes = [file for file in tables if re.search(r"\.txt(\.\w+)?$", file.lower())]
-    tables = [file for file in tables if file not in set(notes)]
+    others = [file for file in files if file not in are_pictures]
+    tables = [file for file in others if _is_table(folder / file)]
+    notes = [file for file in tables if _TEXT.search(file.lower())]
+    tables = [file for file in tables if not _TEXT.search(file.lower())]
     described = [file for file in tables if describes_pictures(file)]
     if pictures and (described or not _name_pictures(folder, tables, pictures)):
-        return _of_pictures(folder, pictures, described, [*tables, *notes], options)
+        beside = [*_beside(others, pictures), *(file for file in [*tables, *notes] if file not in described)]
+        return _of_pictures(folder, pictures, described, list(dict.fromkeys(beside)), options)
     if notes and (found := _texts_by_class(notes)):
-        return _of_texts(folder, found, tables, options)
+        return _of_texts(folder, found, list(dict.fromkeys([*_beside(others, notes), *tables])), options)
     if tables or notes:
         return _of_tables(folder, tables or notes, notes if tables else [], options, texts)
     return None
@@ -89,7 +96,21 @@ def _is_of_hub(folder: Path, files: Sequence[str]) -> bool:
     return not re.search(r"[\[\]*?]", str(folder)) and any(_SHARD.fullmatch(file) for file in files)
 
 
+def _beside(others: Sequence[str], examples: Sequence[str]) -> list[str]:
+    """Finds files that lie where examples do and are none."""
+    folders, known = {os.path.dirname(file) for file in examples} - {""}, set(examples)  # noqa: PTH120
+    return [
+        file
+        for file in others
+        if file not in known
+        and os.path.dirname(file) in folders  # noqa: PTH120
+        and os.path.basename(file).lower() not in _OF_SYSTEMS  # noqa: PTH119
+    ]
+
+
 def _is_table(file: Path) -> bool:
+    if file.name in _OF_LIBRARIES:
+        return False
     try:
         return kind_of_table(file) is not None
     except UserError:  # an archive of something else
@@ -124,7 +145,7 @@ def _of_pictures(
         read: Callable[[str], datasets.Dataset] = partial(_read_described, folder, described, found, options)
     else:
         read = partial(read_pictures, folder, found)
-    return _of_classes(found, read, [file for file in others if file not in described], bool(described))
+    return _of_classes(found, read, others, bool(described))
 
 
 def _read_described(
@@ -144,7 +165,7 @@ def _of_classes(
     notes = [*found.notes]
     if others:
         some = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
-        notes.append(f"tables and texts beside the folders of the classes are not read: {some}")
+        notes.append(f"{len(others)} {'files' if len(others) > 1 else 'file'} of other kinds left out: {some}")
     unlabelled = ""
     if not is_described:
         unlabelled = "labels are the names of folders: leave data.label_column at label"
