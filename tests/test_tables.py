@@ -45,6 +45,8 @@ def read(content: bytes | str, name: str = "train.csv", **options: Any) -> dict[
         ("a.csv", PLAIN.replace(b"text,label", b" text , label")),
         ("a.csv", b"text;label\ngood, really;1\nbad;0\n"),
         ("a.csv", b"sep=;\ntext;label\ngood, really;1\nbad;0\n"),
+        ("a.csv", b'"sep=;"\r\ntext;label\r\ngood, really;1\r\nbad;0\r\n'),
+        ("a.csv.gz", gzip.compress(PLAIN[:17]) + gzip.compress(PLAIN[17:])),
         ("a.csv", b"text\tlabel\ngood, really\t1\nbad\t0\n"),
         ("a.tsv", b"text\tlabel\ngood, really\t1\nbad\t0\n"),
         ("a.txt", b"text\tlabel\ngood, really\t1\nbad\t0\n"),
