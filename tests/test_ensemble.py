@@ -172,6 +172,23 @@ def test_mean_and_its_metrics_are_those_computed_by_hand() -> None:
     assert metrics(together)["loss"] == pytest.approx(-torch.tensor(0.7).log().item())
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_classes_in_another_order_are_averaged_by_their_names(several: bool) -> None:
+    probabilities, order = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]), [2, 0, 1]
+    labels = torch.tensor([0, 2])
+    first = Predictions(torch.arange(2), labels, probabilities, class_names=["a", "b", "c"])
+    other = first._replace(probabilities=probabilities[:, order], class_names=["c", "a", "b"])
+    if several:
+        first = first._replace(labels=torch.eye(3)[labels])
+        other = other._replace(labels=first.labels[:, order])
+    else:
+        other = other._replace(labels=torch.tensor([1, 0]))
+    together = mean({"first": first, "other": other})
+    assert torch.equal(together.probabilities, probabilities)
+    assert torch.equal(together.labels, first.labels)
+    assert together.class_names == ["a", "b", "c"]
+
+
 def test_label_thought_impossible_costs_a_finite_loss() -> None:
     certain = Predictions(torch.arange(1), torch.tensor([1]), torch.tensor([[1.0, 0.0]]))
     assert 80 < metrics(certain)["loss"] < 100

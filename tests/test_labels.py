@@ -1,14 +1,19 @@
 """Labels as people write them: each is a class by its name, or one line says which row is wrong."""
 
+import json
 import unicodedata
 import warnings
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
+import torch
+from conftest import run_folder
 
+from lightning_transfer.cli.entry import main
 from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.labels import check_classes
 from lightning_transfer.data.natural_order import in_natural_order
@@ -183,3 +188,23 @@ def test_columns_of_several_classes_are_read_in_the_order_of_the_checkpoint() ->
     assert columns.read(rows, "test", ["red", "round"]).tolist() == [[1, 0], [0, 0]]
     with pytest.raises(UserError, match=r"data\.label_column is round, red: expected red, blue, as in the checkpoint"):
         columns.read(rows, "test", ["red", "blue"])
+
+
+def test_classes_one_to_four_keep_their_names_from_the_fit_to_the_prediction(tmp_path: Path) -> None:
+    for split, rows in (("train", 40), ("test", 8)):
+        lines = [f"word{row % 4 + 1} of {split} {row},{row % 4 + 1}" for row in range(rows)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *lines]))
+    data = ["--data", "TextDataModule", "--data.path", str(tmp_path), "--data.batch_size", "6"]
+    small = ["--model.network.embedding_size", "4", "--model.network.hidden_size", "4", "--trainer.accelerator", "cpu"]
+    main(
+        ["fit", *data, "--model.network", "LSTMClassifier", *small, "--trainer.max_epochs", "1", "--dashboards", "null"]
+    )
+    checkpoint = run_folder() / "checkpoints" / "best.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["TextDataModule"]["class_names"] == ["1", "2", "3", "4"]
+    record = json.loads((run_folder() / "results.json").read_text())
+    assert record["data"]["training_examples_by_class"] == {"1": 9, "2": 9, "3": 9, "4": 9}
+    main(["predict", "--config", str(run_folder() / "config.yaml"), "--ckpt_path", str(checkpoint)])
+    for line in Path("predictions.jsonl").read_text().splitlines():
+        probabilities = json.loads(line)["probabilities"]
+        assert [*probabilities] == ["1", "2", "3", "4"]
+        assert json.loads(line)["class"] == max(probabilities, key=probabilities.__getitem__)

@@ -158,12 +158,14 @@ def predictions_of(run: Path, split: str, others: list[str]) -> Predictions:
 
 
 def mean(members: dict[str, Predictions]) -> Predictions:
-    """Averages the probabilities. All runs count the same.
+    """Averages the probabilities. All runs count the same. Their classes may be in different orders.
 
     Raises:
         UserError: If the examples, labels or classes are not those of the first run.
     """
-    (first_name, first), *others = members.items()
+    first_name, first = next(iter(members.items()))
+    members = {name: _in_order(member, first.class_names) for name, member in members.items()}
+    (_, first), *others = members.items()
     for name, other in others:
         shared = first.fingerprints.keys() & other.fingerprints.keys()
         if (
@@ -177,6 +179,15 @@ def mean(members: dict[str, Predictions]) -> Predictions:
             )
     probabilities = torch.stack([member.probabilities for member in members.values()]).mean(0)
     return first._replace(probabilities=probabilities)
+
+
+def _in_order(member: Predictions, class_names: Sequence[str]) -> Predictions:
+    """Puts the classes of a run in the order of another run that has the same."""
+    if [*member.class_names] == [*class_names] or sorted(member.class_names) != sorted(class_names):
+        return member
+    places = torch.tensor([member.class_names.index(name) for name in class_names])
+    labels = places.argsort()[member.labels] if member.labels.ndim == 1 else member.labels[:, places]
+    return member._replace(labels=labels, probabilities=member.probabilities[:, places], class_names=class_names)
 
 
 def metrics(member: Predictions) -> dict[str, float]:
