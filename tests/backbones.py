@@ -1,5 +1,6 @@
 """What the tests of pretrained networks share: short fits by hand, and what they have trained."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tokenizers import processors
+from tokenizers.implementations import BertWordPieceTokenizer
 from torch import Tensor, nn
 
-from lightning_transfer import Classifier, ProgressiveUnfreezing
+from lightning_transfer import Classifier, DemoTexts, ProgressiveUnfreezing, TimmNetwork, TransformersNetwork
+from lightning_transfer.data.batches import ImageBatch, TextBatch
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.networks.layer_groups import resolve_layer_groups
 from lightning_transfer.transfer.plan_table import plan
@@ -19,6 +23,65 @@ QUIET: dict[str, Any] = {
     **{"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"},
     **{"num_sanity_val_steps": 0},
 }
+
+
+_SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+_TOKENS = {"vocab_size": 60, "max_position_embeddings": 40}
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+# Eight families, and the second kind of DeBERTa, in tiny configs: model_type -> entries of its config.json.
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "bert": {**_SIZES, **_TOKENS},
+    "roberta": {**_SIZES, **_TOKENS},
+    "distilbert": {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24, **_TOKENS},
+    "electra": {"embedding_size": 8, **_SIZES, **_TOKENS},
+    "deberta": {**_SIZES, **_TOKENS, **_RELATIVE},
+    "deberta-v2": {**_SIZES, **_TOKENS, **_RELATIVE, "norm_rel_ebd": "layer_norm", "position_buckets": 8}
+    | {"conv_kernel_size": 3, "conv_act": "gelu"},
+    "modernbert": {**_SIZES, **_TOKENS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    | {"cls_token_id": 1, "sep_token_id": 2},
+    "gpt2": {"n_embd": 16, "n_layer": 3, "n_head": 2, "vocab_size": 60, "n_positions": 40}
+    | {"bos_token_id": 0, "eos_token_id": 0},
+    "llama": {**_SIZES, **_TOKENS, "num_key_value_heads": 1},
+}
+
+
+def transformer(name: str, num_classes: int = 3, seed: int = 0, **arguments: Any) -> TransformersNetwork:
+    torch.manual_seed(seed)
+    given = {"model_type": name, **TRANSFORMERS[name], **arguments.pop("model_arguments", {})}
+    return TransformersNetwork(num_classes, model_arguments=given, **arguments)
+
+
+def texts(seed: int = 0, rows: int = 4) -> TextBatch:
+    """Documents of 2 to 9 tokens without special ones."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([9, 4, 7, 2, 5])[:rows]
+    token_ids = torch.randint(4, 60, (rows, 9), generator=generator)
+    return TextBatch(token_ids, lengths, torch.arange(rows) % 3)
+
+
+# Ten families, in timm's smallest networks or cut down. All take images of 64 x 64 pixels.
+TIMM: dict[str, dict[str, Any]] = {
+    "test_resnet": {},
+    "test_convnext": {},
+    "test_vit": {"img_size": 64},
+    "test_efficientnet": {},
+    "test_byobnet": {},
+    "test_nfnet": {},
+    "test_mambaout": {},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "window_size": 2, "embed_dim": 8, "depths": (1, 1, 1, 1)},
+    "test_coatnet": {"img_size": 64},
+    "pit_ti_224": {"img_size": 64},  # timm has no layer groups for it
+}
+
+
+def timm_network(name: str, num_classes: int = 3, seed: int = 0) -> TimmNetwork:
+    torch.manual_seed(seed)
+    return TimmNetwork(num_classes, name, TIMM[name])
+
+
+def images(seed: int = 0, rows: int = 4) -> ImageBatch:
+    generator = torch.Generator().manual_seed(seed)
+    return ImageBatch(torch.randn(rows, 3, 64, 64, generator=generator), torch.arange(rows) % 3, torch.arange(rows))
 
 
 def parameters_of_groups(network: nn.Module) -> dict[str, list[str]]:
@@ -88,3 +151,19 @@ def trained_by_resumption(
 def loader_of(batches: Sequence[Any]) -> BatchLoader:
     """Gives these batches in each epoch, and goes on in mid-epoch from a checkpoint."""
     return BatchLoader(lambda rows: batches[int(rows[0])], lambda epoch: list(np.arange(len(batches)).reshape(-1, 1)))
+
+
+def word_pieces(folder: Path) -> Path:
+    """Learns a small tokenizer as BERT's of the generated reviews, and saves it as transformers does."""
+    pieces = BertWordPieceTokenizer()
+    texts = DemoTexts().open_split("train")["text"]
+    pieces.train_from_iterator(texts, vocab_size=200, show_progress=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = [(token, pieces.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    tokenizer = pieces._tokenizer
+    tokenizer.post_processor = processors.BertProcessing(*ids)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from backbones import fit_phases, parameters_of_groups, trained_by_resumption
+from backbones import TIMM, fit_phases, images, parameters_of_groups, timm_network, trained_by_resumption
 from PIL import Image
 from test_cli import error_line
 from timm.models import save_for_hf
@@ -17,41 +17,16 @@ from lightning_transfer import Classifier, DemoImages, ImageDataModule, TimmNetw
 from lightning_transfer.cli.entry import main
 from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.data.decoding import to_array
 from lightning_transfer.data.normalisation import preprocessing_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import MIRROR_VARIABLE
 from lightning_transfer.transfer.weights import load_starting_weights
 
-# Ten families, in timm's smallest networks or cut down. All take images of 64 x 64 pixels.
-FAMILIES = {
-    "test_resnet": {},
-    "test_convnext": {},
-    "test_vit": {"img_size": 64},
-    "test_efficientnet": {},
-    "test_byobnet": {},
-    "test_nfnet": {},
-    "test_mambaout": {},
-    "swin_tiny_patch4_window7_224": {"img_size": 64, "window_size": 2, "embed_dim": 8, "depths": (1, 1, 1, 1)},
-    "test_coatnet": {"img_size": 64},
-    "pit_ti_224": {"img_size": 64},  # timm has no layer groups for it
-}
 
-
-def network(name: str, num_classes: int = 3, seed: int = 0) -> TimmNetwork:
-    torch.manual_seed(seed)
-    return TimmNetwork(num_classes, name, FAMILIES[name])
-
-
-def batch(seed: int = 0, rows: int = 2) -> ImageBatch:
-    generator = torch.Generator().manual_seed(seed)
-    return ImageBatch(torch.randn(rows, 3, 64, 64, generator=generator), torch.arange(rows) % 3, torch.arange(rows))
-
-
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TIMM)
 def test_layer_groups_take_every_parameter_once_from_input_to_head(name: str) -> None:
-    built = network(name, num_classes=7)
+    built = timm_network(name, num_classes=7)
     groups = parameters_of_groups(built)
     taken = [parameter for listed in groups.values() for parameter in listed]
     assert sorted(taken) == sorted(parameter for parameter, _ in built.named_parameters())
@@ -65,31 +40,31 @@ def test_layer_groups_take_every_parameter_once_from_input_to_head(name: str) ->
         for parameter, _ in module.named_parameters(recurse=False):
             place = owners[f"{path}.{parameter}"]
             module.register_forward_pre_hook(lambda *_, place=place: executed.append(place))  # type: ignore[misc]
-    built.eval()(batch().images)
+    built.eval()(images().images)
     assert [place for place in executed if place] == sorted(place for place in executed if place)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TIMM)
 def test_gradual_unfreezing_trains_the_head_and_then_the_stage_below(name: str) -> None:
-    built = network(name)
+    built = timm_network(name)
     *_, below, head = parameters_of_groups(built)
-    trained = fit_phases(built, batch())
+    trained = fit_phases(built, images())
     assert [list(groups) for groups in trained] == [[head], [below, head]]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TIMM)
 def test_run_resumed_in_mid_epoch_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
-    resumed, expected = trained_by_resumption(lambda: network(name), [batch(seed) for seed in range(3)], tmp_path)
+    resumed, expected = trained_by_resumption(lambda: timm_network(name), [images(seed) for seed in range(3)], tmp_path)
     torch.testing.assert_close(resumed, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", TIMM)
 def test_folder_of_timm_gives_every_backbone_tensor_as_timms_own_loader_does(name: str, tmp_path: Path) -> None:
-    source = timm.create_model(name, num_classes=5, **FAMILIES[name])
+    source = timm.create_model(name, num_classes=5, **TIMM[name])
     save_for_hf(source, tmp_path / "saved", safe_serialization=True)
-    loaded = network(name, seed=1)
+    loaded = timm_network(name, seed=1)
     report = load_starting_weights(Classifier(loaded, 3), tmp_path / "saved")
-    own = timm.create_model(name, num_classes=5, **FAMILIES[name], checkpoint_path=tmp_path / "saved/model.safetensors")
+    own = timm.create_model(name, num_classes=5, **TIMM[name], checkpoint_path=tmp_path / "saved/model.safetensors")
     head = set(parameters_of_groups(loaded)["head"])
     for parameter, value in own.state_dict().items():
         if f"model.{parameter}" not in head:
@@ -101,10 +76,10 @@ def test_folder_of_timm_gives_every_backbone_tensor_as_timms_own_loader_does(nam
 def test_old_names_of_timms_files_are_those_of_today_and_what_is_dropped_is_told(tmp_path: Path) -> None:
     """Swin's older files hold tables that are computed anew today."""
     name = "swin_tiny_patch4_window7_224"
-    source = network(name).model.state_dict()
+    source = timm_network(name).model.state_dict()
     table = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(4, 4)}
     torch.save({**source, **table}, tmp_path / "old.pth")
-    report = load_starting_weights(loaded := network(name, seed=1), tmp_path / "old.pth")
+    report = load_starting_weights(loaded := timm_network(name, seed=1), tmp_path / "old.pth")
     assert report.left_over == list(table)
     torch.testing.assert_close(loaded.model.state_dict(), source, rtol=0, atol=0)
 
@@ -112,11 +87,11 @@ def test_old_names_of_timms_files_are_those_of_today_and_what_is_dropped_is_told
 def test_name_of_timm_is_found_in_a_mirror_with_its_usual_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_for_hf(network("test_resnet").model, tmp_path / "timm/test_resnet.r160_in1k", safe_serialization=True)
+    save_for_hf(timm_network("test_resnet").model, tmp_path / "timm/test_resnet.r160_in1k", safe_serialization=True)
     monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path))
     for source in ("timm/test_resnet", "timm/test_resnet.r160_in1k"):
-        report = load_starting_weights(loaded := network("test_resnet", seed=1), source)
-        torch.testing.assert_close(loaded.state_dict(), network("test_resnet").state_dict(), rtol=0, atol=0)
+        report = load_starting_weights(loaded := timm_network("test_resnet", seed=1), source)
+        torch.testing.assert_close(loaded.state_dict(), timm_network("test_resnet").state_dict(), rtol=0, atol=0)
         assert not report.made_anew
     with pytest.raises(UserError, match="timm has no weights 'test_resne': did you mean test_resnet"):
         load_starting_weights(loaded, "timm/test_resne")
@@ -127,12 +102,12 @@ def test_name_that_no_mirror_has_says_where_to_put_it(monkeypatch: pytest.Monkey
     with pytest.raises(
         UserError, match=r"'timm/resnet18.a1_in1k' is no folder and in no mirror, .* holds timm/resnet18"
     ):
-        load_starting_weights(network("test_resnet"), "timm/resnet18")
+        load_starting_weights(timm_network("test_resnet"), "timm/resnet18")
 
 
 def test_folder_without_weights_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no model\.safetensors: expected weights saved by save_pretrained"):
-        load_starting_weights(network("test_resnet"), tmp_path)
+        load_starting_weights(timm_network("test_resnet"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +163,7 @@ def test_images_are_prepared_as_timm_says() -> None:
 
 
 def test_folder_of_timm_says_how_images_are_prepared_and_resized(tmp_path: Path) -> None:
-    save_for_hf(network("test_resnet").model, tmp_path / "saved", safe_serialization=True)
+    save_for_hf(timm_network("test_resnet").model, tmp_path / "saved", safe_serialization=True)
     config = json.loads((tmp_path / "saved/config.json").read_text())
     config["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "input_size": [3, 24, 24], "interpolation": "nearest"}
     (tmp_path / "saved/config.json").write_text(json.dumps(config))
@@ -219,7 +194,7 @@ def test_folder_of_timm_says_how_images_are_prepared_and_resized(tmp_path: Path)
 def test_command_line_prepares_images_as_the_starting_weights_say_and_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_for_hf(network("test_resnet", 3).model, tmp_path / "timm/test_resnet.r160_in1k", safe_serialization=True)
+    save_for_hf(timm_network("test_resnet", 3).model, tmp_path / "timm/test_resnet.r160_in1k", safe_serialization=True)
     monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path))
     arguments = [
         *("--data", "DemoImages", "--data.batch_size", "2", "--init_from", "timm/test_resnet.r160_in1k"),
@@ -233,4 +208,4 @@ def test_command_line_prepares_images_as_the_starting_weights_say_and_trains(
     saved = torch.load("logs/default/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     built = TimmNetwork(len(DemoImages().class_names), "test_resnet")
     built.load_state_dict({name.removeprefix("network."): value for name, value in saved.items()})
-    assert torch.equal(built.model.conv1[0].weight, network("test_resnet", 3).model.conv1[0].weight)  # type: ignore[index]
+    assert torch.equal(built.model.conv1[0].weight, timm_network("test_resnet", 3).model.conv1[0].weight)  # type: ignore[index]

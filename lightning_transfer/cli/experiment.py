@@ -158,6 +158,7 @@ class CommandLine(LightningCLI):
             warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
         saved = read_checkpoint(checkpoint) if checkpoint is not None else {}
         self._saved = saved if self.subcommand != "fit" else {}
+        self._build_network_as_saved()
         self.checkpoint = checkpoint
         if self.subcommand == "predict":
             check_file(Path(self._get(self.config, "output")))
@@ -171,6 +172,12 @@ class CommandLine(LightningCLI):
         network: Any = pkgutil.resolve_name(named) if named else None
         if (library := getattr(network, "library", None)) is not None:
             require_library(library, network.__name__)
+
+    def _build_network_as_saved(self) -> None:
+        """Has a network that is evaluated built from the checkpoint alone, where that holds its config."""
+        arguments = self.config[str(self.subcommand)].get("model.init_args.network.init_args")
+        if (saved := self._saved.get("network_config")) is not None and arguments is not None:
+            vars(arguments).update(name=None, model_arguments=saved)
 
     def _normalise_as_starting_weights(self) -> None:
         """Has images prepared as for weights of torchvision or timm, if a run starts from these."""

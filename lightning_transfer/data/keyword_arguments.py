@@ -7,7 +7,6 @@ from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.left_out import OnError
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.reading.options import ReaderOptions
-from lightning_transfer.data.tokenizer import TokenizerKind
 
 
 class ClassificationOptions(TypedDict, total=False):
@@ -53,7 +52,7 @@ class ImageOptions(BatchedClassificationOptions, total=False):
 class TokenizerOptions(TypedDict, total=False):
     """The arguments that determine how texts become tokens."""
 
-    tokenizer: TokenizerKind
+    tokenizer: str
     max_vocabulary_size: int
     vocabulary_path: str | None
 

@@ -224,7 +224,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         @lru_cache(maxsize=1)  # only the last epoch's streams are kept, a few bytes for each token
         def segments(epoch: int) -> Batches:
             order = np.random.default_rng([seed, epoch]).permutation(rows)
-            stream = stream_of(self.documents, order)
+            stream = stream_of(self.documents, order, self.special_tokens.separator)
             if self.direction == "backward":
                 stream = stream[::-1]
             parallel = stream[: streams * length].reshape(streams, length)[rank::world_size]
@@ -260,12 +260,13 @@ class DemoTextStreams(LanguageModelDataModule):
         return dataset
 
 
-def stream_of(documents: Documents, order: np.ndarray) -> np.ndarray:
+def stream_of(documents: Documents, order: np.ndarray, separator: int = SEPARATOR_ID) -> np.ndarray:
     """Puts documents one after the other, each followed by the separator.
 
     Args:
         documents: All documents.
         order: int64, the documents to take, in this order.
+        separator: The token between two documents.
 
     Returns:
         int32 [tokens].
@@ -276,7 +277,7 @@ def stream_of(documents: Documents, order: np.ndarray) -> np.ndarray:
     source = np.repeat(documents.offsets[order] - (ends - lengths), lengths)
     source += np.arange(len(source))
     stream = documents.token_ids.take(source, mode="clip")
-    stream[ends - 1] = SEPARATOR_ID
+    stream[ends - 1] = separator
     return stream
 
 

@@ -7,7 +7,6 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.batches import TextBatch
@@ -21,14 +20,13 @@ from lightning_transfer.data.reading.tables import columns_of_texts, warn_of_mis
 from lightning_transfer.data.splits import Split, evenly_spaced, names_of
 from lightning_transfer.data.tokenizer import (
     PADDING_ID,
-    SEPARATOR_ID,
     UNKNOWN_ID,
     Documents,
     cached_documents,
     join,
     tokenize,
 )
-from lightning_transfer.data.truncation import bounds_of, cut
+from lightning_transfer.data.truncation import bounds_of, cut, surround
 from lightning_transfer.data.vocabulary import TokenizedTexts
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
@@ -43,10 +41,11 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
     Args:
         text_column: The column of the texts, or several, as [title, body] or [premise, hypothesis]. The texts of a row
             are then one document, with a separator between them.
-        max_tokens: Tokens of a document at most. Of a longer one the first quarter of that and the last three are
-            kept, as texts say what they are about at the start and what they conclude at the end (after Sun et al.,
-            2019, "How to fine-tune BERT for text classification?"). Several texts share the tokens equally, and what a
-            short one leaves goes to the others; each that is cut keeps a quarter and three quarters likewise.
+        max_tokens: Tokens of a document at most, with those that a pretrained model adds. Of a longer one the first
+            quarter of that and the last three are kept, as texts say what they are about at the start and what they
+            conclude at the end (after Sun et al., 2019, "How to fine-tune BERT for text classification?"). Several
+            texts share the tokens equally, and what a short one leaves goes to the others; each that is cut keeps a
+            quarter and three quarters likewise.
         document_start: Whether each document begins with the token that sets documents apart in the streams of a
             language model: what an encoder brought along from there has read before every document.
         eval_batch_tokens: Tokens, padding included, in a batch on each device in validation, test and prediction.
@@ -88,7 +87,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def tensors_of(self, split: Split[Documents]) -> tuple[Tensor, ...]:
         """Gives token ids, where the texts of each document begin, and labels."""
-        bounds = bounds_of(split.inputs, len(self.text_columns))
+        bounds = bounds_of(split.inputs, len(self.text_columns), self.special_tokens.padding)
         return torch.from_numpy(split.inputs.token_ids), torch.from_numpy(bounds), split.labels
 
     def content_of(self, split: Split[Documents]) -> Rows:
@@ -98,18 +97,31 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
     def batch_maker(self, split: Split[Documents], is_training: bool = False) -> Callable[[np.ndarray], TextBatch]:
         """Gives what cuts, pads and stacks the documents of rows, on the accelerator where they are kept there."""
         token_ids, bounds, labels = self.resident(split)
+        tokens, most = self.special_tokens, self._most_tokens_of_text
+        before = [*tokens.before, *([tokens.separator] if self.document_start else [])]
 
         def take(rows: np.ndarray) -> TextBatch:
             # Known here: asking the device would be to wait for it.
             longest = int((split.inputs.offsets[rows + 1] - split.inputs.offsets[rows]).max())
             indices = torch.from_numpy(rows).to(token_ids.device, non_blocking=True)
-            longest = min(longest, self.max_tokens)
-            padded, lengths = cut(token_ids, bounds.index_select(0, indices), self.max_tokens, longest)
-            if self.document_start:
-                padded, lengths = pad(padded, (1, 0), value=SEPARATOR_ID), lengths + 1
+            longest = min(longest, most)
+            padded, lengths = cut(token_ids, bounds.index_select(0, indices), most, longest, tokens.padding)
+            if before or tokens.after:
+                padded, lengths = surround(padded, lengths, tokens, before)
             return TextBatch(padded, lengths.squeeze(1), labels[indices])
 
         return take
+
+    @property
+    def _most_tokens_of_text(self) -> int:
+        """``max_tokens`` without those that the model adds.
+
+        Raises:
+            UserError: If nothing is left for the texts.
+        """
+        added = len(self.special_tokens.before) + len(self.special_tokens.after)
+        require_at_least(2 * len(self.text_columns) - 1 + added, max_tokens=self.max_tokens)
+        return self.max_tokens - added
 
     def train_batches(self, split: Split[Documents], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into batches of similar length."""
@@ -118,7 +130,8 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def eval_batches(self, split: Split[Documents], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches of similar length with a limited number of tokens."""
-        lengths = self._cut_lengths(split) + self.document_start
+        added = len(self.special_tokens.before) + len(self.special_tokens.after) + self.document_start
+        lengths = self._cut_lengths(split) + added
         size, tokens = self.eval_batch_size, self.eval_batch_tokens
         return token_batches(rows, lengths, batch_size=size, batch_tokens=tokens, **share)
 
@@ -151,7 +164,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         if self.predict_path is None:
             return self.test_dataloader()
         columns, names = read_documents(self.predict_path, self.text_columns, self.reader)
-        documents = join([tokenize(self.tokenizer, texts) for texts in columns])
+        documents = join([tokenize(self.tokenizer, texts) for texts in columns], self.special_tokens.padding)
         labels = torch.full((len(documents.lengths),), -1)
         return self.eval_loader(Split(documents, labels, "", names), np.arange(len(labels)))
 
@@ -170,7 +183,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         return columns_of_texts(self.open_split(self.train_split, text_column=self.text_columns), self.text_columns)
 
     def _cut_lengths(self, split: Split[Documents]) -> np.ndarray:
-        lengths: np.ndarray = np.minimum(split.inputs.lengths, self.max_tokens)
+        lengths: np.ndarray = np.minimum(split.inputs.lengths, self._most_tokens_of_text)
         return lengths
 
 

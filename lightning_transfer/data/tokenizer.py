@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tqdm import tqdm
 
 from lightning_transfer.data import cache
+from lightning_transfer.data.pretrained_tokenizer import special_tokens, without_padding
 
 TokenizerKind = Literal["words", "byte_level_bpe"]
 
@@ -113,16 +114,18 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[str], total: int | None = Non
     A text without any token, an empty one for instance, becomes one unknown token.
 
     Args:
-        tokenizer: A tokenizer from :func:`train_tokenizer`.
+        tokenizer: A tokenizer from :func:`train_tokenizer`, or of a pretrained model, whose special tokens are not
+            added.
         texts: Any strings. Lone surrogates, which stand for bytes that were not UTF-8, are replaced.
         total: Number of texts, for the progress bar; without it there is no bar.
     """
+    unknown, tokenizer = special_tokens(tokenizer).unknown, without_padding(tokenizer)
     tokenizer.encode_special_tokens = True  # so that "<pad>" in a text is split like any other characters
     ids, lengths = [np.empty(0, np.int32)], [0]
     # With disable=None, tqdm shows no bar if standard error is not a terminal.
     with tqdm(desc="Tokenising once", total=total, unit=" texts", disable=True if total is None else None) as bar:
         for chunk in _chunks(texts):
-            encoded = [e.ids or [UNKNOWN_ID] for e in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
+            encoded = [e.ids or [unknown] for e in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
             ids.append(np.fromiter((token for document in encoded for token in document), np.int32))
             lengths += map(len, encoded)
             bar.update(len(chunk))
@@ -141,20 +144,21 @@ def cached_documents(tokenizer: Tokenizer, columns: Sequence[Iterable[str]], fin
     key = {"fingerprint": fingerprint, "tokenizer": tokenizer.to_str(), "layout": _LAYOUT}
 
     def build(folder: Path) -> None:
-        documents = join([tokenize(tokenizer, texts, total) for texts in columns])
+        padding = special_tokens(tokenizer).padding
+        documents = join([tokenize(tokenizer, texts, total) for texts in columns], padding)
         for name, array in documents._asdict().items():
             cache.save(folder / f"{name}.npy", array)
 
     return Documents(**cache.load_or_build("texts", key, build))
 
 
-def join(columns: Sequence[Documents]) -> Documents:
-    """Joins the texts of several columns, row by row, with the separator between them."""
+def join(columns: Sequence[Documents], separator: int = SEPARATOR_ID) -> Documents:
+    """Joins the texts of several columns, row by row, with a token between them that is in no text."""
     if len(columns) == 1:
         return columns[0]
     offsets = np.zeros_like(columns[0].offsets)
     offsets[1:] = np.cumsum(sum(column.lengths for column in columns) + len(columns) - 1)
-    token_ids = np.full(offsets[-1], SEPARATOR_ID, np.int32)
+    token_ids = np.full(offsets[-1], separator, np.int32)
     starts = offsets[:-1].copy()
     for column in columns:
         places = np.repeat(starts - column.offsets[:-1], column.lengths)
@@ -187,9 +191,9 @@ def is_unspaced(token: str) -> bool:
 
 def readable(tokenizer: Tokenizer, token_id: int) -> str:
     """Returns one token as text; for bytes that are no whole character, it returns the replacement character."""
-    if token_id == SEPARATOR_ID:
-        return SEPARATOR
     token: str = tokenizer.id_to_token(token_id) or UNKNOWN
+    if token_id == SEPARATOR_ID and token == PADDING:
+        return SEPARATOR
     return decoders.ByteLevel().decode([token]).strip() or token if isinstance(tokenizer.model, models.BPE) else token
 
 

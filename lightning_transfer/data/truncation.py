@@ -9,16 +9,19 @@ text classification?").
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from lightning_transfer.data.tokenizer import PADDING_ID, SEPARATOR_ID, Documents
+from lightning_transfer.data.pretrained_tokenizer import SpecialTokens
+from lightning_transfer.data.tokenizer import Documents
 
 
-def bounds_of(documents: Documents, texts: int) -> np.ndarray:
+def bounds_of(documents: Documents, texts: int, separator: int) -> np.ndarray:
     """Finds where the texts of each document begin.
 
     Args:
         documents: Documents of equally many texts, set apart by the separator.
         texts: The number of texts in each.
+        separator: The token that sets them apart.
 
     Returns:
         int64 [documents, texts + 1]: text j of document i begins at ``[i, j]`` and ends one before ``[i, j + 1]``.
@@ -26,11 +29,11 @@ def bounds_of(documents: Documents, texts: int) -> np.ndarray:
     starts, ends = documents.offsets[:-1, None], documents.offsets[1:, None] + 1
     if texts == 1:
         return np.concatenate([starts, ends], 1)
-    separators = np.flatnonzero(documents.token_ids == SEPARATOR_ID).reshape(len(starts), texts - 1)
+    separators = np.flatnonzero(documents.token_ids == separator).reshape(len(starts), texts - 1)
     return np.concatenate([starts, separators + 1, ends], 1)
 
 
-def cut(token_ids: Tensor, bounds: Tensor, max_tokens: int, longest: int) -> tuple[Tensor, Tensor]:
+def cut(token_ids: Tensor, bounds: Tensor, max_tokens: int, longest: int, padding: int) -> tuple[Tensor, Tensor]:
     """Cuts documents and pads them to one length.
 
     Args:
@@ -38,6 +41,7 @@ def cut(token_ids: Tensor, bounds: Tensor, max_tokens: int, longest: int) -> tup
         bounds: int64 [batch, texts + 1], those of the documents to take; see :func:`bounds_of`.
         max_tokens: Tokens of a document at most, with the separators between its texts.
         longest: The most tokens that one of these documents has when it is cut.
+        padding: The token that fills up shorter documents.
 
     Returns:
         int64 [batch, longest], right-padded, and the tokens of each, int64 [batch, 1].
@@ -53,7 +57,7 @@ def cut(token_ids: Tensor, bounds: Tensor, max_tokens: int, longest: int) -> tup
     # Steps past the first quarter of a cut text skip what was left out.
     skipped = torch.where(within >= share // 4, whole.gather(1, text) - share, 0)
     source = (bounds[:, :-1].gather(1, text) + within + skipped).clamp(max=len(token_ids) - 1)
-    return token_ids[source].long().masked_fill(step >= lengths, PADDING_ID), lengths
+    return token_ids[source].long().masked_fill(step >= lengths, padding), lengths
 
 
 def shares(whole: Tensor, tokens: int) -> Tensor:
@@ -73,3 +77,27 @@ def shares(whole: Tensor, tokens: int) -> Tensor:
         kept.append(length.minimum(left // (whole.shape[1] - place)))
         left = left - kept[-1]
     return torch.stack(kept, 1).gather(1, places.argsort(1))
+
+
+def surround(token_ids: Tensor, lengths: Tensor, tokens: SpecialTokens, before: list[int]) -> tuple[Tensor, Tensor]:
+    """Adds the tokens with which a model marks documents, and sets their texts apart as the model does.
+
+    Args:
+        token_ids: int64 [batch, time], right-padded, as :func:`cut` gives them.
+        lengths: int64 [batch, 1].
+        tokens: The model's special tokens.
+        before: Those to put before each document.
+
+    Returns:
+        int64 [batch, time + the tokens added], and the tokens of each, int64 [batch, 1].
+    """
+    padded = pad(token_ids, (len(before), len(tokens.after)), value=tokens.padding)
+    padded[:, : len(before)] = padded.new_tensor(before)
+    lengths = lengths + len(before)
+    if tokens.separator != tokens.padding:
+        is_inside = torch.arange(padded.shape[1], device=padded.device) < lengths
+        padded = padded.masked_fill(is_inside & (padded == tokens.padding), tokens.separator)
+    for token in tokens.after:
+        padded = padded.scatter(1, lengths, token)
+        lengths = lengths + 1
+    return padded, lengths

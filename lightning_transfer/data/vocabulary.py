@@ -4,13 +4,14 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tokenizers import Tokenizer, models
 
+from lightning_transfer.data.pretrained_tokenizer import SpecialTokens, read_pretrained_tokenizer, special_tokens
 from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.data.tokenizer import (
     Documents,
@@ -32,30 +33,33 @@ class TokenizedTexts:
 
     Args:
         tokenizer: The kind of tokens: ``words`` (lower-cased words, punctuation marks, and single characters of scripts
-            without spaces, such as Chinese and Thai) or ``byte_level_bpe``.
-        max_vocabulary_size: Maximum number of entries of the vocabulary, with padding and the unknown word.
+            without spaces, such as Chinese and Thai) or ``byte_level_bpe``. Or the tokenizer of a pretrained model: its
+            Hub id, its folder or its tokenizer.json.
+        max_vocabulary_size: Maximum number of entries of a vocabulary that is learned, with padding and the unknown
+            word.
         vocabulary_path: The ``tokenizer.json`` of another run, whose vocabulary to use instead of learning one. A
             network that starts from that run's weights needs it.
 
     Raises:
-        UserError: For a vocabulary that is too small.
+        UserError: For a vocabulary that is too small, and a tokenizer that is not there.
     """
 
     def __init__(
         self,
-        tokenizer: TokenizerKind = "words",
+        tokenizer: str = "words",
         max_vocabulary_size: int = 25_000,
         vocabulary_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        smallest = {"words": 3, "byte_level_bpe": 258}[tokenizer]  # the special tokens, and one word or all bytes
+        smallest = {"words": 3, "byte_level_bpe": 258}.get(tokenizer, 0)  # special tokens, and one word or all bytes
         if max_vocabulary_size < smallest:
             raise UserError(f"data.max_vocabulary_size is {max_vocabulary_size}: expected {smallest} or more")
-        self.tokenizer_kind: TokenizerKind = tokenizer
+        self.tokenizer_kind = tokenizer
         self.max_vocabulary_size = max_vocabulary_size
         self.vocabulary_path = vocabulary_path
         self._tokenizer: Tokenizer | None = None
+        self._special_tokens: tuple[Tokenizer, SpecialTokens] | None = None
 
     @abstractmethod
     def training_texts(self) -> tuple[list[Collection[str]], str]:
@@ -63,10 +67,17 @@ class TokenizedTexts:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of a checkpoint or of ``vocabulary_path``, or one learned from the training texts."""
+        """The tokenizer of a checkpoint, of ``vocabulary_path`` or a model, or one learned from the training texts."""
         if self._tokenizer is None:
             self._tokenizer = Tokenizer.from_str(self._read_or_learn_tokenizer())
         return self._tokenizer
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """The ids that mark documents and padding."""
+        if self._special_tokens is None or self._special_tokens[0] is not self.tokenizer:
+            self._special_tokens = self.tokenizer, special_tokens(self.tokenizer)
+        return self._special_tokens[1]
 
     @property
     def vocabulary(self) -> list[str]:
@@ -77,8 +88,7 @@ class TokenizedTexts:
     @property
     def vocabulary_size(self) -> int:
         """The number of token ids."""
-        size: int = self.tokenizer.get_vocab_size()
-        return size
+        return max(self.tokenizer.get_vocab().values()) + 1  # a pretrained vocabulary may leave ids out
 
     def read_tokens(self, token_ids: Sequence[int]) -> list[str]:
         """Returns a readable piece of text for each token id."""
@@ -108,6 +118,8 @@ class TokenizedTexts:
             validation: Documents.
             held_out: int64, those of them to validate on.
         """
+        if self.tokenizer_kind not in get_args(TokenizerKind):  # whose embeddings have seen other texts
+            return rank_zero_info(f"texts are read as {self.vocabulary_size:,} tokens of {self.tokenizer_kind}")
         has_pieces = isinstance(self.tokenizer.model, models.BPE)
         words = f"texts are read as {self.vocabulary_size:,} {'pieces of bytes' if has_pieces else 'words and signs'}"
         characters = sum(map(is_unspaced, self.vocabulary))
@@ -126,10 +138,15 @@ class TokenizedTexts:
         return None
 
     def _read_or_learn_tokenizer(self) -> str:
+        kinds: tuple[TokenizerKind, ...] = get_args(TokenizerKind)
+        if self.vocabulary_path is None and self.tokenizer_kind not in kinds:
+            return read_pretrained_tokenizer(self.tokenizer_kind, kinds)
         if self.vocabulary_path is None:
             columns, fingerprint = self.training_texts()
             texts = chain.from_iterable(columns)
-            return cached_tokenizer(texts, fingerprint, self.tokenizer_kind, self.max_vocabulary_size)
+            return cached_tokenizer(
+                texts, fingerprint, cast(TokenizerKind, self.tokenizer_kind), self.max_vocabulary_size
+            )
         try:
             text = Path(self.vocabulary_path).read_text(encoding="utf-8")
             Tokenizer.from_str(text)

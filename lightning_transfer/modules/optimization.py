@@ -146,8 +146,10 @@ class OptimizedModule(L.LightningModule):
             self._run_seed = run_seed(self._trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the seed, by which a resumed run draws what the whole one would have drawn."""
+        """Adds the seed, by which a resumed run draws what the whole one would have drawn, and the network's config."""
         checkpoint["run_seed"] = self._run_seed
+        if isinstance(config := getattr(self.network, "config", None), dict):  # to build it without the model's folder
+            checkpoint["network_config"] = config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the saved seed, in a fit."""

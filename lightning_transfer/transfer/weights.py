@@ -104,6 +104,11 @@ def load_starting_weights(
         bound = {plain_name(name) for name in bound_tensors(module)}
         tokens = {plain_name(name) for name in token_tensors(module, len(vocabulary))}
         by_token = _move_tokens(found, tokens - bound, source_vocabulary, vocabulary)
+        if not tokens - bound and any(isinstance(part, nn.Embedding) for part in module.modules()):
+            raise UserError(
+                f"{source} reads other tokens than the data, and {type(module).__name__} has no row for each of the"
+                f" data's {len(vocabulary)}: set data.tokenizer to {file}, or data.vocabulary_path to its vocabulary"
+            )
     head, by_class = _head(module), list[str]()
     if class_names is not None and source_classes is not None and list(class_names) != source_classes:
         by_class = _move_classes(found, head, source_classes, class_names)

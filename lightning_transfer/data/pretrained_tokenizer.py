@@ -1,0 +1,127 @@
+"""Reads the tokenizers of pretrained models, and says what each of their special tokens is for.
+
+A pretrained tokenizer is one JSON string, like those that this project learns. It holds the id of its padding too.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.files import model_folder
+
+_FILE = "tokenizer.json"
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")  # name the special tokens by what they are for
+
+
+class SpecialTokens(NamedTuple):
+    """Holds the ids with which a vocabulary marks what is not text.
+
+    Attributes:
+        padding: Fills up a batch, and is in no text.
+        unknown: Stands for a text without any token.
+        before: Those before each document.
+        after: Those after each document.
+        separator: Sets texts apart: the last of ``after``, or the padding's.
+        mask: Stands for a token that is to be guessed; None where there is none.
+    """
+
+    padding: int
+    unknown: int
+    before: list[int]
+    after: list[int]
+    separator: int
+    mask: int | None = None
+
+
+def read_pretrained_tokenizer(name: str, kinds: tuple[str, ...]) -> str:
+    """Reads the tokenizer of a pretrained model.
+
+    Args:
+        name: A Hub id, the folder of a model, or a tokenizer.json.
+        kinds: The other values that the option takes, for the error.
+
+    Returns:
+        The tokenizer as JSON. It does not cut texts, and its padding is that of the model.
+
+    Raises:
+        UserError: If there is no such tokenizer, or it cannot be read.
+    """
+    if Path(name).is_file():
+        file = Path(name)
+    elif "/" not in name and not Path(name).is_dir():
+        raise UserError(f"data.tokenizer is {name}: expected {', '.join(kinds)}, a Hub id, a folder or a {_FILE}")
+    else:
+        file = model_folder(name, [_FILE, *_SETTINGS], "data.tokenizer") / _FILE
+    if not file.exists():
+        raise UserError(f"data.tokenizer {name} has no {_FILE}: save one by save_pretrained of transformers' tokenizer")
+    try:
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the Rust library raises Exception itself
+        raise UserError(f"{file} is not a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    padding = _padding(tokenizer, [_settings(file.with_name(setting)) for setting in _SETTINGS])
+    tokenizer.no_padding()  # to a fixed length, for instance
+    tokenizer.enable_padding(pad_id=padding, pad_token=tokenizer.id_to_token(padding))
+    text: str = tokenizer.to_str()
+    return text
+
+
+def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
+    """Finds what a tokenizer uses to mark padding, documents, and what it does not know.
+
+    Args:
+        tokenizer: One that this project has learned, whose padding is 0, or one of a pretrained model.
+    """
+    padding = (tokenizer.padding or {}).get("pad_id", 0)
+    plain = without_padding(tokenizer)
+    encoded = plain.encode("a")
+    text = [place for place, is_special in enumerate(encoded.special_tokens_mask) if not is_special]
+    before, after = encoded.ids[: text[0]], encoded.ids[text[-1] + 1 :]
+    unknown = _named(tokenizer, getattr(tokenizer.model, "unk_token", None), "<unk>", "[UNK]")
+    separator = after[-1] if after else padding
+    mask = _named(tokenizer, "[MASK]", "<mask>")
+    if unknown is None:  # where every text has tokens but the empty one
+        unknown = [*plain.encode(" ", add_special_tokens=False).ids, encoded.ids[text[0]]][0]
+    return SpecialTokens(padding, unknown, before, after, separator, mask)
+
+
+def without_padding(tokenizer: Tokenizer) -> Tokenizer:
+    """Copies a tokenizer that encodes each text at its own length."""
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.no_padding()
+    return plain
+
+
+def _padding(tokenizer: Tokenizer, settings: list[Mapping[str, Any]]) -> int:
+    """Finds the padding's id. For a model without one, as GPT-2, the token that ends a text or another special one."""
+    named = [_content(setting.get(key)) for key in ("pad_token", "eos_token") for setting in settings]
+    own = (tokenizer.padding or {}).get("pad_token")
+    found = _named(tokenizer, own, *named[:2], "[PAD]", "<pad>", *named[2:])
+    if found is None:
+        found = min(
+            (place for place, token in tokenizer.get_added_tokens_decoder().items() if token.special), default=0
+        )
+    return found
+
+
+def _named(tokenizer: Tokenizer, *tokens: str | None) -> int | None:
+    ids = (tokenizer.token_to_id(token) for token in tokens if token)
+    return next((found for found in ids if found is not None), None)
+
+
+def _settings(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a model may lack either file
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def _content(token: object) -> str | None:
+    """Returns the text of a token, which stands alone or as one entry of several."""
+    content = token.get("content") if isinstance(token, Mapping) else token
+    return content if isinstance(content, str) else None

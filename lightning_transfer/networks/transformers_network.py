@@ -1,0 +1,175 @@
+"""Classifies documents by an encoder or a decoder of Hugging Face transformers."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_transfer.errors import UserError, require_library
+from lightning_transfer.networks.lstm_encoder import require_probabilities
+from lightning_transfer.networks.transformers_model import (
+    adapt_weights,
+    build_model,
+    most_tokens,
+    predicts_masked_tokens,
+    read_config,
+    transformer_layer_groups,
+)
+
+Pooling = Literal["first", "mean", "last"]
+_HEAD_DROPOUT = 0.1
+
+
+class Transformer(nn.Module):
+    """Holds a model of transformers that gives the hidden state of each token.
+
+    Args:
+        name: A Hub id, or a folder, whose config.json says what the model is like. Its weights come from ``init_from``.
+        vocabulary_size: Number of token ids; follows from the data on the command line.
+        model_arguments: Entries of a config.json that are added to those of ``name``, or a whole one without a name:
+            ``model_type`` and the arguments of that type.
+        dropout: Probability of all dropouts inside the model, in place of those of its config.
+        gradient_checkpointing: Whether to compute each layer again in the backward pass instead of keeping its
+            activations: takes a third more time, and much less memory.
+
+    Attributes:
+        config: The entries of config.json that the model was built from.
+
+    Raises:
+        UserError: If transformers is not installed, has no such model, or its values do not go together; also for data
+            with more tokens than the model has embeddings.
+    """
+
+    library: ClassVar[str] = "transformers"
+
+    def __init__(
+        self,
+        name: str | None = None,
+        vocabulary_size: int | None = None,
+        model_arguments: dict[str, Any] | None = None,
+        dropout: float | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        require_library(self.library, type(self).__name__)
+        self.config = (read_config(name) if name is not None else {}) | (model_arguments or {})
+        if vocabulary_size is not None and "vocab_size" not in self.config:
+            self.config["vocab_size"] = vocabulary_size
+        if dropout is not None:
+            require_probabilities(dropout=dropout)
+        self.model = self.build(dropout)
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if vocabulary_size is not None and vocabulary_size > rows:
+            raise UserError(
+                f"the data has {vocabulary_size} tokens, and {name or 'the model'} embeddings for {rows}: set"
+                f" data.tokenizer to {name or 'its own'}, or vocab_size in model_arguments"
+            )
+        self._most_tokens = most_tokens(self.model)
+        self._padding_id: int = getattr(self.model.config, "pad_token_id", None) or 0
+        if gradient_checkpointing:
+            if not self.model.supports_gradient_checkpointing:
+                raise UserError(f"{type(self.model).__name__} has no gradient checkpointing: leave it off")
+            # The other way, by a backward within the backward, needs inputs that require gradients.
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def build(self, dropout: float | None) -> Any:
+        """Builds the model from ``config``."""
+        return build_model(self.config, "encoder", dropout)
+
+    def adapt_source(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Brings the tensors of a file of the library into today's names, without those for other tasks."""
+        return adapt_weights(self, self.model, weights)
+
+    def hidden_states(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Computes the hidden state of each token; padding never changes those of a document.
+
+        Args:
+            token_ids: int64 [batch, time], right-padded with any token.
+            lengths: int64 [batch], from 1 to time.
+
+        Returns:
+            float [batch, time, hidden_size].
+
+        Raises:
+            UserError: For documents that are longer than the model can read.
+        """
+        time = token_ids.shape[1]
+        if time > self._most_tokens:
+            raise UserError(
+                f"{type(self.model).__name__} reads {self._most_tokens} tokens at most, not {time}: set data.max_tokens"
+            )
+        is_token = torch.arange(time, device=lengths.device) < lengths.unsqueeze(1)
+        filled = token_ids.masked_fill(~is_token, self._padding_id)
+        states: Tensor = self.model(input_ids=filled, attention_mask=is_token.long(), return_dict=True)[0]
+        return states
+
+
+class TransformersNetwork(Transformer):
+    """Classifies documents by any encoder or decoder of transformers, with fresh weights; ``init_from`` loads some.
+
+    Attention is torch's scaled-dot-product attention, where the library has it for the model. Code beside weights on
+    the Hub is never run.
+
+    Args:
+        num_classes: Number of outputs; follows from the data on the command line.
+        pooling: How the head sees a document: by the hidden state of its ``first`` or ``last`` token, or by their
+            ``mean``. If not given, encoders take what their config says, or else the first; decoders take the last.
+        dropout: Probability of dropping a feature before the head (0.1 if not given), and of all dropouts inside the
+            model (as its config says if not given).
+
+    Attributes:
+        model: The library's module, without a pooler.
+        layer_groups: The layers to freeze and unfreeze together: embeddings, layer.0, …, layer.n, head.
+
+    Raises:
+        UserError: Also for a number of classes below 1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        name: str | None = None,
+        pooling: Pooling | None = None,
+        vocabulary_size: int | None = None,
+        model_arguments: dict[str, Any] | None = None,
+        dropout: float | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(name, vocabulary_size, model_arguments, dropout, gradient_checkpointing)
+        if num_classes is None or num_classes < 1:
+            raise UserError(f"num_classes is {num_classes}: expected at least 1")
+        self.pooling: Pooling = pooling or _usual_pooling(self.model.config)
+        self.dropout = nn.Dropout(_HEAD_DROPOUT if dropout is None else dropout)
+        self.head = nn.Linear(self.model.config.hidden_size, num_classes)
+        groups = transformer_layer_groups(self.model)
+        self.layer_groups = {group: [f"model.{path}" for path in paths] for group, paths in groups.items()}
+        self.layer_groups["head"] = ["head"]
+
+    def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Computes the logits.
+
+        Args:
+            token_ids: int64 [batch, time], right-padded with any token.
+            lengths: int64 [batch], from 1 to time.
+
+        Returns:
+            float [batch, num_classes].
+        """
+        logits: Tensor = self.head(self.dropout(self.encode(token_ids, lengths)))
+        return logits
+
+    def encode(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Computes the pooled hidden state of each document, float [batch, hidden_size]; see :meth:`forward`."""
+        states = self.hidden_states(token_ids, lengths)
+        if self.pooling == "first":
+            return states[:, 0]
+        if self.pooling == "last":
+            return states[torch.arange(len(states), device=states.device), lengths - 1]
+        is_padding = torch.arange(states.shape[1], device=lengths.device) >= lengths.unsqueeze(1)
+        return states.masked_fill(is_padding.unsqueeze(2), 0).sum(1) / lengths.unsqueeze(1).to(states.dtype)
+
+
+def _usual_pooling(config: Any) -> Pooling:
+    if not predicts_masked_tokens(config):
+        return "last"
+    return "mean" if getattr(config, "classifier_pooling", None) == "mean" else "first"

@@ -1,0 +1,170 @@
+"""Tokenizers of pretrained models: their special tokens, the cut of long texts, padding, and the way into a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from backbones import word_pieces
+from conftest import write_parquet
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from lightning_transfer import DemoTexts, TextDataModule
+from lightning_transfer.data.pretrained_tokenizer import special_tokens
+from lightning_transfer.errors import UserError
+from lightning_transfer.files import MIRROR_VARIABLE
+
+LETTERS = {letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
+
+
+def bytes_of_gpt(folder: Path) -> Path:
+    """A tokenizer as GPT-2's: bytes, no padding, and one special token that ends a text; id 0 is a real one."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<|endoftext|>"}}))
+    return folder
+
+
+def letters_of_roberta(folder: Path) -> Path:
+    """A tokenizer as RoBERTa's: padding is 1, and two tokens of the same kind set apart and end."""
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}
+    vocabulary |= {letter: number + 5 for letter, number in LETTERS.items()}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(list(vocabulary)[:5])
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 2)])
+    tokenizer.enable_truncation(4)
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "<pad>"}))
+    return folder
+
+
+def data_of(folder: Path, texts: list[Any], tokenizer: Path | str, **options: Any) -> TextDataModule:
+    columns = (
+        {"text": texts}
+        if isinstance(texts[0], str)
+        else dict(zip(("one", "two"), zip(*texts, strict=True), strict=True))
+    )
+    dataset = datasets.Dataset.from_dict({**columns, "label": [row % 2 for row in range(len(texts))]})
+    path = write_parquet(folder, train=dataset, test=dataset.select(range(1)))
+    return TextDataModule(str(path), tokenizer=str(tokenizer), **options)
+
+
+def batch_of(data: TextDataModule, rows: list[int]) -> list[list[int]]:
+    batch = data.batch_maker(data.read_split("train"))(np.array(rows))
+    for ids, length in zip(batch.token_ids, batch.lengths, strict=True):
+        assert set(ids[length:].tolist()) <= {data.special_tokens.padding}
+    return [ids[:length].tolist() for ids, length in zip(batch.token_ids, batch.lengths, strict=True)]
+
+
+def test_documents_get_the_special_tokens_and_the_padding_of_the_model(tmp_path: Path) -> None:
+    data = data_of(tmp_path / "set", ["a b c", "d <mask> e f g", ""], letters_of_roberta(tmp_path / "model"))
+    tokens = data.special_tokens
+    assert (tokens.padding, tokens.unknown, tokens.before, tokens.after, tokens.separator) == (1, 3, [0], [2], 2)
+    assert tokens.mask == 4
+    short, long, empty = batch_of(data, [0, 1, 2])
+    assert short == [0, 5, 6, 7, 2]
+    assert long[0] == 0
+    assert long[-4:] == [9, 10, 11, 2]
+    assert 4 not in long  # what stands in a text is never a special token
+    assert empty == [0, 3, 2]
+
+
+def test_long_document_keeps_a_quarter_at_its_start_and_its_end_between_the_special_tokens(tmp_path: Path) -> None:
+    text = " ".join(LETTERS)
+    data = data_of(tmp_path / "set", [text, "a"], letters_of_roberta(tmp_path / "model"), max_tokens=10)
+    long, short = batch_of(data, [0, 1])
+    assert long == [0, *(5 + LETTERS[letter] for letter in "abuvwxyz"), 2]
+    assert short == [0, 5, 2]
+    [batch] = data.eval_batches(data.read_split("train"), np.arange(2))(0)
+    assert len(batch) == 2
+    cramped = data_of(tmp_path / "other", ["a b", "c"], tmp_path / "model", max_tokens=2)
+    with pytest.raises(UserError, match=r"data\.max_tokens is 2: expected 3 or more"):
+        batch_of(cramped, [0])
+
+
+def test_texts_of_a_row_are_set_apart_as_the_model_does(tmp_path: Path) -> None:
+    texts = [("a", "b c"), ("", "d")]
+    data = data_of(tmp_path / "set", texts, letters_of_roberta(tmp_path / "model"), text_column=["one", "two"])
+    assert batch_of(data, [0, 1]) == [[0, 5, 2, 6, 7, 2], [0, 3, 2, 8, 2]]
+
+
+def test_model_without_padding_pads_with_the_end_of_a_text(tmp_path: Path) -> None:
+    texts = [("!", "a!b"), ("", "cd")]
+    data = data_of(tmp_path / "set", texts, bytes_of_gpt(tmp_path / "model"), text_column=["one", "two"])
+    tokens = data.special_tokens
+    assert tokens.padding == tokens.separator == 256
+    assert (tokens.before, tokens.after, tokens.mask) == ([], [], None)
+    assert data.vocabulary_size == 257
+    (first, second), names = batch_of(data, [0, 1]), data.vocabulary
+    assert [names[token] for token in first] == ["!", "<|endoftext|>", "a", "!", "b"]
+    assert first[0] == 0
+    assert second[1:] == [256, names.index("c"), names.index("d")]
+    assert second[0] != 256
+    assert data.read_tokens([0]) == ["!"]
+
+
+def test_tokenizer_is_found_by_id_folder_or_file_and_travels_in_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = letters_of_roberta(tmp_path / "mirror/owner/model")
+    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
+    by_id = DemoTexts(tokenizer="owner/model", validation_fraction=0.5)
+    by_file = DemoTexts(tokenizer=str(folder / "tokenizer.json"))
+    assert by_id.tokenizer.to_str() == DemoTexts(tokenizer=str(folder)).tokenizer.to_str() == by_file.tokenizer.to_str()
+    by_id.setup("fit")
+    state = by_id.state_dict()
+    monkeypatch.delenv(MIRROR_VARIABLE)
+    other = DemoTexts(tokenizer="owner/model")
+    other.load_state_dict(state)
+    assert other.special_tokens == by_id.special_tokens
+    assert other.vocabulary_size == 31
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        ("word", "data.tokenizer is word: expected words, byte_level_bpe, a Hub id, a folder or a tokenizer.json"),
+        ("empty", "data.tokenizer empty has no tokenizer.json: save one by save_pretrained"),
+        ("broken", "broken/tokenizer.json is not a tokenizer: "),
+        ("nowhere/at/all", "data.tokenizer 'nowhere/at/all' is no folder: give one, or a Hub id"),
+        ("no/model", "data.tokenizer 'no/model' is no folder and in no mirror, and the Hub does not give it"),
+    ],
+)
+def test_tokenizer_that_is_not_there_is_explained(
+    tokenizer: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    Path("empty").mkdir()
+    Path("broken").mkdir()
+    Path("broken/tokenizer.json").write_text("{}")
+    with pytest.raises(UserError) as refused:
+        _ = DemoTexts(tokenizer=tokenizer).tokenizer
+    assert str(refused.value).startswith(message)
+
+
+def test_learned_tokenizers_have_the_special_tokens_of_this_project() -> None:
+    for kind in ("words", "byte_level_bpe"):
+        tokens = special_tokens(DemoTexts(tokenizer=kind, max_vocabulary_size=300).tokenizer)
+        assert tokens == (0, 1, [], [], 0, None)
+
+
+def test_token_ids_are_those_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = word_pieces(tmp_path / "model")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
+    data = DemoTexts(tokenizer=str(folder))
+    split = data.read_split("train")
+    texts = data.open_split("train")["text"][:20]
+    expected = theirs(list(texts), padding=True, return_tensors="pt")
+    batch = data.batch_maker(split)(np.arange(20))
+    assert torch.equal(batch.token_ids, expected["input_ids"])
+    assert torch.equal(batch.lengths, expected["attention_mask"].sum(1))
