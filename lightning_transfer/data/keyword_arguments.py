@@ -76,6 +76,11 @@ class StreamOptions(TokenizerOptions, total=False):
     """The arguments of streams of texts, except their path and the batch size."""
 
     text_column: str | list[str]
+    validation_split: str | None
+    test_fraction: float
+    test_seed: int
+    label_column: str | None
+    group_column: str | None
     direction: Literal["forward", "backward"]
     segment_tokens: int
     varied_segments: bool
