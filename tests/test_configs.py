@@ -9,6 +9,7 @@ import yaml
 from conftest import REPOSITORY
 
 from lightning_transfer.cli.entry import main
+from lightning_transfer.files import MIRROR_VARIABLE, in_mirror
 
 CONFIGS = REPOSITORY / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
@@ -56,6 +57,9 @@ def test_experiment_on_embedded_data_runs(experiment: Path) -> None:
 @pytest.mark.usefixtures("mirror")
 @pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if not is_embedded(e)], ids=lambda path: path.stem)
 def test_experiment_on_real_data_runs(experiment: Path) -> None:
+    model = yaml.safe_load(experiment.read_text()).get("init_from")
+    if model is not None and in_mirror(model) is None:
+        pytest.skip(f"no folder that {MIRROR_VARIABLE} names has {model}")
     # One batch of few examples: some of these are made for a GPU, and a batch of theirs takes many GiB.
     small = {"batch_size": 4, "eval_batch_size": 4, "image_size": 32}
     given = [key for key in yaml.safe_load(experiment.read_text())["data"]["init_args"] if key in small]

@@ -209,3 +209,36 @@ def test_command_line_prepares_images_as_the_starting_weights_say_and_trains(
     built = TimmNetwork(len(DemoImages().class_names), "test_resnet")
     built.load_state_dict({name.removeprefix("network."): value for name, value in saved.items()})
     assert torch.equal(built.model.conv1[0].weight, timm_network("test_resnet", 3).model.conv1[0].weight)  # type: ignore[index]
+
+
+def test_weights_of_another_implementation_are_read_by_a_file_of_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = timm.create_model("tf_efficientnet_lite0", num_classes=10)
+    inside = {"conv_pwl": "_project_conv", "conv_pw": "_expand_conv", "conv_dw": "_depthwise_conv"}
+    inside |= {"bn1": "_bn0", "bn2": "_bn1", "bn3": "_bn2"}
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    blocks = {id(block): place for place, block in enumerate(block for stage in built.blocks for block in stage)}
+    theirs = {}
+    for name, value in built.state_dict().items():
+        top, *rest = name.split(".")
+        if top == "blocks":
+            number = blocks[id(built.blocks[int(rest[0])][int(rest[1])])]
+            names = inside if number else first
+            theirs[f"_blocks.{number}.{names[rest[2]]}.{rest[3]}"] = value
+        else:
+            theirs[".".join([outside[top], *rest])] = value
+    torch.save(theirs, tmp_path / "lite0.pth")
+    arguments = [
+        *("--data", "DemoImages", "--data.image_size", "32", "--dashboards", "null", "--trainer.accelerator", "cpu"),
+        *("--model.network", "TimmNetwork", "--model.network.name", "tf_efficientnet_lite0"),
+        *("--init_from", str(tmp_path / "lite0.pth"), "--config", "configs/options/efficientnet_lite0_names.yaml"),
+        *("--trainer.callbacks+", "ProgressiveUnfreezing"),
+    ]
+    command = CommandLine(["plan", *arguments], StopSignals())
+    command.before_fit()
+    assert f"starting weights: {len(theirs)} tensors loaded" in capsys.readouterr().out
+    torch.testing.assert_close(command.model.network.model.state_dict(), built.state_dict(), rtol=0, atol=0)
+    with pytest.raises(UserError, match=r"init_rename has '\(': expected a regular expression"):
+        load_starting_weights(command.model, tmp_path / "lite0.pth", rename=[("(", "")])

@@ -112,6 +112,12 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         help="Glob patterns of tensors that may differ from the starting weights; those of the head always may.",
     )
     parser.add_argument(
+        "--init_rename",
+        type=list[tuple[str, str]],
+        default=[],
+        help="Regular expressions, each with its replacement in the names of the starting weights' tensors, in turn.",
+    )
+    parser.add_argument(
         "--output",
         type=str,
         default="predictions.jsonl",

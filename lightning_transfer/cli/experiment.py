@@ -244,7 +244,8 @@ class CommandLine(LightningCLI):
         source = self._get(self.config, "init_from")
         if source is not None and self.checkpoint is None:
             of_data = {name: getattr(self.datamodule, name, None) for name in ("vocabulary", "class_names")}
-            report = load_starting_weights(self.model, source, self._get(self.config, "init_allow"), **of_data)
+            allow, rename = self._get(self.config, "init_allow"), self._get(self.config, "init_rename")
+            report = load_starting_weights(self.model, source, allow, **of_data, rename=rename)
             if self.trainer.is_global_zero:
                 print(report)
         if self._get(self.config, "test_after_fit"):

@@ -4,6 +4,7 @@ Only weights are loaded, without the optimizer or the progress of a training. No
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -54,6 +55,7 @@ def load_starting_weights(
     allow: Sequence[str] = (),
     vocabulary: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    rename: Sequence[tuple[str, str]] = (),
 ) -> WeightsReport:
     """Loads weights into a module by name, wherever the same network is in the file and in the module.
 
@@ -78,6 +80,8 @@ def load_starting_weights(
         allow: Glob patterns of tensor names that may be made anew or left over.
         vocabulary: The tokens of the module's data in the order of their ids, if it reads text.
         class_names: The names of the classes of the module's data, in their order.
+        rename: Regular expressions, each with its replacement in the names of the source's tensors, applied in turn.
+            Files of another implementation of a network are read in this way.
 
     Returns:
         A report on each tensor.
@@ -92,6 +96,7 @@ def load_starting_weights(
     source = os.fspath(source)
     file, part = split_part(source)
     given, source_vocabulary, containers, source_classes = read_source(file)
+    given = _renamed(given, rename)
     weights = _adapted(module, given)
     containers = {name: containers.get(name, "") for name in weights}
     names, rivals = align(weights, own, part)
@@ -144,6 +149,16 @@ def load_starting_weights(
     written = {plain_name(name): name for name in state}
     module.load_state_dict({written[name]: found[name] for name in loaded}, strict=False)
     return WeightsReport(source, loaded, made_anew, left_over, by_token, by_class)
+
+
+def _renamed(weights: Weights, patterns: Sequence[tuple[str, str]]) -> Weights:
+    """Replaces patterns in the names of tensors, in turn."""
+    try:
+        for pattern, replacement in patterns:
+            weights = {re.sub(pattern, replacement, name): tensor for name, tensor in weights.items()}
+    except re.error as error:
+        raise UserError(f"init_rename has {pattern!r}: expected a regular expression ({error})") from error
+    return weights
 
 
 def _adapted(module: nn.Module, weights: Weights) -> Weights:
