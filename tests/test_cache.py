@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
+from conftest import write_parquet
 
-from lightning_transfer.data import cache
+from lightning_transfer.data import cache, hub
 from lightning_transfer.data.tokenizer import cached_documents, train_tokenizer
 from lightning_transfer.errors import UserError
 
@@ -112,6 +114,14 @@ def test_texts_without_room_are_refused_and_leave_nothing(small_disk: Path) -> N
     with pytest.raises(UserError, match=NO_ROOM.format("texts")):
         cached_documents(tokenizer, ["film " * 2000] * 400, "f", 400)
     assert entries(small_disk) == []
+
+
+def test_tables_of_the_library_without_room_are_one_line_with_the_way_out(small_disk: Path, tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(4 << 20)
+    dataset = datasets.Dataset.from_dict({"image": [content, content[::-1]], "label": [0, 1]})
+    folder = write_parquet(tmp_path / "set", train=dataset)
+    with pytest.raises(UserError, match=r"cannot (be )?read.*; make room, or set LIGHTNING_TRANSFER_CACHE, or HF_HOME"):
+        hub.load_split(str(folder), "train")
 
 
 def test_room_that_goes_while_an_entry_is_written_is_one_line_too(

@@ -1,5 +1,6 @@
 """Loads local files by a builder of the library ``datasets``, whose own cache goes by time stamps alone."""
 
+import errno
 import hashlib
 from typing import Any
 
@@ -34,4 +35,7 @@ def reason_of(error: BaseException) -> str:
         return reason_of(cause)  # the error's own message is only "An error occurred"
     if isinstance(error, CastError):  # its own message is only "Couldn't cast"
         return f"its files must have the same columns, but {error.details()}"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or "disk space" in reason:
+        reason += f"; make room, or set {cache.CACHE_VARIABLE}, or HF_HOME for data of the Hub, to another folder"
+    return reason
