@@ -1,23 +1,20 @@
 """What every classification data set shares: splits, cuts of the training set, batches, and the place in them."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable
 from typing import Any, Generic, get_args
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_transfer.data import hub
 from lightning_transfer.data.balanced_sampling import EpochOrder, balanced_order
 from lightning_transfer.data.batches import ProblemType
-from lightning_transfer.data.class_counts import announce_classes, count_classes, require_training_examples
-from lightning_transfer.data.hold_outs import TestHoldOut, count_shared_groups, find_own_validation, groups_of
+from lightning_transfer.data.class_counts import announce_classes, count_classes
 from lightning_transfer.data.label_columns import LabelColumns
+from lightning_transfer.data.labelled_splits import LabelledSplits
 from lightning_transfer.data.labels import check_classes
-from lightning_transfer.data.left_out import OnError, warn_of_left_out
+from lightning_transfer.data.left_out import OnError
 from lightning_transfer.data.loader import (
     BatchLoader,
     EpochBatches,
@@ -26,14 +23,12 @@ from lightning_transfer.data.loader import (
     shuffled_batches,
     training_loader,
 )
-from lightning_transfer.data.overlap import Role, Rows, check_overlap
 from lightning_transfer.data.reading.options import ReaderOptions
-from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
 
 
-class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
+class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
     """Classification data from the Hub, a mirror or a folder; also data with several classes or numbers to predict.
 
     Validation is a split of its own where the data has one. Else it is a stratified hold-out of the training split, and
@@ -99,12 +94,10 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         reader: ReaderOptions | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        super().__init__()
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         require_at_least(0, split_seed=split_seed, test_seed=test_seed, resident_gib=resident_gib)
         if on_error not in get_args(OnError):
             raise UserError(f"data.on_error is {on_error}: expected {' or '.join(get_args(OnError))}")
-        self.label_columns = LabelColumns(problem_type, label_column)
         if examples_per_class is not None and problem_type != "classification":
             raise UserError(
                 f"data.examples_per_class is {examples_per_class}: expected null with data.problem_type"
@@ -115,23 +108,20 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
                 f"data.balanced_sampling is true: expected false with data.problem_type {problem_type}, whose examples"
                 " have not one class each"
             )
-        self.balanced_sampling = balanced_sampling
-        self.path = path
-        self.reader = reader
-        self.problem_type = problem_type
-        self.on_error: OnError = on_error
-        self.train_split = train_split
-        self.validation_split = validation_split
-        self.test_split = test_split
-        self.group_column = group_column
-        self.test_hold_out = TestHoldOut(
+        super().__init__(
+            path,
+            problem_type,
+            LabelColumns(problem_type, label_column),
+            train_split,
+            validation_split,
+            test_split,
             test_fraction,
             test_seed,
-            train_split,
-            test_split,
-            self.label_columns.names[0] if problem_type == "classification" else None,
             group_column,
+            reader,
         )
+        self.balanced_sampling = balanced_sampling
+        self.on_error: OnError = on_error
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.validation_fraction = validation_fraction
@@ -141,53 +131,16 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         self.resident_gib = resident_gib
         self.test_follows = False  # whether a fit ends by a test
         self.predict_path: str | None = None
-        self._class_names: list[str] | None = None
         self._classes_are_to_check = False  # those of a checkpoint, against the data's
-        self._is_opened = False  # whether ``path`` has been, and not a class of the user's made the splits
-        self._splits: dict[str, Split[Inputs]] = {}
-        self._unlabelled: set[str] = set()  # splits that were read to predict
-        self._shared_examples: dict[str, int] = {}  # of other splits with the training split, by name of the fact
         self._on_device: dict[Split[Inputs], tuple[Tensor, ...]] = {}
         self._train_rows = self._validation_rows = np.empty(0, np.int64)
         self._validates_on: str | None = None  # a split of its own, once ``setup`` has read it
         self._train_loader: BatchLoader | None = None
         self._resume_at: dict[str, int] = {}
 
-    text_columns: Sequence[str] = ()  # which are texts even where they hold numbers
-
-    @abstractmethod
-    def read_split(self, split: str) -> Split[Inputs]:
-        """Reads a split whole, from the cache where it can."""
-
-    @abstractmethod
-    def tensors_of(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
-        """Gives the tensors that hold a split."""
-
     @abstractmethod
     def batch_maker(self, split: Split[Inputs], is_training: bool = False) -> Callable[[np.ndarray], Any]:
         """Gives what makes a batch of rows, int64 [batch]: a named tuple with ``labels`` and ``inputs``."""
-
-    def content_of(self, split: Split[Inputs]) -> Rows:
-        """Gives the content of each row, by which rows of two splits are compared."""
-        inputs = self.tensors_of(split)[0].numpy()
-        return Rows(inputs.reshape(-1), np.arange(len(inputs) + 1) * (inputs.size // max(1, len(inputs))))
-
-    def count_shared(self, role: Role, split: str) -> None:
-        """Counts the examples of a split that the training split has as well, once, and warns of them."""
-        fact = f"{role}_examples_in_training_split"
-        if fact not in self._shared_examples:
-            train, other = self._split(self.train_split), self._split(split)
-            if self.problem_type != "regression" and (self.trainer is None or self.trainer.training):
-                require_training_examples(train.labels, other.labels, self.class_names, (self.train_split, split))
-            is_held_out = role == "test" and bool(self.test_hold_out.fraction)
-            self._shared_examples[fact] = check_overlap(
-                self.train_split, split, self.content_of(train), self.content_of(other), role, is_held_out
-            )
-            if self.group_column is not None and self._is_opened and not is_held_out:
-                train_rows, rows = (self.open_split(name) for name in (self.train_split, split))
-                if self.group_column in train_rows.column_names and self.group_column in rows.column_names:
-                    shared = count_shared_groups(train_rows, rows, self.group_column, (self.train_split, split))
-                    self._shared_examples[f"{role}_groups_in_training_split"] = shared
 
     def resident(self, split: Split[Inputs]) -> tuple[Tensor, ...]:
         """Gives the tensors that hold a split where batches are to be taken from them."""
@@ -198,27 +151,6 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         if split not in self._on_device or self._on_device[split][0].device != device:
             self._on_device[split] = tuple(tensor.to(device) for tensor in tensors)
         return self._on_device[split]
-
-    def read_class_names(self) -> list[str]:
-        """Reads the names of the training split's classes."""
-        return self.label_columns.class_names(self.open_split(self.train_split), self.train_split)
-
-    def open_split(self, split: str, **columns: Any) -> datasets.Dataset:
-        """Opens a split and checks that it has the columns that arguments name; a prediction needs no labels."""
-        labels = {} if self._is_predicting else {"label_column": self.label_columns.names}
-        columns |= {**labels, "reader": self.reader, "texts": self.text_columns}
-        self._is_opened = True
-        return self.test_hold_out.open(split, lambda name: hub.load_split(self.path, name, **columns), self.split_names)
-
-    def split_names(self) -> list[str]:
-        """Gives the names of the data's splits; none where a class of its own makes them, and not ``path``."""
-        return hub.split_names(self.path) if self._is_opened else []
-
-    def read_labels(self, dataset: datasets.Dataset, split: str) -> Tensor:
-        """Reads the labels of a split, a row for each example, and checks them; all are -1 in a prediction."""
-        if self._is_predicting:
-            return torch.full((len(dataset),), -1)
-        return self.label_columns.read(dataset, split, self.class_names)
 
     def train_batches(self, split: Split[Inputs], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into the batches of an epoch; ``share`` is this rank's part of each."""
@@ -232,18 +164,6 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
     def eval_batches(self, split: Split[Inputs], rows: np.ndarray, **share: Any) -> EpochBatches:
         """Divides rows into batches in their order; ``share`` is this rank's part of the rows."""
         return ordered_batches(rows, batch_size=self.eval_batch_size, **share)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The name of each class, in the order of the labels; with numbers, the name of the column of each."""
-        if self._class_names is None:
-            self._class_names = self.read_class_names()
-        return self._class_names
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, or of the numbers to predict."""
-        return len(self.class_names)
 
     @property
     def class_counts(self) -> np.ndarray:
@@ -266,17 +186,6 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
         if self.test_hold_out.fraction:
             facts["test_fraction"] = self.test_hold_out.fraction
         return {**facts, **self._shared_examples}
-
-    @cached_property
-    def own_validation(self) -> str | None:
-        """The split that the data has for validation; None where part of the training split is held out.
-
-        Raises:
-            UserError: For a split that is the one to test on.
-        """
-        return find_own_validation(
-            self.path, self.validation_split, [self.train_split], self.test_split, self.split_names()
-        )
 
     @property
     def first_validation_row(self) -> int:
@@ -379,29 +288,6 @@ class ClassificationDataModule(SeededDataModule, Generic[Inputs]):
             self._splits.clear()  # their labels are numbered in another order
         self._classes_are_to_check = self._class_names is None
         self._class_names = names
-
-    def _split(self, name: str) -> Split[Inputs]:
-        if name not in self._splits or (name in self._unlabelled and not self._is_predicting):
-            self._splits[name] = split = self.read_split(name)
-            (self._unlabelled.add if self._is_predicting else self._unlabelled.discard)(name)
-            warn_of_left_out(name, split.left_out, len(split))
-        return self._splits[name]
-
-    @property
-    def _is_predicting(self) -> bool:
-        return getattr(self.trainer, "predicting", False)
-
-    def _groups(self) -> np.ndarray | None:
-        if self.group_column is None:
-            return None
-        if not self._is_opened and type(self).open_split is ClassificationDataModule.open_split:
-            name = type(self).__name__
-            raise UserError(
-                f"data.group_column is {self.group_column}: expected null with {name}, which has no columns"
-            )
-        dataset = self.open_split(self.train_split, group_column=self.group_column)
-        groups: np.ndarray = groups_of(dataset, self.group_column, self.train_split)[self._split(self.train_split).rows]
-        return groups
 
     def _share(self) -> dict[str, int]:
         if self.trainer is None:
