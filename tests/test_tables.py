@@ -46,22 +46,22 @@ def read(content: bytes | str, name: str = "train.csv", **options: Any) -> dict[
         ("a.csv", b"text;label\ngood, really;1\nbad;0\n"),
         ("a.csv", b"sep=;\ntext;label\ngood, really;1\nbad;0\n"),
         ("a.csv", b'"sep=;"\r\ntext;label\r\ngood, really;1\r\nbad;0\r\n'),
-        ("a.csv.gz", gzip.compress(PLAIN[:17]) + gzip.compress(PLAIN[17:])),
+        ("a.csv.gz", gzip.compress(PLAIN[:17], mtime=0) + gzip.compress(PLAIN[17:], mtime=0)),
         ("a.csv", b"text\tlabel\ngood, really\t1\nbad\t0\n"),
         ("a.tsv", b"text\tlabel\ngood, really\t1\nbad\t0\n"),
         ("a.txt", b"text\tlabel\ngood, really\t1\nbad\t0\n"),
         ("a.tsv", b"text|label\ngood, really|1\nbad|0\n"),
-        ("a.csv.gz", gzip.compress(PLAIN)),
+        ("a.csv.gz", gzip.compress(PLAIN, mtime=0)),
         ("a.csv.bz2", bz2.compress(PLAIN)),
         ("a.csv.xz", lzma.compress(PLAIN)),
-        ("a.csv", gzip.compress(PLAIN)),
+        ("a.csv", gzip.compress(PLAIN, mtime=0)),
         ("a.csv.gz", PLAIN),
         ("a.jsonl", b'{"text": "good, really", "label": 1}\n\n{"label": 0, "text": "bad"}'),
         ("a.json", b'\xef\xbb\xbf[{"text": "good, really", "label": 1}, {"text": "bad", "label": 0}]'),
         ("a.json", json.dumps(ROWS).encode()),
         ("a.json", json.dumps({"data": [{"text": "good, really", "label": 1}, {"text": "bad", "label": 0}]}).encode()),
         ("a.json", json.dumps({name: dict(enumerate(column)) for name, column in ROWS.items()}, indent=1).encode()),
-        ("a.ndjson.gz", gzip.compress(b'{"text": "good, really", "label": 1}\n{"label": 0, "text": "bad"}\n')),
+        ("a.ndjson.gz", gzip.compress(b'{"text": "good, really", "label": 1}\n{"label": 0, "text": "bad"}\n', mtime=0)),
         ("a.jsonl", '{"text": "good, really", "label": 1}\n{"label": 0, "text": "bad"}\n'.encode("utf-16")),
     ],
 )
@@ -192,8 +192,8 @@ def test_line_breaks_within_quoted_cells_stay(text: str) -> None:
         ("a.csv", b'text,label\n"a\nb",1\nc,1,2\n', "a.csv, line 4: 3 cells"),
         ("a.csv", b"text,label,text\na,1,b\n", "a.csv has 2 columns of the name 'text'"),
         ("a.csv", b"text,label\nok,1\ncaf\xe9,0\n", r"a.csv is not UTF-8 \(byte 0xe9 in line 3\): set data.reader.enc"),
-        ("a.csv.gz", gzip.compress(PLAIN * 99)[:60], "a.csv.gz cannot be read: .*; copy it again"),
-        ("a.csv.gz", gzip.compress(PLAIN)[:-5] + b"xxxxx", "a.csv.gz cannot be read: .*; copy it again"),
+        ("a.csv.gz", gzip.compress(PLAIN * 99, mtime=0)[:60], "a.csv.gz cannot be read: .*; copy it again"),
+        ("a.csv.gz", gzip.compress(PLAIN, mtime=0)[:-5] + b"xxxxx", "a.csv.gz cannot be read: .*; copy it again"),
         ("a.csv.xz", lzma.compress(PLAIN)[:-20], "a.csv.xz cannot be read: .*; copy it again"),
         ("a.jsonl", b'{"text": "a", "text": "b"}\n', "a.jsonl, line 1: an object has the key 'text' twice"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', r"a.jsonl, line 2 is \[1\]: expected an object"),
@@ -311,7 +311,7 @@ def test_file_replaced_with_its_time_stamp_kept_is_read_anew(layout: str, replac
         file = tmp_path / "content"
         {"csv": dataset.to_csv, "jsonl.gz": dataset.to_json}.get(layout, dataset.to_parquet)(file)
         if layout == "jsonl.gz":
-            file.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
+            file.write_bytes(gzip.compress(file.read_bytes(), mtime=0, mtime=0))
         contents.append(file.read_bytes())
         file.unlink()
     folder = tmp_path / "set"
