@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 _EXPORTS = {
     "AdversarialClassifier": "lightning_transfer.modules.adversarial",
     "Augmentation": "lightning_transfer.data.augment",
-    "CIFAR10": "lightning_transfer.data.images",
-    "CIFAR100": "lightning_transfer.data.images",
+    "CIFAR10": "lightning_transfer.data.image_sets",
+    "CIFAR100": "lightning_transfer.data.image_sets",
     "Classifier": "lightning_transfer.modules.classifier",
-    "DemoImages": "lightning_transfer.data.images",
+    "DemoImages": "lightning_transfer.data.image_sets",
     "DemoTextStreams": "lightning_transfer.data.language_modelling",
     "DemoTexts": "lightning_transfer.data.texts",
     "EarlyStopping": "lightning_transfer.transfer.early_stopping",
@@ -63,12 +63,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.cluster.sharding import FullyShardedStrategy as FullyShardedStrategy
     from lightning_transfer.data.augment import Augmentation as Augmentation
     from lightning_transfer.data.batches import ImageBatch as ImageBatch, TextBatch as TextBatch
-    from lightning_transfer.data.images import (
-        CIFAR10 as CIFAR10,
-        CIFAR100 as CIFAR100,
-        DemoImages as DemoImages,
-        ImageDataModule as ImageDataModule,
-    )
+    from lightning_transfer.data.image_sets import CIFAR10 as CIFAR10, CIFAR100 as CIFAR100, DemoImages as DemoImages
+    from lightning_transfer.data.images import ImageDataModule as ImageDataModule
     from lightning_transfer.data.language_modelling import (
         DemoTextStreams as DemoTextStreams,
         LanguageModelDataModule as LanguageModelDataModule,

@@ -3,20 +3,20 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_transfer.data import demo_images, hub
+from lightning_transfer.data import hub
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch, TrainingImageBatch
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
 from lightning_transfer.data.decoding import ImageShape, decode, decode_all, typical_size, typical_window
-from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions, ImageOptions
+from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions
 from lightning_transfer.data.left_out import warn_of_left_out
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
@@ -267,73 +267,3 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def _normalise(self, images: Tensor) -> Tensor:
         scale, shift = self._scale_and_shift(images.device)
         return images.float().mul_(scale).add_(shift)
-
-
-class CIFAR10(ImageDataModule):
-    """CIFAR-10: 60,000 colour images of 32 x 32 pixels in ten classes. Source: Krizhevsky, 2009."""
-
-    def __init__(
-        self,
-        path: str = "uoft-cs/cifar10",
-        image_column: str = "img",
-        image_size: int = 32,
-        mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465),
-        std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616),
-        **kwargs: Keywords[ImageOptions],
-    ) -> None:
-        super().__init__(path=path, image_column=image_column, image_size=image_size, mean=mean, std=std, **kwargs)
-
-
-class CIFAR100(ImageDataModule):
-    """CIFAR-100: colour images of 32 x 32 pixels in 100 fine classes of 20 coarse ones. Source: Krizhevsky, 2009.
-
-    Args:
-        labels: Whether to learn the 100 fine classes or the 20 coarse ones.
-    """
-
-    def __init__(
-        self,
-        path: str = "uoft-cs/cifar100",
-        labels: Literal["fine", "coarse"] = "fine",
-        image_column: str = "img",
-        image_size: int = 32,
-        mean: tuple[float, float, float] = (0.5071, 0.4866, 0.4409),
-        std: tuple[float, float, float] = (0.2673, 0.2564, 0.2762),
-        **kwargs: Keywords[ImageOptions],
-    ) -> None:
-        kwargs["label_column"] = f"{labels}_label"
-        super().__init__(path=path, image_column=image_column, image_size=image_size, mean=mean, std=std, **kwargs)
-
-
-class DemoImages(ImageDataModule):
-    """Generated images that need no download: a source task and a smaller, related target task.
-
-    Args:
-        task: Which of the two tasks.
-    """
-
-    def __init__(
-        self,
-        task: Literal["source", "target"] = "source",
-        image_size: int = demo_images.IMAGE_SIZE,
-        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        **kwargs: Keywords[ImageOptions],
-    ) -> None:
-        super().__init__(path="embedded", image_size=image_size, mean=mean, std=std, **kwargs)
-        self.task = task
-
-    def split_names(self) -> list[str]:
-        """Gives the names of the generated splits."""
-        return ["train", "test"]
-
-    def read_class_names(self) -> list[str]:
-        """The names of the task's classes."""
-        return list(demo_images.TASKS[self.task])
-
-    def read_split(self, split: str) -> Split[Tensor]:
-        """Generates a split."""
-        images, labels = map(torch.from_numpy, demo_images.generate(self.task, cast(Literal["train", "test"], split)))
-        if self.image_size != demo_images.IMAGE_SIZE:
-            images = nn.functional.interpolate(images, self.image_size, mode="bicubic", antialias=True)
-        return Split(images, labels, f"embedded/{self.task}/{split}")
