@@ -231,9 +231,8 @@ def test_command_runs_as_a_module_and_fails_without_a_traceback() -> None:
     command = [sys.executable, "-m", "lightning_transfer", "fit", "--config", "nowhere.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [
-        f"lightning-transfer: error: Parser key \"config\": File does not exist: '{Path.cwd()}/nowhere.yaml'"
-    ]
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith(f"lightning-transfer: error: config 'nowhere.yaml' is neither a file in {Path.cwd()} nor ")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The package as a library: what it exports, the types that it shows, and the example of docs/python.md."""
+"""The package as a library and as a wheel: what it exports and brings, its types, and the example of docs/python.md."""
 
 import ast
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import sysconfig
 import typing
 import venv
+import zipfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,10 @@ from conftest import REPOSITORY
 from jsonargparse import ArgumentParser
 
 import lightning_transfer
+from lightning_transfer.data.cache import CACHE_VARIABLE
+from lightning_transfer.run.config_files import PACKAGED
 
+CONFIGS = REPOSITORY / "configs"
 # One use of every exported name, and the types that a checker must know of them.
 EVERY_NAME = """
 import warnings
@@ -111,6 +117,47 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*install, str(wheel)], check=True)
     Path(found, "libraries.pth").write_text(sysconfig.get_path("purelib"))
     return python
+
+
+@pytest.fixture
+def installed(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs the command that the wheel installs, in an empty folder without the clone, and returns what it prints."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    [script] = elsewhere.parents[1].rglob("bin/lightning-transfer")
+    kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS", CACHE_VARIABLE) if name in os.environ}
+
+    def run(*arguments: str, folder: str = ".") -> str:
+        command = [elsewhere, script, *arguments]
+        done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_wheel_has_every_config_and_an_editable_install_copies_none(elsewhere: Path) -> None:
+    [inside] = elsewhere.parents[1].rglob("lightning_transfer/configs")
+    files = {file.relative_to(inside) for file in inside.rglob("*") if file.is_file()}
+    assert files == {file.relative_to(CONFIGS) for file in CONFIGS.rglob("*") if file.is_file()}
+
+
+def test_editable_install_copies_no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = pytest.importorskip("hatchling.build")
+    monkeypatch.chdir(REPOSITORY)
+    with zipfile.ZipFile(tmp_path / build.build_editable(str(tmp_path))) as wheel:
+        assert [name for name in wheel.namelist() if name.endswith(".yaml")] == []
+        assert wheel.read("_lightning_transfer.pth").decode().strip() == str(REPOSITORY)
+    assert PACKAGED == CONFIGS
+
+
+@pytest.mark.slow
+def test_wheel_runs_configs_by_name_in_an_empty_folder(installed: Callable[..., str]) -> None:
+    configs = ["--config", "quickstart", "--config", "hardware/cpu"]
+    installed("fit", *configs, "--data.examples_per_class", "10", "--trainer.max_epochs", "1", "--dashboards", "null")
+    results = json.loads(Path("logs/quickstart/version_0/results.json").read_text())
+    assert results["epochs"] == 1
+    assert results["command"].startswith("lightning-transfer fit --config quickstart ")
 
 
 @pytest.mark.slow

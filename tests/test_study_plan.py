@@ -287,7 +287,7 @@ def test_size_that_was_not_tuned_takes_the_choice_of_the_nearest() -> None:
         ({"seeds": [1, 1]}, "seeds of the study has a value twice"),
         ({"tuning": Tuning([0.1], sizes=[2, 2])}, r"tuning\.sizes of the study has a value twice: \[2, 2\]"),
         ({"sizes": []}, "sizes of the study is empty"),
-        ({"configs": ["no.yaml"]}, r"config 'no\.yaml' of the study does not exist"),
+        ({"configs": ["no.yaml"]}, r"config 'no\.yaml' is neither a file in "),
         ({"tuning": Tuning([0.1], sizes=[3])}, r"tuning\.sizes has 3, which is not one of the study's sizes \[2, 4\]"),
         ({"at_size": {3: {}}}, "at_size has 3, which is not one of"),
         ({"at_size": {4: {"model.lr_decay": {"grid": [1, 2]}}}}, "at_size 4 has a grid: move it to overrides"),

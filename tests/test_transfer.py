@@ -135,11 +135,11 @@ def test_runs_of_other_settings_are_refused(
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:
     for arguments, line in {
-        ("--strategies", "gradually"): "strategy 'gradually' is not one of full, full_discriminative, gradual",
+        ("--strategies", "gradually"): "config 'gradually' is neither a file in ",
         ("--strategies", "full", "configs/strategies/full.yaml"): "strategies has full twice",
         ("--strategy", "full"): "unknown option 'strategy': did you mean strategies?",
-        ("--source", "nowhere.yaml"): "config 'nowhere.yaml' of the study does not exist",
-        ("--source", "a.ckpt", "b.ckpt"): "source is a.ckpt b.ckpt: expected YAML files of an experiment, or one",
+        ("--source", "nowhere.yaml"): "config 'nowhere.yaml' is neither a file in ",
+        ("--source", "a.ckpt", "b.ckpt"): "source is a.ckpt b.ckpt: expected configs of an experiment, or one",
         ("--seed", "one"): "seed is one: expected a whole number",
         ("--workers", "-1"): "--workers is -1: expected 0 or more",
     }.items():

@@ -35,9 +35,9 @@ COMMANDS = {
 
 _HELP = """usage: lightning-transfer [-h] [--version] [--print_completion SHELL] COMMAND ...
 
-Transfer learning experiments on PyTorch Lightning. An experiment is a YAML file, composed with another for the
-hardware, and changed by flags:
-  lightning-transfer fit --config configs/quickstart.yaml --config configs/hardware/cpu.yaml --trainer.max_epochs 3
+Transfer learning experiments on PyTorch Lightning. An experiment is a YAML file of your own or a name of those that
+come with the package, composed with another for the hardware, and changed by flags:
+  lightning-transfer fit --config quickstart --config hardware/cpu --trainer.max_epochs 3
 
 commands, each with a --help of its own:
 {commands}

@@ -4,11 +4,12 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 import lightning_transfer
+from lightning_transfer.cli.named_configs import CONFIG_ACTIONS, NamedConfig
 from lightning_transfer.cli.origins import described, is_below_parser, origin, own_line
 from lightning_transfer.cli.suggestions import nearest
 from lightning_transfer.errors import UserError, did_you_mean
@@ -47,7 +48,13 @@ _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate a
 
 
 class Parser(ArgumentParser):
-    """Parses arguments. Its errors are one line, with exit status 2."""
+    """Parses arguments. Its errors are one line, with exit status 2, and configs may be given by name."""
+
+    def add_argument(self, *names: Any, **kwargs: Any) -> Any:
+        """Adds an argument. One that takes config files also takes their names."""
+        if kwargs.get("action") in CONFIG_ACTIONS:
+            kwargs["action"] = NamedConfig
+        return super().add_argument(*names, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error in one line and exits. An error that a class's module raised keeps its own words."""

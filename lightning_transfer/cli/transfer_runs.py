@@ -10,6 +10,7 @@ from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.directions import Direction
 from lightning_transfer.errors import UserError
+from lightning_transfer.run.config_files import YAML, find_config, known_config, portable_name
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.config import Pretraining, Settings, Study, check
 from lightning_transfer.study.grid import flags
@@ -17,8 +18,6 @@ from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.session import run_unfinished
 
 Record = dict[str, Any]
-_FOLDER = Path("configs/strategies")
-_YAML = (".yaml", ".yml")
 
 
 def run_transfer(
@@ -41,10 +40,11 @@ def run_transfer(
     again, it goes on where it stopped. Finished runs are kept, and an unfinished one resumes from its last checkpoint.
 
     Args:
-        source: Files of the experiment to pretrain with, or what --init_from takes: a checkpoint or a name of weights.
-        target: Files of the experiment to move to.
+        source: Configs of the experiment to pretrain with, or what --init_from takes: a checkpoint or a name of
+            weights.
+        target: Configs of the experiment to move to, as files or by name.
         strategies: Names of files in configs/strategies, or files of your own.
-        hardware: Config of the machine, for all runs.
+        hardware: Config of the machine, for all runs: a file, or a name of configs/hardware.
         seed: Seed of all runs.
         overrides: Settings to change in the target experiment, by dotted names. Runs with other values are kept.
         name: Name of the folder under logs; <target>_from_<source> if not given.
@@ -61,15 +61,16 @@ def run_transfer(
         UserError: If a name or file does not exist, the folder has runs of other settings, or a run failed.
     """
     files, own, names = _listed(source), _listed(target), _listed(strategies)
+    strategy_files, machine = _strategy_files(names), portable_name(find_config(hardware, "hardware"))
     study = Study(
         name=name or f"{_brief(own)}_from_{_brief(files)}",
-        configs=[*own, hardware],
-        weights={_brief(files): Pretraining([*files, hardware], per_seed=True) if _are_configs(files) else files[0]},
-        strategies=_strategy_files(names),
+        configs=[*own, machine],
+        weights={_brief(files): Pretraining([*files, machine], per_seed=True) if _are_configs(files) else files[0]},
+        strategies=strategy_files,
         size_key=None,
         seeds=[seed],
         seed_keys=["seed_everything"],
-        baseline=Path(names[0]).stem,
+        baseline=next(iter(strategy_files)),
         overrides={key: {"grid": [value]} for key, value in flags(overrides or {}).items()},
         metric=metric,
         mode=mode,
@@ -106,29 +107,30 @@ def _listed(words: Sequence[str]) -> list[str]:
 
 
 def _are_configs(source: list[str]) -> bool:
-    if all(file.endswith(_YAML) for file in source):
+    if all(_is_config(file) for file in source):
         return True
     if len(source) > 1:
-        raise UserError(f"source is {' '.join(source)}: expected YAML files of an experiment, or one source of weights")
+        raise UserError(f"source is {' '.join(source)}: expected configs of an experiment, or one source of weights")
     return False
+
+
+def _is_config(source: str) -> bool:
+    return source.endswith(YAML) or (not Path(source).is_file() and known_config(source) is not None)
 
 
 def _brief(files: list[str]) -> str:
     """Names an experiment by its first file, and any other source of weights by its whole text."""
     first = files[0]
-    return re.sub(r"[^\w.=-]+", "_", Path(first).stem if first.endswith(_YAML) else first)
+    return re.sub(r"[^\w.=-]+", "_", Path(first).stem if first.endswith(YAML) else first)
 
 
 def _strategy_files(strategies: list[str]) -> dict[str, str]:
     files: dict[str, str] = {}
     for strategy in strategies:
-        file = Path(strategy) if strategy.endswith(_YAML) else _FOLDER / f"{strategy}.yaml"
-        if not file.is_file():
-            known = sorted(found.stem for found in _FOLDER.glob("*.yaml"))
-            raise UserError(f"strategy {strategy!r} is not one of {', '.join(known)}, nor a file")
+        file = find_config(strategy, "strategies")
         if file.stem in files:
             raise UserError(f"strategies has {file.stem} twice: expected each name once")
-        files[file.stem] = str(file)
+        files[file.stem] = portable_name(file)
     return files
 
 

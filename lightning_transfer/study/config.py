@@ -1,11 +1,11 @@
 """The settings of a study: the fields of its YAML file, and their checks."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
+from lightning_transfer.run.config_files import find_config
 from lightning_transfer.study.grid import expand
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Pretraining:
     """An experiment that makes starting weights. The study runs it first, once for each seed that it needs.
 
     Args:
-        configs: Config files of the experiment, composed in this order.
+        configs: Config files of the experiment, or their names, composed in this order.
         overrides: Settings that it changes, nested or by dotted names.
         per_seed: Whether every seed of the study starts from a pretraining of its own, at the same seed. The intervals
             then include the variation between pretrainings.
@@ -57,11 +57,11 @@ class Study:
 
     Args:
         name: Name of the study, and of its folder under logs.
-        configs: Config files of the base experiment, composed in this order.
+        configs: Config files of the base experiment, or their names, composed in this order.
         weights: Starting weights by name. They are a file or anything else that ``--init_from`` takes, in which
             ``{seed}`` stands for the seed; or a pretraining, which is run first.
-        strategies: Config file of each strategy by its name. A strategy that sets ``init_from: null`` is run once, not
-            once for each of the starting weights.
+        strategies: Config file of each strategy by its name; for a file of ``configs/strategies`` its name will do. A
+            strategy that sets ``init_from: null`` is run once, not once for each of the starting weights.
         sizes: Sizes of the training set; null is all there is. At one seed, a smaller set is part of a larger one.
         at_size: Settings to change at a size, nested or by dotted names, for example fewer epochs on a larger set.
         size_key: Setting that the sizes change: data.examples_per_class, data.train_fraction, or any other argument.
@@ -149,10 +149,10 @@ def check(study: Study) -> None:
     if study.threads is not None and study.threads < 1:
         raise UserError(f"threads is {study.threads}: expected 1 or more")
     pretrainings = [source for source in study.weights.values() if isinstance(source, Pretraining)]
-    files = [*study.configs, *study.strategies.values(), *(file for source in pretrainings for file in source.configs)]
-    for file in files:
-        if not Path(file).is_file():
-            raise UserError(f"config {file!r} of the study does not exist: give its path from {Path.cwd()}")
+    for file in [*study.configs, *(file for source in pretrainings for file in source.configs)]:
+        find_config(file)
+    for file in study.strategies.values():
+        find_config(file, "strategies")
 
 
 def _check_nothing_is_null(study: Study) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.run.config_files import find_config, portable_name
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Pretraining, Study, Tuning
 from lightning_transfer.study.grid import expand, flags
@@ -34,10 +35,13 @@ class Plan:
         self._content, self._fingerprint = cache(_content), cache(_fingerprint)  # each file is read once
         self._names: dict[str, str] = {}  # name before cleaning, by the name of its folder
         self.variants = expand(study.overrides)
+        self._strategies = {
+            name: portable_name(find_config(file, "strategies")) for name, file in study.strategies.items()
+        }
         self.arms = [
             Arm(strategy, weights, variant)
             for variant in self.variants
-            for strategy, file in study.strategies.items()
+            for strategy, file in self._strategies.items()
             for weights in ([None] if self._takes_no_weights(file) else study.weights)
         ]
 
@@ -111,7 +115,7 @@ class Plan:
         if tuning is not None:
             name = ["tune", *name, f"{_short(tuning.key)}_{value}"]
         arguments, content = self._source(arm, seed)
-        strategy = study.strategies[arm.strategy]
+        strategy = self._strategies[arm.strategy]
         return self._fit_cell(
             "-".join(name),
             configs=[*study.configs, strategy],
@@ -189,7 +193,7 @@ def _short(name: str) -> str:
 
 def _content(file: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        content = yaml.safe_load(find_config(file).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config {file} is not YAML: {' '.join(str(error).split())}") from error
     return content if isinstance(content, dict) else {}

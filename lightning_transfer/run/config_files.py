@@ -1,0 +1,75 @@
+"""Finds a config file by its name: in the working directory, in its folder ``configs``, or in the package."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning_transfer.errors import UserError
+
+YAML = (".yaml", ".yml")
+_FOLDER = "configs"
+_INSIDE = Path(__file__).parents[1] / _FOLDER  # where a wheel has them; a clone has them beside the package
+PACKAGED = _INSIDE if _INSIDE.is_dir() else _INSIDE.parents[1] / _FOLDER
+
+
+def find_config(name: str, kind: str = "") -> Path:
+    """Finds a config file.
+
+    Args:
+        name: A file, or the name of one, with or without ``configs/`` and ``.yaml``: ``quickstart``,
+            ``hardware/cpu``.
+        kind: Folder of configs in which the name is looked up first, such as ``strategies``.
+
+    Returns:
+        The file. One of the working directory comes first, then one of its folder ``configs``, then the package's own.
+
+    Raises:
+        UserError: If there is none. It names those that are near, or else all that there are.
+    """
+    found = known_config(name, kind)
+    if found is None:
+        where = f"neither a file in {Path.cwd()} nor a config of the package"
+        raise UserError(f"config {name!r} is {where}: {_near(name, kind)}")
+    return found
+
+
+def known_config(name: str, kind: str = "") -> Path | None:
+    """Finds a config file as :func:`find_config` does; None if there is none."""
+    if name.endswith(YAML) and Path(name).is_file():
+        return Path(name)
+    return next((file for file in _candidates(name, kind) if file.is_file()), None)
+
+
+def portable_name(file: Path) -> str:
+    """Names a config file so that any installation of the package finds it, for commands that are written down."""
+    is_packaged = file.is_relative_to(PACKAGED)
+    return f"{_FOLDER}/{file.relative_to(PACKAGED).as_posix()}" if is_packaged else str(file)
+
+
+def _candidates(name: str, kind: str) -> Iterator[Path]:
+    place = name.removeprefix(f"{_FOLDER}/")
+    for below in [f"{kind}/", ""] if kind else [""]:
+        for folder, word in ((Path(), name), (Path(_FOLDER), place), (PACKAGED, place)):
+            if folder is not PACKAGED or _is_within(word):
+                yield from (folder / f"{below}{word}{ending}" for ending in ("", *YAML))
+
+
+def _is_within(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _near(name: str, kind: str) -> str:
+    """Asks which config was meant, by the last part of its name, or lists all of its kind."""
+    names = _names()
+    stem = Path(name).name.removesuffix(".yaml").removesuffix(".yml")
+    near = difflib.get_close_matches(stem, {known.rpartition("/")[2] for known in names})
+    if meant := [known for word in near for known in names if known.rpartition("/")[2] == word]:
+        return f"did you mean {' or '.join(meant)}?"
+    return f"expected a file, or one of {', '.join(known for known in names if known.startswith(kind))}"
+
+
+def _names() -> list[str]:
+    """Lists what there is, in the folder ``configs`` of the working directory and in the package."""
+    folders = (Path(_FOLDER), PACKAGED)
+    found = {file.relative_to(folder) for folder in folders for file in folder.rglob("*.yaml")}
+    return sorted((file.with_suffix("").as_posix() for file in found), key=lambda name: ("/" in name, name))
