@@ -40,6 +40,7 @@ _EXPORTS = {
     "TextDataModule": "lightning_transfer.data.texts",
     "TimmNetwork": "lightning_transfer.networks.timm_network",
     "TorchvisionNetwork": "lightning_transfer.networks.torchvision",
+    "TransformersLanguageModel": "lightning_transfer.networks.transformers_language_model",
     "TransformersNetwork": "lightning_transfer.networks.transformers_network",
     "Tuning": "lightning_transfer.study.config",
     "Until": "lightning_transfer.transfer.schedule",
@@ -84,6 +85,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.networks.lstm_language_model import LSTMLanguageModel as LSTMLanguageModel
     from lightning_transfer.networks.timm_network import TimmNetwork as TimmNetwork
     from lightning_transfer.networks.torchvision import TorchvisionNetwork as TorchvisionNetwork
+    from lightning_transfer.networks.transformers_language_model import (
+        TransformersLanguageModel as TransformersLanguageModel,
+    )
     from lightning_transfer.networks.transformers_network import TransformersNetwork as TransformersNetwork
     from lightning_transfer.study.config import Pretraining as Pretraining, Study as Study, Tuning as Tuning
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage

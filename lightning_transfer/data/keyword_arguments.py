@@ -84,6 +84,7 @@ class StreamOptions(TokenizerOptions, total=False):
     direction: Literal["forward", "backward"]
     segment_tokens: int
     varied_segments: bool
+    masked_fraction: float
     validation_fraction: float
     split_seed: int
     reader: ReaderOptions | None

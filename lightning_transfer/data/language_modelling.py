@@ -1,6 +1,6 @@
 """Makes streams of text for language models: all documents in a row, cut into parallel streams and segments."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ from lightning_transfer.data.classification import require_at_least
 from lightning_transfer.data.hold_outs import TestHoldOut, find_own_validation
 from lightning_transfer.data.keyword_arguments import StreamOptions, TokenizerOptions
 from lightning_transfer.data.loader import Batches, BatchLoader, EpochBatches, training_loader
+from lightning_transfer.data.masking import mask_tokens
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.tables import columns_of_texts
 from lightning_transfer.data.seeding import SeededDataModule
@@ -29,7 +30,7 @@ class TokenBatch(NamedTuple):
 
     Attributes:
         token_ids: int64 [time, batch].
-        labels: int64 [time * batch], the token after each.
+        labels: int64 [time * batch], the token after each. Where tokens are masked, each of these, and -100 for others.
     """
 
     token_ids: Tensor
@@ -61,6 +62,8 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         segment_tokens: Time steps of a segment, which is also how far gradients go back.
         varied_segments: Whether to halve some segments and vary all lengths a little (Merity et al., 2018). Then
             segments do not always begin at the same tokens. Every epoch has the same lengths.
+        masked_fraction: Share of the tokens that are to be guessed from both sides, for masked language models such as
+            BERT (0.15 there). With 0 each next token is to be predicted.
         validation_fraction: Share of the documents that is held out for validation.
         split_seed: Seed of the hold-out.
         reader: How CSV files and their like are written, where it cannot be seen.
@@ -83,6 +86,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         batch_size: int = 64,
         segment_tokens: int = 70,
         varied_segments: bool = True,
+        masked_fraction: float = 0.0,
         validation_fraction: float = 0.01,
         split_seed: int = 0,
         reader: ReaderOptions | None = None,
@@ -102,6 +106,9 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         self.batch_size = batch_size
         self.segment_tokens = segment_tokens
         self.varied_segments = varied_segments
+        if not 0 <= masked_fraction < 1:
+            raise UserError(f"data.masked_fraction is {masked_fraction}: expected at least 0 and below 1")
+        self.masked_fraction = masked_fraction
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
         self.reader = reader
@@ -216,7 +223,8 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world_size:
             raise UserError(f"{self.batch_size} streams cannot be shared equally by {world_size} processes")
-        tokens = int(self.documents.lengths[rows].sum()) + len(rows)
+        before, after = self.special_tokens.before, self.special_tokens.after or [self.special_tokens.separator]
+        tokens = int(self.documents.lengths[rows].sum()) + len(rows) * (len(before) + len(after))
         streams = min(self.batch_size, tokens // 2)  # a small hold-out has fewer streams
         length = tokens // streams
         ends = segment_ends(length - 1, self.segment_tokens, seed if varied else None)
@@ -224,14 +232,34 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         @lru_cache(maxsize=1)  # only the last epoch's streams are kept, a few bytes for each token
         def segments(epoch: int) -> Batches:
             order = np.random.default_rng([seed, epoch]).permutation(rows)
-            stream = stream_of(self.documents, order, self.special_tokens.separator)
+            stream = stream_of(self.documents, order, before, after)
             if self.direction == "backward":
                 stream = stream[::-1]
-            parallel = stream[: streams * length].reshape(streams, length)[rank::world_size]
+            if self.masked_fraction:
+                stream = self._masked(stream, [seed, epoch, 3])
+            parallel = stream[: streams * length].reshape(streams, length, *stream.shape[1:])[rank::world_size]
             # Each segment also has the token before its first label. The slices are views, not copies.
             return [parallel[:, start : stop + 1] for start, stop in zip([0, *ends], ends, strict=False)]
 
         return segments
+
+    def _masked(self, stream: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Masks tokens of a stream.
+
+        Returns:
+            int32 [tokens, 2]: each token as the network reads it, and its label.
+
+        Raises:
+            UserError: For a tokenizer without a token that masks others.
+        """
+        tokens = self.special_tokens
+        if tokens.mask is None:
+            raise UserError(
+                f"data.masked_fraction is {self.masked_fraction}, and tokenizer {self.tokenizer_kind} has no [MASK]:"
+                " expected the tokenizer of a masked language model"
+            )
+        kept = [tokens.padding, tokens.separator, *tokens.before, *tokens.after]
+        return mask_tokens(stream, self.masked_fraction, tokens.mask, kept, self.vocabulary_size, seed)
 
 
 class DemoTextStreams(LanguageModelDataModule):
@@ -260,24 +288,30 @@ class DemoTextStreams(LanguageModelDataModule):
         return dataset
 
 
-def stream_of(documents: Documents, order: np.ndarray, separator: int = SEPARATOR_ID) -> np.ndarray:
-    """Puts documents one after the other, each followed by the separator.
+def stream_of(
+    documents: Documents, order: np.ndarray, before: Sequence[int] = (), after: Sequence[int] = (SEPARATOR_ID,)
+) -> np.ndarray:
+    """Puts documents one after the other, each between tokens that set it apart.
 
     Args:
         documents: All documents.
         order: int64, the documents to take, in this order.
-        separator: The token between two documents.
+        before: The tokens before each document.
+        after: Those after each.
 
     Returns:
         int32 [tokens].
     """
-    lengths = documents.lengths[order] + 1
+    lengths = documents.lengths[order] + len(before) + len(after)
     ends = np.cumsum(lengths)
     # The distance of a token from the start of its document is the same in the stream and in documents.token_ids.
-    source = np.repeat(documents.offsets[order] - (ends - lengths), lengths)
+    source = np.repeat(documents.offsets[order] - (ends - lengths) - len(before), lengths)
     source += np.arange(len(source))
     stream = documents.token_ids.take(source, mode="clip")
-    stream[ends - 1] = separator
+    for place, token in enumerate(before):
+        stream[ends - lengths + place] = token
+    for place, token in enumerate(reversed(after), start=1):
+        stream[ends - place] = token
     return stream
 
 
@@ -304,6 +338,8 @@ def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int
 
 
 def make_batch(segment: np.ndarray) -> TokenBatch:
-    """Makes a batch of a segment with one extra token, int32 [batch, time + 1]."""
-    ids = torch.from_numpy(segment.T.astype(np.int64))
+    """Makes a batch of a segment with one extra token, int32 [batch, time + 1], or [batch, time + 1, 2] with labels."""
+    ids = torch.from_numpy(segment.swapaxes(0, 1).astype(np.int64))
+    if ids.ndim == 3:
+        return TokenBatch(ids[:-1, :, 0], ids[:-1, :, 1].flatten())
     return TokenBatch(ids[:-1], ids[1:].flatten())

@@ -1,14 +1,14 @@
-"""Language-model pretraining: truncated back-propagation through streams of text, with the state carried along."""
+"""Language-model pretraining on streams of text, with the state of recurrent networks carried along."""
 
 import time
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
-from lightning_transfer.networks.lstm_language_model import LSTMLanguageModel
 from lightning_transfer.networks.lstm_layer import LayerState
 
 
@@ -28,13 +28,14 @@ class LanguageModel(OptimizedModule):
     """Trains a language model on streams of text.
 
     Each batch is the continuation of the one before: the state after a segment is where the next one starts, without
-    gradients into the past. The state is in every checkpoint, so that a resumed run goes on in the middle of a text.
+    gradients into the past. The state is in every checkpoint, so that a resumed run goes on in the middle of a text. A
+    transformer has no such state, and reads each segment by itself.
 
     Logs ``train/loss`` (nats a token) and ``train/tokens_per_second`` over the logging interval, and for validation the
     loss and the perplexity. Perplexities of different vocabularies cannot be compared.
 
     Args:
-        network: The language model.
+        network: The language model: LSTMLanguageModel, TransformersLanguageModel, or a module with such a ``forward``.
         activation_penalty: Weight of the mean square of the states that the head gets (AR: Merity et al., 2018).
         temporal_activation_penalty: Weight of the mean square of the difference between the states of successive steps
             (TAR: Merity et al., 2018).
@@ -42,7 +43,7 @@ class LanguageModel(OptimizedModule):
 
     def __init__(
         self,
-        network: LSTMLanguageModel,
+        network: nn.Module,
         activation_penalty: float = 0.0,
         temporal_activation_penalty: float = 0.0,
         **kwargs: Keywords[OptimizationOptions],
@@ -121,7 +122,19 @@ class LanguageModel(OptimizedModule):
             self._batches = interval["batches"]
 
     def on_fit_start(self) -> None:
-        """Brings the sum of the log and a loaded state to the device."""
+        """Brings the sum of the log and a loaded state to the device, and checks what the data wants predicted.
+
+        Raises:
+            UserError: For masked tokens where the network predicts the next ones, or the other way round.
+        """
+        is_masked = getattr(self.network, "is_masked", False)
+        fraction = getattr(self.trainer.datamodule, "masked_fraction", None)  # type: ignore[attr-defined]
+        if fraction is not None and bool(fraction) != is_masked:
+            predicts, way_out = ("masked tokens", "0.15") if is_masked else ("the next tokens", "0")
+            name = type(self.network).__name__
+            raise UserError(
+                f"data.masked_fraction is {fraction}: expected {way_out}, as this {name} predicts {predicts}"
+            )
         self._loss_sum = self._loss_sum.to(self.device)
         if self._state is not None:
             self._state = [(hidden.to(self.device), cell.to(self.device)) for hidden, cell in self._state]

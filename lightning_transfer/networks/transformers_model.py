@@ -110,11 +110,15 @@ def _of_class(model_class: Any, config: Any) -> Any:
     return model_class._from_config(config, attn_implementation=attention, dtype=torch.float32, **bare)
 
 
-def predicts_masked_tokens(config: Any) -> bool:
-    """Says whether the library has this type of model for masked tokens: an encoder that reads in both directions."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+def has_masked_model(config: Mapping[str, Any]) -> bool:
+    """Says whether the library has this type of model for masked tokens: an encoder that reads in both directions.
 
-    return type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    Args:
+        config: The content of a config.json.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def most_tokens(model: Any) -> int:

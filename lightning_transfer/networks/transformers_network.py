@@ -1,6 +1,6 @@
 """Classifies documents by an encoder or a decoder of Hugging Face transformers."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,22 @@ from lightning_transfer.networks.lstm_encoder import require_probabilities
 from lightning_transfer.networks.transformers_model import (
     adapt_weights,
     build_model,
+    has_masked_model,
     most_tokens,
-    predicts_masked_tokens,
     read_config,
     transformer_layer_groups,
 )
+
+
+class TransformerOptions(TypedDict, total=False):
+    """Names and types of the arguments of :class:`Transformer`."""
+
+    name: str | None
+    vocabulary_size: int | None
+    model_arguments: dict[str, Any] | None
+    dropout: float | None
+    gradient_checkpointing: bool
+
 
 Pooling = Literal["first", "mean", "last"]
 _HEAD_DROPOUT = 0.1
@@ -80,6 +91,18 @@ class Transformer(nn.Module):
         """Brings the tensors of a file of the library into today's names, without those for other tasks."""
         return adapt_weights(self, self.model, weights)
 
+    def check_length(self, tokens: int) -> None:
+        """Refuses texts that are longer than the model can read.
+
+        Raises:
+            UserError: For more tokens than it has positions for.
+        """
+        if tokens > self._most_tokens:
+            raise UserError(
+                f"{type(self.model).__name__} reads {self._most_tokens} tokens at most, not {tokens}: set"
+                " data.max_tokens, or data.segment_tokens"
+            )
+
     def hidden_states(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Computes the hidden state of each token; padding never changes those of a document.
 
@@ -94,10 +117,7 @@ class Transformer(nn.Module):
             UserError: For documents that are longer than the model can read.
         """
         time = token_ids.shape[1]
-        if time > self._most_tokens:
-            raise UserError(
-                f"{type(self.model).__name__} reads {self._most_tokens} tokens at most, not {time}: set data.max_tokens"
-            )
+        self.check_length(time)
         is_token = torch.arange(time, device=lengths.device) < lengths.unsqueeze(1)
         filled = token_ids.masked_fill(~is_token, self._padding_id)
         states: Tensor = self.model(input_ids=filled, attention_mask=is_token.long(), return_dict=True)[0]
@@ -138,7 +158,7 @@ class TransformersNetwork(Transformer):
         super().__init__(name, vocabulary_size, model_arguments, dropout, gradient_checkpointing)
         if num_classes is None or num_classes < 1:
             raise UserError(f"num_classes is {num_classes}: expected at least 1")
-        self.pooling: Pooling = pooling or _usual_pooling(self.model.config)
+        self.pooling: Pooling = pooling or _usual_pooling(self.config)
         self.dropout = nn.Dropout(_HEAD_DROPOUT if dropout is None else dropout)
         self.head = nn.Linear(self.model.config.hidden_size, num_classes)
         groups = transformer_layer_groups(self.model)
@@ -169,7 +189,7 @@ class TransformersNetwork(Transformer):
         return states.masked_fill(is_padding.unsqueeze(2), 0).sum(1) / lengths.unsqueeze(1).to(states.dtype)
 
 
-def _usual_pooling(config: Any) -> Pooling:
-    if not predicts_masked_tokens(config):
+def _usual_pooling(config: dict[str, Any]) -> Pooling:
+    if not has_masked_model(config):
         return "last"
-    return "mean" if getattr(config, "classifier_pooling", None) == "mean" else "first"
+    return "mean" if config.get("classifier_pooling") == "mean" else "first"
