@@ -56,7 +56,7 @@ def texts(seed: int = 0, rows: int = 4) -> TextBatch:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([9, 4, 7, 2, 5])[:rows]
     token_ids = torch.randint(4, 60, (rows, 9), generator=generator)
-    return TextBatch(token_ids, lengths, torch.arange(rows) % 3)
+    return TextBatch(token_ids, lengths, torch.arange(rows) % 3, torch.arange(rows))
 
 
 # Ten families, in timm's smallest networks or cut down. All take images of 64 x 64 pixels.

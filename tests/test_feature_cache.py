@@ -6,9 +6,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from backbones import QUIET, transformer
 from torch import Tensor, nn
 
-from lightning_transfer import CIFAR10, Classifier, DemoTexts, FastCNN, ProgressiveUnfreezing, SeedCNN
+from lightning_transfer import CIFAR10, Classifier, DemoTexts, DemoTextStreams, FastCNN, ProgressiveUnfreezing, SeedCNN
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
@@ -160,8 +161,8 @@ def test_augmented_images_are_refused(image_folder: Path) -> None:
 
 
 def test_data_without_rows_is_refused() -> None:
-    with pytest.raises(UserError, match="the examples of DemoTexts are not known by their rows"):
-        probe(SeedCNN(3), DemoTexts())
+    with pytest.raises(UserError, match="the examples of DemoTextStreams are not known by their rows"):
+        probe(SeedCNN(3), DemoTextStreams())
 
 
 @pytest.mark.parametrize("sanity", [0, 2])  # with a validation before the first step, or without
@@ -226,3 +227,36 @@ def test_module_computes_other_inputs_than_those_of_a_batch_by_its_network(image
     L.Trainer(max_epochs=1, callbacks=callbacks, enable_model_summary=False, **quiet).fit(model, datamodule=data)
     assert differences
     assert not any(differences)
+
+
+def test_linear_probe_of_a_transformer_reads_each_document_once_and_ends_with_the_same_weights() -> None:
+    transformers = pytest.importorskip("transformers")
+    assert transformers
+    ends, read = [], []
+    for cache in (False, True):
+        data = DemoTexts("target", max_vocabulary_size=60, max_tokens=20, batch_size=30)
+        network = transformer("bert", num_classes=2, dropout=0.0)
+        seen: list[int] = []
+        network.model.register_forward_pre_hook(
+            lambda _, arguments, keywords, seen=seen: seen.append(len(keywords["input_ids"])),  # type: ignore[misc]
+            with_kwargs=True,
+        )
+        torch.manual_seed(0)
+        model = Classifier(network, 2, cache_features=cache)
+        callbacks = [ProgressiveUnfreezing(schedule="linear_probe")]
+        trainer = L.Trainer(max_epochs=EPOCHS, callbacks=callbacks, enable_checkpointing=False, **QUIET)
+        trainer.fit(model, datamodule=data)
+        ends.append(model.network.head.weight)
+        facts = data.facts
+        read.append(sum(seen) / (facts["train_examples"] + facts["validation_examples"]))
+    torch.testing.assert_close(ends[0], ends[1])
+    assert read[0] > 2.5
+    assert read[1] < 1.5  # the checks of both modes read two batches again
+
+
+def test_dropout_below_the_head_of_a_transformer_is_refused() -> None:
+    pytest.importorskip("transformers")
+    model = Classifier(transformer("bert", num_classes=2), 2, cache_features=True)
+    trainer = L.Trainer(max_epochs=1, callbacks=[ProgressiveUnfreezing(schedule="linear_probe")], **QUIET)
+    with pytest.raises(UserError, match="the same features in training as in evaluation: set the dropout below"):
+        trainer.fit(model, datamodule=DemoTexts("target", max_vocabulary_size=60, max_tokens=20))

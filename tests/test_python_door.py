@@ -67,7 +67,7 @@ strategy: L.pytorch.strategies.Strategy = lt.FullyShardedStrategy()
 groups = lt.parameter_groups(classifier, ["network.*"], lr=0.1)
 loaded: list[str] = lt.load_starting_weights(classifier, "best.ckpt").loaded
 inputs: tuple[torch.Tensor, ...] = lt.ImageBatch(torch.zeros(0), torch.zeros(0), torch.zeros(0)).inputs
-lengths: torch.Tensor = lt.TextBatch(torch.zeros(0), torch.zeros(0), torch.zeros(0)).lengths
+lengths: torch.Tensor = lt.TextBatch(*[torch.zeros(0)] * 4).lengths
 study = lt.Study(
     "mine", ["a.yaml"], weights={"a": lt.Pretraining(["b.yaml"])}, seeds=[0, 1], tuning=lt.Tuning([0.1, 0.01])
 )

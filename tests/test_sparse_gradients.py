@@ -97,7 +97,7 @@ def test_sparse_gradients_are_clipped_as_whole_ones(algorithm: str | None, value
 def batches() -> list[TextBatch]:
     torch.manual_seed(0)
     ids = torch.randint(1, 50, (6, 8, 12))
-    return [TextBatch(of_one, torch.full((8,), 12), torch.randint(2, (8,))) for of_one in ids]
+    return [TextBatch(of_one, torch.full((8,), 12), torch.randint(2, (8,)), torch.arange(8)) for of_one in ids]
 
 
 def weights(sparse: bool, optimizer: Any, **trainer: Any) -> dict[str, Tensor]:

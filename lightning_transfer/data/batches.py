@@ -57,14 +57,16 @@ class TextBatch(NamedTuple):
     """A batch of labelled documents.
 
     Attributes:
-        token_ids: int64 [batch, time], right-padded with 0.
+        token_ids: int64 [batch, time], right-padded with 0, or with the padding of a pretrained model.
         lengths: int64 [batch], the tokens of each document, at least 1.
         labels: int64 [batch], -1 where there is no label (prediction). See :class:`Batch` for other problem types.
+        indices: int64 [batch], the row of each document in its split.
     """
 
     token_ids: Tensor
     lengths: Tensor
     labels: Tensor
+    indices: Tensor
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

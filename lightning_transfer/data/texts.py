@@ -53,6 +53,8 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
             column), a text file with one document a line, or a folder of ``.txt`` files. The test split if not given.
     """
 
+    is_augmented = False  # a document is the same one in every epoch
+
     def __init__(
         self,
         path: str,
@@ -108,7 +110,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
             padded, lengths = cut(token_ids, bounds.index_select(0, indices), most, longest, tokens.padding)
             if before or tokens.after:
                 padded, lengths = surround(padded, lengths, tokens, before)
-            return TextBatch(padded, lengths.squeeze(1), labels[indices])
+            return TextBatch(padded, lengths.squeeze(1), labels[indices], indices)
 
         return take
 
