@@ -1,6 +1,8 @@
 """timm's networks: their layer groups, their weights in timm's own format, and how images are prepared for them."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import pytest
 import timm
 import torch
 from backbones import TIMM, fit_phases, images, parameters_of_groups, timm_network, trained_by_resumption
+from conftest import REPOSITORY
 from PIL import Image
 from test_cli import error_line
 from timm.models import save_for_hf
@@ -242,3 +245,15 @@ def test_weights_of_another_implementation_are_read_by_a_file_of_names(
     torch.testing.assert_close(command.model.network.model.state_dict(), built.state_dict(), rtol=0, atol=0)
     with pytest.raises(UserError, match=r"init_rename has '\(': expected a regular expression"):
         load_starting_weights(command.model, tmp_path / "lite0.pth", rename=[("(", "")])
+
+
+def test_documented_commands_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "docs" / "backbones.md").read_text(), re.DOTALL)
+    commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+    Path("my_module.py").write_text("import torch\n\nclass MyNetwork(torch.nn.Module): ...\n")
+    assert len(commands) >= 6
+    for command in commands:
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--print_config"])
+        assert stop.value.code == 0, command
