@@ -311,7 +311,7 @@ def test_file_replaced_with_its_time_stamp_kept_is_read_anew(layout: str, replac
         file = tmp_path / "content"
         {"csv": dataset.to_csv, "jsonl.gz": dataset.to_json}.get(layout, dataset.to_parquet)(file)
         if layout == "jsonl.gz":
-            file.write_bytes(gzip.compress(file.read_bytes(), mtime=0, mtime=0))
+            file.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
         contents.append(file.read_bytes())
         file.unlink()
     folder = tmp_path / "set"
