@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -231,3 +232,18 @@ def test_example_runs_as_written() -> None:
     assert done.returncode == 0, done.stderr
     accuracy = float(re.findall(r"test/accuracy\D+([\d.]+)", done.stdout)[-1])
     assert accuracy > 0.5  # of six classes, from 40 images each
+
+
+@pytest.mark.slow
+def test_project_of_ones_own_runs_as_its_readme_says(installed: Callable[..., str]) -> None:
+    installed("init", "project")
+    readme = Path("project/README.md").read_text()
+    assert len(readme.splitlines()) <= 10
+    commands = [shlex.split(line)[1:] for line in readme.splitlines() if line.startswith("lightning-transfer ")]
+    assert [command[0] for command in commands] == ["fit", "fit", "report"]
+    for command in commands:
+        installed(*command, folder="project")
+    first, second = (json.loads(file.read_text()) for file in sorted(Path("project").rglob("results.json")))
+    assert first["test"]["test/accuracy"] > 0.9
+    assert second["init_from"].startswith("logs/experiment/first/")
+    assert Path("project/logs/experiment/report.html").is_file()

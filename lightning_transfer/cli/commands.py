@@ -31,6 +31,7 @@ COMMANDS = {
     "study": Command("Compares strategies over sizes and seeds.", "lightning_transfer.cli.study_runs"),
     "ensemble": Command("Evaluates finished runs as one classifier.", "lightning_transfer.cli.ensemble"),
     "report": Command("Writes one HTML page about a run or many.", "lightning_transfer.cli.report_runs"),
+    "init": Command("Writes a project of your own into a new folder.", "lightning_transfer.cli.new_project"),
 }
 
 _HELP = """usage: lightning-transfer [-h] [--version] [--print_completion SHELL] COMMAND ...
