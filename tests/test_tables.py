@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lightning_transfer import TextDataModule
@@ -61,6 +63,15 @@ def read(content: bytes | str, name: str = "train.csv", **options: Any) -> dict[
         ("a.json", json.dumps(ROWS).encode()),
         ("a.json", json.dumps({"data": [{"text": "good, really", "label": 1}, {"text": "bad", "label": 0}]}).encode()),
         ("a.json", json.dumps({name: dict(enumerate(column)) for name, column in ROWS.items()}, indent=1).encode()),
+        ("a.json", b'{"text": {"0": "good, really", "1": "bad"}, "label": {"1": 0, "0": 1}}'),
+        ("a.json", b'{"0": {"text": "good, really", "label": 1}, "1": {"label": 0, "text": "bad"}}'),
+        ("a.csv", PLAIN.replace(b"\nbad", b"\n  \nbad") + b"\x1a"),
+        (
+            "a.csv",
+            PLAIN.replace(b"text,label", b'label, "text"')
+            .replace(b'"good, really",1', b'1, "good, really"')
+            .replace(b"bad,0", b"0, bad"),
+        ),
         ("a.ndjson.gz", gzip.compress(b'{"text": "good, really", "label": 1}\n{"label": 0, "text": "bad"}\n', mtime=0)),
         ("a.jsonl", '{"text": "good, really", "label": 1}\n{"label": 0, "text": "bad"}\n'.encode("utf-16")),
     ],
@@ -95,6 +106,7 @@ def test_typed_tables_are_read_from_paths_with_brackets_and_blanks(suffix: str) 
     [
         ({"header": ["label", "text"]}, b'1,"good, really"\n0,bad\n'),
         ({"separator": "~"}, b"text~label\ngood, really~1\nbad~0\n"),
+        ({"separator": r"\t"}, b"text\tlabel\ngood, really\t1\nbad\t0\n"),
         ({"encoding": "utf-16-le"}, PLAIN.decode().encode("utf-16-le")),
         ({"quoting": "single"}, b"text,label\n'good, really',1\nbad,0\n"),
         ({"quoting": "none", "separator": "\t"}, b"text\tlabel\ngood, really\t1\nbad\t0\n"),
@@ -200,6 +212,8 @@ def test_line_breaks_within_quoted_cells_stay(text: str) -> None:
         ("a.json", b'[{"text": "a"}, "b"]', 'a.json: row 1 is "b", expected an object'),
         ("a.json", b'[{"text": "a"}', "a.json is not JSON: "),
         ("a.csv", b"text,label,more\na,1,\nb,0,,\n", r"line 3: 4 cells, expected 3 \(text, label, more\)"),
+        ("a.json", b"[" * 100_000, "a.json nests lists too deeply"),
+        ("a.jsonl", b'{"text": "\\ud83d"}\n', r"a.jsonl holds '\\ud83d', half of a character: expected Unicode"),
         ("a.zip", b"PK\x03\x04 and no more", "a.zip cannot be read: "),
     ],
 )
@@ -221,6 +235,7 @@ def test_zip_with_several_tables_is_refused() -> None:
     ("options", "message"),
     [
         ({"separator": "::"}, "data.reader.separator is '::': expected a single character"),
+        ({"separator": ""}, "data.reader.separator is '': expected a single character"),
         ({"encoding": "utf-9"}, "data.reader.encoding is 'utf-9': expected the name of an encoding"),
     ],
 )
@@ -250,6 +265,11 @@ def test_line_separators_of_unicode_end_no_row() -> None:
     assert read(json.dumps({"text": text, "label": 1}, ensure_ascii=False), "a.jsonl")["text"] == [text]
 
 
+def test_cell_that_a_column_of_json_does_not_have_is_missing() -> None:
+    content = '{"text": {"0": "a", "1": "b", "2": "c"}, "label": {"2": 5, "0": 4}}'
+    assert read(content, "a.json") == {"text": ["a", "b", "c"], "label": [4, None, 5]}
+
+
 def test_texts_beside_numbers_in_json_are_texts() -> None:
     lines = [{"text": "a", "label": 1}, {"text": 5, "label": "1"}, {"text": None}]
     found = read("\n".join(map(json.dumps, lines)), "a.jsonl")
@@ -263,6 +283,20 @@ def test_cells_of_any_length_and_zero_bytes_are_read() -> None:
 
 def test_table_with_one_column_is_not_divided() -> None:
     assert read("text\nI like, it\nno; really\tnot\n") == {"text": ["I like, it", "no; really\tnot"]}
+
+
+def test_texts_that_arrow_keeps_as_views_are_texts() -> None:
+    table = pa.table({"text": pa.array(ROWS["text"], pa.string_view()), "label": ROWS["label"]})
+    pq.write_table(table, "train.parquet")
+    found = load_split(".", "train")
+    assert found.to_dict() == ROWS
+    assert found.features["text"] == datasets.Value("large_string")
+
+
+def test_file_without_a_byte_is_an_empty_split() -> None:
+    Path("train.csv").write_bytes(b"")
+    with pytest.raises(UserError, match="split 'train' of data set '.' is empty"):
+        load_split(".", "train", text_column="text")
 
 
 def test_columns_without_a_name_have_their_number() -> None:

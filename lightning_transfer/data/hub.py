@@ -68,7 +68,8 @@ def load_split(
     for note in layout.notes if layout else ():
         rank_zero_warn(f"data set {path!r}: {note}")
     way_out = ", or all by data.reader.header if these are data" if layout else ""
-    require_columns(dataset, path, layout.unlabelled if layout else "", way_out, **columns)
+    if dataset.column_names:  # a file of no bytes has none
+        require_columns(dataset, path, layout.unlabelled if layout else "", way_out, **columns)
     if len(dataset) == 0:
         raise UserError(f"split {split!r} of data set {path!r} is empty")
     return dataset

@@ -129,7 +129,9 @@ class TokenizedTexts:
             return rank_zero_info(words)
         rows, held_out = (chosen[evenly_spaced(len(chosen), _SAMPLE)] for chosen in (rows, held_out))
         share = unseen_share(train, rows, validation, held_out)
-        rank_zero_info(f"{words}; {100 * share:.2g} % of the validation tokens are in no training text")
+        rank_zero_info(
+            f"{words}; {100 * share:.{1 if share < 0.1 else 0}f} % of the validation tokens are in no training text"
+        )
         if share > _MANY_UNSEEN:
             rank_zero_warn(
                 f"{100 * share:.0f} % of the validation tokens are in no training text: expected few; set"

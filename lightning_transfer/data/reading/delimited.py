@@ -28,6 +28,7 @@ _NO_SEPARATOR = "\x1f"  # of a table with one column: the sign that ASCII has fo
 _SAMPLE_LINES = 200
 _CHUNK_ROWS = 10_000
 _MARKS = {"double": '"', "single": "'", None: '"'}
+_BLANKS = " \t\r\n\x1a"  # with the sign by which DOS ended files
 _SEPARATOR_OF_EXCEL = re.compile(r'"?sep=(.)"?\r?\n?')
 
 csv.field_size_limit(sys.maxsize)  # a cell may be a book
@@ -50,8 +51,9 @@ def read_delimited(file: Path, options: ReaderOptions) -> pa.Table:
     """
     options = replace(options, separator=options.separator or find_separator(file, options))
     joined: list[Row] = []
+    has_blanks = _has_blanks_before_marks(file, options)
     try:
-        table = _table(file, options, _keeping(joined, _rows(file, options)))
+        table = _table(file, options, _keeping(joined, _rows(file, options, skip_blanks=has_blanks)))
     except _QuotationMarkError as wrong:
         [line] = wrong.args
         unquoted = replace(options, quoting="none")
@@ -91,7 +93,24 @@ def find_separator(file: Path, options: ReaderOptions) -> str:
     return [*even, *of_first, _NO_SEPARATOR][0]
 
 
-def _rows(file: Path, options: ReaderOptions, strict: bool = True) -> Generator[Row, None, None]:
+def _has_blanks_before_marks(file: Path, options: ReaderOptions) -> bool:
+    """Says whether blanks stand before the quotation marks around cells, as in ``1, "good, really"``."""
+    mark = _MARKS.get(options.quoting)
+    if options.quoting == "none" or mark is None:
+        return False
+    try:
+        with closing(_rows(file, options, skip_blanks=True)) as rows:
+            first = list(islice(rows, _SAMPLE_LINES))
+    except _QuotationMarkError:
+        return False
+    before = re.compile(f"{re.escape(str(options.separator))} +{mark}")
+    is_before = any(before.search(line) for row in first for line in row.lines)
+    return is_before and len({len(row.cells) for row in first}) == 1
+
+
+def _rows(
+    file: Path, options: ReaderOptions, strict: bool = True, skip_blanks: bool = False
+) -> Generator[Row, None, None]:
     with open_text(file, options.encoding) as text:
         lines = _Lines(text)
         reader = csv.reader(
@@ -100,6 +119,7 @@ def _rows(file: Path, options: ReaderOptions, strict: bool = True) -> Generator[
             quotechar=_MARKS.get(options.quoting),
             quoting=csv.QUOTE_NONE if options.quoting == "none" else csv.QUOTE_MINIMAL,
             escapechar=options.escape,
+            skipinitialspace=skip_blanks,
             strict=strict,
         )
         while True:
@@ -111,7 +131,9 @@ def _rows(file: Path, options: ReaderOptions, strict: bool = True) -> Generator[
             if cells is None:
                 return
             is_of_excel = start == 1 and _SEPARATOR_OF_EXCEL.fullmatch(lines.taken[0])
-            if cells and not is_of_excel:  # an empty line is no row
+            may_be_blank = len(cells) == 1 and options.separator != _NO_SEPARATOR
+            is_empty = not cells or (may_be_blank and not "".join(lines.taken).strip(_BLANKS))
+            if not is_empty and not is_of_excel:  # an empty line is no row
                 yield Row(cells, lines.taken, start)
 
 

@@ -88,9 +88,11 @@ def _is_table(file: Path, columns: Sequence[str], options: ReaderOptions) -> boo
 
 def _read_table(file: Path, columns: Sequence[str], options: ReaderOptions) -> NewTexts:
     dataset = read_tables([file], options, columns)
+    if not dataset.column_names:
+        raise UserError("it is empty")
     missing = [column for column in columns if column not in dataset.column_names]
     if missing:
-        there_are = ", ".join(dataset.column_names) or "none"
+        there_are = ", ".join(dataset.column_names)
         raise UserError(
             f"the table has no column {missing[0]!r}: its columns are {there_are}; name one by data.text_column, or all"
             " by data.reader.header if the first row is a document"

@@ -26,14 +26,20 @@ def read_objects(file: Path, encoding: str | None = None) -> pa.Table:
         encoding: The encoding; see :func:`open_text`.
 
     Raises:
-        UserError: For a line that is no JSON object, and an object that has a key twice.
+        UserError: For a line that is no JSON object, an object that has a key twice, and what is no Unicode.
     """
     with open_text(file, encoding) as text:
         rows = _objects(file, text)
         chunks = []
-        while chunk := list(islice(rows, _CHUNK_ROWS)):
-            names = dict.fromkeys(chain.from_iterable(chunk))
-            chunks.append(pa.table({name: _column([row.get(name) for row in chunk]) for name in names}))
+        try:
+            while chunk := list(islice(rows, _CHUNK_ROWS)):
+                names = dict.fromkeys(chain.from_iterable(chunk))
+                chunks.append(pa.table({name: _column([row.get(name) for row in chunk]) for name in names}))
+        except UnicodeEncodeError as error:
+            wrong = ascii(error.object[error.start])
+            raise UserError(f"{file.name} holds {wrong}, half of a character: expected Unicode, correct it") from error
+        except RecursionError as error:
+            raise UserError(f"{file.name} nests lists too deeply: expected an object for each row") from error
     return join(chunks) if chunks else pa.table({})
 
 
@@ -74,7 +80,7 @@ def _objects(file: Path, text: TextIO) -> Iterator[Object]:
         return
     try:
         start = json.loads(first[0][1])
-    except ValueError:  # an object over several lines, or a list
+    except (ValueError, RecursionError):  # an object over several lines, or a list
         start = None
     if isinstance(start, dict) and not (len(first) == 1 and _is_whole(start)):
         for number, line in chain(first, lines):
@@ -99,14 +105,23 @@ def _rows_of(file: Path, whole: Any) -> Iterator[Object]:
         values = list(whole.values())
         if len(values) == 1 and isinstance(values[0], list) and all(isinstance(row, dict) for row in values[0]):
             whole = values[0]
-        elif len({len(column) for column in values}) == 1:  # pandas writes columns with the number of each row
-            columns = (column.values() if isinstance(column, dict) else column for column in values)
-            whole = [dict(zip(whole, row, strict=True)) for row in zip(*columns, strict=True)]
+        elif all(isinstance(column, dict) for column in values):
+            whole = _rows_by_name(whole)
+        elif all(isinstance(column, list) for column in values) and len({len(column) for column in values}) == 1:
+            whole = [dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True)]
     rows = whole if isinstance(whole, list) else [whole]
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise UserError(f"{file.name}: row {number} is {json.dumps(row)[:40]}, expected an object with the columns")
         yield row
+
+
+def _rows_by_name(whole: Object) -> list[Object]:
+    """Gives the rows of columns whose cells have the name of their row, as pandas writes them, or of rows by name."""
+    places = dict.fromkeys(chain.from_iterable(whole.values()))
+    if all(name.isdecimal() for name in whole) and not all(place.isdecimal() for place in places):
+        return list(whole.values())
+    return [{name: column.get(place) for name, column in whole.items()} for place in places]
 
 
 def _object_of(file: Path, number: int, line: str) -> Object:

@@ -111,8 +111,8 @@ def _not_decoded(file: Path, encoding: str, error: UnicodeDecodeError) -> UserEr
                     place = f" (byte 0x{line[found.start]:02x} in line {number})"
                     break
     return UserError(
-        f"{file.name} is not {encoding.removesuffix('-sig').upper()}{place}: set data.reader.encoding, latin-1 or"
-        " cp1252 for instance"
+        f"{file.name} is not {encoding.removesuffix('-sig').upper()}{place}: set data.reader.encoding, latin-1, cp1252,"
+        " utf-16 or gb18030 for instance"
     )
 
 

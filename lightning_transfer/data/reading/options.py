@@ -14,7 +14,7 @@ class ReaderOptions:
     r"""Says how CSV files and their like are written, where it cannot be seen.
 
     Args:
-        separator: The character between cells. If null, the one of comma, semicolon, tab and bar that gives each row
+        separator: The character between cells, ``\t`` for a tab. If null, the one of comma, semicolon, tab and bar that gives each row
             as many cells as the first.
         header: Whether the first row has the names of the columns. A list names the columns of tables without a
             header; false numbers them from 0.
@@ -36,10 +36,12 @@ class ReaderOptions:
     missing: tuple[str, ...] = ("",)
 
     def __post_init__(self) -> None:
+        if self.separator == r"\t":  # as it is typed in a shell
+            object.__setattr__(self, "separator", "\t")
         for name in ("separator", "escape"):
             character = getattr(self, name)
             if character is not None and (len(character) != 1 or character in "\r\n"):
-                raise UserError(f'data.reader.{name} is {character!r}: expected a single character, for a tab "\\t"')
+                raise UserError(f"data.reader.{name} is {character!r}: expected a single character, or \\t for a tab")
         try:
             codecs.lookup(self.encoding or "utf-8")
         except LookupError as error:

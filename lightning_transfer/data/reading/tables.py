@@ -26,7 +26,7 @@ from lightning_transfer.errors import UserError
 
 __all__ = ["ReaderOptions", "columns_of_texts", "kind_of_table", "read_tables", "warn_of_missing_texts"]
 
-_LAYOUT = 1  # version of the cached tables and of the rules by which they are read
+_LAYOUT = 2  # version of the cached tables and of the rules by which they are read
 _KINDS = {
     **dict.fromkeys((".csv", ".tsv", ".tab", ".txt"), "delimited"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
@@ -79,7 +79,7 @@ def read_tables(
     [kind] = kinds
     content = content_fingerprint(files)
     if kind in ("parquet", "arrow"):
-        return _built(files, kind, content)
+        return _with_plain_texts(_built(files, kind, content))
     table = _cached_table(files, str(kind), content, options)
     for place, name in enumerate(table.column_names):
         if name in texts:
@@ -95,6 +95,14 @@ def _built(files: Sequence[Path], kind: str, content: str) -> datasets.Dataset:
         return load_files(kind, content, "train", data_files={"train": patterns})
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise UserError(f"{', '.join(file.name for file in files[:4])} cannot be read: {reason_of(error)}") from error
+
+
+def _with_plain_texts(dataset: datasets.Dataset) -> datasets.Dataset:
+    """Brings texts that arrow keeps as views, as polars writes them, to the type of other texts."""
+    for name, feature in dataset.features.items():
+        if getattr(feature, "dtype", None) == "string_view":
+            dataset = dataset.cast_column(name, datasets.Value("large_string"))
+    return dataset
 
 
 def columns_of_texts(dataset: datasets.Dataset, columns: Sequence[str]) -> tuple[list[Collection[str]], str]:
