@@ -241,7 +241,7 @@ def test_command_runs_as_a_module_and_fails_without_a_traceback() -> None:
 def test_unknown_command_is_refused_with_all_there_are(
     given: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    there_are = "fit, validate, test, predict, plan, lr-find, prepare, transfer, study, ensemble, report"
+    there_are = "fit, validate, test, predict, plan, lr-find, prepare, transfer, study, ensemble, report, init"
     assert error_line(capsys, given) == f"'{given}' is not one of the commands {there_are}{meant and f'; {meant}'}"
 
 
@@ -317,7 +317,7 @@ def test_help_of_no_class_in_particular_names_the_classes(
     line = error_line(capsys, "fit", "--model.network.help", *following)
     assert line == (
         "--model.network.help takes the name of a class: FastCNN, LSTMClassifier, LSTMLanguageModel, SeedCNN,"
-        " TorchvisionNetwork, or one of your own"
+        " TimmNetwork, TorchvisionNetwork, TransformersLanguageModel, TransformersNetwork, or one of your own"
     )
     assert error_line(capsys, "fit", "--data.help").startswith("--data.help takes the name of a class: CIFAR10, ")
     line = error_line(capsys, "fit", "--model.help", "SedCNN")
@@ -420,7 +420,7 @@ def test_image_that_cannot_be_decoded_is_named_by_its_row(capsys: pytest.Capture
         features=datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])}),
     )
     folder = write_parquet(tmp_path / "set", train=dataset, test=dataset)
-    assert "the image in row 2 of column 'img' cannot be decoded" in error_line(capsys, *fit_arguments(folder))
+    assert "the image in row 2 of split 'train', column 'img', cannot be decoded" in error_line(capsys, *fit_arguments(folder))
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,9 @@ def _classes() -> Iterator[tuple[str, type]]:
 
 
 def arguments_of_classes() -> Iterator[tuple[str, str]]:
-    """Gives the arguments of this package's classes in dot notation, each with a class that has it."""
+    """Gives the arguments of this package's classes in dot notation, each with a class that explains it."""
     for place, found in _classes():
         for base in inspect.getmro(found):
-            if base.__module__.startswith(("lightning_transfer", "torch.optim")):
+            is_ours = base.__module__.startswith(("lightning_transfer", "torch.optim"))
+            if is_ours and "Args:" in (base.__doc__ or ""):
                 yield from ((f"{place}.{name}", base.__name__) for name in inspect.signature(base).parameters)
