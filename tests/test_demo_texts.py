@@ -120,14 +120,14 @@ def _accuracy_after_training(
     network.train()
     for _ in range(epochs):
         for index in torch.randperm(len(train_batches)).tolist():
-            token_ids, lengths, labels, _ = train_batches[index]
+            token_ids, lengths, labels = train_batches[index]
             optimizer.zero_grad()
             F.cross_entropy(network(token_ids, lengths), labels).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
     network.eval()
-    token_ids, lengths, labels, _ = batch("test", np.arange(2000))
+    token_ids, lengths, labels = batch("test", np.arange(2000))
     with torch.no_grad():
         return (network(token_ids, lengths).argmax(1) == labels).double().mean().item()
 
