@@ -1,5 +1,6 @@
 """Folders as people have them: each file is in its split and class, or a line says why not."""
 
+import gzip
 import io
 import json
 import os
@@ -102,11 +103,25 @@ READ = {
         tree("train/猫", "train/собака", "train/chien d'été"),
         {"train": "猫,собака,chien d'été"},
     ),
+    "folders beside that have no classes": (
+        tree("train/a", "train/b", "unlabeled/x"),
+        {"train": "a b", "unlabeled": ""},
+    ),
     "no class in the test split": (tree("train/a", "train/b", "test"), {"train": "a b", "test": ""}),
     "other folders alone in a split": (
         tree("train/a", "train/b", "test/a", "pred/x"),
         {"train": "a b", "test": "a", "pred": ""},
     ),
+    "the same word in all names of splits": (
+        tree("alphabet_train/alphabet_train/a", "alphabet_train/alphabet_train/b", "alphabet_test/alphabet_test/a"),
+        {"train": "a b", "test": "a"},
+    ),
+    "a folder more in a test split without classes": (
+        tree("seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test"),
+        {"train": "a b", "test": ""},
+    ),
+    "words written together": (tree("trainset/a", "trainset/b", "ValSet/a"), {"train": "a b", "val": "a"}),
+    "classes that end alike": (tree("bullet train", "test strain"), {"train": "bullet train,test strain"}),
     "unlabelled beside classes": (tree("train/a", "train/b", "train/unsup"), {"train": "a b", "unsup": ""}),
 }
 
@@ -156,6 +171,13 @@ def test_link_to_nothing_is_missed_by_its_path(tmp_path: Path) -> None:
     (root / "train" / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert classes_without_check(root) == {"cat": 3, "dog": 4}
     with pytest.raises(UserError, match=r"gone\.png|row 6"):
+        ImageDataModule(str(root), image_size=8).read_split("train")
+
+
+def test_link_to_itself_is_missed_by_its_path(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", tree("train/cat", "train/dog"))
+    (root / "train" / "dog" / "self.png").symlink_to("self.png")
+    with pytest.raises(UserError, match=r"train/dog/self\.png of split 'train' cannot be decoded as an image"):
         ImageDataModule(str(root), image_size=8).read_split("train")
 
 
@@ -264,6 +286,13 @@ def test_pictures_that_no_row_of_metadata_names_are_left_out_by_name(tmp_path: P
         assert len(load_split(str(described(tmp_path, "2.png,cat", "1.png,dog")), "train")) == 2
 
 
+def test_table_that_describes_pictures_is_not_said_to_be_left_out(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    load_split(str(described(tmp_path, "0.png,cat", "2.png,cat", "1.png,dog")), "train")
+    assert not [str(warning.message) for warning in recwarn if "left out" in str(warning.message)]
+
+
 def test_original_archive_of_imdb_is_read(tmp_path: Path) -> None:
     files = [f"{split}/{label}/{row}_{7 + row % 3}.txt" for split in ("train", "test") for label in ("pos", "neg")
              for row in range(4)]  # fmt: skip
@@ -336,8 +365,36 @@ def test_unknown_split_is_answered_with_those_there_are_and_the_way_out(tmp_path
         assert len(load_split(str(root), "validation")) == 3  # another word for it
     with pytest.raises(UserError, match=r"no split 'train': its splits are test; name one of them$"):
         load_split(str(write(tmp_path / "other", tree("test/a", "test/b"))), "train")
+    for name in ("exam", "trian"):  # which no test hold-out would make
+        with pytest.raises(UserError, match=r"its splits are train, val; name one of them$"):
+            load_split(str(folders), name)
     with pytest.raises(UserError, match=r"split 'validation' may be val or dev: name one of them"):
         load_split(str(write(tmp_path / "two", tree("train/a", "val/a", "dev/a"))), "validation")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("", b"", "holds nothing: expected tables such as train.csv, or pictures"),
+        ("a.xlsx", b"PK", "holds a.xlsx: expected tables such as train.csv, or pictures"),
+        ("a.tar.gz", gzip.compress(b"no archive", mtime=0), "cannot read split 'train' of data set"),
+    ],
+)
+def test_folder_without_data_is_refused_in_one_line(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    if name:
+        (root / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_split(str(root), "train")
+    assert "\n" not in str(error.value)
+
+
+def test_split_without_labels_is_named(tmp_path: Path) -> None:
+    root = tables(tmp_path / "set", "train.csv")
+    (root / "val.csv").write_text("text\nnew\n")
+    with pytest.raises(UserError, match=r"split 'val' of data set '.*' has no column 'label': its columns are text;"):
+        load_split(str(root), "val", label_column="label")
 
 
 def test_slice_of_rows_in_the_order_of_classes_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from lightning_transfer import (
 )
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.classification import ClassificationDataModule
-from lightning_transfer.data.hold_outs import hold_out, hold_out_groups
+from lightning_transfer.data.hold_outs import count_shared_groups, hold_out, hold_out_groups
 from lightning_transfer.data.splits import split_train_validation
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.feature_cache import CachedFeatures
@@ -123,6 +123,24 @@ def test_what_is_tested_on_is_never_validated_on(tmp_path: Path) -> None:
     for name in ("val", "validation"):
         with pytest.raises(UserError, match=f"data.validation_split is {name}, the split to test on: expected anothe"):
             fitted(IMDB(path=str(root), test_split="val", validation_split=name))
+
+
+@pytest.mark.parametrize("tested", ["test", "test[:3]", "val+test"])
+def test_part_of_what_is_tested_on_is_never_validated_on(tested: str, tmp_path: Path) -> None:
+    root = write_parquet(tmp_path / "set", train=numbered(40), test=numbered(52).select(range(40, 52)))
+    asked_for = "test[:3]" if tested == "test[:3]" else "train+test[3:]"
+    with pytest.raises(UserError, match=r"the split to test on: expected another one"):
+        fitted(IMDB(path=str(root), test_split=tested, validation_split=asked_for))
+    apart = fitted(IMDB(path=str(root), test_split="test[:6]", validation_split="test[6:]"))
+    assert len(apart._validation_rows) == 6
+
+
+def test_split_that_is_trained_on_with_others_is_no_validation_by_default(tmp_path: Path) -> None:
+    root = write_parquet(tmp_path / "set", train=numbered(40), val=numbered(52).select(range(40, 52)))
+    data = fitted(IMDB(path=str(root), train_split="train+val"))
+    assert data.own_validation is None
+    train, validation = train_and_validation(data)
+    assert sorted(train + validation) == [*range(52)]
 
 
 def test_examples_that_validation_and_training_share_are_counted_and_said(tmp_path: Path) -> None:
@@ -286,9 +304,25 @@ def test_groups_that_splits_of_their_own_share_are_counted_and_said(tmp_path: Pa
     assert data.facts["test_groups_in_training_split"] == 0
 
 
+def test_group_is_the_same_however_it_is_written(tmp_path: Path) -> None:
+    films = ["p1", " p1", "caf\u00e9 ", "cafe\u0301", "p3", "p3"] * 4
+    root = write_parquet(tmp_path / "set", train=numbered(24, film=films))
+    train, validation = (
+        {films[row].strip()[:3] for row in rows}
+        for rows in train_and_validation(fitted(IMDB(path=str(root), group_column="film")))
+    )
+    assert validation
+    assert not train & validation
+    numbers = datasets.Dataset.from_dict({"film": [1.0, 2.0]}), datasets.Dataset.from_dict({"film": ["1", " 3"]})
+    with pytest.warns(UserWarning, match="1 of 2 groups of split val are in train too"):
+        assert count_shared_groups(*numbers, "film", ("train", "val")) == 1
+
+
 @pytest.mark.parametrize(
     ("films", "column", "message"),
     [
+        ([*["a", "b"] * 9, " ", "a"], "film", r"group column 'film' holds nothing in row 18 of split 'train'"),
+        ([*[1.0, 2.0] * 9, float("nan"), 1.0], "film", r"group column 'film' holds nothing in row 18 of split 'train'"),
         ([None, *["a"] * 19], "film", r"group column 'film' holds nothing in row 0 of split 'train': expected a group"),
         (["a"] * 20, "film", r"data\.group_column leaves no group to hold out"),
         (["a"] * 20, "author", r"no column 'author': its columns are text, label, film; name one by data\.group_colu"),

@@ -295,7 +295,7 @@ def test_texts_that_arrow_keeps_as_views_are_texts() -> None:
 
 def test_file_without_a_byte_is_an_empty_split() -> None:
     Path("train.csv").write_bytes(b"")
-    with pytest.raises(UserError, match="split 'train' of data set '.' is empty"):
+    with pytest.raises(UserError, match=r"split 'train' of data set '.' is empty"):
         load_split(".", "train", text_column="text")
 
 

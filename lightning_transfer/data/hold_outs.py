@@ -6,9 +6,9 @@ import datasets
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_transfer.data.label_values import some_of
+from lightning_transfer.data.label_values import clean, is_nothing, some_of
 from lightning_transfer.data.natural_order import in_natural_order
-from lightning_transfer.data.reading.split_words import find_split, find_validation
+from lightning_transfer.data.reading.split_words import find_split, find_validation, parts_of
 from lightning_transfer.errors import UserError
 
 ROW_NAME = "row_name"  # the column of what rows without a file of their own are called
@@ -114,23 +114,32 @@ def find_own_validation(
         UserError: For a split that is the one to test on.
     """
     trained_on = {find_split(split, names) or split for split in train_splits}
-    tested_on = find_split(test_split, names) or test_split
     if asked_for is not None:
         name = find_split(asked_for, names) or asked_for
-        if name == tested_on:
+        if _share_rows(parts_of(name, names), parts_of(test_split, names)):
             raise UserError(
                 f"data.validation_split is {asked_for}, the split to test on: expected another one, or"
                 f" {train_splits[0]} to hold a part of that out"
             )
         return None if name in trained_on else name
     found = find_validation(names)
-    if found is None or found in trained_on or found == tested_on:
+    used = [part for split in (*train_splits, test_split) for part in parts_of(split, names)]
+    if found is None or found in dict(used):
         return None
     rank_zero_info(
         f"validation on the split {found} of {path}; nothing is held out of {' and '.join(train_splits)}"
         f" (data.validation_split {train_splits[0]} would)"
     )
     return found
+
+
+def _share_rows(parts: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> bool:
+    """Says whether parts of splits have rows in common, as a split and a slice of it. Two slices may differ."""
+    return any(
+        name == other and (rows == other_rows or not (rows and other_rows))
+        for name, rows in parts
+        for other, other_rows in others
+    )
 
 
 def hold_out(classes: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None) -> np.ndarray:
@@ -208,7 +217,7 @@ def count_shared_groups(train: datasets.Dataset, other: datasets.Dataset, column
         column: The column of the groups.
         splits: The names of both.
     """
-    of_train, of_other = ({str(value) for value in dataset.unique(column)} for dataset in (train, other))
+    of_train, of_other = (set(map(_name_of, dataset.unique(column))) for dataset in (train, other))
     shared = in_natural_order(of_train & of_other)
     if shared:
         rank_zero_warn(
@@ -225,8 +234,8 @@ def groups_of(dataset: datasets.Dataset, column: str, split: str) -> np.ndarray:
         UserError: For a row without a group, and where all rows are of one.
     """
     values = dataset.with_format(None)[column][:]
-    if None in values or "" in values:
-        row = next(row for row, value in enumerate(values) if value in (None, ""))
+    row = next((row for row, value in enumerate(values) if is_nothing(value)), None)
+    if row is not None:
         raise UserError(
             f"group column {column!r} holds nothing in row {row} of split {split!r}: expected a group, give the row one"
             " of its own or leave it out"
@@ -237,4 +246,9 @@ def groups_of(dataset: datasets.Dataset, column: str, split: str) -> np.ndarray:
 def _codes(dataset: datasets.Dataset, column: str) -> np.ndarray:
     """Numbers the values of a column, whatever they are."""
     values = dataset.with_format(None)[column][:]
-    return np.unique([str(value) for value in values], return_inverse=True)[1].astype(np.int64)
+    return np.unique([_name_of(value) for value in values], return_inverse=True)[1].astype(np.int64)
+
+
+def _name_of(value: object) -> str:
+    """Names a value as labels are named: without blanks around it, and a whole number by its digits."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else clean(str(value))

@@ -1,22 +1,30 @@
 """Loads a data set by its Hub id, from a mirror of the Hub, or from a folder."""
 
+import lzma
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import datasets
-from datasets.exceptions import DatasetGenerationError
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.data.reading.builders import load_files, reason_of
 from lightning_transfer.data.reading.fingerprints import content_fingerprint
 from lightning_transfer.data.reading.layout import Layout, find_layout
 from lightning_transfer.data.reading.options import ReaderOptions
-from lightning_transfer.data.reading.split_words import find_split, in_order, is_training
+from lightning_transfer.data.reading.split_words import find_split, in_order, is_test, is_training
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import MIRROR_VARIABLE, in_mirror, is_hub_id
+
+# What archives raise that the library unpacks.
+_DAMAGE = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def locate(path: str) -> str:
@@ -69,7 +77,8 @@ def load_split(
         rank_zero_warn(f"data set {path!r}: {note}")
     way_out = ", or all by data.reader.header if these are data" if layout else ""
     if dataset.column_names:  # a file of no bytes has none
-        require_columns(dataset, path, layout.unlabelled if layout else "", way_out, **columns)
+        place = f"split {split!r} of data set {path!r}"
+        require_columns(dataset, place, layout.unlabelled if layout else "", way_out, **columns)
     if len(dataset) == 0:
         raise UserError(f"split {split!r} of data set {path!r} is empty")
     return dataset
@@ -132,7 +141,7 @@ def _load_part(path: str, layout: Layout, split: str) -> datasets.Dataset:
 
 def _unknown(path: str, split: str, names: Sequence[str]) -> UserError:
     way_out = "name one of them"
-    if any(map(is_training, names)) and not is_training(split):
+    if any(map(is_training, names)) and is_test(split):
         way_out += ", or hold a part of each class out of the training split by data.test_fraction 0.2"
     return UserError(f"data set {path!r} has no split {split!r}: its splits are {', '.join(names)}; {way_out}")
 
@@ -148,20 +157,26 @@ def _explained(path: str, split: str) -> Iterator[None]:
             f"data set {path!r} is not in a mirror and the Hub cannot be reached: set {MIRROR_VARIABLE} to a folder"
             f" that holds {path}, give a folder as data.path, or use the embedded data (configs/quickstart.yaml)"
         ) from error
-    except (ValueError, OSError, DatasetGenerationError) as error:
+    except (DataFilesNotFoundError, EmptyDatasetError) as error:
+        there_are = ", ".join(files_below(Path(locate(path)))[:3]) if Path(locate(path)).is_dir() else ""
+        raise UserError(
+            f"data set {path!r} holds {there_are or 'nothing'}: expected tables such as train.csv, or pictures or texts"
+            " in folders of their classes, such as train/cat/1.png"
+        ) from error
+    except (*_DAMAGE, ValueError, OSError, DatasetGenerationError) as error:
         raise UserError(f"cannot read split {split!r} of data set {path!r}: {reason_of(error)}") from error
     except IndexError as error:  # datasets raises this for a split without rows
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
 
 
 def require_columns(
-    dataset: datasets.Dataset, path: str, unlabelled: str = "", way_out: str = "", **columns: str | Sequence[str]
+    dataset: datasets.Dataset, place: str, unlabelled: str = "", way_out: str = "", **columns: str | Sequence[str]
 ) -> None:
     """Refuses a data set without one of the columns.
 
     Args:
         dataset: The data set.
-        path: The Hub id or folder that it is from.
+        place: What it is, for the error: ``split 'train' of data set 'pictures'``.
         unlabelled: Why there are no labels, and the way out, where no other column could hold them.
         way_out: What else to do about a column that is missing, as the end of a sentence.
         columns: Argument that names one or several columns -> the columns.
@@ -173,9 +188,9 @@ def require_columns(
         for column in [given] if isinstance(given, str) else given:
             if column not in dataset.column_names:
                 if unlabelled and argument == "label_column":
-                    raise UserError(f"data set {path!r} has no column {column!r}: {unlabelled}")
+                    raise UserError(f"{place} has no column {column!r}: {unlabelled}")
                 there_are = ", ".join(dataset.column_names)
                 raise UserError(
-                    f"data set {path!r} has no column {column!r}: its columns are {there_are}; name one by"
+                    f"{place} has no column {column!r}: its columns are {there_are}; name one by"
                     f" data.{argument}{way_out}"
                 )

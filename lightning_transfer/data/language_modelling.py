@@ -284,7 +284,7 @@ class DemoTextStreams(LanguageModelDataModule):
     def open_split(self, split: str) -> datasets.Dataset:
         """Generates the training texts of a domain."""
         dataset = demo_texts.generate(split, "train")  # type: ignore[arg-type]
-        hub.require_columns(dataset, self.path, text_column=self.text_columns)
+        hub.require_columns(dataset, f"data set {self.path!r}", text_column=self.text_columns)
         return dataset
 
 

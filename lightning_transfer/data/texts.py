@@ -214,5 +214,5 @@ class DemoTexts(TextDataModule):
     def open_split(self, split: str, **columns: Any) -> datasets.Dataset:
         """Generates a split."""
         dataset = demo_texts.generate(self.task, cast(Literal["train", "test"], split))
-        hub.require_columns(dataset, self.path, **columns, label_column=self.label_columns.names)
+        hub.require_columns(dataset, f"data set {self.path!r}", **columns, label_column=self.label_columns.names)
         return dataset

@@ -45,6 +45,6 @@ def pictures_to_predict(
 
 
 def _in_table(dataset: datasets.Dataset, place: Path, column: str, image_folder: str | None) -> Pictures:
-    hub.require_columns(dataset, str(place), image_column=column)
+    hub.require_columns(dataset, f"data set {str(place)!r}", image_column=column)
     location = place.resolve() if place.is_dir() else place.resolve().parent
     return ColumnPictures(dataset, column, str(place), *folders_of_names(location, "test", image_folder))

@@ -4,7 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lightning_transfer.data.natural_order import in_natural_order
-from lightning_transfer.data.reading.split_words import is_neutral, is_training, is_word, word_of_folder
+from lightning_transfer.data.reading.split_words import (
+    is_neutral,
+    is_training,
+    is_word,
+    word_of_folder,
+    words_of_folders,
+)
 
 # Folders beside those of the classes whose files have none, as in the archive of IMDB. Each is a split of its own.
 _UNLABELLED = frozenset({"unsup", "unsupervised", "unlabeled", "unlabelled"})
@@ -79,13 +85,18 @@ def _splits_of(paths: _Paths, notes: list[str]) -> dict[str, _Paths]:
     for file, parts in paths.items():
         if len(parts) > 1:
             below.setdefault(parts[0], {})[file] = parts[1:]
-    words = {folder: word for folder in below if (word := word_of_folder(folder))}
+    words = words_of_folders(below)
     if words and _are_splits(below, words, notes):
         at_top = [file for file, parts in paths.items() if len(parts) == 1]
         if at_top:
             notes.append(f"{_some(at_top)} left out, beside the folders of the splits")
         splits: dict[str, _Paths] = {}
         for folder, files in below.items():
+            beside = (
+                parts[0] for other in below.keys() - {folder} for parts in below[other].values() if len(parts) > 1
+            )
+            # A class of that name, which this split has alone, lies in other splits too.
+            files = files if folder in beside else _without_own_name(folder, files)
             splits.setdefault(words.get(folder, folder), {}).update(files)
         return splits
     if below and all(any(_is_training_folder(parts) for parts in files.values()) for files in below.values()):
@@ -93,9 +104,16 @@ def _splits_of(paths: _Paths, notes: list[str]) -> dict[str, _Paths]:
     return {"train": paths}
 
 
+def _without_own_name(folder: str, files: _Paths) -> _Paths:
+    """Takes off a folder that is called as the one it lies in, where all files lie in it: ``my_test/my_test/1.png``."""
+    while files and all(len(parts) > 1 and parts[0] == folder for parts in files.values()):
+        files = {file: parts[1:] for file, parts in files.items()}
+    return files
+
+
 def _are_splits(below: dict[str, _Paths], words: dict[str, str], notes: list[str]) -> bool:
     """Says whether folders that are called as splits are splits, and not classes beside others."""
-    others = [folder for folder in below if folder not in words]
+    others = [folder for folder in below if folder not in words and folder.lower() not in _UNLABELLED]
     deep = {folder: {parts[0] for parts in files.values() if len(parts) > 1} for folder, files in below.items()}
     training = [folder for folder, word in words.items() if is_training(word)]
     if not others:

@@ -79,7 +79,7 @@ def _find(folder: Path, options: ReaderOptions | None, texts: Sequence[str]) -> 
     tables = [file for file in tables if not _TEXT.search(file.lower())]
     described = [file for file in tables if describes_pictures(file)]
     if pictures and (described or not _name_pictures(folder, tables, pictures)):
-        beside = [*_beside(others, pictures), *(file for file in [*tables, *notes] if file not in described)]
+        beside = [file for file in [*_beside(others, pictures), *tables, *notes] if file not in described]
         return _of_pictures(folder, pictures, described, list(dict.fromkeys(beside)), options)
     if notes and (found := _texts_by_class(notes)):
         return _of_texts(folder, found, list(dict.fromkeys([*_beside(others, notes), *tables])), options)

@@ -14,8 +14,8 @@ class ReaderOptions:
     r"""Says how CSV files and their like are written, where it cannot be seen.
 
     Args:
-        separator: The character between cells, ``\t`` for a tab. If null, the one of comma, semicolon, tab and bar that gives each row
-            as many cells as the first.
+        separator: The character between cells, ``\t`` for a tab. If null, the one of comma, semicolon, tab and bar that
+            gives each row as many cells as the first.
         header: Whether the first row has the names of the columns. A list names the columns of tables without a
             header; false numbers them from 0.
         encoding: The name of the encoding, ``latin-1`` for instance. If null, UTF-8, or what the byte order mark says.

@@ -18,6 +18,10 @@ _NEUTRAL = frozenset(
 ) | {"split", "text", "texts"}
 
 
+# What is before and after a word for a split, the longest at that place.
+_WORD_AND_REST = re.compile(rf"(.*?)({'|'.join(sorted(_WORDS, key=len, reverse=True))})(.*)")
+
+
 def word_of_folder(name: str) -> str | None:
     """Finds the word for a split in the name of a folder, which holds nothing else but neutral words and numbers.
 
@@ -26,6 +30,24 @@ def word_of_folder(name: str) -> str | None:
     words = _words_in(name)
     found = [word for word in words if word in _WORDS]
     return found[0] if len(found) == 1 and all(word in _NEUTRAL for word in words if word != found[0]) else None
+
+
+def words_of_folders(names: Iterable[str]) -> dict[str, str]:
+    """Finds the words for splits in the names of folders that lie side by side.
+
+    Other words count as neutral where all folders have the same: ``alphabet_train`` beside ``alphabet_test``, and
+    ``trainset`` beside ``testset``.
+
+    Returns:
+        Name of a folder -> its word, for those that have one.
+    """
+    names = list(names)
+    found = {name: word for name in names if (word := word_of_folder(name))}
+    parts = {name: _WORD_AND_REST.fullmatch(name.lower()) for name in names}
+    if found or len(names) < 2 or len({match and (match[1], match[3]) for match in parts.values()}) > 1:
+        return found
+    words = {name: match[2] for name, match in parts.items() if match}
+    return words if any(map(is_training, words.values())) else {}
 
 
 def word_of_file(name: str) -> str | None:
@@ -49,6 +71,11 @@ def is_word(name: str) -> bool:
 def is_training(name: str) -> bool:
     """Says whether a word for a split is one for the training split."""
     return name in _SYNONYMS[0]
+
+
+def is_test(name: str) -> bool:
+    """Says whether a name is one for the test split."""
+    return (word_of_folder(name) or name.lower()) in _SYNONYMS[2]
 
 
 def find_split(asked_for: str, names: Iterable[str]) -> str | None:
@@ -76,6 +103,15 @@ def find_split(asked_for: str, names: Iterable[str]) -> str | None:
     if len(found) > 1:
         raise UserError(f"split {asked_for!r} may be {' or '.join(found)}: name one of them")
     return found[0] if found else None
+
+
+def parts_of(asked_for: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    """Takes apart what is asked for, as ``train[:50%]+test``: the name of each split, and which of its rows."""
+    names = list(names)
+    if asked_for in names:
+        return [(asked_for, "")]
+    parts = [part.strip().partition("[") for part in asked_for.split("+")]
+    return [(find_split(name, names) or name, place) for name, _, place in parts]
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -42,7 +42,14 @@ def _collect(folder: Path, above: str, found: list[str], entered: tuple[tuple[in
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if not entry.is_dir():
+        if not _is_folder(entry):
             found.append(above + entry.name)
         elif entry.name.lower() not in _OF_SYSTEMS:
             _collect(folder / entry.name, f"{above}{entry.name}/", found, (*entered, place))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
