@@ -485,6 +485,27 @@ def test_folder_of_a_table_of_encoded_pictures_is_predicted_by_row(tmp_path: Pat
     assert predicted(tmp_path / "saved") == ([10, 20], [0, 1])
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.png",
+            None,
+            r"data\.predict_path 'a\.png' does not exist: expected a picture, a folder of pictures or a ta",
+        ),
+        ("a.pdf", b"%PDF", r"data\.predict_path 'a\.pdf' is no picture and no table: expected a suffix such as \.png"),
+        ("a.csv", b"image\n", r"data\.predict_path 'a\.csv' has no rows: expected pictures"),
+        ("a.csv", b"", r"data\.predict_path 'a\.csv' has no rows: expected pictures"),
+        ("a.png", b"", r"none of 1 images can be read: a\.png: it is empty"),
+    ],
+)
+def test_what_holds_no_picture_to_predict_is_refused(name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        Path(name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        predicted(name, on_error="skip")
+
+
 def test_one_picture_can_be_predicted(tmp_path: Path) -> None:
     assert predicted(save(tmp_path / "a.png", 10)) == ([10], ["a.png"])
 

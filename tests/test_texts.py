@@ -502,6 +502,7 @@ def test_value_out_of_range_is_refused_by_name(
     ("name", "content", "message"),
     [
         ("a.txt", b"", "data.predict_path 'a.txt' is empty: expected documents"),
+        ("a.csv", b"", "data.predict_path 'a.csv' cannot be read: it is empty"),
         ("a.txt", b" \n\n", "data.predict_path 'a.txt' is empty: expected documents"),
         (
             "a.jsonl",
@@ -536,6 +537,22 @@ def test_file_that_cannot_be_predicted_is_refused(name: str, content: bytes, mes
     with pytest.raises(UserError) as error:
         read_documents(name, ["text"])
     assert str(error.value).startswith(message)
+
+
+def test_folder_of_one_split_is_predicted_and_of_several_refused() -> None:
+    texts = datasets.Dataset.from_dict({"text": ["good", "bad"]})
+    texts.save_to_disk("saved")
+    datasets.DatasetDict(test=texts).save_to_disk("one")
+    Path("parts/test").mkdir(parents=True)
+    for part, text in enumerate(["good", "bad"]):
+        Path(f"parts/test/{part}.csv").write_text(f"text\n{text}\n")
+    for folder in ("saved", "one", "parts"):
+        assert read_documents(folder, ["text"]).columns == [["good", "bad"]]
+    datasets.DatasetDict(train=texts, test=texts).save_to_disk("two")
+    with pytest.raises(
+        UserError, match=r"the folder has the splits train, test: expected one, name the file or folder"
+    ):
+        read_documents("two", ["text"])
 
 
 def test_missing_file_to_predict_is_refused() -> None:

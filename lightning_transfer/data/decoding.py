@@ -88,6 +88,8 @@ def decode_all(pictures: Pictures, shape: ImageShape, on_error: OnError) -> tupl
     for row, array in pictures.converted(range(len(pictures)), convert, on_error, left_out):
         images[len(kept)] = array
         kept.append(row)
+    if not kept:
+        raise UserError(f"none of {len(pictures)} images can be read: {left_out[0].name}: {left_out[0].reason}")
     return torch.from_numpy(images[: len(kept)]), np.array(kept, np.int64), left_out
 
 

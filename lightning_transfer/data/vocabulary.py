@@ -129,9 +129,8 @@ class TokenizedTexts:
             return rank_zero_info(words)
         rows, held_out = (chosen[evenly_spaced(len(chosen), _SAMPLE)] for chosen in (rows, held_out))
         share = unseen_share(train, rows, validation, held_out)
-        rank_zero_info(
-            f"{words}; {100 * share:.{1 if share < 0.1 else 0}f} % of the validation tokens are in no training text"
-        )
+        in_words = f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
+        rank_zero_info(f"{words}; {in_words} % of the validation tokens are in no training text")
         if share > _MANY_UNSEEN:
             rank_zero_warn(
                 f"{100 * share:.0f} % of the validation tokens are in no training text: expected few; set"

@@ -10,7 +10,7 @@ from lightning_transfer.data.pictures.opening import suffixes
 from lightning_transfer.data.pictures.sequences import ColumnPictures, FilePictures, Pictures
 from lightning_transfer.data.reading.layout import Layout, find_layout
 from lightning_transfer.data.reading.options import ReaderOptions
-from lightning_transfer.data.reading.tables import read_tables
+from lightning_transfer.data.reading.tables import kind_of_table, read_tables
 from lightning_transfer.errors import UserError
 
 
@@ -29,8 +29,16 @@ def pictures_to_predict(
         UserError: If there are no pictures.
     """
     place = Path(path).expanduser()
+    if not place.exists():
+        raise UserError(
+            f"data.predict_path {path!r} does not exist: expected a picture, a folder of pictures or a table"
+        )
     if place.is_file() and place.suffix.lower() in suffixes():
         return FilePictures([place], place.parent)
+    if place.is_file() and kind_of_table(place) is None:
+        raise UserError(
+            f"data.predict_path {path!r} is no picture and no table: expected a suffix such as .png or .csv"
+        )
     if place.is_file():
         return _in_table(read_tables([place], reader, [column]), place, column, image_folder)
     if files := pictures_below(place):
@@ -45,6 +53,8 @@ def pictures_to_predict(
 
 
 def _in_table(dataset: datasets.Dataset, place: Path, column: str, image_folder: str | None) -> Pictures:
+    if len(dataset) == 0:
+        raise UserError(f"data.predict_path {str(place)!r} has no rows: expected pictures")
     hub.require_columns(dataset, f"data set {str(place)!r}", image_column=column)
     location = place.resolve() if place.is_dir() else place.resolve().parent
     return ColumnPictures(dataset, column, str(place), *folders_of_names(location, "test", image_folder))

@@ -1,12 +1,14 @@
 """Reads the texts that a prediction is for: tables as those of the training are read, lines, or a folder of files."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import datasets
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_transfer.data.reading.layout import find_layout
 from lightning_transfer.data.reading.opened import open_text
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.tables import columns_of_texts, kind_of_table, read_tables, warn_of_missing_texts
@@ -42,7 +44,7 @@ def read_documents(path: str, columns: Sequence[str], options: ReaderOptions | N
         UserError: For what is missing, empty or cannot be read, and a table without one of the columns.
     """
     options = options or ReaderOptions()
-    place = Path(path)
+    place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"data.predict_path {path!r} cannot be read: No such file or directory")
     try:
@@ -60,12 +62,24 @@ def _read_folder(folder: Path, columns: Sequence[str], options: ReaderOptions) -
     tables = [file for file in files if kind_of_table(file) and file not in texts]
     if not texts and len(tables) == 1:
         return _read_file(tables[0], columns, options)
+    if not texts and len(splits := _splits_of(folder, columns, options)) == 1:
+        [open_split] = splits.values()
+        return _texts_of(open_split(), columns, folder.name)
+    if not texts and splits:
+        raise UserError(f"the folder has the splits {', '.join(splits)}: expected one, name the file or folder of it")
     if not texts or tables:
         there_are = ", ".join(file.name for file in files[:4]) or "nothing"
         raise UserError(f"the folder holds {there_are}: expected .txt files, one a document, or give one table")
     _require_one_column(columns)
     documents = ["\n".join(_lines(file, options)) for file in texts]
     return NewTexts([documents], [file.relative_to(folder).as_posix() for file in texts])
+
+
+def _splits_of(
+    folder: Path, columns: Sequence[str], options: ReaderOptions
+) -> dict[str, Callable[[], datasets.Dataset]]:
+    found = find_layout(folder, options, columns)
+    return found.splits if found else {}
 
 
 def _read_file(file: Path, columns: Sequence[str], options: ReaderOptions) -> NewTexts:
@@ -87,7 +101,10 @@ def _is_table(file: Path, columns: Sequence[str], options: ReaderOptions) -> boo
 
 
 def _read_table(file: Path, columns: Sequence[str], options: ReaderOptions) -> NewTexts:
-    dataset = read_tables([file], options, columns)
+    return _texts_of(read_tables([file], options, columns), columns, file.name)
+
+
+def _texts_of(dataset: datasets.Dataset, columns: Sequence[str], place: str) -> NewTexts:
     if not dataset.column_names:
         raise UserError("it is empty")
     missing = [column for column in columns if column not in dataset.column_names]
@@ -99,7 +116,7 @@ def _read_table(file: Path, columns: Sequence[str], options: ReaderOptions) -> N
         )
     texts, _ = columns_of_texts(dataset, columns)
     names = dataset["file_name"][:] if "file_name" in dataset.column_names else None
-    warn_of_missing_texts(dataset, columns, file.name)
+    warn_of_missing_texts(dataset, columns, place)
     return NewTexts([[text or "" for text in values] for values in texts], names)
 
 
