@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -354,6 +355,16 @@ def test_table_of_no_split_is_left_out_by_name(tmp_path: Path) -> None:
     root = tables(tmp_path / "set", "train.csv", "test.csv", "sample_submission.csv")
     with pytest.warns(UserWarning, match="1 files left out beside the tables of train, test: sample_submission.csv"):
         load_split(str(root), "train")
+
+
+def test_compressed_table_beside_the_same_unpacked_is_left_out_by_name(tmp_path: Path) -> None:
+    root = tables(tmp_path / "set", "train.csv", "train-2.csv", "~$train.csv")
+    (root / "train.csv.gz").write_bytes(gzip.compress((root / "train.csv").read_bytes(), mtime=0))
+    (root / "train-3.csv.gz").write_bytes(gzip.compress((root / "train.csv").read_bytes(), mtime=0))
+    with zipfile.ZipFile(root / "Train.zip", "w") as archive:
+        archive.writestr("train.csv", (root / "train.csv").read_bytes())
+    with pytest.warns(UserWarning, match=r"Train\.zip, train\.csv\.gz left out, as the same lies unpacked beside it"):
+        assert len(load_split(str(root), "train")) == 1 + 2 + 1
 
 
 def test_unknown_split_is_answered_with_those_there_are_and_the_way_out(tmp_path: Path) -> None:

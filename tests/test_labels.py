@@ -208,3 +208,12 @@ def test_classes_one_to_four_keep_their_names_from_the_fit_to_the_prediction(tmp
         probabilities = json.loads(line)["probabilities"]
         assert [*probabilities] == ["1", "2", "3", "4"]
         assert json.loads(line)["class"] == max(probabilities, key=probabilities.__getitem__)
+
+
+def test_word_among_numbers_to_predict_is_named_by_its_row() -> None:
+    numbers = LabelColumns("regression", "label")
+    for words, wrong in ((["1.5", "NA", "2"], "'NA' in row 1"), (["1", "2", "0,5"], "'0,5' in row 2")):
+        with pytest.raises(UserError, match=f"label {wrong} of split 'train' is no number: correct it"):
+            numbers.read(column(words), "train", ["label"])
+    decimals = column([Decimal("1.5"), Decimal("-2.0")])
+    assert numbers.read(decimals, "train", ["label"]).tolist() == [[1.5], [-2.0]]

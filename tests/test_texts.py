@@ -1,7 +1,10 @@
 """Text data from raw files to predictions: vocabulary, cuts, batches, and what is refused."""
 
+import bz2
 import gzip
 import json
+import lzma
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -553,6 +556,15 @@ def test_folder_of_one_split_is_predicted_and_of_several_refused() -> None:
         UserError, match=r"the folder has the splits train, test: expected one, name the file or folder"
     ):
         read_documents("two", ["text"])
+
+
+def test_lines_to_predict_may_be_compressed() -> None:
+    for name, compress in (("a.txt.gz", gzip.compress), ("a.txt.bz2", bz2.compress), ("a.txt.xz", lzma.compress)):
+        Path(name).write_bytes(compress(b"good film\nbad film\n"))
+        assert read_documents(name, ["text"]).columns == [["good film", "bad film"]]
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.writestr("new.txt", "good film\nbad film\n")
+    assert read_documents("a.zip", ["text"]).columns == [["good film", "bad film"]]
 
 
 def test_missing_file_to_predict_is_refused() -> None:

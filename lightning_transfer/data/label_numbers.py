@@ -1,5 +1,6 @@
 """Labels that are numbers: one or several for each example, a column for each."""
 
+import math
 from collections.abc import Sequence
 
 import datasets
@@ -34,13 +35,8 @@ def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: l
     if list(columns) != names:
         expected = ", ".join(names)
         raise UserError(f"data.label_column is {', '.join(columns)}: expected {expected}, as in the checkpoint")
-    numbers = [np.asarray(dataset.with_format("numpy")[column][:]) for column in columns]
+    numbers = [_numbers(dataset, column, split) for column in columns]
     for column, values in zip(columns, numbers, strict=True):
-        if values.dtype.kind not in "iuf" or values.ndim > 1:
-            raise UserError(
-                f"label column {column!r} holds {dataset.features[column]}: expected one number in each row, name"
-                " another label_column"
-            )
         wrong = np.flatnonzero(~np.isfinite(values.astype(np.float32)))
         if len(wrong):
             place = row_name(dataset, split, int(wrong[0]))
@@ -49,3 +45,31 @@ def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: l
                 " or leave the row out"
             )
     return torch.from_numpy(np.stack([values.astype(np.float32) for values in numbers], 1))
+
+
+def _numbers(dataset: datasets.Dataset, column: str, split: str) -> np.ndarray:
+    dtype = str(getattr(dataset.features[column], "dtype", ""))
+    if dtype.startswith("decimal"):
+        dataset = dataset.cast_column(column, datasets.Value("float64"))
+    values = np.asarray(dataset.with_format("numpy")[column][:])
+    if values.dtype.kind in "iuf" and values.ndim == 1:
+        return values
+    if dtype in ("string", "large_string"):
+        words = dataset.with_format(None)[column][:]
+        wrong = next((row for row, word in enumerate(words) if word is not None and not _is_number(word)), None)
+        if wrong is not None and sum(map(_is_number, filter(None, words))) > len(words) / 2:
+            raise UserError(
+                f"label {words[wrong]!r} in {row_name(dataset, split, wrong)} is no number: correct it, leave the row"
+                f" out, or name another label_column than {column}"
+            )
+    raise UserError(
+        f"label column {column!r} holds {dataset.features[column]}: expected one number in each row, name another"
+        " label_column"
+    )
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False

@@ -11,7 +11,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_transfer.data.reading.layout import find_layout
 from lightning_transfer.data.reading.opened import open_text
 from lightning_transfer.data.reading.options import ReaderOptions
-from lightning_transfer.data.reading.tables import columns_of_texts, kind_of_table, read_tables, warn_of_missing_texts
+from lightning_transfer.data.reading.tables import (
+    columns_of_texts,
+    kind_of_table,
+    read_tables,
+    suffix_of_table,
+    warn_of_missing_texts,
+)
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
 
@@ -84,7 +90,7 @@ def _splits_of(
 
 def _read_file(file: Path, columns: Sequence[str], options: ReaderOptions) -> NewTexts:
     kind = kind_of_table(file)
-    is_text = kind is None or Path(file.name.lower().removesuffix(".gz")).suffix == ".txt"
+    is_text = kind is None or suffix_of_table(file) == ".txt"
     if not is_text or _is_table(file, columns, options):
         return _read_table(file, columns, options)
     _require_one_column(columns)

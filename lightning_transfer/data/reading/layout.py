@@ -16,7 +16,7 @@ from lightning_transfer.data.reading.labelled_files import read_pictures, read_t
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.saved import find_saved
 from lightning_transfer.data.reading.split_words import in_order, word_of_file, word_of_folder
-from lightning_transfer.data.reading.tables import kind_of_table, read_tables
+from lightning_transfer.data.reading.tables import also_unpacked, kind_of_table, read_tables
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
 
@@ -188,6 +188,8 @@ def _texts_by_class(files: Sequence[str]) -> ClassFolders | None:
 def _of_tables(
     folder: Path, tables: Sequence[str], others: Sequence[str], options: ReaderOptions | None, texts: Sequence[str]
 ) -> Layout:
+    unpacked = also_unpacked(tables)
+    tables = [file for file in tables if file not in unpacked]
     words = {file: _word_of_table(file) for file in tables}
     named = [file for file in tables if words[file]]
     splits: dict[str, list[str]] = {}
@@ -197,6 +199,8 @@ def _of_tables(
     if left_out := [*(file for file in tables if named and not words[file]), *others]:
         some = ", ".join(left_out[:3]) + ", ..." * (len(left_out) > 3)
         notes.append(f"{len(left_out)} files left out beside the tables of {', '.join(in_order(splits))}: {some}")
+    if unpacked:
+        notes.append(f"{', '.join(unpacked)} left out, as the same lies unpacked beside it")
     by_name: dict[str, list[str]] = {}  # a file or folder at the top may be asked for by its own name
     for file in tables:
         if not words[file]:

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,7 @@ _KINDS = {
     ".arrow": "arrow",
 }
 _COMPRESSED = (".gz", ".bz2", ".xz")
+_ARCHIVES = (*_COMPRESSED, ".zip")
 _SHOWN_ROWS = 5
 _WHOLE = r"^\s*[-+]?\d+\s*$"
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
@@ -44,12 +46,25 @@ def kind_of_table(file: Path) -> str | None:
 
     A ``.zip`` without such a name is of the kind of the file in it.
     """
+    return _KINDS.get(suffix_of_table(file))
+
+
+def suffix_of_table(file: Path) -> str:
+    """Returns the suffix of a file in lower case, without that of its compression."""
     name = Path(file.name.lower())
     if name.suffix in _COMPRESSED:
         name = name.with_suffix("")
     elif name.suffix == ".zip":
         name = name.with_suffix("") if name.with_suffix("").suffix in _KINDS else Path(member_of(file).lower())
-    return _KINDS.get(name.suffix)
+    return name.suffix
+
+
+def also_unpacked(tables: Sequence[str]) -> list[str]:
+    """Finds compressed tables that lie beside the same unpacked, whose rows would count twice."""
+    plain = {name.lower() for name in tables if not name.lower().endswith(_ARCHIVES)}
+    stems = {os.path.splitext(name)[0] for name in plain}  # noqa: PTH122
+    packed = [(name, os.path.splitext(name.lower())[0]) for name in tables if name.lower().endswith(_ARCHIVES)]  # noqa: PTH122
+    return [name for name, inner in packed if inner in plain or (name.lower().endswith(".zip") and inner in stems)]
 
 
 def read_tables(

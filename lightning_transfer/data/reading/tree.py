@@ -14,7 +14,7 @@ def files_below(folder: Path) -> list[str]:
     """Lists the files of a folder and of all folders below it, in natural order.
 
     Symbolic links are followed, but for those that lead back up. A link to nothing counts as a file, so that it is
-    missed by name. Names that begin with a dot are left out, and folders that systems make.
+    missed by name. Names that begin with a dot or ``~$`` are left out, and folders that systems make.
 
     Args:
         folder: The folder.
@@ -40,7 +40,7 @@ def _collect(folder: Path, above: str, found: list[str], entered: tuple[tuple[in
     if place in entered:  # a link to a folder above
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith((".", "~$")):  # as office programs call the locks of open files
             continue
         if not _is_folder(entry):
             found.append(above + entry.name)
