@@ -18,7 +18,7 @@ def keep_freed_memory() -> None:
     (``MALLOC_...``, ``GLIBC_TUNABLES``), nothing is changed.
     """
     is_given = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and not is_given:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)

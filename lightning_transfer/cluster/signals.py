@@ -6,7 +6,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGUSR1 = getattr(signal, "SIGUSR1", None)  # Windows has none
+SIGNALS = (signal.SIGTERM, *([SIGUSR1] if SIGUSR1 else []))
 
 
 class StopSignals:

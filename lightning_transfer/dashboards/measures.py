@@ -1,12 +1,16 @@
 """Measures memory and norms for the scalars of a training, and arranges the charts that show them."""
 
 import math
-import resource
 import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 # Layout of the Custom Scalars tab: section -> chart -> regular expressions of tags.
 LAYOUT = {
@@ -31,9 +35,11 @@ _MOST_VALUES = 65_536  # the update ratio takes so many values of each tensor, e
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Returns the peak memory in GiB: of tensors on a GPU, of the whole process on a CPU."""
+    """Returns the peak memory in GiB: of tensors on a GPU, of the whole process on a CPU, not a number on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    if resource is None:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 

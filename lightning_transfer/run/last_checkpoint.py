@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_transfer.cluster.launchers import is_launched_child, requeue
-from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.cluster.signals import SIGUSR1, StopSignals
 from lightning_transfer.lightning_internals import leave_signals_alone, rest_hook, wake_hook
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.run.guarded_strategy import guard
@@ -140,7 +140,7 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             name = signal.Signals(self._stopping).name
             print(f"{name}: stopped after step {trainer.global_step}, in {self._path}", flush=True)
-            if self._stopping == signal.SIGUSR1:
+            if self._stopping == SIGUSR1:
                 requeue()
         # Lightning's launcher kills the main process where a child fails, before it can give its own status.
         raise SystemExit(0 if is_launched_child() else 128 + self._stopping)

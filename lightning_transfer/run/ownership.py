@@ -1,7 +1,6 @@
 """Gives a run's folder to one living process alone."""
 
 import contextlib
-import fcntl
 import os
 import re
 import socket
@@ -9,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_transfer.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
 
 OWNER = ".owner"
 
@@ -20,8 +24,9 @@ def _let_go() -> None:
         os.close(_held.pop())
 
 
-# A forked child, such as a worker that loads data, would keep the lock of a process that was killed.
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    # A forked child, such as a worker that loads data, would keep the lock of a process that was killed.
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def new_version(experiment: Path) -> str:
@@ -51,7 +56,7 @@ def owned(folder: Path) -> Iterator[None]:
     The file ``.owner`` in it names the process, and is locked as long as the process lives. The operating system
     unlocks it when the process ends in whatever way. Hosts that share the folder respect each other's locks where the
     file system has locks for all of them, as NFS has. On a file system without locks, only the processes of one host
-    are kept apart. A folder in which nothing was written is deleted at the end.
+    are kept apart. On Windows no process is kept out. A folder in which nothing was written is deleted at the end.
 
     Raises:
         UserError: If the folder belongs to another living process.
@@ -61,7 +66,8 @@ def owned(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / OWNER).unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows deletes no file that is open
+            (folder / OWNER).unlink(missing_ok=True)
         _held.remove(descriptor)
         os.close(descriptor)
         with contextlib.suppress(OSError):
@@ -77,17 +83,12 @@ def _lock(folder: Path) -> int:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # the previous owner has just deleted the folder
             continue
-        host, _, process = os.pread(descriptor, 1000, 0).decode(errors="replace").partition(" ")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_free = True
-        except BlockingIOError:
-            is_free = False
-        except OSError:  # this file system has no locks
-            is_free = not (host == socket.gethostname() and _is_alive(process))
+        host, _, process = os.read(descriptor, 1000).decode(errors="replace").partition(" ")
+        is_free = _is_free(descriptor, host, process)
         if is_free and _is_still(file, descriptor):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}".encode(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, f"{socket.gethostname()} {os.getpid()}".encode())
             return descriptor
         os.close(descriptor)
         if not is_free:
@@ -95,6 +96,19 @@ def _lock(folder: Path) -> int:
                 f"{folder} belongs to process {process or 'unknown'} on {host or 'an unknown host'}, which is still"
                 " running: wait for its end, or give another --version"
             )
+
+
+def _is_free(descriptor: int, host: str, process: str) -> bool:
+    """Locks the open file, or says that another living process owns it, by its lock or else by its name."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # this file system has no locks
+        return not (host == socket.gethostname() and _is_alive(process))
+    return True
 
 
 def _is_still(file: Path, descriptor: int) -> bool:

@@ -193,7 +193,7 @@ def _short(name: str) -> str:
 
 def _content(file: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(find_config(file).read_text())
+        content = yaml.safe_load(find_config(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config {file} is not YAML: {' '.join(str(error).split())}") from error
     return content if isinstance(content, dict) else {}

@@ -114,7 +114,7 @@ class Workers:
 def _stop_signal(status: int) -> int:
     """Finds the signal that stopped a worker, within a training or outside; 0 if it ended in another way."""
     signum = status - 128 if status > 128 else -status
-    return signum if signum in (signal.SIGTERM, signal.SIGUSR1) else 0
+    return signum if signum in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)) else 0
 
 
 class _Worker:
