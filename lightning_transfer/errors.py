@@ -2,6 +2,8 @@
 
 import difflib
 import importlib.util
+import shlex
+import sys
 from collections.abc import Iterable
 
 
@@ -24,15 +26,18 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
-def require_library(library: str, user: str) -> None:
+def require_library(library: str, user: str, extra: str | None = None) -> None:
     """Refuses to go on without a library that only an extra of this package installs.
 
     Args:
-        library: Name of the library, which is also the extra's.
+        library: Name of the library.
         user: What needs it.
+        extra: Name of the extra, where it is not the library's.
 
     Raises:
         UserError: If the library is not installed.
     """
     if importlib.util.find_spec(library) is None:
-        raise UserError(f"{user} needs {library}, which is not installed: pip install 'lightning-transfer[{library}]'")
+        # The line works for a wheel and for a clone: pip keeps the package that this Python has, and adds the extra.
+        line = f"{shlex.quote(sys.executable)} -m pip install 'lightning-transfer[{extra or library}]'"
+        raise UserError(f"{user} needs {library}, which is not installed: {line}")

@@ -23,6 +23,7 @@ from jsonargparse import ArgumentParser
 
 import lightning_transfer
 from lightning_transfer.data.cache import CACHE_VARIABLE
+from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.run.config_files import PACKAGED
 
 CONFIGS = REPOSITORY / "configs"
@@ -232,6 +233,20 @@ def test_example_runs_as_written() -> None:
     assert done.returncode == 0, done.stderr
     accuracy = float(re.findall(r"test/accuracy\D+([\d.]+)", done.stdout)[-1])
     assert accuracy > 0.5  # of six classes, from 40 images each
+
+
+def test_line_that_names_a_missing_extra_works_without_an_index(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError) as raised:
+        require_library("timm", "TimmNetwork")
+    line = shlex.split(str(raised.value).partition(": ")[2])
+    assert line[0] == sys.executable
+    command = [elsewhere, *line[1:], "--no-index", "--dry-run", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 0, done.stderr
+    assert "does not provide the extra" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow

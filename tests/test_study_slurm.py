@@ -17,7 +17,9 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
 from lightning_transfer.study import slurm as launcher
 from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.config import Study
 from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.session import run_unfinished
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 JOBS = {"timeout_min": 20, "slurm_partition": "test", "cpus_per_task": 1}
@@ -140,8 +142,9 @@ def test_what_slurm_needs_is_said_of_the_option_that_exists(monkeypatch: pytest.
     with pytest.raises(UserError, match=r"^--launcher slurm needs SLURM's own commands"):
         launcher._queue({"toy_0"})
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"^--launcher slurm needs submitit: pip install"):
-        launcher._submit([], {}, Path("slurm"), {}, 1)
+    with pytest.raises(UserError, match=r"^--launcher slurm needs submitit, .* 'lightning-transfer\[slurm\]'"):
+        run_unfinished(Plan(Study("toy", ["configs/quickstart.yaml"], baseline="scratch"), Path("logs")), 1, "slurm")
+    assert not Path("logs").exists()
 
 
 @pytest.mark.usefixtures("on_slurm")

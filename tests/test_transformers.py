@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -272,8 +273,8 @@ def test_library_that_is_not_installed_is_named_before_any_data_is_read(
     )
     monkeypatch.setattr(DemoTexts, "vocabulary_size", property(lambda self: pytest.fail("data was read")))
     line = error_line(capsys, "fit", *arguments())
-    expected = "TransformersNetwork needs transformers, which is not installed: pip install"
-    assert line == f"{expected} 'lightning-transfer[transformers]'"
+    expected = "TransformersNetwork needs transformers, which is not installed: "
+    assert line == f"{expected}{sys.executable} -m pip install 'lightning-transfer[transformers]'"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from lightning_transfer.cli.commands import COMMANDS
 from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cli.suggestions import arguments_of_classes, classes_for
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.errors import require_library
 
 
 def print_completion(words: list[str]) -> None:
@@ -23,6 +24,7 @@ def print_completion(words: list[str]) -> None:
     Raises:
         SystemExit: Status 2 after one line, if the shell is not known or shtab is not installed.
     """
+    require_library("shtab", "--print_completion", "completion")
     set_parsing_settings(add_print_completion_argument=True)
     _AllCommands(words, StopSignals())
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_folder
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import Execute, run_study
@@ -36,6 +36,8 @@ def run_unfinished(plan: Plan, workers: int, launcher: Launcher = "local", retry
     if workers < 0:
         raise UserError(f"--workers is {workers}: expected 0 or more")
     here = launcher == "local"
+    if not here:
+        require_library("submitit", "--launcher slurm", "slurm")
     parallel = max(1, workers) if here else plan.study.slurm.get("slurm_array_parallelism", _SLURM_ARRAY_PARALLELISM)
     try:
         with _lock(plan.folder), _executor(plan, launcher, workers) as execute:

@@ -81,10 +81,8 @@ def _submit(
     """
     # On this signal a fit stops at a step boundary and requeues its job. The default signal of submitit kills it.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("--launcher slurm needs submitit: pip install 'lightning-transfer[slurm]'") from None
+    import submitit
+
     size = parameters.pop("cells_per_job", 1)
     chunks = [cells[start : start + size] for start in range(0, len(cells), size)]
     threads = threads or parameters.get("cpus_per_task", 1)
