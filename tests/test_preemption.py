@@ -1,6 +1,7 @@
 """A run that is asked to stop stops at a step boundary, and goes on as if nothing had happened."""
 
 import json
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -67,6 +68,45 @@ def test_user_signal_stops_with_its_own_status_right_after_the_step(
     assert status.value.code == 128 + signal.SIGUSR1
     assert last_checkpoint(Path("logs/default/stopped"))["global_step"] == 5
     assert "SIGUSR1: stopped after step 5, in logs/default/stopped/checkpoints/last.ckpt" in capsys.readouterr().out
+
+
+def test_ctrl_c_saves_and_ends_with_the_command_that_goes_on(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(arguments(image_folder, "plain", "stopped", 5, kind="SIGINT"))
+    assert status.value.code == 130
+    assert last_checkpoint(Path("logs/default/stopped"))["global_step"] == 5
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("go on: ")]
+    _, _, program, *command = shlex.split(line)
+    assert program == "lightning-transfer"
+    main(command)
+    assert json.loads(Path("logs/default/stopped/results.json").read_text())["steps"] == 18
+
+
+def test_ctrl_c_waits_in_training_but_a_second_one_or_one_outside_does_not() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as signals:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert not signals.received
+        signals.training = True
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_process_that_ignores_ctrl_c_goes_on_to() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signals.training = True
+            signal.raise_signal(signal.SIGINT)
+            assert not signals.received
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_nothing_is_saved_while_gradients_are_added_up_nor_in_an_evaluation(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run says while it trains."""
 
+import argparse
 import json
 import os
 import pty
@@ -8,9 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import fit_arguments
+import torch
+import yaml
+from conftest import fit_arguments, run_folder
+from test_cli import error_line
 
+from lightning_transfer import Classifier, SeedCNN
 from lightning_transfer.cli.entry import main
+from lightning_transfer.run.verbosity import add_verbosity_options, output_of_a_command, print_result, verbosity
 
 GRADUAL = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"until": {"steps": 3}}}
 ARGUMENTS = [
@@ -23,13 +29,159 @@ ARGUMENTS = [
 ]
 
 
-def test_lines_say_phase_learning_rate_and_time_left(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Peaking(Classifier):
+    """Logs a number that is highest in the sixth epoch."""
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log("peak", -abs(self.current_epoch - 5.0))
+
+
+def weights() -> Path:
+    torch.save(SeedCNN(3).state_dict(), "weights.pt")
+    return Path("weights.pt")
+
+
+@pytest.fixture
+def finished(image_folder: Path) -> Path:
+    main(fit_arguments(image_folder, "--dashboards", "null"))
+    return run_folder()
+
+
+def argparse_like(words: list[str]) -> None:
+    add_verbosity_options(parser := argparse.ArgumentParser())
+    parser.parse_args(words)
+
+
+def rows(output: str) -> list[dict[str, str]]:
+    """The rows of the table of epochs by the names of its columns; a cell is empty where its epoch has no number."""
+    found: list[dict[str, str]] = []
+    ends: dict[str, int] = {}
+    for line in output.splitlines():
+        if line.split()[:2] == ["epoch", "seconds"]:
+            ends = {name[0]: name.end() for name in re.finditer(r"\S+", line)}
+        elif ends and re.match(r" +(best )?\d+/\d+ ", line):
+            starts = [0, *ends.values()]
+            found.append(
+                {name: line[start:end].strip() for start, (name, end) in zip(starts, ends.items(), strict=False)}
+            )
+    return found
+
+
+def test_epochs_stand_in_columns_with_phase_learning_rate_and_time_left(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(fit_arguments(image_folder, *ARGUMENTS))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
-    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
-    assert re.search(r"phase 3/5  lr 0\.01  left 0:\d\d:\d\d  train/loss", lines[0])
-    assert "phase 5/5  lr 0.01  left 0:00:00" in lines[1]
-    assert "val/accuracy" in lines[1]
+    first, last = rows(capsys.readouterr().out)
+    assert (first["epoch"], last["epoch"]) == ("1/2", "2/2")
+    assert (first["phase"], first["lr"], last["phase"], last["left"]) == ("3/5", "0.01", "5/5", "0:00:00")
+    assert re.fullmatch(r"0:\d\d:\d\d", first["left"])
+    assert re.fullmatch(r"\d\.\d{4}", last["val/accuracy"])
+
+
+def test_run_of_many_epochs_is_told_in_twenty_lines_without_what_says_nothing(
+    image_folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    many = ["--trainer.max_epochs", "40", "--trainer.enable_model_summary", "null", "--test_after_fit", "true"]
+    main(fit_arguments(image_folder, *many, "--dashboards", "null", "--trainer.check_val_every_n_epoch", "20"))
+    said = capfd.readouterr()
+    logged = said.err + "".join(f"{words}\n" for words in caplog.messages)
+    lines = [line for line in (said.out + logged).splitlines() if line and not line.startswith("Generating")]
+    assert len(lines) <= 20, "\n".join(lines)
+    assert "training examples by class" in logged
+    for noise in ("GPU available", "Seed set", "Tip:", "smaller than the logging", "`Trainer.fit` stopped", "FLOPs"):
+        assert noise not in said.out + logged
+    table = rows(said.out)
+    assert [row["epoch"] for row in table][:7] == ["1/40", "7/40", "14/40", "20/40", "27/40", "34/40", "40/40"]
+    # The numbers of another epoch are not repeated.
+    assert [row["epoch"] for row in table[:7] if row.get("val/loss")] == ["20/40", "40/40"]
+
+
+def test_best_epoch_has_a_row_also_between_the_milestones(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse = ["--trainer.max_epochs", "24", "--trainer.limit_train_batches", "1", "--dashboards", "null"]
+    main(
+        fit_arguments(
+            image_folder,
+            *worse,
+            "--checkpoint.monitor",
+            "peak",
+            "--checkpoint.mode",
+            "max",
+            "--model",
+            "test_progress.Peaking",
+        )
+    )
+    *_, best = rows(capsys.readouterr().out)
+    assert best["epoch"] == "best 6/24"
+
+
+def test_verbose_shows_every_epoch_and_what_lightning_says(
+    image_folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    many = ["--trainer.max_epochs", "8", "--trainer.enable_model_summary", "null", "--dashboards", "null"]
+    main(fit_arguments(image_folder, *many, "--trainer.limit_train_batches", "1", "--verbose"))
+    said = capfd.readouterr()
+    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("epoch ")][-1] == "8/8"
+    assert sum(line.startswith("epoch ") for line in said.out.splitlines()) == 8
+    assert "Params" in said.out
+    assert "GPU available" in said.err + caplog.text
+
+
+def test_quiet_prints_the_last_table_alone(
+    image_folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    main(fit_arguments(image_folder, "--dashboards", "null", "--quiet"))
+    said = capfd.readouterr()
+    assert said.out.split()[0] == "validation"
+    assert "epoch " not in said.out.split("\n1 epoch in")[0]
+    assert said.err + caplog.text == ""
+
+
+def test_json_is_an_object_a_line_the_epochs_and_then_the_record(
+    image_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    main(fit_arguments(image_folder, *ARGUMENTS, "--json", "--init_from", str(weights())))
+    said = capfd.readouterr()
+    *epochs, record = [json.loads(line) for line in said.out.splitlines()]
+    assert [(epoch["event"], epoch["epoch"], epoch["epochs"]) for epoch in epochs] == [("epoch", 1, 2), ("epoch", 2, 2)]
+    assert (epochs[0]["phase"], epochs[0]["phases"], epochs[1]["seconds_left"]) == (3, 5, 0)
+    assert epochs[1]["val/accuracy"] == record["validations"][1]["val/accuracy"]
+    written = json.loads((Path(record["folder"]) / "results.json").read_text())
+    assert {name: value for name, value in record.items() if name not in ("event", "folder")} == written
+    assert "starting weights" in said.err
+    assert (
+        not {"verbose", "quiet", "json"} & yaml.safe_load((Path(record["folder"]) / "config.yaml").read_text()).keys()
+    )
+
+
+def test_evaluation_prints_its_metrics_as_json(finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = ["--config", str(finished / "config.yaml"), "--ckpt_path", str(finished / "checkpoints/best.ckpt")]
+    capfd.readouterr()
+    main(["test", *run, "--json"])
+    metrics = json.loads(capfd.readouterr().out)
+    assert metrics["event"] == "test"
+    assert 0 <= metrics["test/accuracy"] <= 1
+    main(["test", *run, "--quiet"])
+    assert f"{metrics['test/accuracy']:.4f}" in capfd.readouterr().out
+
+
+def test_two_answers_to_how_much_is_printed_are_refused(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, *fit_arguments(image_folder, "--quiet", "--json"))
+    assert line == "--quiet and --json are given: expected one of verbose, quiet, json"
+
+
+def test_command_within_a_command_has_its_own_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    with output_of_a_command():
+        argparse_like(["--json"])
+        with output_of_a_command():
+            assert verbosity() == "normal"
+        print("words")
+        print_result("words", {"loss": float("nan")})
+        assert verbosity() == "json"
+    assert verbosity() == "normal"
+    assert capsys.readouterr() == ('{"loss": null}\n', "words\n")
 
 
 @pytest.mark.slow

@@ -146,3 +146,37 @@ def test_time_of_failed_runs_is_time_of_runs() -> None:
             yield cell, 2.0
 
     assert run_study(plan, execute, parallel=1, retry_failed=False) == 2.0 * 4
+
+
+def test_study_says_from_its_start_what_runs_how_far_how_long_still_and_what_is_best(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = toy_plan(tuning=None, weights={"none": None}, sizes=[2], seeds=[0, 1])
+    first, second, third, fourth = plan.final()
+    pretend(first, 0.5)
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        if not cells:  # a stage that has nothing to run
+            return
+        started, following = capsys.readouterr().out.splitlines()
+        assert started == (
+            "4 runs in logs/toy: 1 finished, 0 failed, 3 to run, 2 at a time"
+            f"  best so far {first.name} (val/accuracy 0.5000)"
+        )
+        assert following.startswith(f"running {second.name}, {third.name}; ")
+        assert cells == [second, third, fourth]
+        pretend(second, 0.75)
+        yield second, 10.0
+        third.begin()
+        third.fail("no memory")
+        yield third, 1.0
+        pretend(fourth, 0.25)
+        yield fourth, 10.0
+
+    run_study(plan, execute, parallel=2, retry_failed=False)
+    best = f"best so far {second.name} (val/accuracy 0.7500)"
+    assert capsys.readouterr().out.splitlines() == [
+        f"2/4  {second.name}  val/accuracy 0.7500  test/accuracy 0.7500  10.0 s  2 running  about 10 s left  {best}",
+        f"3/4  {third.name}  FAILED: no memory  1.0 s  1 running  about 10 s left  1 failed  {best}",
+        f"4/4  {fourth.name}  val/accuracy 0.2500  test/accuracy 0.2500  10.0 s  1 failed",
+    ]

@@ -47,17 +47,21 @@ def test_runs_of_two_processes_follow_one_another_even_after_one_that_failed(wor
     assert "FAILED: val/loss is nan after step" in output
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("workers", "kind", "status"), [("0", "SIGTERM", 143), ("2", "SIGTERM", 143), ("0", "SIGINT", 130)]
+)
 def test_run_that_is_asked_to_stop_has_not_failed_and_goes_on_with_the_next_start(
-    workers: str, capsys: pytest.CaptureFixture[str]
+    workers: str, kind: str, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interruption = {"class_path": "interruptions.Interruption", "init_args": {"steps": [3]}}
+    interruption = {"class_path": "interruptions.Interruption", "init_args": {"steps": [3], "kind": kind}}
     strategies = {name: STRATEGIES[name] for name in ("scratch", "full")}
     study = write_study(strategies, overrides={"trainer": {"max_epochs": 30, "callbacks+": interruption}})
     with pytest.raises(SystemExit) as stop:
         main([*study, "--workers", workers])
-    assert stop.value.code == 143
-    assert "the study goes on when it is started again" in capsys.readouterr().out
+    assert stop.value.code == status
+    said = capsys.readouterr()
+    assert "the study goes on when it is started again" in said.out
+    assert said.err.splitlines()[-1] == f"go on: lightning-transfer study --config study.yaml --workers {workers}"
     assert results() == {}
     main([*study, "--workers", workers])
     assert failures() == []

@@ -10,7 +10,7 @@ from conftest import fit_arguments, run_folder
 from lightning_transfer.cli.entry import main
 from lightning_transfer.report.run_files import read_run
 
-BARE = ("--dashboards", "null", "--trainer.max_epochs", "3")
+BARE = ("--dashboards", "null", "--trainer.max_epochs", "3", "--verbose")
 
 
 def curve(name: str = "train/loss", experiment: str = "default") -> dict[int, float]:

@@ -20,6 +20,7 @@ from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.files import replacing
 from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
+from lightning_transfer.run.verbosity import add_verbosity_options
 
 _CHOICES = ("phases", "until", "plateau")  # a later one replaces an earlier one as a whole
 
@@ -124,6 +125,7 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
         help="File that predict writes: JSON Lines, or a table if its name ends in .csv or .tsv.",
     )
     parser.add_argument("--dashboards", type=Dashboards | None, default=Dashboards(), help="What is shown.")
+    add_verbosity_options(parser)
     parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
     parser.set_defaults({"model": {"class_path": "lightning_transfer.Classifier"}})
 

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments, choose_monitor
 from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
 from lightning_transfer.cli.range_curves import write_curves
-from lightning_transfer.cli.repetition import nulls, own_options, repetition
+from lightning_transfer.cli.repetition import nulls, own_options, repetition, says_how_to_go_on
 from lightning_transfer.cli.suggestions import exported_classes
 from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_callbacks, check_settings
 from lightning_transfer.cluster.signals import StopSignals
@@ -40,10 +40,11 @@ from lightning_transfer.run.folder import folder_of_run, read_checkpoint, start_
 from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
 from lightning_transfer.run.predictions import KnownRows, write_predictions
 from lightning_transfer.run.progress import progress_bar
-from lightning_transfer.run.record import ResultsRecorder, table
+from lightning_transfer.run.record import ResultsRecorder, print_metrics, print_record
 from lightning_transfer.run.resumption import SameOptimizers
 from lightning_transfer.run.saved_paths import FilesOfTheRun
 from lightning_transfer.run.training_steps import TrainingSteps
+from lightning_transfer.run.verbosity import print_result, verbosity
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # The classes are imported so that the command line knows them by their short names: --data CIFAR10.
@@ -100,7 +101,8 @@ class CommandLine(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Returns the commands, and the arguments of their methods that the command line supplies."""
-        return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in LOOKING_AHEAD}}
+        commands = {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in LOOKING_AHEAD}}
+        return {name: supplied | {"verbose"} for name, supplied in commands.items()}  # an option of every command
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the arguments of an experiment beyond its model, data and trainer."""
@@ -203,6 +205,8 @@ class CommandLine(LightningCLI):
             callbacks += dashboards.callbacks(yaml.safe_load(text), text, self._command, nulls(self._own_options))
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress_bar())
+        if config["enable_model_summary"] is None:
+            kwargs["enable_model_summary"] = verbosity() == "verbose"
         if config["profiler"] is None:
             kwargs["profiler"] = SilentProfiler()
         trainer = make_preemptible(check_settings(super().instantiate_trainer(callbacks=callbacks, **kwargs)))
@@ -262,14 +266,15 @@ class CommandLine(LightningCLI):
         self.before_fit()
         curves = self.trainer.lr_find(**kwargs)
         folder = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"), "lr_find")
-        print(write_curves(curves, folder, vars(self._get(self.config, "model").init_args)))
+        print_result(write_curves(curves, folder, vars(self._get(self.config, "model").init_args)))
 
     before_prepare = before_fit  # it may download weights
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, from a checkpoint where there is one to go on from."""
         shorten_steps(self.trainer, self.model, self.datamodule)
-        self.trainer.fit(**{**kwargs, "ckpt_path": self.checkpoint})
+        with says_how_to_go_on(self.trainer, self._given):
+            self.trainer.fit(**{**kwargs, "ckpt_path": self.checkpoint})
 
     def after_fit(self) -> None:
         """Tests the best checkpoint if asked to, writes the record and prints the table."""
@@ -289,7 +294,13 @@ class CommandLine(LightningCLI):
             record = {name: self._get(self.config, key) for name, key in settings.items()}
             record |= {"command": self._command, **self.recorder.record(self.trainer, test)}
             write_json(folder / "results.json", record)
-            print(table(record, folder))
+            print_record(record, folder)
+
+    def after_test(self) -> None:
+        """Prints the metrics, where Lightning's table of them is not wanted."""
+        print_metrics(self.trainer, str(self.subcommand))
+
+    after_validate = after_test
 
     def predict(self, **kwargs: Any) -> None:
         """Writes a line of JSON for each example: its name, the class and the probabilities of all classes."""
@@ -300,4 +311,4 @@ class CommandLine(LightningCLI):
         output = Path(self._get(self.config, "output"))
         loader: Any = self.trainer.predict_dataloaders
         count = write_predictions(output, batches, loader, self.datamodule)
-        print(f"{count} predictions in {output}")
+        print_result(f"{count} predictions in {output}", {"event": "predictions", "count": count, "file": str(output)})

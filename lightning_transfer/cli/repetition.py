@@ -1,8 +1,14 @@
-"""Writes the command that repeats a run, from its start and in a folder of its own."""
+"""Writes the command that repeats a run in a folder of its own, and the one that goes on where a run stopped."""
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import lightning as L
+
+from lightning_transfer.run.last_checkpoint import LastCheckpoint
 
 PROGRAM = "lightning-transfer"
 
@@ -20,6 +26,24 @@ def own_options(experiment: Path, version: str | None, ckpt_path: str | None) ->
     run = (experiment / version).resolve()
     goes_on = ckpt_path is not None and (ckpt_path == "last" or Path(ckpt_path).resolve().is_relative_to(run))
     return ["version", "ckpt_path"] if goes_on else ["version"]
+
+
+@contextlib.contextmanager
+def says_how_to_go_on(trainer: L.Trainer, arguments: Sequence[str] | None) -> Iterator[None]:
+    """Prints the command that goes on from the last checkpoint, in one line, where a training is asked to stop.
+
+    Args:
+        trainer: The trainer of the run.
+        arguments: The arguments of the run's command; None where the run was started without a command.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        last = next((one for one in trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
+        if arguments is not None and last is not None and Path(last.path).is_file() and trainer.is_global_zero:
+            command = shlex.join([PROGRAM, *arguments, "--ckpt_path", last.path])
+            print(f"go on: {command}", file=sys.stderr, flush=True)
+        raise
 
 
 def repetition(arguments: Sequence[str] | None, own: Sequence[str]) -> str | None:

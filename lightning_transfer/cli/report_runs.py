@@ -20,17 +20,30 @@ def write_report(logs: Path, output: Path | None = None) -> Path:
     Raises:
         UserError: If there is no run, or the page cannot be written.
     """
+    page, count = _write(Path(logs), output)
+    print(f"report of {count} run{'s' if count > 1 else ''}: {page}")
+    return page
+
+
+def write_page(folder: Path) -> Path:
+    """Writes the page about all runs below a folder into it, and prints nothing.
+
+    Raises:
+        UserError: If there is no run, or the page cannot be written.
+    """
+    return _write(folder, None)[0]
+
+
+def _write(logs: Path, output: Path | None) -> tuple[Path, int]:
     from lightning_transfer.report.run_files import find_runs  # late: --help needs none of it
     from lightning_transfer.report.run_report import report
 
-    logs = Path(logs)
     runs = find_runs(logs)
     page = Path(output) if output else logs / "report.html"
     check_file(page)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs in {logs}"
     write_text(page, report(runs, title))
-    print(f"report of {len(runs)} run{'s' if len(runs) > 1 else ''}: {page}")
-    return page
+    return page, len(runs)
 
 
 def parser() -> Parser:

@@ -9,6 +9,7 @@ from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_folder
+from lightning_transfer.run.verbosity import add_verbosity_options, print_result
 from lightning_transfer.study.config import Pretraining, Study, Tuning, check
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import check_unchanged
@@ -61,13 +62,15 @@ def run_study(
     if not outcomes.results:
         raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
     page = write_report(outcomes, Path(report_folder or plan.folder / "report"), command)
-    print(f"{headline(outcomes).replace('**', '')}\nreport: {page}")
+    words = headline(outcomes).replace("**", "")
+    print_result(f"{words}\nreport: {page}", {"event": "report", "headline": words, "page": str(page)})
     return page
 
 
 def parser() -> Parser:
     """Builds the parser of the command: the study's fields, and how to run it."""
     parser = parser_of("study", run_study, skip={"study", "command"})
+    add_verbosity_options(parser)
     parser.add_argument("--config", action="config", help="File of the study, as in configs/studies.")
     parser.add_class_arguments(Study, as_group=True)
     return parser

@@ -13,6 +13,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.networks.processor import has_bfloat16
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 from lightning_transfer.run.last_checkpoint import LastCheckpoint
+from lightning_transfer.run.verbosity import print_result
 from lightning_transfer.transfer.plan_table import plan
 from lightning_transfer.transfer.range_test import Curve, range_test
 
@@ -124,7 +125,7 @@ class Trainer(L.Trainer):
             model: The module to be trained.
             datamodule: Its data.
         """
-        print(plan(self, model, datamodule))
+        print_result(plan(self, model, datamodule))
 
     def lr_find(
         self,
@@ -159,4 +160,6 @@ class Trainer(L.Trainer):
         if is_overridden("test_dataloader", datamodule):
             datamodule.setup("test")
             datamodule.test_dataloader()
-        print("prepared: runs of these configs need no network, with HF_HUB_OFFLINE=1 and the same cache folders")
+        print_result(
+            "prepared: runs of these configs need no network, with HF_HUB_OFFLINE=1 and the same cache folders"
+        )

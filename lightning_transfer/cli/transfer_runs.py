@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_transfer.cli.mistakes import Parser
+from lightning_transfer.cli.report_runs import write_page
 from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.directions import Direction
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import YAML, find_config, known_config, portable_name
+from lightning_transfer.run.verbosity import add_verbosity_options, print_result
 from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.conclusion import conclusion
 from lightning_transfer.study.config import Pretraining, Settings, Study, check
 from lightning_transfer.study.grid import flags
 from lightning_transfer.study.plan import Plan
@@ -77,20 +80,26 @@ def run_transfer(
     )
     check(study)
     plan = Plan(study, Path(logs))
-    print(f"runs in {plan.folder}, each with its log.txt", flush=True)
     run_unfinished(plan, workers, retry_failed=retry_failed)
     cells = dict(zip(["source task"], plan.pretraining(), strict=False))  # none where no strategy takes weights
     cells |= {cell.arm.strategy: cell for cell in plan.final() if cell.arm}
     results = {row: cell.result for row, cell in cells.items() if cell.result is not None}
     show = shlex.join(["tensorboard", "--logdir", str(plan.folder)])
-    print(f"\n{_table(results, metric)}\n\n{show}")
+    lines = ["", _table(results, metric), "", show]
+    if results:
+        page = write_page(plan.folder)
+        sentence = conclusion({row: result for row, result in results.items() if row in strategy_files}, study)
+        lines.append(f"{sentence and sentence + '; '}open {page}")
+    print_result("\n".join(lines), {"event": "records", "folder": str(plan.folder), "records": results})
     _refuse_failed([*cells.values()])
     return results
 
 
 def parser() -> Parser:
     """Builds the parser of the command."""
-    return parser_of("transfer", run_transfer)
+    parser = parser_of("transfer", run_transfer)
+    add_verbosity_options(parser)
+    return parser
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Notes SIGTERM and SIGUSR1 during training, which acts on them at the next step boundary."""
+"""Notes SIGTERM, SIGINT and SIGUSR1 during training, which acts on them at the next step boundary."""
 
 import signal
 import threading
@@ -7,14 +7,15 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGUSR1 = getattr(signal, "SIGUSR1", None)  # Windows has none
-SIGNALS = (signal.SIGTERM, *([SIGUSR1] if SIGUSR1 else []))
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([SIGUSR1] if SIGUSR1 else []))
 
 
 class StopSignals:
-    """A context in which SIGTERM and SIGUSR1 do not kill the process while it trains.
+    """A context in which SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 do not kill the process while it trains.
 
-    Outside training, SIGTERM ends the process at once with exit status 143. Schedulers send SIGUSR1 ahead of a time
-    limit: before training it waits for the first step, and after training it has no effect.
+    Outside training, SIGTERM ends the process at once with exit status 143. So does SIGINT with 130, and a second one
+    within training. Schedulers send SIGUSR1 ahead of a time limit: before training it waits for the first step, and
+    after training it has no effect.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
-            self._previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+            # Who ignores a signal goes on to: a worker of a study ignores Ctrl-C, and its study decides.
+            heard = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+            self._previous = {signum: signal.signal(signum, self._handle) for signum in heard}
         return self
 
     def __exit__(
@@ -39,5 +42,7 @@ class StopSignals:
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM and not (self.training or self.stopping):
             raise SystemExit(128 + signum)
+        if signum == signal.SIGINT and (self.received or not self.training) and not self.stopping:
+            raise KeyboardInterrupt
         self.received = max(self.received, signum)
         self.on_signal()

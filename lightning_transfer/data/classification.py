@@ -178,6 +178,8 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         facts = {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
         if train and self.problem_type != "regression":
             facts["training_examples_by_class"] = dict(zip(self.class_names, self.class_counts.tolist(), strict=True))
+        if self.test_split in self._splits:
+            facts["test_examples"] = len(self._splits[self.test_split])
         left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
         if left_out:
             facts["left_out"] = {name: [row._asdict() for row in rows] for name, rows in left_out.items()}

@@ -24,10 +24,10 @@ _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 class LastCheckpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``: after every epoch, every validation within one, and where the run is asked to stop.
 
-    After SIGTERM or SIGUSR1 the run stops at the next step boundary. Several processes stop one boundary later, when
-    all know of the signal. By then the optimizer has stepped and a due validation is done, and a resumed run goes on
-    from there. The exit status is 128 plus the signal's number, 143 for SIGTERM. On SIGUSR1 a SLURM job also puts
-    itself back into the queue.
+    After SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 the run stops at the next step boundary. Several processes stop one
+    boundary later, when all know of the signal. By then the optimizer has stepped and a due validation is done, and a
+    resumed run goes on from there. The exit status is 128 plus the signal's number, 143 for SIGTERM and 130 for SIGINT.
+    On SIGUSR1 a SLURM job also puts itself back into the queue.
 
     Args:
         signals: Notes the signals.
@@ -117,7 +117,7 @@ class LastCheckpoint(ModelCheckpoint):
     def _save_if_asked_to_stop(self, trainer: L.Trainer) -> None:
         if signum := self._signal_of_all() if self._processes else self._signals.received:
             self._stopping = signum
-            trainer.save_checkpoint(self._path, weights_only=False)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def _signal_of_all(self) -> int:
         """Returns the signal that any process had received one boundary ago, and asks anew.
@@ -139,14 +139,15 @@ class LastCheckpoint(ModelCheckpoint):
         self._signals.stopping = True
         if trainer.is_global_zero:
             name = signal.Signals(self._stopping).name
-            print(f"{name}: stopped after step {trainer.global_step}, in {self._path}", flush=True)
+            print(f"{name}: stopped after step {trainer.global_step}, in {self.path}", flush=True)
             if self._stopping == SIGUSR1:
                 requeue()
         # Lightning's launcher kills the main process where a child fails, before it can give its own status.
         raise SystemExit(0 if is_launched_child() else 128 + self._stopping)
 
     @property
-    def _path(self) -> str:
+    def path(self) -> str:
+        """The file of the checkpoint."""
         return self.format_checkpoint_name({})
 
 

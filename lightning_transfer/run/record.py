@@ -14,6 +14,7 @@ import torch
 
 from lightning_transfer.run.best_checkpoint import BestCheckpoint, best_checkpoint
 from lightning_transfer.run.training_steps import check_is_finite, training_steps
+from lightning_transfer.run.verbosity import print_result, verbosity
 from lightning_transfer.transfer.shown_groups import unfreezing_of
 
 _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")
@@ -119,6 +120,19 @@ class ResultsRecorder(L.Callback):
         return {name: value for name, value in found.items() if name not in ("epoch", "step")} or None
 
 
+def print_record(record: dict[str, Any], folder: Path) -> None:
+    """Prints the end of a run: its table, or its record as a line of JSON."""
+    print_result(table(record, folder), {"event": "record", "folder": str(folder), **record})
+
+
+def print_metrics(trainer: L.Trainer, command: str) -> None:
+    """Prints the metrics of an evaluation where Lightning's table of them is not printed."""
+    if verbosity() in ("quiet", "json") and trainer.is_global_zero:
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        lines = [f"{name:<28}{value:>12.4f}" for name, value in metrics.items()]
+        print_result("\n".join(lines), {"event": command, **metrics})
+
+
 def table(record: dict[str, Any], folder: Path) -> str:
     """Writes the end of a run for the terminal: metrics by split, epochs and times, and the command to look at it."""
     splits = [split for split in ("validation", "test") if record[split]]
@@ -129,7 +143,8 @@ def table(record: dict[str, Any], folder: Path) -> str:
     lines += ["".join([f"{name:<{width}}", *(_number(values[split].get(name)) for split in splits)]) for name in names]
     took = (
         f"{record['epochs']} epoch{'s' if record['epochs'] != 1 else ''} in {record['fit_seconds']:.1f} s"
-        f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['device']}"
+        f" ({record['train_examples_per_second']:,.0f} training examples/s), {record['parameters']:,} parameters,"
+        f" {record['device']}"
     )
     lines.append(took)
     if record.get("skipped_steps"):

@@ -163,8 +163,6 @@ class Cell:
             try:
                 main()
             except SystemExit as stop:
-                if isinstance(stop.__context__, KeyboardInterrupt):
-                    raise stop.__context__ from None
                 if isinstance(stop.code, int) and stop.code > 128:  # a signal stopped the run, which goes on later
                     raise
                 error = f"exit status {stop.code}" if stop.code else None

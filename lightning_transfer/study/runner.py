@@ -1,11 +1,11 @@
 """Runs the unfinished cells of a study, stage by stage, and reports the progress."""
 
 from collections.abc import Callable, Iterator
-from statistics import fmean
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.progress_lines import Progress
 from lightning_transfer.study.tuning import choose, describe_edges
 
 Execute = Callable[
@@ -30,7 +30,8 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
             of the study.
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
-    progress = _Progress(plan.study.metric, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
+    progress = Progress(plan, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
+    progress.begin()
     # These run together, because the other workers would otherwise be idle while one pretrains.
     beside = [cell for cell in tuning if not _needs(cell, pretraining)]
     _run_stage([*pretraining, *beside], execute, retry_failed, progress)
@@ -55,14 +56,16 @@ def check_unchanged(plan: Plan) -> None:
         cell.check_unchanged()
 
 
-def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress: "_Progress") -> None:
+def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress: Progress) -> None:
     for cell in cells:
         cell.check_unchanged()
     for cell in cells:
         if retry_failed and cell.failure:
             cell.forget()
         _check(cell, progress.metric)
-    for cell, seconds in execute([cell for cell in cells if not cell.is_over]):
+    unfinished = [cell for cell in cells if not cell.is_over]
+    progress.run(unfinished)
+    for cell, seconds in execute(unfinished):
         progress.report(cell, seconds)
         _check(cell, progress.metric)
 
@@ -78,52 +81,3 @@ def _check(cell: Cell, metric: str) -> None:
         raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
     if cell.arm and cell.is_finished:
         cell.score(metric)
-
-
-class _Progress:
-    """Prints a line for each cell that ends, with an estimate of the time left.
-
-    Args:
-        metric: Metric of the study.
-        cells: All cells of the study.
-        parallel: Number of cells that run at a time.
-        retry_failed: Whether failed cells are run again.
-    """
-
-    def __init__(self, metric: str, cells: list[Cell], parallel: int, retry_failed: bool) -> None:
-        self.metric = metric
-        self.total = len(cells)
-        left = [cell for cell in cells if not cell.is_finished and (retry_failed or not cell.failure)]
-        self.left = {cell.name: cell.size for cell in left}
-        self.parallel = parallel
-        self.run_seconds = 0.0
-        self.seconds: dict[float | None, list[float]] = {}  # seconds of the finished cells, by size
-
-    def report(self, cell: Cell, seconds: float) -> None:
-        """Prints the line of a cell."""
-        self.left.pop(cell.name, None)
-        self.run_seconds += seconds
-        result = cell.result
-        if result is None:
-            outcome = f"FAILED: {cell.failure}" if cell.failure else "stopped before its end"
-        else:
-            self.seconds.setdefault(cell.size, []).append(seconds)
-            metrics = {**(result["validation"] or {}), **(result["test"] or {})}
-            outcome = "  ".join(
-                f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(f"/{self.metric}")
-            )
-        done = f"{self.total - len(self.left)}/{self.total}"
-        print(f"{done}  {cell.name}  {outcome}  {seconds:.1f} s{self._time_left()}", flush=True)
-
-    def _time_left(self) -> str:
-        if not self.left or not self.seconds:
-            return ""
-        every = fmean(second for seconds in self.seconds.values() for second in seconds)
-        left = sum(fmean(self.seconds[size]) if size in self.seconds else every for size in self.left.values())
-        return f"  about {_duration(left / min(self.parallel, len(self.left)))} left"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -44,7 +44,7 @@ def run_unfinished(plan: Plan, workers: int, launcher: Launcher = "local", retry
             start = time.perf_counter()
             run_seconds = run_study(plan, execute, parallel, retry_failed)
             seconds = time.perf_counter() - start
-    except SystemExit:
+    except (KeyboardInterrupt, SystemExit):
         print("asked to stop: the study goes on when it is started again", flush=True)
         raise
     if run_seconds and here:

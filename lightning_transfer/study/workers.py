@@ -72,7 +72,8 @@ class Workers:
             Each cell once it is over, in the order in which they end, and its seconds.
 
         Raises:
-            SystemExit: If a worker is asked to stop. Then all stop, and their cells go on at the next start.
+            SystemExit: If a worker is asked to stop, or this process by Ctrl-C. Then all stop, and their cells go on at
+                the next start.
         """
         waiting = list(reversed(cells))
         while waiting or self._busy:
@@ -81,7 +82,11 @@ class Workers:
                 cell = waiting.pop()
                 worker.connection.send(cell)
                 self._busy[worker.connection] = (worker, cell)
-            for connection in wait(list(self._busy)):
+            try:
+                ended = wait(list(self._busy))
+            except KeyboardInterrupt:
+                self._stop(signal.SIGTERM, signal.SIGINT)
+            for connection in ended:
                 yield self._receive(connection)
 
     def _receive(self, connection: Any) -> Ended:
@@ -99,8 +104,8 @@ class Workers:
         self._idle.append(worker)
         return cell, seconds
 
-    def _stop(self, signum: int) -> NoReturn:
-        """Makes all workers stop at their next step with a checkpoint, because one of them has stopped."""
+    def _stop(self, signum: int, reason: int | None = None) -> NoReturn:
+        """Makes all workers stop at their next step with a checkpoint, because one of them has, or for a reason."""
         busy = [worker.process for worker, _ in self._busy.values()]
         for process in busy:
             if process.pid is not None and process.is_alive():
@@ -108,7 +113,7 @@ class Workers:
         deadline = time.monotonic() + _STOP_SECONDS
         for process in busy:
             process.join(max(0.0, deadline - time.monotonic()))
-        raise SystemExit(128 + signum)
+        raise SystemExit(128 + (reason or signum))
 
 
 def _stop_signal(status: int) -> int:

@@ -1,0 +1,153 @@
+"""Decides what a command prints: a short account, everything, the result alone, or JSON for machines."""
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+Level = Literal["normal", "verbose", "quiet", "json"]
+
+# The options, and what the help says of each.
+OPTIONS = {
+    "verbose": "Prints every epoch, the layers of the model, and all that Lightning says.",
+    "quiet": "Prints errors and the result only.",
+    "json": "Prints one JSON object a line on standard output: epochs, then the record. Words go to standard error.",
+}
+# What Lightning says in every run, and what is in the columns of the epochs. --verbose shows it.
+_SAYS_LITTLE = re.compile(
+    r"\s*(Seed set to|(GPU|TPU|HPU|IPU) available|LOCAL_RANK:|Loading `train_dataloader` to estimate"
+    r"|`Trainer.fit` stopped|Restoring states from|Restored all states|Loaded model weights|Initializing distributed"
+    r"|-{20}|distributed_backend=|All distributed processes|Detected KeyboardInterrupt"
+    r"|Unfreezing plan|Epoch \d+, step \d+: phase )"
+)
+_WARNS_OF_LITTLE = (".*is smaller than the logging interval", ".*The `srun` command is available on your system")
+
+
+@dataclass
+class _Output:
+    """How much is printed, and where results go. Whatever else is printed goes to ``sys.stdout``."""
+
+    level: Level = "normal"
+    results: TextIO | None = None  # where sys.stdout is another
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
+_output: ContextVar[_Output | None] = ContextVar("output", default=None)
+
+
+def verbosity() -> Level:
+    """Returns how much the command prints that runs now."""
+    output = _output.get()
+    return output.level if output else "normal"
+
+
+@contextlib.contextmanager
+def output_of_a_command() -> Iterator[None]:
+    """Lets a command choose what it prints. At its end all is as before: a run of a study has its own choice."""
+    with contextlib.ExitStack() as stack:
+        token = _output.set(_Output(stack=stack))
+        try:
+            yield
+        finally:
+            _output.reset(token)
+
+
+class VerbosityOption(argparse.Action):
+    """An option that says what is printed. It is no part of a config, as no result depends on it."""
+
+    def __init__(self, option_strings: list[str], help: str | None = None, **_: Any) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, *arguments: Any) -> None:
+        """Applies the option."""
+        _choose(arguments[-1].removeprefix("--"))
+
+
+def add_verbosity_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--verbose``, ``--quiet`` and ``--json`` to a parser."""
+    for name, words in OPTIONS.items():
+        parser.add_argument(f"--{name}", action=VerbosityOption, help=words)
+
+
+def _choose(level: Level) -> None:
+    output = _output.get()
+    if output is None or output.level == level:
+        return
+    if output.level != "normal":
+        from lightning_transfer.errors import UserError
+
+        raise UserError(f"--{output.level} and --{level} are given: expected one of {', '.join(OPTIONS)}")
+    output.level = level
+    if level != "verbose":
+        output.results = sys.stdout
+        nowhere = output.stack.enter_context(Path(os.devnull).open("w"))  # noqa: SIM115
+        output.stack.enter_context(contextlib.redirect_stdout(sys.stderr if level == "json" else nowhere))
+    if level == "quiet":
+        output.stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+
+
+def hush_lightning() -> None:
+    """Leaves out what Lightning says of little use, once it is imported, and has the rest go where errors go now.
+
+    Its handlers keep the standard error of the moment of the import, which in a study is the log of the first run.
+    Warnings stay, and so does what data modules say of classes and counts.
+    """
+    for name in [*logging.root.manager.loggerDict]:
+        if name.startswith(("lightning.pytorch", "lightning.fabric")):
+            logger = logging.getLogger(name)
+            logger.addFilter(_is_worth_saying)
+            for handler in logger.handlers:
+                if isinstance(handler, logging.StreamHandler):
+                    handler.setStream(sys.stderr)
+    if verbosity() != "verbose" and (output := _output.get()) is not None:
+        output.stack.enter_context(warnings.catch_warnings())
+        for words in _WARNS_OF_LITTLE:
+            warnings.filterwarnings("ignore", message=words)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    level, words = verbosity(), record.getMessage()
+    if level == "quiet":
+        return record.levelno >= logging.ERROR
+    # Lightning's tips advertise other products, also at length.
+    return "Tip:" not in words and (level == "verbose" or not _SAYS_LITTLE.match(words))
+
+
+def print_result(text: str, record: Mapping[str, Any] | None = None) -> None:
+    """Prints what a command is for, also where it is quiet.
+
+    Args:
+        text: The words.
+        record: The same for machines, which ``--json`` prints instead; nothing where there is none.
+    """
+    output = _output.get() or _Output()
+    if output.level != "json":
+        print(text, file=output.results or sys.stdout, flush=True)
+    elif record is not None:
+        print_json(record)
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """Prints an object as a line of JSON, where the command prints JSON. What is not finite becomes null."""
+    output = _output.get()
+    if output is not None and output.level == "json":
+        print(json.dumps(_finite(record), allow_nan=False, default=str), file=output.results, flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,105 @@
+"""Says what a study runs, how far it is, how long it still takes, and what is best so far."""
+
+from statistics import fmean
+
+from lightning_transfer.run.verbosity import print_json
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.plan import Plan
+
+
+class Progress:
+    """Prints how a study stands at its start, what runs first, and a line for each cell that ends.
+
+    Args:
+        plan: The plan of the study.
+        cells: All cells of the study.
+        parallel: Number of cells that run at a time.
+        retry_failed: Whether failed cells are run again.
+    """
+
+    def __init__(self, plan: Plan, cells: list[Cell], parallel: int, retry_failed: bool) -> None:
+        self._plan = plan
+        self.metric = plan.study.metric
+        self.total = len(cells)
+        self._finished = sum(cell.is_finished for cell in cells)
+        left = [cell for cell in cells if not cell.is_finished and (retry_failed or not cell.failure)]
+        self._failed = self.total - self._finished - len(left)
+        self.left = {cell.name: cell.size for cell in left}
+        self.parallel = parallel
+        self.run_seconds = 0.0
+        self.seconds: dict[float | None, list[float]] = {}  # seconds of the finished cells, by size
+        self._waiting: list[Cell] = []  # cells of this stage, in the order in which they start
+        self._best: tuple[float, str] | None = None
+        for cell in cells:
+            self._note(cell)
+
+    def begin(self) -> None:
+        """Prints how the study stands."""
+        counts = f"{self._finished} finished, {self._failed} failed, {len(self.left)} to run"
+        print(f"{self.total} runs in {self._plan.folder}: {counts}, {self.parallel} at a time{self._best_so_far()}")
+
+    def run(self, cells: list[Cell]) -> None:
+        """Prints which cells of a stage run first, in the order in which they are given."""
+        self._waiting = list(cells)
+        if cells:
+            names = ", ".join(cell.name for cell in cells[: self.parallel])
+            print(f"running {names}; each has its log.txt{self._time_left()}", flush=True)
+
+    def report(self, cell: Cell, seconds: float) -> None:
+        """Prints the line of a cell that has ended: its result, the time left, what fails and what is best."""
+        self.left.pop(cell.name, None)
+        self._waiting = [other for other in self._waiting if other is not cell]
+        self.run_seconds += seconds
+        result = cell.result
+        if result is None:
+            outcome = f"FAILED: {cell.failure}" if cell.failure else "stopped before its end"
+            self._failed += 1
+        else:
+            self.seconds.setdefault(cell.size, []).append(seconds)
+            metrics = {**(result["validation"] or {}), **(result["test"] or {})}
+            outcome = "  ".join(
+                f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(f"/{self.metric}")
+            )
+            self._note(cell)
+        done = self.total - len(self.left)
+        failed = f"  {self._failed} failed" if self._failed else ""
+        following = f"  {self._running()}{self._time_left()}{failed}{self._best_so_far()}" if self.left else failed
+        print(f"{done}/{self.total}  {cell.name}  {outcome}  {seconds:.1f} s{following}".rstrip(), flush=True)
+        print_json({"event": "run", "done": done, "of": self.total, "folder": str(cell.folder), **_outcome(cell)})
+
+    def _running(self) -> str:
+        """Says how many cells run. Those of this stage start in turn."""
+        running = min(self.parallel, len(self._waiting))
+        return f"{running} running" if running else "next stage"
+
+    def _time_left(self) -> str:
+        if not self.left or not self.seconds:
+            return ""
+        every = fmean(second for seconds in self.seconds.values() for second in seconds)
+        left = sum(fmean(self.seconds[size]) if size in self.seconds else every for size in self.left.values())
+        return f"  about {_duration(left / min(self.parallel, len(self.left)))} left"
+
+    def _note(self, cell: Cell) -> None:
+        """Notes the best run so far, by its validation split: the test split selects nothing."""
+        result = cell.result if cell.arm else None
+        value = ((result or {}).get("validation") or {}).get(f"val/{self.metric}")
+        if value is not None:
+            sign = 1 if self._plan.study.is_higher_better else -1
+            if self._best is None or sign * value > sign * self._best[0]:
+                self._best = (value, cell.name)
+
+    def _best_so_far(self) -> str:
+        return f"  best so far {self._best[1]} (val/{self.metric} {self._best[0]:.4f})" if self._best else ""
+
+
+def _outcome(cell: Cell) -> dict[str, object]:
+    result = cell.result
+    if result is None:
+        return {"failure": cell.failure}
+    return {name: result[name] for name in ("validation", "test", "fit_seconds")}
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
