@@ -1,6 +1,7 @@
 """What tests share: generated data in the shape of the real data, and a command line to call."""
 
 import os
+import signal
 from pathlib import Path
 
 import datasets
@@ -23,6 +24,12 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of this session, so that no test depends on an earlier one's."""
     os.environ[CACHE_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
     return Path(os.environ[CACHE_VARIABLE])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard_signals() -> None:
+    """Ctrl-C is heard, also where a shell runs the tests in its background and has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ images: list[L.LightningDataModule] = [
 texts: list[L.LightningDataModule] = [
     lt.IMDB(max_tokens=100, tokenizer="words"),
     lt.DemoTexts(task="source", validation_fraction=0.2),
-    lt.TextDataModule("folder", text_column="review"),
+    lt.TextDataModule("folder", text_column="review", reader=lt.ReaderOptions(separator=";")),
     lt.LanguageModelDataModule("folder", max_vocabulary_size=1000),
     lt.DemoTextStreams(tasks=("source",), segment_tokens=20),
 ]
@@ -55,6 +55,9 @@ networks: list[torch.nn.Module] = [
     lt.FastCNN(10),
     lt.LSTMClassifier(100, hidden_size=8),
     lt.TorchvisionNetwork(10, "resnet18"),
+    lt.TimmNetwork(10, "resnet18"),
+    lt.TransformersNetwork(2, "folder", pooling="mean"),
+    lt.TransformersLanguageModel(name="folder"),
 ]
 classifier = lt.Classifier(lt.SeedCNN(10), num_classes=10, lr_schedule="cosine", lr_decay=2.6)
 adversarial = lt.AdversarialClassifier(lt.LSTMClassifier(100), 2, label_smoothing=0.1, warmup_fraction=0.1)
@@ -65,6 +68,7 @@ callbacks: list[L.Callback] = [
     lt.ExponentialMovingAverage(),
 ]
 optimizer: torch.optim.Optimizer = lt.Muon(classifier.parameters(), lr=0.1)
+lazy: torch.optim.Optimizer = lt.LazyAdam(adversarial.parameters(), lr=0.01)
 strategy: L.pytorch.strategies.Strategy = lt.FullyShardedStrategy()
 groups = lt.parameter_groups(classifier, ["network.*"], lr=0.1)
 loaded: list[str] = lt.load_starting_weights(classifier, "best.ckpt").loaded

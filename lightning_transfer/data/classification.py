@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_transfer.data.balanced_sampling import EpochOrder, balanced_order
 from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.class_counts import announce_classes, count_classes
-from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.labelled_splits import LabelledSplits
 from lightning_transfer.data.labels import check_classes
 from lightning_transfer.data.left_out import OnError
@@ -111,7 +110,7 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         super().__init__(
             path,
             problem_type,
-            LabelColumns(problem_type, label_column),
+            label_column,
             train_split,
             validation_split,
             test_split,

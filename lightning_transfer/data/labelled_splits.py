@@ -32,7 +32,7 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
         self,
         path: str,
         problem_type: ProblemType,
-        label_columns: LabelColumns,
+        label_column: str | list[str],
         train_split: str,
         validation_split: str | None,
         test_split: str,
@@ -45,12 +45,12 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
         self.path = path
         self.reader = reader
         self.problem_type = problem_type
-        self.label_columns = label_columns
+        self.label_columns = LabelColumns(problem_type, label_column)
         self.train_split = train_split
         self.validation_split = validation_split
         self.test_split = test_split
         self.group_column = group_column
-        column = label_columns.names[0] if problem_type == "classification" else None
+        column = self.label_columns.names[0] if problem_type == "classification" else None
         self.test_hold_out = TestHoldOut(test_fraction, test_seed, train_split, test_split, column, group_column)
         self._class_names: list[str] | None = None
         self._is_opened = False  # whether ``path`` has been, and not a class of the user's made the splits
