@@ -1,7 +1,9 @@
 """What a run says while it trains."""
 
 import argparse
+import io
 import json
+import logging
 import os
 import pty
 import re
@@ -16,7 +18,13 @@ from test_cli import error_line
 
 from lightning_transfer import Classifier, SeedCNN
 from lightning_transfer.cli.entry import main
-from lightning_transfer.run.verbosity import add_verbosity_options, output_of_a_command, print_result, verbosity
+from lightning_transfer.run.verbosity import (
+    add_verbosity_options,
+    hush_lightning,
+    output_of_a_command,
+    print_result,
+    verbosity,
+)
 
 GRADUAL = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"until": {"steps": 3}}}
 ARGUMENTS = [
@@ -199,3 +207,13 @@ def test_bar_in_a_terminal_says_the_same(image_folder: Path, monkeypatch: pytest
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
     assert re.search(r"phase: [1-5]/5 lr: 0\.01", text)
     assert "left: 0:" in text
+
+
+def test_run_of_a_study_is_heard_though_the_log_of_the_run_before_is_closed() -> None:
+    logger, closed = logging.getLogger("lightning.pytorch.of_a_test"), io.StringIO()
+    closed.close()
+    handler = logging.StreamHandler(closed)
+    logger.addHandler(handler)
+    hush_lightning()
+    logger.removeHandler(handler)
+    assert handler.stream is sys.stderr

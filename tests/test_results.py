@@ -28,6 +28,7 @@ RECORD = {
     "fit_seconds": 1.0,
     "train_examples_per_second": 10,
     "device": "cpu",
+    "parameters": 1000,
 }
 
 

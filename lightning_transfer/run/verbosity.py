@@ -109,7 +109,7 @@ def hush_lightning() -> None:
             logger.addFilter(_is_worth_saying)
             for handler in logger.handlers:
                 if isinstance(handler, logging.StreamHandler):
-                    handler.setStream(sys.stderr)
+                    handler.stream = sys.stderr  # setStream would flush the old one, which may be closed
     if verbosity() != "verbose" and (output := _output.get()) is not None:
         output.stack.enter_context(warnings.catch_warnings())
         for words in _WARNS_OF_LITTLE:

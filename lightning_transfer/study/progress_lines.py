@@ -48,7 +48,7 @@ class Progress:
     def report(self, cell: Cell, seconds: float) -> None:
         """Prints the line of a cell that has ended: its result, the time left, what fails and what is best."""
         self.left.pop(cell.name, None)
-        self._waiting = [other for other in self._waiting if other is not cell]
+        self._waiting = [other for other in self._waiting if other.name != cell.name]
         self.run_seconds += seconds
         result = cell.result
         if result is None:
