@@ -185,7 +185,7 @@ def test_folder_of_timm_says_how_images_are_prepared_and_resized(tmp_path: Path)
     assert images.shape == (8, 3, 24, 24)
     assert not torch.equal(images, usual)
     with Image.open(next((tmp_path / "set/train/kind0").glob("0.png"))) as image:
-        expected = to_array(image, 24, "nearest")
+        expected = to_array(image, 24, interpolation="nearest")
     assert any(np.array_equal(expected, found) for found in images.numpy())
     assert data.normalisation[0].flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
 

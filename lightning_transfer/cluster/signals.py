@@ -28,8 +28,10 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
-            # Who ignores a signal goes on to: a worker of a study ignores Ctrl-C, and its study decides.
-            heard = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+            # Who ignores Ctrl-C goes on to: a worker of a study does, and its study decides. The script of a SLURM job
+            # ignores SIGUSR1, which is for this process.
+            ignores = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            heard = [signum for signum in SIGNALS if signum != signal.SIGINT or not ignores]
             self._previous = {signum: signal.signal(signum, self._handle) for signum in heard}
         return self
 

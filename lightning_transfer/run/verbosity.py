@@ -117,6 +117,8 @@ def hush_lightning() -> None:
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
+    if _output.get() is None:  # no command runs any more
+        return True
     level, words = verbosity(), record.getMessage()
     if level == "quiet":
         return record.levelno >= logging.ERROR

@@ -59,8 +59,9 @@ def word_of_file(name: str) -> str | None:
 
 
 def is_neutral(name: str) -> bool:
-    """Says whether a folder's name tells nothing of what is in it, as ``images`` does."""
-    return all(word in _NEUTRAL for word in _words_in(name))
+    """Says whether a folder's name tells nothing of what is in it, as ``images`` does. A number may be a class."""
+    words = _words_in(name)
+    return bool(words) and all(word in _NEUTRAL for word in words)
 
 
 def is_word(name: str) -> bool:
