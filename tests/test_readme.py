@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY
+from PIL import Image
 
 from lightning_transfer import SeedCNN
 from lightning_transfer.cli.entry import main
@@ -33,14 +34,26 @@ LESS = {
 COMMANDS = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
 
 
+def pictures_of_ones_own() -> dict[str, str]:
+    """Makes what the README's commands find in /data: class folders of pictures, and new pictures."""
+    for row in range(40):
+        kind, split = ("cat", "dog")[row % 2], ("train", "train", "train", "test")[row // 2 % 4]
+        for file in (Path("pictures", split, kind, f"{row}.png"), Path("new", f"{row}.png")):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (70 + row, 64), (200 * (row % 2), 5 * row, 0)).save(file)
+    return {"/data/pictures": "pictures", "/data/new": "new"}
+
+
 @pytest.mark.slow
-def test_commands_run_in_their_order(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_run_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
     ours = [command[1:] for command in COMMANDS if command[0] == "lightning-transfer"]
     assert len(ours) >= 6
     Path("one_epoch.yaml").write_text("trainer: {max_epochs: 1}")
+    folders = pictures_of_ones_own()
     for arguments in ours:
-        arguments = [str(image_folder) if argument.startswith("/data/") else argument for argument in arguments]
+        arguments = [folders.get(argument, argument) for argument in arguments]
         main([*arguments, *LESS.get(arguments[0], [])])
+    assert len(Path("new.csv").read_text().splitlines()) == 41
     assert "accuracy" in capsys.readouterr().out
 
 
