@@ -122,7 +122,7 @@ def _skip_empty_hooks(trainer: L.Trainer, module: L.LightningModule) -> None:
         if isinstance(owner, ModelCheckpoint) and not _saves_in_steps(owner):
             owner.on_train_batch_end = None  # type: ignore[method-assign, assignment]
     # Lightning's own clips nothing then, and neither does that of this package's modules.
-    clips = type(module).configure_gradient_clipping.__module__.split(".")[0]
+    clips = module.configure_gradient_clipping.__module__.split(".")[0]
     if not trainer.gradient_clip_val and clips in ("lightning", "pytorch_lightning", __package__):
         module.configure_gradient_clipping = None  # type: ignore[method-assign, assignment]
 

@@ -79,6 +79,17 @@ def test_only_hooks_that_do_nothing_are_skipped(model: type[IndexedModel], indic
     assert module.indices == indices
 
 
+def test_clipping_that_a_user_has_assigned_is_kept() -> None:
+    for module in (BoringModel(), Classifier(torch.nn.Linear(32, 2), 2)):
+        clipped: list[object] = []
+        module.configure_gradient_clipping = lambda *given, clipped=clipped, **named: clipped.append(given)
+        trainer = L.Trainer(max_steps=3, accelerator="cpu", **QUIET)
+        shorten_steps(trainer, module, None)
+        assert callable(module.configure_gradient_clipping)
+        module.configure_gradient_clipping()
+        assert len(clipped) == 1
+
+
 class ClearsItself(torch.optim.SGD):
     """Has something of its own to do where gradients are cleared."""
 
