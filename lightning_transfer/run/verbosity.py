@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from lightning_transfer.errors import UserError
+
 Level = Literal["normal", "verbose", "quiet", "json"]
 
 # The options, and what the help says of each.
@@ -84,8 +86,6 @@ def _choose(level: Level) -> None:
     if output is None or output.level == level:
         return
     if output.level != "normal":
-        from lightning_transfer.errors import UserError
-
         raise UserError(f"--{output.level} and --{level} are given: expected one of {', '.join(OPTIONS)}")
     output.level = level
     if level != "verbose":
