@@ -2,11 +2,15 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
+
+import torch
 
 HERE = Path(__file__).parent
 FIT = [sys.executable, "-m", "lightning_transfer"]
@@ -18,6 +22,32 @@ def environment(**more: str) -> dict[str, str]:
     paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
     shared = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
     return {**os.environ, **shared, "GLOO_SOCKET_IFNAME": "lo", _MARK: uuid.uuid4().hex, **more}
+
+
+def run_ranks(script: str, folder: Path) -> list[dict[str, Any]]:
+    """Runs a script of the tests in two processes of one group, and returns what each saved as rank0.pt or rank1.pt."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", NODE_RANK="0")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", HERE / script, folder],
+            env={**shared, "LOCAL_RANK": str(rank)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
 def run(command: list[str], folder: Path, seconds: float = 480, **variables: str) -> tuple[int, str]:

@@ -1,17 +1,11 @@
 """Two processes with gloo: replicas stay equal over transitions, and only what trains is reduced."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from launching import run_ranks
 from unfreezing_replicas import SCENARIOS, run
-
-HERE = Path(__file__).parent
 
 pytestmark = pytest.mark.slow  # starts two processes
 
@@ -19,37 +13,7 @@ pytestmark = pytest.mark.slow  # starts two processes
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the two ranks saw in each scenario."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", HERE / "unfreezing_replicas.py", folder],
-            env={**shared, "LOCAL_RANK": str(rank)},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return run_ranks("unfreezing_replicas.py", tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
