@@ -49,6 +49,10 @@ def test_line_of_many_classes_is_short() -> None:
     assert line == "training examples by class: 30,001 classes, from 2 (5) to 1,000 (9)"
 
 
+def test_name_with_a_line_break_stays_in_the_line() -> None:
+    assert counts_in_words(np.array([1, 2]), ["a\nb", "c"]) == r"training examples by class: 'a\nb' 1, c 2"
+
+
 def test_labels_of_several_classes_are_counted_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LINES):
         as_fit(texts(tmp_path, [["a", "b"], ["a"], []] * 4, problem_type="multilabel", validation_fraction=0))

@@ -123,6 +123,19 @@ READ = {
     ),
     "words written together": (tree("trainset/a", "trainset/b", "ValSet/a"), {"train": "a b", "val": "a"}),
     "classes that end alike": (tree("bullet train", "test strain"), {"train": "bullet train,test strain"}),
+    "classes called trainer and tester": (tree("trainer", "tester"), {"train": "tester trainer"}),
+    "names that begin with words for splits": (
+        tree("train-clean/a", "train-clean/b", "train-noisy/a", "test-clean/a"),
+        {"train": "a a b", "test": "a"},
+    ),
+    "names of classes that begin with words for splits": (
+        tree("train station", "test tube"),
+        {"train": "train station,test tube"},
+    ),
+    "a folder of pictures without classes in a split": (
+        tree("train/a", "train/b", "val/images"),
+        {"train": "a b", "val": ""},
+    ),
     "unlabelled beside classes": (tree("train/a", "train/b", "train/unsup"), {"train": "a b", "unsup": ""}),
 }
 
@@ -150,6 +163,14 @@ def test_pictures_without_classes_have_no_labels_and_the_line_says_where_labels_
     other = write(tmp_path / "other", tree("cat", "dog"))
     with pytest.raises(UserError, match=r"no column 'breed': labels are the names of folders: leave data\.label_colum"):
         load_split(str(other), "train", label_column="breed")
+
+
+def test_validation_split_without_classes_is_refused_by_its_file(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", tree("train/a", "train/b", "val/images"))
+    with pytest.raises(
+        UserError, match=r"row 0 of split 'val', val/images/0.png has no label: expected a file in a fold"
+    ):
+        ImageDataModule(str(root), image_size=8).prepare_data()
 
 
 def test_training_on_one_class_folder_is_refused_by_what_is_missing(tmp_path: Path) -> None:
@@ -339,6 +360,8 @@ TABLES: dict[str, tuple[list[str], dict[str, int]]] = {
     "texts beside": (["data.csv", "readme.txt"], {"train": 1}),
     "folders of no split": (["2019/x.csv", "2020/x.csv"], {"train": 3, "2019": 1, "2020": 2}),
     "what libraries write": (["data.csv", "dataset_infos.json", "config.json"], {"train": 1}),
+    "words written together": (["trainset.csv", "testset.csv"], {"train": 1, "test": 2}),
+    "a class of shoes is no split": (["trainer.csv", "tester.csv"], {"train": 3}),
     "an attest is no test": (["attest.csv", "contest.csv"], {"train": 3}),
 }
 
@@ -349,6 +372,27 @@ def test_tables_are_in_their_splits(layout: str, tmp_path: Path) -> None:
     names, expected = TABLES[layout]
     root = tables(tmp_path / "set", *names)
     assert {split: len(load_split(str(root), split)) for split in expected} == expected
+
+
+def test_table_may_say_in_a_column_to_which_split_each_row_belongs(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("text,Split\na,train\nb,Test\nc,TRAIN\nd,valid\n")
+    with pytest.warns(UserWarning, match=r"splits are the values of column 'Split': train, valid, test$"):
+        found = {split: load_split(str(tmp_path), split)["text"][:] for split in split_names(str(tmp_path))}
+    assert found == {"train": ["a", "c"], "valid": ["d"], "test": ["b"]}
+
+
+@pytest.mark.parametrize("rows", ["a,train\nb,train\n", "a,train\nb,other\n", "a,test\nb,val\n", "a,train\nb,\n"])
+def test_column_with_other_words_than_those_of_splits_divides_nothing(rows: str, tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text(f"text,split\n{rows}")
+    assert split_names(str(tmp_path)) == ["train"]
+    assert len(load_split(str(tmp_path), "train")) == 2
+
+
+def test_name_of_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    write(tmp_path, tree("train/cat", "train/dog"))
+    os.rename(tmp_path / "train/dog/0.png", os.fsencode(tmp_path) + b"/train/dog/\xff.png")  # noqa: PTH104
+    with pytest.raises(UserError, match=r"^file b'train/dog/\\xff\.png' has a name that is not UTF-8: expected UTF-8"):
+        load_split(str(tmp_path), "train")
 
 
 def test_table_of_no_split_is_left_out_by_name(tmp_path: Path) -> None:

@@ -293,6 +293,16 @@ def test_texts_that_arrow_keeps_as_views_are_texts() -> None:
     assert found.features["text"] == datasets.Value("large_string")
 
 
+def test_column_that_data_sets_have_no_type_for_is_left_out_by_name() -> None:
+    more = pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({**ROWS, "more": more}), "train.parquet")
+    with pytest.warns(
+        UserWarning, match=r"train\.parquet: columns left out, .* no type for them: more \(map<string, int"
+    ):
+        found = load_split(".", "train")
+    assert found.to_dict() == ROWS
+
+
 def test_file_without_a_byte_is_an_empty_split() -> None:
     Path("train.csv").write_bytes(b"")
     with pytest.raises(UserError, match=r"split 'train' of data set '.' is empty"):

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_transfer.data.label_values import some_of
+from lightning_transfer.data.label_values import in_line, some_of
 from lightning_transfer.errors import UserError
 
 _MOST_COUNTS = 12  # classes whose counts are in one line
@@ -30,12 +30,12 @@ def count_classes(labels: Tensor, num_classes: int) -> np.ndarray:
 def counts_in_words(counts: np.ndarray, names: Sequence[str]) -> str:
     """Writes the examples of each class in a line, and those of many classes by the smallest and the largest."""
     if len(names) <= _MOST_COUNTS:
-        shown = ", ".join(f"{name} {count}" for name, count in zip(names, counts.tolist(), strict=True))
+        shown = ", ".join(f"{in_line(name)} {count}" for name, count in zip(names, counts.tolist(), strict=True))
         return f"training examples by class: {shown}"
     fewest, most = int(counts.argmin()), int(counts.argmax())
     return (
-        f"training examples by class: {len(names):,} classes, from {counts[fewest]:,} ({names[fewest]}) to"
-        f" {counts[most]:,} ({names[most]})"
+        f"training examples by class: {len(names):,} classes, from {counts[fewest]:,} ({in_line(names[fewest])}) to"
+        f" {counts[most]:,} ({in_line(names[most])})"
     )
 
 

@@ -88,7 +88,12 @@ def some_of(names: Sequence[str]) -> str:
     """Lists names in a line: the first of many, and numbers from 0 by their ends."""
     if len(names) > 1 and list(names) == [str(number) for number in range(len(names))]:
         return f"0 to {len(names) - 1}"
-    return ", ".join(names[:_MOST_SHOWN]) + ", ..." * (len(names) > _MOST_SHOWN)
+    return ", ".join(map(in_line, names[:_MOST_SHOWN])) + ", ..." * (len(names) > _MOST_SHOWN)
+
+
+def in_line(name: str) -> str:
+    """Writes a name as it is, or as Python would where it holds a line break or what cannot be seen."""
+    return name if name.isprintable() else repr(name)
 
 
 def row_name(dataset: datasets.Dataset, split: str, row: int) -> str:

@@ -123,6 +123,11 @@ def _require_names(
             f"label column {column!r} holds nothing in {place}: expected {expected}; give the row a label, or leave it"
             f" out{_or_other_column(dataset)}"
         )
+    if value == -1 and "file_name" in dataset.column_names:
+        raise UserError(
+            f"{place} has no label: expected a file in a folder of its class, {expected}; move it there, or name"
+            " another split"
+        )
     if value % 1:
         raise UserError(
             f"label {value} in {place} is no whole number: expected {expected}; correct the data, {_WAY_OUT}, or set"

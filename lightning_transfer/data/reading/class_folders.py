@@ -10,6 +10,7 @@ from lightning_transfer.data.reading.split_words import (
     is_word,
     word_of_folder,
     words_of_folders,
+    words_that_lead,
 )
 
 # Folders beside those of the classes whose files have none, as in the archive of IMDB. Each is a split of its own.
@@ -85,7 +86,7 @@ def _splits_of(paths: _Paths, notes: list[str]) -> dict[str, _Paths]:
     for file, parts in paths.items():
         if len(parts) > 1:
             below.setdefault(parts[0], {})[file] = parts[1:]
-    words = words_of_folders(below)
+    words = words_of_folders(below) or _words_that_lead(below)
     if words and _are_splits(below, words, notes):
         at_top = [file for file, parts in paths.items() if len(parts) == 1]
         if at_top:
@@ -102,6 +103,12 @@ def _splits_of(paths: _Paths, notes: list[str]) -> dict[str, _Paths]:
     if below and all(any(_is_training_folder(parts) for parts in files.values()) for files in below.values()):
         return _splits_within_classes(paths, notes)
     return {"train": paths}
+
+
+def _words_that_lead(below: dict[str, _Paths]) -> dict[str, str]:
+    """Finds splits whose names begin with words for them and that hold the same classes."""
+    classes = [{parts[0] for parts in files.values() if len(parts) > 1} for files in below.values()]
+    return words_that_lead(below) if classes and set.intersection(*classes) else {}
 
 
 def _without_own_name(folder: str, files: _Paths) -> _Paths:
@@ -179,10 +186,20 @@ def _descend_to_classes(splits: dict[str, _Paths]) -> None:
 
 
 def _without_classes(splits: dict[str, _Paths]) -> set[str]:
-    """Finds splits that have no classes: those called so, and those of another name with other folders alone."""
+    """Finds splits that have no classes.
+
+    These are the ones called so. Others have folders that no split with a word for its name has, and either have
+    another name themselves, or are not trained on and have ``images`` or the like alone.
+    """
     classes = {name: {parts[0] for parts in paths.values() if len(parts) > 1} for name, paths in splits.items()}
     known = set().union(*(classes[name] for name in splits if is_word(name)))
-    return {name for name in splits if name in _UNLABELLED or (not is_word(name) and not classes[name] & known)}
+    trained = set().union(*(classes[name] for name in splits if is_training(name)))
+    without = {name for name in splits if name in _UNLABELLED or (not is_word(name) and not classes[name] & known)}
+    for name in splits:
+        tells_nothing = all(is_neutral(folder) and folder not in trained for folder in classes[name])
+        if trained and not is_training(name) and tells_nothing:
+            without.add(name)
+    return without
 
 
 def _some(names: Sequence[str], kind: str = "files") -> str:

@@ -10,6 +10,7 @@ from datasets.fingerprint import Hasher
 from lightning_transfer.data.reading.class_folders import ClassFolders
 from lightning_transfer.data.reading.fingerprints import content_fingerprint
 from lightning_transfer.data.reading.opened import open_text
+from lightning_transfer.errors import UserError
 
 
 def read_pictures(folder: Path, found: ClassFolders, split: str) -> datasets.Dataset:
@@ -61,6 +62,9 @@ def fingerprint_of(folder: Path, files: Sequence[str], *more: object) -> str:
 def _dataset(
     folder: Path, found: ClassFolders, files: list[str], column: str, content: list[str], feature: object
 ) -> datasets.Dataset:
+    for file in files:
+        if os.fsencode(file) != file.encode("utf-8", "replace"):  # arrow holds no other text
+            raise UserError(f"file {os.fsencode(file)!r} has a name that is not UTF-8: expected UTF-8, rename it")
     columns: dict[str, list[str] | list[int]] = {column: content, "file_name": files}
     features = {column: feature, "file_name": datasets.Value("large_string")}
     names = found.class_names

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import datasets
+import numpy as np
 
 from lightning_transfer.data.pictures.opening import alike, suffixes
 from lightning_transfer.data.reading.class_folders import ClassFolders, divide
@@ -15,7 +16,13 @@ from lightning_transfer.data.reading.described import describes_pictures, read_d
 from lightning_transfer.data.reading.labelled_files import read_pictures, read_texts
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.saved import find_saved
-from lightning_transfer.data.reading.split_words import in_order, word_of_file, word_of_folder
+from lightning_transfer.data.reading.split_words import (
+    in_order,
+    is_training,
+    word_of_file,
+    word_of_folder,
+    words_of_files,
+)
 from lightning_transfer.data.reading.tables import also_unpacked, kind_of_table, read_tables
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
@@ -26,6 +33,7 @@ _SHARD = re.compile(r"data/.+-\d{5}-of-\d{5}.*\..+")
 _TEXT = re.compile(r"\.txt(\.\w+)?$")
 # Files that hold no rows: what libraries say of data in JSON, and what a system shows of a folder.
 _OF_LIBRARIES = frozenset({"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+_SPLIT_COLUMNS = frozenset({"split", "subset", "partition", "set"})
 _OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -190,33 +198,53 @@ def _of_tables(
 ) -> Layout:
     unpacked = also_unpacked(tables)
     tables = [file for file in tables if file not in unpacked]
-    words = {file: _word_of_table(file) for file in tables}
-    named = [file for file in tables if words[file]]
+    words = _words_of_tables(tables)
+    named = [file for file in tables if file in words]
     splits: dict[str, list[str]] = {}
     for file in named or tables:
-        splits.setdefault(words[file] or "train", []).append(file)
+        splits.setdefault(words.get(file, "train"), []).append(file)
     notes = []
-    if left_out := [*(file for file in tables if named and not words[file]), *others]:
+    if left_out := [*(file for file in tables if named and file not in words), *others]:
         some = ", ".join(left_out[:3]) + ", ..." * (len(left_out) > 3)
         notes.append(f"{len(left_out)} files left out beside the tables of {', '.join(in_order(splits))}: {some}")
     if unpacked:
         notes.append(f"{', '.join(unpacked)} left out, as the same lies unpacked beside it")
     by_name: dict[str, list[str]] = {}  # a file or folder at the top may be asked for by its own name
     for file in tables:
-        if not words[file]:
+        if file not in words:
             by_name.setdefault(file.split("/")[0].partition(".")[0], []).append(file)
     splits |= by_name if named or len(by_name) > 1 else {}
-    return Layout(
-        {
-            name: partial(read_tables, [folder / file for file in files], options, texts)
-            for name, files in splits.items()
-        },
-        notes,
-    )
+    opened: dict[str, Callable[[], datasets.Dataset]] = {
+        name: partial(read_tables, [folder / file for file in files], options, texts) for name, files in splits.items()
+    }
+    if list(opened) == ["train"] and not named and (by_column := _splits_by_column(opened["train"])):
+        column, opened = by_column
+        notes.append(f"splits are the values of column {column!r}: {', '.join(in_order(opened))}")
+    return Layout(opened, notes)
 
 
-def _word_of_table(file: str) -> str | None:
-    """Finds the split of a table: by the folders that it lies in, or by its name."""
-    *folders, name = file.split("/")
-    found = [word for folder in folders if (word := word_of_folder(folder))]
-    return found[0] if found else word_of_file(name)
+def _words_of_tables(files: Sequence[str]) -> dict[str, str]:
+    """Finds the splits of tables: by the folders that they lie in, or by their names."""
+    found = {file: word for file in files for folder in file.split("/")[-2::-1] if (word := word_of_folder(folder))}
+    by_name = words_of_files(file.split("/")[-1] for file in files if file not in found)
+    return found | {
+        file: by_name[name] for file in files if (name := file.split("/")[-1]) in by_name and file not in found
+    }
+
+
+def _splits_by_column(
+    read: Callable[[], datasets.Dataset],
+) -> tuple[str, dict[str, Callable[[], datasets.Dataset]]] | None:
+    """Finds the splits of a table that says in a column to which each row belongs, and how to open each."""
+    dataset = read()
+    for column in dataset.column_names:
+        if column.lower() not in _SPLIT_COLUMNS:
+            continue
+        values = dataset.with_format("numpy")[column][:]
+        words = {value: word_of_folder(str(value)) for value in set(values.tolist())}
+        if len(words) > 1 and all(words.values()) and any(is_training(word or "") for word in words.values()):
+            found = np.array([words[value] for value in values.tolist()])
+            return column, {
+                str(word): partial(dataset.select, np.flatnonzero(found == word)) for word in dict.fromkeys(found)
+            }
+    return None

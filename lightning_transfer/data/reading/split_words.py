@@ -42,12 +42,37 @@ def words_of_folders(names: Iterable[str]) -> dict[str, str]:
         Name of a folder -> its word, for those that have one.
     """
     names = list(names)
-    found = {name: word for name in names if (word := word_of_folder(name))}
+    return {name: word for name in names if (word := word_of_folder(name))} or _words_within(names)
+
+
+def words_of_files(names: Iterable[str]) -> dict[str, str]:
+    """Finds the words for splits in the names of files that lie side by side; otherwise as :func:`words_of_folders`."""
+    stems = {name: name.partition(".")[0] for name in names}
+    within = _words_within(stems.values())
+    return {name: word for name in stems if (word := word_of_file(name))} or {
+        name: within[stem] for name, stem in stems.items() if stem in within
+    }
+
+
+def words_that_lead(names: Iterable[str]) -> dict[str, str]:
+    """Finds the words for splits that names begin with, as ``train-clean``, ``train-noisy`` and ``test-clean``.
+
+    Returns:
+        Name of a folder -> its word; empty where one begins with another word, or none or all are for training.
+    """
+    first = {name: next(iter(_words_in(name)), "") for name in names}
+    are_training = {is_training(word) for word in first.values()}
+    return first if are_training == {True, False} and _WORDS.issuperset(first.values()) else {}
+
+
+def _words_within(names: Iterable[str]) -> dict[str, str]:
+    """Finds words for splits where the rest of all names is the same. Classes may be called trainer and tester."""
     parts = {name: _WORD_AND_REST.fullmatch(name.lower()) for name in names}
-    if found or len(names) < 2 or len({match and (match[1], match[3]) for match in parts.values()}) > 1:
-        return found
+    rests = {match and (match[1], match[3]) for match in parts.values()}
     words = {name: match[2] for name, match in parts.items() if match}
-    return words if any(map(is_training, words.values())) else {}
+    endings = {re.match(r"[^\W\d_]*", match[3])[0] for match in parts.values() if match}  # type: ignore[index]
+    are_splits = len(words) > 1 and len(rests) == 1 and endings <= {"", *_NEUTRAL}
+    return words if are_splits and any(map(is_training, words.values())) else {}
 
 
 def word_of_file(name: str) -> str | None:

@@ -7,11 +7,13 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import InMemoryTable
 from lightning.pytorch.utilities import rank_zero_warn
@@ -107,9 +109,30 @@ def read_tables(
 def _built(files: Sequence[Path], kind: str, content: str) -> datasets.Dataset:
     patterns = [glob.escape(str(file)) for file in files]
     try:
-        return load_files(kind, content, "train", data_files={"train": patterns})
+        more = _readable_columns(files[0]) if kind == "parquet" else {}
+        return load_files(kind, content, "train", data_files={"train": patterns}, **more)
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise UserError(f"{', '.join(file.name for file in files[:4])} cannot be read: {reason_of(error)}") from error
+
+
+def _readable_columns(file: Path) -> dict[str, Any]:
+    """Names the columns to read where the library has no type for some, such as maps, and says which are left out."""
+    schema = pq.read_schema(file)
+    left_out = [field.name for field in schema if not _is_known(field)]
+    if not left_out:
+        return {}
+    kinds = ", ".join(f"{name} ({schema.field(name).type})" for name in left_out)
+    rank_zero_warn(f"{file.name}: columns left out, as data sets have no type for them: {kinds}")
+    kept = pa.schema([field for field in schema if field.name not in left_out])
+    return {"columns": kept.names, "features": datasets.Features.from_arrow_schema(kept)}
+
+
+def _is_known(field: pa.Field) -> bool:
+    try:
+        datasets.Features.from_arrow_schema(pa.schema([field]))
+    except ValueError:
+        return False
+    return True
 
 
 def _with_plain_texts(dataset: datasets.Dataset) -> datasets.Dataset:
