@@ -11,7 +11,7 @@ from test_cli import error_line
 from test_texts import fit_arguments as fit_texts, text_dataset
 
 from lightning_transfer.cli.entry import main
-from lightning_transfer.data.overlap import Rows, count_shared
+from lightning_transfer.data.overlap import Rows, count_contradictions, count_shared
 
 TESTED = ("--test_after_fit", "true", "--dashboards", "null")
 
@@ -28,6 +28,29 @@ def test_rows_are_compared_whole_and_each_test_row_is_counted() -> None:
     assert count_shared(train, rows()) == 0
     ids = Rows(np.arange(20, dtype=np.int32), np.array([0, 5, 5, 20]))
     assert count_shared(ids, Rows(np.arange(5, dtype=np.int32), np.array([0, 5]))) == 1
+
+
+def test_equal_rows_with_different_labels_are_counted_and_said(recwarn: pytest.WarningsRecorder) -> None:
+    middle = b"m" * 5000
+    found = rows(b"cat", b"dog", b"cat", b"a" + middle + b"a", b"b" + middle + b"b", b"cat", b"dog")
+    assert count_contradictions("train", found, np.array([0, 1, 2, 0, 1, 0, 1])) == 3
+    [warning] = recwarn
+    assert str(warning.message) == (
+        "3 examples of train occur with different labels (rows 0, 2, 5): no model fits them all"
+    )
+    assert count_contradictions("train", found, np.array([0, 1, 0, 0, 1, 0, 1])) == 0
+    assert count_contradictions("train", rows(), np.array([], np.int64)) == 0
+    assert len(recwarn) == 1
+
+
+def test_examples_with_different_labels_are_in_the_record(tmp_path: Path) -> None:
+    train = image_dataset(90)
+    other = train.select([0]).map(lambda row: {"label": (row["label"] + 1) % 3})
+    folder = write_parquet(tmp_path / "set", train=datasets.concatenate_datasets([train, other]), test=image_dataset(9))
+    with pytest.warns(UserWarning, match=r"2 examples of train occur with different labels \(rows 0, 90\)"):
+        main(fit_arguments(folder, "--dashboards", "null"))
+    record = json.loads((run_folder() / "results.json").read_text())
+    assert record["data"]["training_examples_with_different_labels"] == 2
 
 
 def test_training_split_under_another_name_is_no_test(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

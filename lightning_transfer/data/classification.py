@@ -203,7 +203,7 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
             if self.predict_path is None:
                 self._split(self.test_split)
         else:
-            self._split(self.train_split)  # kept: setup would read it again
+            self.count_contradictions()  # the split is kept: setup would read it again
             is_testing = self.trainer is not None and self.trainer.testing
             if not is_testing and self.own_validation is not None:
                 self.count_shared("validation", self.own_validation)

@@ -16,7 +16,7 @@ from lightning_transfer.data.class_counts import require_training_examples
 from lightning_transfer.data.hold_outs import TestHoldOut, count_shared_groups, find_own_validation, groups_of
 from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.left_out import warn_of_left_out
-from lightning_transfer.data.overlap import Role, Rows, check_overlap
+from lightning_transfer.data.overlap import Role, Rows, check_overlap, count_contradictions
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split
@@ -131,6 +131,14 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
                 if self.group_column in train_rows.column_names and self.group_column in rows.column_names:
                     shared = count_shared_groups(train_rows, rows, self.group_column, (self.train_split, split))
                     self._shared_examples[f"{role}_groups_in_training_split"] = shared
+
+    def count_contradictions(self) -> None:
+        """Counts the examples of the training split that are there with another label too, and warns of them."""
+        split = self._split(self.train_split)
+        if self.problem_type == "classification" and (
+            count := count_contradictions(self.train_split, self.content_of(split), split.labels.numpy())
+        ):
+            self._shared_examples["training_examples_with_different_labels"] = count
 
     def _split(self, name: str) -> Split[Inputs]:
         if name not in self._splits or (name in self._unlabelled and not self._is_predicting):

@@ -1,4 +1,4 @@
-"""Counts the rows of a test or validation split that are also in the training split, byte for byte."""
+"""Counts rows that are equal byte for byte: in two splits, or in one split with different labels."""
 
 from typing import Literal, NamedTuple
 
@@ -9,6 +9,7 @@ from lightning_transfer.errors import UserError
 
 # This much from the middle of each row is compared first: a page of a file, and all of a small image or text.
 _SAMPLE_BYTES = 4096
+_SHOWN_ROWS = 4
 
 Role = Literal["test", "validation"]  # what a split serves
 
@@ -92,3 +93,26 @@ def count_shared(train: Rows, test: Rows) -> int:
         shared = np.intersect1d(hashes[0], hashes[1])
         kept = [places[np.isin(found, shared)] for places, found in zip(kept, hashes, strict=True)]
     return len(kept[1])
+
+
+def count_contradictions(split: str, rows: Rows, labels: np.ndarray) -> int:
+    """Counts rows that have the content of another one and another label, and warns if there are any.
+
+    Args:
+        split: The name of the split.
+        rows: Its rows.
+        labels: int64 [rows].
+    """
+    kept = np.arange(len(labels))
+    for limit in (_SAMPLE_BYTES, None):
+        _, group = np.unique(rows.hashes(kept, limit), return_inverse=True)
+        highest, lowest = np.full((2, len(kept)), [[-1], [np.iinfo(np.int64).max]])
+        np.maximum.at(highest, group, labels[kept])
+        np.minimum.at(lowest, group, labels[kept])
+        kept = kept[highest[group] != lowest[group]]
+    if len(kept):
+        some = ", ".join(map(str, kept[:_SHOWN_ROWS])) + ", ..." * (len(kept) > _SHOWN_ROWS)
+        rank_zero_warn(
+            f"{len(kept)} examples of {split} occur with different labels (rows {some}): no model fits them all"
+        )
+    return len(kept)
