@@ -13,6 +13,7 @@ from lightning_transfer.study.config import Tuning, check
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.study_report import headline, write_report
+from lightning_transfer.study.until_decided import run_until_decided
 
 GAINS = {"scratch": 0.0, "full": 0.2, "gradual": 0.25}
 
@@ -229,3 +230,47 @@ def test_direction_of_a_study_is_asked_for_where_its_metric_does_not_say() -> No
         check(toy_study(metric="gain"))
     with pytest.raises(UserError, match="mode of the study is max, and a lower loss is better"):
         check(toy_study(metric="loss", mode="max"))
+
+
+def test_report_says_how_small_a_difference_its_seeds_show(plan: Plan) -> None:
+    assert re.search(
+        r"5 seeds show a difference of \d\.\d\d points, by the spread of pairs so far, or a larger", report(plan)
+    )
+
+
+GROWING = {"strategies": {name: STRATEGIES[name] for name in ("scratch", "full")}, "sizes": [2], "until_decided": 6}
+
+
+@pytest.mark.parametrize(("gain", "seeds"), [(0.2, 3), (0.0, 6)])
+def test_study_adds_seeds_until_there_is_a_winner_or_no_seed_left(
+    gain: float, seeds: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def accuracy(cell: Cell) -> float:
+        assert cell.arm is not None
+        return 0.3 + (gain + 0.01 * (-1) ** cell.seed) * (cell.arm.strategy == "full")
+
+    def run(plan: Plan) -> None:
+        pretend_all([*plan.tuning(), *plan.final()], accuracy)
+
+    study = toy_study(**GROWING, seeds=[0, 1, 2], tuning=Tuning([0.001], seeds=[4]))
+    outcomes = run_until_decided(Plan(study, Path("logs")), run)
+    assert outcomes.plan.seeds == [0, 1, 2, 3, 5, 6][:seeds]  # 4 is a seed of the tuning
+    assert outcomes.is_decided == (gain > 0)
+    assert "3 to 6 seeds show a difference of 1.8 standard deviations" in capsys.readouterr().out
+    text = report(outcomes.plan)
+    assert "Seeds were added until each size had a winner, from 3 up to 6" in text
+    assert f"over {seeds} seeds" in text
+    # Started again, or reported only, it comes to the same seeds.
+    again = run_until_decided(Plan(study, Path("logs")), lambda plan: None, only_begun=True)
+    assert again.plan.seeds == outcomes.plan.seeds
+
+
+def test_report_of_a_growing_study_adds_no_seed_that_was_not_begun() -> None:
+    plan = Plan(toy_study(**GROWING, tuning=None), Path("logs"))
+    pretend_all(plan.final(), lambda cell: 0.3 + 0.01 * (cell.seed % 2) * (cell.name[0] == "f"))
+    assert run_until_decided(plan, lambda plan: None, only_begun=True).plan.seeds == plan.seeds
+
+
+def test_limit_of_seeds_that_are_there_already_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^until_decided is 2: expected more than the 2 seeds of the study, or null$"):
+        check(toy_study(until_decided=2))

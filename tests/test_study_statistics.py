@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, rankdata
+from scipy.stats import binomtest, rankdata, ttest_1samp
 
+from lightning_transfer.study.sample_size import smallest_difference, spread_of_differences
 from lightning_transfer.study.statistics import (
     Verdict,
     compare,
@@ -222,3 +223,67 @@ def test_clear_winner_is_named_nearly_always() -> None:
         [verdict] = judge([{str(arm): dict(enumerate(row)) for arm, row in enumerate(scores)}])
         named += verdict.is_winner and verdict.best == "2"
     assert named > 90
+
+
+@pytest.mark.parametrize(("pairs", "significance"), [(2, 0.05), (5, 0.05), (5, 0.01), (12, 0.05)])
+def test_smallest_difference_is_found_in_four_of_five_studies(pairs: int, significance: float) -> None:
+    difference = smallest_difference(pairs, significance)
+    found = difference + np.random.default_rng(0).normal(size=(2000, pairs))
+    power = int((ttest_1samp(found, 0, axis=1).pvalue < significance).sum())
+    assert binomtest(power, 2000, 0.8).pvalue > 0.001, power / 2000
+
+
+def test_single_pair_finds_nothing() -> None:
+    assert smallest_difference(1, 0.05) == math.inf
+
+
+def test_spread_of_differences_is_pooled_over_pairs_of_arms() -> None:
+    # Differences 1, 3 and 0, 4 (variances 2 and 8, a degree of freedom each), and 5, 5, 5 (0, and two degrees).
+    first = {"a": {0: 1.0, 1: 3.0}, "b": {0: 0.0, 1: 0.0, 7: 9.0}}
+    tables = [
+        first,
+        {"a": {0: 0.0, 1: 4.0}, "b": {0: 0.0, 1: 0.0}},
+        {"a": dict.fromkeys(range(3), 5.0), "b": dict.fromkeys(range(3), 0.0)},
+    ]
+    assert spread_of_differences(tables) == pytest.approx(math.sqrt((2 + 8) / 4))
+    assert spread_of_differences([{"a": {0: 1.0}, "b": {0: 2.0, 1: 1.0}}]) is None
+
+
+FIRST, LAST = 5, 12
+
+
+def seeds_and_winner(scores: np.ndarray) -> tuple[int, str | None]:
+    """The number of seeds at which a growing study stops, and the winner that it names; scores are [arm, seed]."""
+    for seeds in range(FIRST, LAST + 1):
+        table = {str(arm): dict(enumerate(row[:seeds])) for arm, row in enumerate(scores)}
+        [verdict] = judge([table], looks=(FIRST, LAST))
+        if verdict.is_winner:
+            return seeds, verdict.best
+    return LAST, None
+
+
+@pytest.mark.parametrize(("arms", "studies"), [(2, 1000), (5, 200)])
+def test_growing_study_without_a_winner_names_one_in_at_most_one_of_twenty(arms: int, studies: int) -> None:
+    scores = np.random.default_rng(0).normal(size=(studies, arms, LAST))
+    named = sum(seeds_and_winner(study)[1] is not None for study in scores)
+    assert binomtest(named, studies, 0.05, alternative="greater").pvalue > 0.01, named / studies
+
+
+def test_growing_study_needs_fewer_seeds_than_its_limit_where_there_is_a_difference() -> None:
+    rng, seeds, right, fixed = np.random.default_rng(1), [], 0, 0
+    for _ in range(200):
+        scores = np.array([0, 2.0])[:, None] + rng.normal(size=(2, LAST))
+        needed, winner = seeds_and_winner(scores)
+        seeds.append(needed)
+        right += winner == "1"
+        [verdict] = judge([{str(arm): dict(enumerate(row)) for arm, row in enumerate(scores)}])
+        fixed += verdict.is_winner
+    assert np.mean(seeds) < 0.8 * LAST
+    assert right > 0.9 * fixed
+
+
+def test_each_look_is_stricter_the_more_there_are() -> None:
+    table = {"a": {seed: 1 + 0.8 * (-1) ** seed for seed in range(6)}, "b": dict.fromkeys(range(6), 0.0)}
+    p = [judge([table], looks=looks)[0].p for looks in (None, (5, 6), (5, 20))]
+    assert p == sorted(p)
+    assert p[0] < p[1] < p[2]

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,16 @@ def run_study(
     Raises:
         UserError: If the study is at fault, or its folder was made for another one.
     """
-    from lightning_transfer.study.outcomes import Outcomes  # late: --help and the runs need no scipy
+    # late: --help and the runs need no scipy
     from lightning_transfer.study.study_report import headline, write_report
+    from lightning_transfer.study.until_decided import run_until_decided
 
     check(study)
+    if report_folder and not report_only:
+        check_folder(Path(report_folder), "--report_folder")  # it is checked now, because the runs may take days
     plan = Plan(study, Path(logs))
-    if report_only:
-        check_unchanged(plan)
-    else:
-        if report_folder:
-            check_folder(Path(report_folder), "--report_folder")  # it is checked now, because the runs may take days
-        run_unfinished(plan, workers, launcher, retry_failed)
-    outcomes = Outcomes(plan)
+    run = partial(run_unfinished, workers=workers, launcher=launcher, retry_failed=retry_failed)
+    outcomes = run_until_decided(plan, check_unchanged if report_only else run, only_begun=report_only)
     if not outcomes.results:
         raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
     page = write_report(outcomes, Path(report_folder or plan.folder / "report"), command)

@@ -7,12 +7,15 @@ from typing import Any
 
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.sample_size import smallest_difference, spread_of_differences
 from lightning_transfer.study.statistics import (
+    SIGNIFICANCE,
     Comparison,
     Scores,
     Summary,
     Verdict,
     compare,
+    correction,
     holm,
     judge,
     pareto_front,
@@ -94,8 +97,29 @@ class Outcomes:
 
     def verdicts(self) -> dict[float | None, Verdict]:
         """Judges which arm is best at each size."""
-        tables = [{outcome.label: outcome.scores for outcome in self.at(size)} for size in self.sizes]
-        return dict(zip(self.sizes, judge(tables, self.plan.study.is_higher_better), strict=True))
+        tables = self._tables()
+        found = judge(tables, self.plan.study.is_higher_better, self.plan.looks)
+        return dict(zip(self.sizes, found, strict=True))
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether each size has a winner, or nothing to compare."""
+        verdicts = self.verdicts().values()
+        return all(verdict.is_winner or verdict.rival is None for verdict in verdicts)
+
+    def smallest_difference(self) -> tuple[float, float | None]:
+        """Computes which difference the study would find in four of five cases, with all its seeds.
+
+        Returns:
+            The difference between two arms at a size, in standard deviations of the differences of pairs; and in the
+            unit of the scores, by the spread seen so far, or None if no two arms share two finished seeds.
+        """
+        plan = self.plan
+        pairs = plan.looks[1] if plan.looks else len(plan.seeds)
+        tests = correction(len(plan.study.sizes), plan.looks)
+        difference = smallest_difference(pairs, SIGNIFICANCE / tests)
+        spread = spread_of_differences(self._tables())
+        return difference, None if spread is None else difference * spread
 
     def edges(self) -> str | None:
         """Names in a line the arms whose tuned value is an end of the list of candidates; None if there are none."""
@@ -112,6 +136,9 @@ class Outcomes:
         plan = self.plan
         others = [arm for arm in plan.arms if arm.strategy != plan.study.baseline]
         return [plan.label(arm) for arm in others if plan.baseline(arm) is None]
+
+    def _tables(self) -> list[dict[str, Scores]]:
+        return [{outcome.label: outcome.scores for outcome in self.at(size)} for size in self.sizes]
 
     def _build(self) -> dict[Key, Outcome]:
         study, plan = self.plan.study, self.plan

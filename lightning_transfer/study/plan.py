@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from functools import cache
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ class Plan:
     Args:
         study: The study.
         logs: Folder of all experiments.
+        more_seeds: Number of seeds that are added to those of the study.
     """
 
-    def __init__(self, study: Study, logs: Path) -> None:
+    def __init__(self, study: Study, logs: Path, more_seeds: int = 0) -> None:
         self.study = study
         self.logs = logs
+        self.seeds = _seeds(study, more_seeds)
         self.folder = logs / study.name
         self._content, self._fingerprint = cache(_content), cache(_fingerprint)  # each file is read once
         self._names: dict[str, str] = {}  # name before cleaning, by the name of its folder
@@ -47,7 +50,7 @@ class Plan:
 
     def pretraining(self) -> list[Cell]:
         """Lists the cells that make starting weights."""
-        seeds = [*self.study.seeds, *(self.study.tuning.seeds if self.study.tuning else [])]
+        seeds = [*self.seeds, *(self.study.tuning.seeds if self.study.tuning else [])]
         return [
             self._pretraining_cell(name, seed)
             for name, source in self.study.weights.items()
@@ -79,11 +82,25 @@ class Plan:
         choices = choices or {}
         return [
             self._cell(arm, size, seed, None, choices.get((arm, size)))
-            for seed in self.study.seeds
+            for seed in self.seeds
             for size in self.study.sizes
             for arm in self.arms
             if untuned or (arm, size) in choices
         ]
+
+    @property
+    def looks(self) -> tuple[int, int] | None:
+        """The numbers of seeds at the first and the last look at the results; None where seeds are not added."""
+        study = self.study
+        return (len(study.seeds), study.until_decided) if study.until_decided is not None else None
+
+    @property
+    def grown(self) -> "Plan | None":
+        """The plan with one seed more; None where no more are to be added."""
+        more = len(self.seeds) - len(self.study.seeds) + 1
+        if self.study.until_decided is None or len(self.seeds) >= self.study.until_decided:
+            return None
+        return Plan(self.study, self.logs, more)
 
     def label(self, arm: Arm) -> str:
         """Names an arm as briefly as the study permits."""
@@ -185,6 +202,11 @@ def _configs(files: list[str]) -> list[str]:
 def _size_value(key: str, size: float | None) -> str:
     # The size is given even if it is the default, because the base experiment may set another.
     return json.dumps(_EVERYTHING.get(key) if size is None else size)
+
+
+def _seeds(study: Study, more: int) -> list[int]:
+    taken = {*study.seeds, *(study.tuning.seeds if study.tuning else [])}
+    return [*study.seeds, *islice((seed for seed in count(max(study.seeds) + 1) if seed not in taken), more)]
 
 
 def _short(name: str) -> str:

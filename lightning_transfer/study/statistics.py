@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+
+from lightning_transfer.study.sample_size import significance_of_each_look
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
@@ -53,7 +55,9 @@ class Comparison:
         """The p of the paired two-sided t test; 1 if the differences do not vary, which proves nothing."""
         if np.ptp(self.differences) < self.noise:
             return 1.0
-        return float(stats.ttest_1samp(self.differences, 0).pvalue)
+        n = len(self.differences)
+        t = np.mean(self.differences) / (np.std(self.differences, ddof=1) / math.sqrt(n))
+        return float(2 * special.stdtr(n - 1, -abs(t)))
 
     @property
     def wilcoxon_p(self) -> float:
@@ -133,7 +137,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def judge(tables: Sequence[Mapping[str, Scores]], is_higher_better: bool = True) -> list[Verdict]:
+def judge(
+    tables: Sequence[Mapping[str, Scores]], is_higher_better: bool = True, looks: tuple[int, int] | None = None
+) -> list[Verdict]:
     """Judges which arm is best in each table, and whether it wins.
 
     The winner must beat each other arm by a paired t test, on the seeds that the two share. If all arms are equal, or
@@ -144,21 +150,28 @@ def judge(tables: Sequence[Mapping[str, Scores]], is_higher_better: bool = True)
     Args:
         tables: For each size, the scores by name and seed; no table is empty.
         is_higher_better: Whether a higher score is better; otherwise a lower one is.
+        looks: Numbers of seeds at the first and at the last look, if seeds are added until the tables are decided. All
+            looks then share the chance too.
     """
-    return [_judge(table, len(tables), 1 if is_higher_better else -1) for table in tables]
+    return [_judge(table, len(tables), 1 if is_higher_better else -1, looks) for table in tables]
 
 
-def _judge(table: Mapping[str, Scores], tables: int, sign: int) -> Verdict:
+def _judge(table: Mapping[str, Scores], tables: int, sign: int, looks: tuple[int, int] | None) -> Verdict:
     best = max(table, key=lambda name: sign * float(np.mean(list(table[name].values()))))
     found = {name: compare(table[best], scores) for name, scores in table.items() if name != best}
     # If runs failed, the best mean may come from other seeds than the rival's. Only pairs show which is better.
-    p = {name: pair.p if pair and sign * pair.difference.mean > 0 else 1.0 for name, pair in found.items()}
+    p = {name: pair.p if pair and sign * np.mean(pair.differences) > 0 else 1.0 for name, pair in found.items()}
     if not p:
         return Verdict(best, None, None, 1.0, ())
     rival = max(p, key=lambda name: p[name])
-    pairs = tables * math.comb(len(table), 2)
-    undecided = tuple(name for name in p if p[name] * pairs >= SIGNIFICANCE)
-    return Verdict(best, rival, found[rival], min(1.0, p[rival] * tables), undecided)
+    of_pairs = correction(tables * math.comb(len(table), 2), looks)
+    undecided = tuple(name for name in p if p[name] * of_pairs >= SIGNIFICANCE)
+    return Verdict(best, rival, found[rival], min(1.0, p[rival] * correction(tables, looks)), undecided)
+
+
+def correction(tests: int, looks: tuple[int, int] | None = None) -> float:
+    """Computes the factor that corrects a p value for the number of tests, and of looks at them."""
+    return SIGNIFICANCE / significance_of_each_look(SIGNIFICANCE / tests, *looks) if looks else float(tests)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

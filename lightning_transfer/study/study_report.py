@@ -64,6 +64,20 @@ def headline(outcomes: Outcomes) -> str:
     return f"At {'; at '.join(parts)}."
 
 
+def what_seeds_show(outcomes: Outcomes) -> str:
+    """Says in one sentence how small a difference the seeds of the study can show."""
+    unit, seeds = unit_of(outcomes.plan.study), len(outcomes.plan.seeds)
+    looks = outcomes.plan.looks
+    number = f"{seeds} seeds" if looks is None else f"{looks[0]} to {looks[1]} seeds"
+    deviations, difference = outcomes.smallest_difference()
+    if not math.isfinite(deviations):
+        return f"{number} can show no difference: a paired test needs two or more"
+    found = f"a difference of {deviations:.1f} standard deviations of the differences between pairs"
+    if difference is not None:
+        found = f"a difference of {difference:.{unit.decimals}f} {unit.of_differences}, by the spread of pairs so far"
+    return f"{number} show {found}, or a larger one, in four of five such studies"
+
+
 def _findings(outcomes: Outcomes) -> Iterator[Block]:
     study, unit = outcomes.plan.study, unit_of(outcomes.plan.study)
     yield Heading(f"Study `{study.name}`", 1)
@@ -79,7 +93,7 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
             "run, the verdicts are provisional."
         )
     yield Paragraph(
-        f"Test {unit.name}: means with 95 % t intervals over {len(study.seeds)} seeds.{unit.note} "
+        f"Test {unit.name}: means with 95 % t intervals over {len(outcomes.plan.seeds)} seeds.{unit.note} "
         f"Columns: `{study.size_key}` (training labels). The best mean of each column is bold."
     )
     header = ["", *(f"{_size(size)}{_labels(outcomes.train_examples(size))}" for size in outcomes.sizes)]
@@ -94,7 +108,7 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
 def _tables(outcomes: Outcomes) -> Iterator[Block]:
     study, unit = outcomes.plan.study, unit_of(outcomes.plan.study)
     yield Heading(f"Against {study.baseline}")
-    n = len(study.seeds)
+    n = len(outcomes.plan.seeds)
     yield Paragraph(
         f"Differences in {unit.of_differences.removeprefix('in ')} by pairs of the same seed.{unit.note} The t test "
         "assumes that they are roughly normal, and is "
@@ -135,13 +149,15 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
     held_out = f" ({_listed([f'{count:,}' for count in validation])} examples)" if validation else ""
     items = [
         f"Command: `{command}`",
-        f"Seeds {_listed([str(seed) for seed in study.seeds])} set {_listed([f'`{key}`' for key in study.seed_keys])}, "
+        f"Seeds {_listed(list(map(str, outcomes.plan.seeds)))} set {_listed([f'`{key}`' for key in study.seed_keys])}, "
         "the same for all strategies. At one seed the smaller training sets are parts of the larger ones.",
         f"Checkpoints and tuned values were chosen on a hold-out of the training split{held_out}, the same for "
         "all; each run read the test split once, at its end.",
         "A winner has to beat every other strategy of its size in a paired t test, at 0.05 divided by the "
         f"{len(outcomes.sizes)} sizes: a wrong winner is named, at any size, in at most one study of twenty. "
+        f"{_looks(outcomes)}"
         "Told apart from the best is who is worse at 0.05 divided by the number of all pairs of all sizes.",
+        f"{what_seeds_show(outcomes)}.",
         f"Machine: {_listed(_distinct(results, 'device'))}. Source: commit {_listed(_distinct(results, 'commit'))}. "
         f"torch {_listed(sorted({result['versions']['torch'] for result in results}))}.",
     ]
@@ -155,6 +171,16 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
     if failures:
         yield Heading("Failed runs")
         yield Bullets(failures)
+
+
+def _looks(outcomes: Outcomes) -> str:
+    looks = outcomes.plan.looks
+    if looks is None:
+        return ""
+    return (
+        f"Seeds were added until each size had a winner, from {looks[0]} up to {looks[1]}. Each look has the level"
+        " with which all looks together keep these chances (Pocock's design). "
+    )
 
 
 def _verdict(size: float | None, verdict: Verdict, unit: Unit) -> str:
