@@ -194,15 +194,15 @@ def is_new(files: str, begun: float) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
-def test_study_killed_at_ten_random_moments_gives_the_table_of_the_uninterrupted_one(
+def test_study_killed_at_random_moments_gives_the_table_of_the_uninterrupted_one(
     start: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
     # Long enough to be killed within runs, with enough of them to be killed between, and too long to end before.
     study = small(overrides={"trainer": {"max_epochs": 40, "callbacks+": {"class_path": "study_toys.Pause"}}})
     main([*study, "--workers", "0", "--logs", "uninterrupted"])
     moments = random.Random(0)
-    for number in range(10):
-        begun, workers = time.time(), "2" if number % 5 == 0 else "0"
+    for number in range(6):
+        begun, workers = time.time(), "2" if number % 3 == 0 else "0"
         process = start(*study, "--workers", workers, pause_seconds=0.1)
         sign = "*/cell.json" if number % 2 == 0 else "*/checkpoints/last.ckpt"
         wait_for(lambda: process.poll() is not None or is_new(sign, begun), 300, "a run to begin")  # noqa: B023
