@@ -31,6 +31,8 @@ _EXPORTS = {
     "Muon": "lightning_transfer.modules.muon",
     "Phase": "lightning_transfer.transfer.schedule",
     "Plateau": "lightning_transfer.transfer.schedule",
+    "Predicted": "lightning_transfer.run.predictor",
+    "Predictor": "lightning_transfer.run.predictor",
     "Pretraining": "lightning_transfer.study.config",
     "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
     "ReaderOptions": "lightning_transfer.data.reading.options",
@@ -46,6 +48,7 @@ _EXPORTS = {
     "Until": "lightning_transfer.transfer.schedule",
     "UserError": "lightning_transfer.errors",
     "evaluate_ensemble": "lightning_transfer.cli.ensemble",
+    "load": "lightning_transfer.cli.loading",
     "load_starting_weights": "lightning_transfer.transfer.weights",
     "parameter_groups": "lightning_transfer.transfer.param_groups",
     "run_study": "lightning_transfer.cli.study_runs",
@@ -58,6 +61,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares both lists
     from lightning_transfer.cli.ensemble import evaluate_ensemble as evaluate_ensemble
+    from lightning_transfer.cli.loading import load as load
     from lightning_transfer.cli.report_runs import write_report as write_report
     from lightning_transfer.cli.study_runs import run_study as run_study
     from lightning_transfer.cli.transfer_runs import run_transfer as run_transfer
@@ -89,6 +93,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
         TransformersLanguageModel as TransformersLanguageModel,
     )
     from lightning_transfer.networks.transformers_network import TransformersNetwork as TransformersNetwork
+    from lightning_transfer.run.predictor import Predicted as Predicted, Predictor as Predictor
     from lightning_transfer.study.config import Pretraining as Pretraining, Study as Study, Tuning as Tuning
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage
     from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping

@@ -79,6 +79,9 @@ study = lt.Study(
 )
 page: Path = lt.run_study(study, workers=0)
 report: Path = lt.write_report(Path("logs"))
+model: lt.Predictor = lt.load([Path("a"), "b"], device="cpu")
+predicted: lt.Predicted = model.predict(["a.png"], batch_size=2)
+names: list[str] = predicted.class_names
 accuracy: float = lt.evaluate_ensemble([Path("a"), Path("b")], split="validation")["mean of 2"]["accuracy"]
 try:
     seconds = lt.run_transfer(strategies=["full"], seed=1, overrides={"trainer.max_epochs": 1})["full"]["fit_seconds"]
@@ -91,6 +94,7 @@ MISTAKES = {
     'lt.IMDB(max_tokens="many")': 'Argument "max_tokens" to "IMDB" has incompatible type "str"',
     "lt.LSTMClassifier(100, hiden_size=8)": 'Unexpected keyword argument "hiden_size" for "LSTMClassifier"',
     'lt.LanguageModel(lt.LSTMLanguageModel(9), lr_schedule="cosin")': 'Argument "lr_schedule" to "LanguageModel"',
+    'lt.load("a").predict(3)': 'Argument 1 to "predict" of "Predictor" has incompatible type "int"',
     "lt.run_transfer(seeds=1)": 'Unexpected keyword argument "seeds" for "run_transfer"',
     "lt.SedCNN": 'Module has no attribute "SedCNN"',
 }
@@ -232,7 +236,7 @@ def test_arguments_that_are_handed_on_keep_their_defaults_and_their_help(capsys:
 
 @pytest.mark.slow
 def test_example_runs_as_written() -> None:
-    [program] = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "python.md").read_text(), re.DOTALL)[:1]
+    [program] = re.findall(r"```python\n(import.*?)```", (REPOSITORY / "docs" / "python.md").read_text(), re.DOTALL)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     accuracy = float(re.findall(r"test/accuracy\D+([\d.]+)", done.stdout)[-1])

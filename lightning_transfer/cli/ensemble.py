@@ -22,7 +22,7 @@ from lightning_transfer.files import check_file, writable, write_json
 from lightning_transfer.modules.classifier import Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.targets import TARGETS
-from lightning_transfer.run.predictions import KnownRows, write_lines
+from lightning_transfer.run.predictions import KnownRows, places_of_classes, write_lines
 from lightning_transfer.transfer.sources import checkpoint_of
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
@@ -185,7 +185,7 @@ def _in_order(member: Predictions, class_names: Sequence[str]) -> Predictions:
     """Puts the classes of a run in the order of another run that has the same."""
     if [*member.class_names] == [*class_names] or sorted(member.class_names) != sorted(class_names):
         return member
-    places = torch.tensor([member.class_names.index(name) for name in class_names])
+    places = places_of_classes(member.class_names, class_names)
     labels = places.argsort()[member.labels] if member.labels.ndim == 1 else member.labels[:, places]
     return member._replace(labels=labels, probabilities=member.probabilities[:, places], class_names=class_names)
 

@@ -73,6 +73,7 @@ class CommandLine(LightningCLI):
     """
 
     trainer: Trainer
+    experiment_parser: type[ExperimentParser] = ExperimentParser
 
     def __init__(self, args: ArgsType, signals: StopSignals) -> None:
         self._signals = signals
@@ -90,7 +91,7 @@ class CommandLine(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,  # it would take all parameters as one group
             load_from_checkpoint_support=False,  # it would store class paths in checkpoints, and trips over links
-            parser_class=ExperimentParser,
+            parser_class=self.experiment_parser,
             parser_kwargs={"prog": "lightning-transfer", "allow_abbrev": False},
             seed_everything_default=0,
             trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
@@ -162,11 +163,14 @@ class CommandLine(LightningCLI):
         self._saved = saved if self.subcommand != "fit" else {}
         self._build_network_as_saved()
         self.checkpoint = checkpoint
-        if self.subcommand == "predict":
-            check_file(Path(self._get(self.config, "output")))
+        self._check_output()
         self._normalise_as_starting_weights()
         if self.subcommand == "prepare":
             vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # a login node may have no GPU
+
+    def _check_output(self) -> None:
+        if self.subcommand == "predict":
+            check_file(Path(self._get(self.config, "output")))
 
     def _require_library_of_network(self) -> None:
         """Refuses a network whose library is not installed, before any data is read."""

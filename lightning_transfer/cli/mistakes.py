@@ -57,12 +57,16 @@ class Parser(ArgumentParser):
         return super().add_argument(*names, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the error in one line and exits. An error that a class's module raised keeps its own words."""
+        """Prints the error in one line and exits."""
+        print(f"lightning-transfer: error: {self.line_of(message, ex)}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def line_of(self, message: str, ex: Exception | None = None) -> str:
+        """Words an error in one line. An error that a class's module raised keeps its own words."""
         line = one_line(message, self.hint)
         if ex is not None and own_line(raised := origin(ex)):
             line = message_of(raised) or line
-        print(f"lightning-transfer: error: {line}", file=sys.stderr)
-        raise SystemExit(2)
+        return line
 
     def hint(self, option: str) -> str:
         """Suggests the option that an unknown one may mean, as the end of a sentence; empty where none is near."""

@@ -1,7 +1,7 @@
 """What every classification data set shares: splits, cuts of the training set, batches, and the place in them."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, get_args
 
 import numpy as np
@@ -262,6 +262,16 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
     def predict_dataloader(self) -> BatchLoader:
         """Batches of the test split, whose labels are not read."""
         return self.test_dataloader()
+
+    def split_of(self, examples: Sequence[object]) -> Split[Inputs]:
+        """Reads examples that a program gives to predict, in their order.
+
+        Raises:
+            UserError: For an example that cannot be read, and where the class takes none.
+        """
+        raise UserError(
+            f"{type(self).__name__} takes no examples from a program: derive it from ImageDataModule or TextDataModule"
+        )
 
     def eval_loader(self, split: Split[Inputs], rows: np.ndarray) -> BatchLoader:
         """Batches of some rows of a split, each row once."""

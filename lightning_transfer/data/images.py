@@ -17,14 +17,15 @@ from lightning_transfer.data.batches import ImageBatch, TrainingImageBatch
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
 from lightning_transfer.data.decoding import ImageShape, decode, decode_all, typical_size, typical_window
 from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions
-from lightning_transfer.data.left_out import warn_of_left_out
+from lightning_transfer.data.left_out import OnError, warn_of_left_out
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.near_duplicates import find_near_duplicates
 from lightning_transfer.data.normalisation import channel_statistics, preprocessing_of_weights
 from lightning_transfer.data.overlap import Role
+from lightning_transfer.data.pictures.given import GivenPictures
 from lightning_transfer.data.pictures.locating import folders_of_names
-from lightning_transfer.data.pictures.sequences import ColumnPictures
+from lightning_transfer.data.pictures.sequences import ColumnPictures, Pictures
 from lightning_transfer.data.pictures.to_predict import pictures_to_predict
 from lightning_transfer.data.pictures.windows import Window
 from lightning_transfer.data.splits import Split, evenly_spaced
@@ -231,10 +232,17 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         if self.predict_path is None:
             return self.test_dataloader()
         pictures = pictures_to_predict(self.predict_path, self.image_column, self.image_folder, self.reader)
-        images, rows, left_out = decode_all(pictures, self._shape(), self.on_error)
-        warn_of_left_out(self.predict_path, left_out, len(images))
-        split = Split(images, torch.full((len(images),), -1), "", [pictures.names[row] for row in rows], left_out)
+        split = self._split_of(pictures, self.on_error)
+        warn_of_left_out(self.predict_path, split.left_out, len(split))
         return self.eval_loader(split, np.arange(len(split)))
+
+    def split_of(self, examples: Sequence[object]) -> Split[Tensor]:
+        """Decodes paths, images of Pillow and arrays, which a program gives to predict."""
+        return self._split_of(GivenPictures(examples, self.window), "raise")
+
+    def _split_of(self, pictures: Pictures, on_error: OnError) -> Split[Tensor]:
+        images, rows, left_out = decode_all(pictures, self._shape(), on_error)
+        return Split(images, torch.full((len(images),), -1), "", [pictures.names[row] for row in rows], left_out)
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Augments and mixes training images and normalises all, on the device: only bytes were transferred."""

@@ -1,6 +1,6 @@
 """Text classification data: tokenised once into one array of token ids, served in batches of similar length."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, cast
 
 import datasets
@@ -15,7 +15,7 @@ from lightning_transfer.data.classification import ClassificationDataModule, req
 from lightning_transfer.data.keyword_arguments import LabelledTextOptions, TextOptions
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
 from lightning_transfer.data.overlap import Rows
-from lightning_transfer.data.reading.documents import read_documents
+from lightning_transfer.data.reading.documents import columns_of_given, read_documents
 from lightning_transfer.data.reading.tables import columns_of_texts, warn_of_missing_texts
 from lightning_transfer.data.splits import Split, evenly_spaced, names_of
 from lightning_transfer.data.tokenizer import (
@@ -165,10 +165,16 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         """Batches of the documents in ``predict_path``, else of the test split."""
         if self.predict_path is None:
             return self.test_dataloader()
-        columns, names = read_documents(self.predict_path, self.text_columns, self.reader)
+        split = self._split_of(*read_documents(self.predict_path, self.text_columns, self.reader))
+        return self.eval_loader(split, np.arange(len(split)))
+
+    def split_of(self, examples: Sequence[object]) -> Split[Documents]:
+        """Tokenises texts that a program gives to predict: strings, or as many in each as there are text columns."""
+        return self._split_of(columns_of_given(examples, self.text_columns))
+
+    def _split_of(self, columns: Sequence[Sequence[str]], names: Sequence[str] | None = None) -> Split[Documents]:
         documents = join([tokenize(self.tokenizer, texts) for texts in columns], self.special_tokens.padding)
-        labels = torch.full((len(documents.lengths),), -1)
-        return self.eval_loader(Split(documents, labels, "", names), np.arange(len(labels)))
+        return Split(documents, torch.full((len(documents.lengths),), -1), "", names)
 
     def state_dict(self) -> dict[str, Any]:
         """What every data module saves, and the tokenizer as JSON."""

@@ -68,7 +68,7 @@ def write_predictions(
         UserError: If the batches hold anything else than the problem type predicts, or the file cannot be written.
     """
     for batch in batches:
-        _require_predictions(batch, len(data.class_names), data.problem_type)
+        require_predictions(batch, len(data.class_names), data.problem_type)
     names = loader.names(len(batches))
     write_lines(output, names, loader.in_order(batches), data.class_names, data.problem_type)
     return len(names)
@@ -100,7 +100,7 @@ def write_lines(
         UserError: If the file cannot be written.
     """
     lines = (
-        {"name": name, **_in_words(dict(zip(class_names, values, strict=True)), problem_type)}
+        {"name": name, **in_words(dict(zip(class_names, values, strict=True)), problem_type)}
         for name, values in zip(names, predictions.tolist(), strict=True)
     )
     separator = SEPARATORS.get(output.suffix.lower())
@@ -116,6 +116,16 @@ def write_lines(
             csv.writer(file, delimiter=separator, lineterminator="\n").writerows(_rows_of_table(lines))
 
 
+def places_of_classes(names: Sequence[str], order: Sequence[str]) -> Tensor:
+    """Finds the columns of classes, int64 [classes]: those of ``names`` in the order of another run's.
+
+    Args:
+        names: The names of the classes.
+        order: The same names in the order of the other run.
+    """
+    return torch.tensor([[*names].index(name) for name in order])
+
+
 def _rows_of_table(lines: Iterable[Mapping[str, Any]]) -> Iterable[list[Any]]:
     for number, line in enumerate(lines):
         flat: dict[str, Any] = {}
@@ -129,7 +139,13 @@ def _rows_of_table(lines: Iterable[Mapping[str, Any]]) -> Iterable[list[Any]]:
         yield list(flat.values())
 
 
-def _in_words(by_name: dict[str, float], problem_type: ProblemType) -> dict[str, Any]:
+def in_words(by_name: dict[str, float], problem_type: ProblemType) -> dict[str, Any]:
+    """Words a prediction: ``class`` and ``probabilities``, ``classes`` from a half on and these, or ``values``.
+
+    Args:
+        by_name: The probability of each class, or each number, by its name.
+        problem_type: What each example has.
+    """
     if problem_type == "regression":
         return {"values": by_name}
     if problem_type == "multilabel":
@@ -137,7 +153,17 @@ def _in_words(by_name: dict[str, float], problem_type: ProblemType) -> dict[str,
     return {"class": max(by_name, key=by_name.__getitem__), "probabilities": by_name}
 
 
-def _require_predictions(batch: object, count: int, problem_type: ProblemType) -> None:
+def require_predictions(batch: object, count: int, problem_type: ProblemType) -> None:
+    """Checks what a ``predict_step`` gives for a batch.
+
+    Args:
+        batch: What it gives.
+        count: Number of classes, or of numbers.
+        problem_type: What each example has.
+
+    Raises:
+        UserError: For anything else than the problem type predicts.
+    """
     kind, of_kind = _KINDS[problem_type]
     shape = list(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
     if isinstance(batch, Tensor) and batch.ndim == 2 and batch.shape[1] == count:

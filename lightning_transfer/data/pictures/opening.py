@@ -28,8 +28,8 @@ DAMAGE = (
 )
 
 Picture = Image.Image | np.ndarray
-# A file or its content, nested lists of numbers or an array; None where there is none.
-Source = Path | bytes | list[Any] | np.ndarray | None
+# A file or its content, nested lists of numbers, an array or an image; None where there is none.
+Source = Path | bytes | list[Any] | np.ndarray | Image.Image | None
 
 
 @cache
@@ -58,7 +58,7 @@ def opened(source: Source) -> Iterator[Picture]:
     """Opens a picture.
 
     Args:
-        source: File, content or numbers.
+        source: File, content or numbers; an image that is open stays so.
 
     Yields:
         The image, of which only the head has been read, or the numbers: [height, width] or [height, width, channels].
@@ -68,6 +68,9 @@ def opened(source: Source) -> Iterator[Picture]:
     """
     if source is None:
         raise ValueError("there is none")
+    if isinstance(source, Image.Image):
+        yield source
+        return
     if isinstance(source, list | np.ndarray):
         yield _as_rows_of_pixels(np.asarray(source))
         return

@@ -30,6 +30,7 @@ class Pictures(ABC):
 
     names: Sequence[str | int]
     files: Sequence[Path | None]
+    way_out = "replace it, or leave such images out by data.on_error skip"  # of a picture that cannot be read
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,8 +70,7 @@ class Pictures(ABC):
                 reason = " ".join(str(error).split()) or type(error).__name__
                 if on_error == "raise":
                     raise UserError(
-                        f"{self.place_of(row)} cannot be decoded as an image: {reason}; replace it, or leave such"
-                        " images out by data.on_error skip"
+                        f"{self.place_of(row)} cannot be decoded as an image: {reason}; {self.way_out}"
                     ) from error
                 if left_out is not None:
                     left_out.append(LeftOut(self.names[row], reason))

@@ -62,6 +62,27 @@ def read_documents(path: str, columns: Sequence[str], options: ReaderOptions | N
     return found
 
 
+def columns_of_given(documents: Sequence[object], columns: Sequence[str]) -> list[list[str]]:
+    """Puts documents that a program gives into columns: strings, or as many in each document as there are columns.
+
+    Args:
+        documents: The documents.
+        columns: The names of the columns.
+
+    Raises:
+        UserError: For a document of another kind or number of texts.
+    """
+    rows = [[document] if isinstance(document, str) else document for document in documents]
+    expected = "a string" if len(columns) == 1 else f"a list of {len(columns)} strings: {', '.join(columns)}"
+    for place, row in enumerate(rows):
+        is_row = isinstance(row, list | tuple) and len(row) == len(columns) and all(isinstance(it, str) for it in row)
+        if not is_row:
+            given = row[0] if isinstance(row, list | tuple) and len(row) == 1 else row
+            kind = f"{len(given)} texts" if isinstance(given, list | tuple) else type(given).__name__
+            raise UserError(f"example {place} is {kind}: expected {expected}")
+    return [[row[place] for row in rows] for place in range(len(columns))]  # type: ignore[index]
+
+
 def _read_folder(folder: Path, columns: Sequence[str], options: ReaderOptions) -> NewTexts:
     files = [folder / name for name in files_below(folder)]
     texts = [file for file in files if file.name.lower().endswith(".txt")]
