@@ -23,6 +23,7 @@ from lightning_transfer.run.verbosity import (
     hush_lightning,
     output_of_a_command,
     print_result,
+    print_styled,
     verbosity,
 )
 
@@ -204,9 +205,79 @@ def test_bar_in_a_terminal_says_the_same(image_folder: Path, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "200")
     status = pty.spawn([sys.executable, "-m", "lightning_transfer", *arguments], read)
     assert status == 0, said.decode()
+    assert re.search("\x1b\\[1m *epoch +seconds", said.decode())
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+    assert re.search(r"[\r\n] +1/2 .*[\r\n] +2/2 ", text, re.DOTALL)  # the table stands above the bar
     assert re.search(r"phase: [1-5]/5 lr: 0\.01", text)
     assert "left: 0:" in text
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that says nothing of colours."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("stream", "environment", "expected"),
+    [
+        (Terminal, {}, "\x1b[32mtext [1] :smile:\x1b[0m\n"),
+        (Terminal, {"NO_COLOR": "1"}, "text [1] :smile:\n"),
+        (Terminal, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, "text [1] :smile:\n"),
+        (Terminal, {"TERM": "dumb"}, "text [1] :smile:\n"),
+        (io.StringIO, {}, "text [1] :smile:\n"),
+        (io.StringIO, {"FORCE_COLOR": "1"}, "\x1b[32mtext [1] :smile:\x1b[0m\n"),
+    ],
+)
+def test_colors_are_for_terminals_unless_asked_for_or_forbidden(
+    stream: type[io.StringIO], environment: dict[str, str], expected: str, plain: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        plain.setenv(name, value)
+    print_styled("text [1] :smile:", "green", shown := stream())
+    assert shown.getvalue() == expected
+
+
+def test_file_has_no_colors_even_where_they_are_forced(plain: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plain.setenv("FORCE_COLOR", "1")
+    with (tmp_path / "log.txt").open("w") as file:
+        print_styled("text", "green", file)
+    assert (tmp_path / "log.txt").read_text() == "text\n"
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_option_for_machines_has_no_colors(option: str, plain: pytest.MonkeyPatch) -> None:
+    plain.setenv("FORCE_COLOR", "1")
+    plain.setattr(sys, "stdout", shown := Terminal())
+    with output_of_a_command():
+        argparse_like([option])
+        print_styled("errors", "red", said := Terminal())
+        print_result("result", {"event": "result"}, conclusion="a beats b")
+    assert "\x1b" not in shown.getvalue() + said.getvalue()
+    assert shown.getvalue() == {"--quiet": "result\na beats b\n", "--json": '{"event": "result"}\n'}[option]
+
+
+def test_conclusion_and_error_stand_out_on_a_terminal(plain: pytest.MonkeyPatch) -> None:
+    plain.setattr(sys, "stdout", shown := Terminal())
+    plain.setattr(sys, "stderr", said := Terminal())
+    print_result("a table", conclusion="a beats b")
+    assert shown.getvalue() == "a table\n\x1b[1;32ma beats b\x1b[0m\n"
+    for words in (["report", "nowhere"], ["report", "--bogus"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    lines = said.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("\x1b[31mlightning-transfer: error: ") and line.endswith("\x1b[0m") for line in lines)
 
 
 def test_run_of_a_study_is_heard_though_the_log_of_the_run_before_is_closed() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightning_transfer.cli.allocation import keep_freed_memory
 from lightning_transfer.cli.commands import find_command, front_page
-from lightning_transfer.cli.mistakes import message_of
+from lightning_transfer.cli.mistakes import message_of, print_error
 from lightning_transfer.run.verbosity import hush_lightning, output_of_a_command
 
 if TYPE_CHECKING:  # this import is slow, and a help does not need it
@@ -30,24 +30,24 @@ def main(args: "ArgsType" = None) -> None:
         SystemExit: Status 2 after one line on standard error, if the input is at fault; 130 after Ctrl-C.
     """
     given = sys.argv[1:] if args is None else args
-    try:
-        with output_of_a_command():
+    with output_of_a_command():
+        try:
             if isinstance(given, list):
                 _run(given, args)
             else:
                 _run_experiment(args)
-    except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
-    except SystemExit as stop:
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        raise SystemExit(_INTERRUPTED) from None  # Lightning says 1 after Ctrl-C
-    except Exception as error:
-        message = message_of(error)
-        if message is None:
-            raise
-        print(f"lightning-transfer: error: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            raise SystemExit(_INTERRUPTED) from None
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            raise SystemExit(_INTERRUPTED) from None  # Lightning says 1 after Ctrl-C
+        except Exception as error:
+            message = message_of(error)
+            if message is None:
+                raise
+            print_error(message)
+            raise SystemExit(2) from None
 
 
 def _run(words: list[str], args: "ArgsType") -> None:

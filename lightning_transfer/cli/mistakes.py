@@ -13,6 +13,7 @@ from lightning_transfer.cli.named_configs import CONFIG_ACTIONS, NamedConfig
 from lightning_transfer.cli.origins import described, is_below_parser, origin, own_line
 from lightning_transfer.cli.suggestions import nearest
 from lightning_transfer.errors import UserError, did_you_mean
+from lightning_transfer.run.verbosity import print_styled
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
 _UNKNOWN_CLASS = re.compile(r'(key "|--)(?P<key>[\w.]+)("|: ).*dot import path string: (?P<name>\S+)')
@@ -58,7 +59,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Prints the error in one line and exits."""
-        print(f"lightning-transfer: error: {self.line_of(message, ex)}", file=sys.stderr)
+        print_error(self.line_of(message, ex))
         raise SystemExit(2)
 
     def line_of(self, message: str, ex: Exception | None = None) -> str:
@@ -78,6 +79,11 @@ class Parser(ArgumentParser):
         for subparser in getattr(self._subcommands_action, "choices", {}).values():
             actions += subparser._actions
         return {action.dest for action in actions}
+
+
+def print_error(line: str) -> None:
+    """Prints a mistake on standard error, in red on a terminal."""
+    print_styled(f"lightning-transfer: error: {line}", "red", sys.stderr)
 
 
 def one_line(message: str, hint: Callable[[str], str]) -> str:

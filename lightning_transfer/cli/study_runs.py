@@ -62,7 +62,8 @@ def run_study(
         raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
     page = write_report(outcomes, Path(report_folder or plan.folder / "report"), command)
     words = headline(outcomes).replace("**", "")
-    print_result(f"{words}\nreport: {page}", {"event": "report", "headline": words, "page": str(page)})
+    record = {"event": "report", "headline": words, "page": str(page)}
+    print_result(f"report: {page}", record, words)
     return page
 
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-from rich.console import Console
 
 from lightning_transfer.run.best_checkpoint import best_checkpoint
 from lightning_transfer.run.epoch_lines import Epoch, EpochLines, in_words
-from lightning_transfer.run.verbosity import print_json
+from lightning_transfer.run.verbosity import print_json, print_styled
 
 _MILESTONES = 6
 
@@ -23,7 +22,6 @@ class EpochTable(EpochLines):
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = Console(highlight=False, soft_wrap=True)
         self._columns: dict[str, int] = {}  # their widths by name
         self._epochs: dict[int, Epoch] = {}  # by the step at their end
         self._printed: set[int] = set()
@@ -73,7 +71,7 @@ class EpochTable(EpochLines):
         if cells.keys() - self._columns.keys():
             self._begin(cells)
         row = "  ".join(f"{cells.get(name, ''):>{width}}" for name, width in self._columns.items())
-        self._console.print(row, style="green" if prefix else None, markup=False)
+        print_styled(row, "bold green" if prefix else "none")
 
     def _begin(self, cells: Mapping[str, str]) -> None:
         """Prints the head of the table, again where there are new columns."""
@@ -81,7 +79,7 @@ class EpochTable(EpochLines):
         names = dict.fromkeys([*self._columns, *cells])
         self._columns = {name: max(first.get(name, 0), len(name), 6) for name in names}
         head = "  ".join(f"{name:>{width}}" for name, width in self._columns.items())
-        self._console.print(head, style="bold", markup=False)
+        print_styled(head, "bold")
 
 
 class EpochObjects(EpochLines):

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import stat
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -126,16 +127,57 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
     return "Tip:" not in words and (level == "verbose" or not _SAYS_LITTLE.match(words))
 
 
-def print_result(text: str, record: Mapping[str, Any] | None = None) -> None:
+def print_styled(text: str, style: str, file: TextIO | None = None) -> None:
+    """Prints a text, in colour on a terminal.
+
+    NO_COLOR prevents colours, and FORCE_COLOR has them in a pipe too. A file has none, nor has ``--quiet`` or
+    ``--json``.
+
+    Args:
+        text: The text.
+        style: Colours and weight as rich names them, such as ``bold green``.
+        file: Where it goes; standard output if None.
+    """
+    stream = file or sys.stdout
+    if not text or not _shows_colors(stream):
+        print(text, file=stream, flush=True)
+        return
+    from rich.console import Console  # late: an error in a pipe need not wait for it
+
+    console = Console(file=stream, force_terminal=True, highlight=False, soft_wrap=True)
+    console.print(text, style=style, markup=False, emoji=False)
+    stream.flush()
+
+
+def _shows_colors(stream: TextIO) -> bool:
+    if os.environ.get("NO_COLOR") or verbosity() in ("quiet", "json"):
+        return False
+    if stream.isatty():
+        return True
+    return bool(os.environ.get("FORCE_COLOR")) and not _is_file(stream)
+
+
+def _is_file(stream: TextIO) -> bool:
+    """Tells a file from a pipe; a stream without a descriptor is in memory."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:
+        return False
+
+
+def print_result(text: str, record: Mapping[str, Any] | None = None, conclusion: str = "") -> None:
     """Prints what a command is for, also where it is quiet.
 
     Args:
         text: The words.
         record: The same for machines, which ``--json`` prints instead; nothing where there is none.
+        conclusion: The last line, which stands out on a terminal.
     """
     output = _output.get() or _Output()
     if output.level != "json":
         print(text, file=output.results or sys.stdout, flush=True)
+        if conclusion:
+            print_styled(conclusion, "bold green", output.results)
     elif record is not None:
         print_json(record)
 

@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from lightning_transfer.run.verbosity import print_json
+from lightning_transfer.run.verbosity import print_json, print_styled
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.plan import Plan
 
@@ -64,7 +64,8 @@ class Progress:
         done = self.total - len(self.left)
         failed = f"  {self._failed} failed" if self._failed else ""
         following = f"  {self._running()}{self._time_left()}{failed}{self._best_so_far()}" if self.left else failed
-        print(f"{done}/{self.total}  {cell.name}  {outcome}  {seconds:.1f} s{following}".rstrip(), flush=True)
+        line = f"{done}/{self.total}  {cell.name}  {outcome}  {seconds:.1f} s{following}".rstrip()
+        print_styled(line, "red" if cell.failure else "none")
         print_json({"event": "run", "done": done, "of": self.total, "folder": str(cell.folder), **_outcome(cell)})
 
     def _running(self) -> str:
