@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from lightning_transfer import DemoImages
 from lightning_transfer.cli.entry import main
+from lightning_transfer.dashboards.measures import layout
 from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.dashboards.training_curves import TrainingScalars
 from lightning_transfer.dashboards.validation_predictions import ValidationPredictions
@@ -93,6 +95,32 @@ def test_confusion_matrix_and_reliability_are_those_of_the_last_validation(run: 
     assert sum(reliability["correct"]) == counts.trace()
     gaps = zip(reliability["correct"], reliability["confidence"], strict=True)
     assert sum(abs(right - sure) for right, sure in gaps) / 9 == pytest.approx(run.last("val/calibration_error"))
+
+
+def test_pictures_are_those_of_the_best_checkpoint_and_not_of_the_last(image_folder: Path) -> None:
+    # The best epoch is neither the first nor the last.
+    moving = ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "0.04", "--trainer.max_epochs", "4")
+    main(fit_arguments(image_folder, *moving, "--dashboards.embeddings", "0"))
+    run = read_run(run_folder(), "run")
+    best_step, validation = run.best_validation()
+    last_step = run.scalars["val/loss"][-1][0]
+    assert best_step is not None
+    assert run.scalars["val/loss"][0][0] < best_step < last_step
+    for tag in ("confusion_matrix", "reliability", "top_losses"):
+        assert run.steps[f"validation/{tag}"] == best_step, tag
+    assert run.steps["attribution/grad_cam"] == best_step
+    counts = torch.tensor(run.data["validation/confusion_matrix_data"]["counts"])
+    assert counts.trace() / 9 == pytest.approx(validation["val/accuracy"])
+
+
+def test_each_chart_of_custom_scalars_has_one_tag_because_a_run_has_one_color() -> None:
+    groups = ["head", "layer1.0"]
+    found = {title: {name: tags for name, (_, tags) in charts.items()} for title, charts in layout(groups).items()}
+    assert all(len(tags) == 1 for charts in found.values() for tags in charts.values())
+    assert list(found["Learning rate, 0 while frozen"]) == groups
+    [pattern] = found["Gradient norm, before clipping"]["layer1.0"]
+    tags = ["gradient_norm/layer1.0", "gradient_norm/layer1x0", "gradient_norm/layer1.01", "lr/layer1.0"]
+    assert [bool(re.match(pattern, tag)) for tag in tags] == [True, False, False, False]
 
 
 class AlwaysOne(L.LightningModule):

@@ -17,8 +17,8 @@ MAY_IMPORT = {
     "transfer": ("networks",),
     "cluster": ("networks.layer_groups",),
     # What is drawn into TensorBoard and into a page is drawn by the same code.
-    "dashboards": ("report", "transfer", "networks.layer_groups", "data.batches", "run.record"),
-    "report": (),
+    "dashboards": ("report", "transfer", "networks.layer_groups", "data.batches", "run.record", "run.best_checkpoint"),
+    "report": ("study.statistics",),
     "run": ("cluster", "transfer", "data"),
     # cli.entry: a cell is a command line, and cli.experiment is what it loads.
     "study": ("report", "transfer", "run", "cli.entry", "cli.experiment"),

@@ -1,7 +1,7 @@
 """Shows what the network is trained on, and what its predictions rest on during the training."""
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -11,6 +11,7 @@ from lightning_transfer.dashboards.attribution import evaluating, grad_cam, grad
 from lightning_transfer.dashboards.events import add_data, add_picture, boards_of
 from lightning_transfer.dashboards.samples import (
     class_names,
+    is_best,
     is_shown,
     label_words,
     picture_grid,
@@ -64,15 +65,17 @@ class TrainingExamples(L.Callback):
 
 
 class Attributions(L.Callback):
-    """Shows, ten times in a training, what the predictions for a fixed sample of the hold-out rest on.
+    """Shows, ten times in a training and of the best checkpoint, what predictions for a fixed sample rest on.
 
+    The sample is of the hold-out, and the best checkpoint comes last.
     Images get Grad-CAM overlays if the network has feature maps. Texts get their most and least attended tokens by
     gradient x input. Examples are left out unless each has exactly one class.
     """
 
     def __init__(self) -> None:
         self._sample: Any = None
-        self._last_step = -1
+        self._step = self._last_step = -1  # of the last validation, and of the last one that was shown
+        self._best: _Evidence | None = None
 
     def on_validation_batch_end(
         self,
@@ -96,43 +99,63 @@ class Attributions(L.Callback):
         """Shows the sample if a snapshot is due."""
         if self._sample is None or not shows_validation(trainer):
             return
+        self._step = logged_step(trainer)
         every = -(-(trainer.max_epochs or 1) // _SNAPSHOTS) if (trainer.max_epochs or -1) > 0 else 1
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
-        if (trainer.current_epoch % every == 0 or is_last) and logged_step(trainer) != self._last_step:
-            self._last_step = logged_step(trainer)
-            self._show(trainer, pl_module)
+        if (trainer.current_epoch % every == 0 or is_last) and self._step != self._last_step:
+            self._last_step = self._step
+            self._write(trainer, pl_module, self._evidence(trainer, pl_module))
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps what the predictions of the best weights so far rest on."""
+        is_known = self._best is not None and self._best.step == self._step
+        if self._sample is not None and is_best(trainer) and not is_known:
+            self._best = self._evidence(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drops the sample."""
-        self._sample, self._last_step = None, -1
+        """Shows the sample as the best checkpoint sees it, and drops it."""
+        if self._best is not None:
+            self._write(trainer, pl_module, self._best)
+        self._sample, self._last_step, self._best = None, -1, None
 
-    def _show(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _evidence(self, trainer: L.Trainer, pl_module: L.LightningModule) -> "_Evidence":
         attribute = grad_cam if isinstance(self._sample, ImageBatch) else gradient_times_input
         scores = logits = torch.empty(0)
         # A user's module may have another forward, or none: a picture must never stop a training.
         with suppress(Exception), evaluating(trainer, pl_module, with_gradients=True):
             inputs = [tensor.clone() for tensor in self._sample.inputs]  # the sample was made in inference mode
             scores, logits = attribute(pl_module, own_groups(pl_module), *inputs)
+        return _Evidence(scores.float().cpu(), logits, self._step)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, found: "_Evidence") -> None:
         writer = boards_of(trainer)
-        if writer is None or not len(scores):
+        if writer is None or not len(found.scores):
             return
+        logits = found.logits
         names = class_names(trainer, getattr(pl_module, "num_classes", logits.shape[1]))
         predictions = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
         captions: list[list[tuple[str, Color]]] = [
             [(names[prediction], "good" if prediction == label else "bad"), (f"is {names[label]}", "muted")]
             for prediction, label in zip(predictions.tolist(), self._sample.labels.tolist(), strict=True)
         ]
-        step = logged_step(trainer)
         if isinstance(self._sample, ImageBatch):
             pictures = to_pixels(trainer, self._sample.images)
-            overlays = _overlay(torch.from_numpy(pictures.copy()), scores.float().cpu()).numpy()
+            overlays = _overlay(torch.from_numpy(pictures.copy()), found.scores).numpy()
             both: list[list[tuple[str, Color]]] = [*([] for _ in pictures), *captions]
             grid = picture_grid([*pictures, *overlays], both)
-            add_picture(writer, "attribution/grad_cam", grid, step)
+            add_picture(writer, "attribution/grad_cam", grid, found.step)
         else:
-            entries = _attended(trainer, self._sample, scores.float().cpu(), [c[0][0] for c in captions], names)
-            writer.add_text("attribution/tokens", _markdown(entries), step)
-            add_data(writer, "attribution/tokens_data", entries, step)
+            entries = _attended(trainer, self._sample, found.scores, [c[0][0] for c in captions], names)
+            writer.add_text("attribution/tokens", _markdown(entries), found.step)
+            add_data(writer, "attribution/tokens_data", entries, found.step)
+
+
+class _Evidence(NamedTuple):
+    """What predictions rest on: scores [batch, ...] on the CPU, the logits, float [batch, classes], and the step."""
+
+    scores: Tensor
+    logits: Tensor
+    step: int
 
 
 def _overlay(pictures: Tensor, maps: Tensor) -> Tensor:

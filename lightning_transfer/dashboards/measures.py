@@ -1,8 +1,10 @@
 """Measures memory and norms for the scalars of a training, and arranges the charts that show them."""
 
 import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,26 +14,41 @@ try:
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
-# Layout of the Custom Scalars tab: section -> chart -> regular expressions of tags.
-LAYOUT = {
-    "Learning": {
-        "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
-        "accuracy": ["Multiline", ["^train/accuracy$", "^val/accuracy$"]],
-    },
-    "Layer groups": {
-        "learning rate (0 while frozen)": ["Multiline", ["^lr/"]],
-        "gradient norm, before clipping": ["Multiline", ["^gradient_norm/"]],
-        "update of the weights / weights": ["Multiline", ["^update_ratio/"]],
-        "share of parameters that train": ["Multiline", ["^phase/trainable_share$"]],
-    },
-    "Speed": {
-        "examples per second": ["Multiline", ["^speed/examples_per_second$"]],
-        "seconds per step": ["Multiline", ["^speed/step_seconds$"]],
-        "share of the time between steps": ["Multiline", ["^speed/data_wait_share$"]],
-        "peak memory in GiB": ["Multiline", ["^speed/peak_memory_gib$"]],
-    },
+_STAGES = {"training": "train", "validation": "val"}
+_OF_GROUPS = {
+    "Learning rate, 0 while frozen": "lr",
+    "Gradient norm, before clipping": "gradient_norm",
+    "Update of the weights / weights": "update_ratio",
+}
+_SPEED = {
+    "share of the parameters that train": "phase/trainable_share",
+    "examples per second": "speed/examples_per_second",
+    "seconds per step": "speed/step_seconds",
+    "share of the time between steps": "speed/data_wait_share",
+    "peak memory in GiB": "speed/peak_memory_gib",
 }
 _MOST_VALUES = 65_536  # the update ratio takes so many values of each tensor, evenly spaced, to bound its memory
+
+
+def layout(groups: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """Arranges the Custom Scalars tab: its sections, their charts and the regular expression of each chart's tag.
+
+    A chart has one tag, because TensorBoard gives all lines of a run the same colour.
+
+    Args:
+        groups: Names of the layer groups, in the order of their charts.
+    """
+    sections = {
+        "Learning": {
+            f"{stage} {name}": f"{tag}/{name}" for name in ("loss", "accuracy") for stage, tag in _STAGES.items()
+        },
+        **{title: {name: f"{tag}/{name}" for name in groups} for title, tag in _OF_GROUPS.items()},
+        "Speed": _SPEED,
+    }
+    return {
+        title: {name: ["Multiline", [f"^{re.escape(tag)}$"]] for name, tag in charts.items()}
+        for title, charts in sections.items()
+    }
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -63,6 +63,7 @@ class RunCard(L.Callback):
         writer.add_summary(_show_first(columns))
         writer.add_summary(start)
         add_data(writer, "run/hyperparameters", shown, logged_step(trainer))
+        add_data(writer, "run/facts", dict(facts), logged_step(trainer))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

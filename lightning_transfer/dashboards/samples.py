@@ -12,6 +12,7 @@ from lightning_transfer.dashboards.events import has_boards
 from lightning_transfer.data.batches import ImageBatch, TextBatch
 from lightning_transfer.report.drawing import PixelCanvas, shortened
 from lightning_transfer.report.palette import Color
+from lightning_transfer.run.best_checkpoint import best_checkpoint
 
 _PICTURE = 96  # side of a picture in a grid, in units
 _CAPTION = 16
@@ -20,6 +21,12 @@ _CAPTION = 16
 def shows_validation(trainer: L.Trainer) -> bool:
     """Says whether this is a validation of ``fit`` whose examples dashboards show; all ranks agree."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking and has_boards(trainer)
+
+
+def is_best(trainer: L.Trainer) -> bool:
+    """Says whether the weights of this moment are those of the best checkpoint; all ranks agree."""
+    best = best_checkpoint(trainer)
+    return best is not None and best.best_step == trainer.global_step
 
 
 def is_shown(batch: Any) -> bool:

@@ -22,7 +22,7 @@ class Dashboards:
         every_n_steps: Number of steps from one sample of these scalars to the next.
         timeline: Figure of which layer groups were trainable when, and at which learning rate.
         training_examples: The first training batch as the network sees it.
-        predictions: Confusion matrix, reliability diagram and top losses of the last validation.
+        predictions: Confusion matrix, reliability diagram and top losses of the best checkpoint.
         attributions: Evidence for predictions, during the training: Grad-CAM for images, gradient x input for texts.
         embeddings: Number of examples of the hold-out in the Projector, before and after the training; 0 for none.
         run_card: The run in the HParams tab, and a text with its command, versions, plan and configuration.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_transfer.dashboards.events import add_data, add_picture, add_scalars, boards_of, has_boards
-from lightning_transfer.dashboards.measures import LAYOUT, norm_of, part_of, peak_memory_gib
+from lightning_transfer.dashboards.measures import layout, norm_of, part_of, peak_memory_gib
 from lightning_transfer.data.batches import examples_in
 from lightning_transfer.errors import UserError
 from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
@@ -65,7 +65,7 @@ class TrainingScalars(L.Callback):
         self._before: dict[str, list[Tensor]] = {}
         writer = boards_of(trainer)
         if writer is not None:
-            writer.add_custom_scalars(LAYOUT)
+            writer.add_custom_scalars(layout(reversed(self._groups)))  # the head first
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

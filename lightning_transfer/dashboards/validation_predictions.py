@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_transfer.dashboards.events import add_data, add_picture, boards_of
 from lightning_transfer.dashboards.samples import (
     class_names,
+    is_best,
     is_shown,
     join,
     picture_grid,
@@ -31,8 +32,9 @@ _MOST_CLASSES = 1000  # a matrix of more classes would take more memory than it 
 
 
 class ValidationPredictions(L.Callback):
-    """Gathers the predictions of each validation, and draws those of the last one when ``fit`` ends.
+    """Gathers the predictions of each validation, and draws those of the best checkpoint when ``fit`` ends.
 
+    Where none was kept, or it was saved before this ``fit`` resumed, those of the last validation are drawn.
     ``validation_step`` must return class probabilities, float [batch, classes], and the batch must have ``labels``.
     Otherwise nothing is drawn. Under several processes, the predictions of all of them count.
     """
@@ -40,6 +42,7 @@ class ValidationPredictions(L.Callback):
     def __init__(self) -> None:
         self._tally: _Tally | None = None
         self._step = 0
+        self._best: tuple[_Tally, int] | None = None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets the previous validation."""
@@ -64,10 +67,16 @@ class ValidationPredictions(L.Callback):
             self._tally = _Tally(outputs.shape[1], outputs.device)
         self._tally.update(outputs, batch)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the predictions of a validation whose weights are the best so far."""
+        if self._tally is not None and is_best(trainer):
+            self._best = (self._tally, self._step)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws the figures of the last validation."""
-        tallies = _gather(trainer, self._tally)
-        self._tally = None
+        """Draws the figures."""
+        found, step = self._best or (self._tally, self._step)
+        tallies = _gather(trainer, found)
+        self._tally = self._best = None
         writer = boards_of(trainer)
         if writer is None or not tallies:
             return
@@ -80,10 +89,10 @@ class ValidationPredictions(L.Callback):
         for name, figure in figures.items():
             canvas = PixelCanvas(*figure.size)
             figure.draw(canvas)
-            add_picture(writer, f"validation/{name}", canvas.pixels(), self._step)
-            add_data(writer, f"validation/{name}_data", asdict(figure), self._step)
+            add_picture(writer, f"validation/{name}", canvas.pixels(), step)
+            add_data(writer, f"validation/{name}_data", asdict(figure), step)
         if tally.examples is not None:
-            _write_top_losses(trainer, writer, tally, names, self._step)
+            _write_top_losses(trainer, writer, tally, names, step)
 
 
 def _are_class_probabilities(outputs: Any, labels: Any) -> bool:
