@@ -62,7 +62,7 @@ def driver() -> Iterator[webdriver.Chrome]:
 TABS = {
     "timeseries": ("attribution", "gradient_norm", "phase", "default/version_0"),
     "scalars": ("gradient_norm/convolution1", "default/version_0"),
-    "custom_scalars": ("Learning", "Layer groups", "learning rate (0 while frozen)", "gradient norm, before clipping"),
+    "custom_scalars": ("Learning", "validation accuracy", "Learning rate, 0 while frozen", "convolution1", "Speed"),
     "images": ("attribution/grad_cam", "phase/timeline", "training/examples", "validation/confusion_matrix"),
     "projector": ("Points: 9", "Dimension: 9", "after", "before", "Total variance described"),
     "hparams": ("strategy", "seed", "training examples", "gradual", "test/accuracy", "default/version_1"),
@@ -96,6 +96,13 @@ def test_every_chart_of_custom_scalars_finds_its_curves(served: str) -> None:
             assert ask("scalars", run="default/version_0", tag=tag)["tag_to_events"], (chart["title"], tag)
 
 
+# Where the test accuracies end.
+_RIGHT_OF_THE_TEST = """
+return Math.max(...[...document.querySelectorAll('.results tr > :nth-child(2)')].map(
+  cell => cell.getBoundingClientRect().right));
+"""
+
+
 @pytest.mark.parametrize("device", ["desktop", "phone"])
 def test_report_opens_without_errors_and_asks_no_host(device: str, logs: Path, screenshots: Path) -> None:
     run = logs / "default" / "version_0"
@@ -104,13 +111,14 @@ def test_report_opens_without_errors_and_asks_no_host(device: str, logs: Path, s
     with browser.chromium(1200, 1400) as driver:
         if device == "phone":
             browser.look_through_a_phone(driver)
-        for page, content in ((logs, "Comparison"), (run, "Top losses")):
+        for page, content in ((logs, "Validation accuracy"), (run, "Top losses")):
             browser.open_page(driver, page / "report.html")
-            browser.wait_for_text(driver, content, "test/accuracy")
+            browser.wait_for_text(driver, content, "test accuracy, %")
             driver.save_screenshot(str(screenshots / f"report_{device}_{page.name}.png"))
             # No wider than the window: only tables scroll by themselves.
             wide, window = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
             assert wide <= window == (390 if device == "phone" else 1200)
+            assert driver.execute_script(_RIGHT_OF_THE_TEST) < window
         assert not browser.severe_messages(driver)
         asked = {address.split(":")[0] for address in browser.requested_addresses(driver)}
         assert asked <= {"file", "data"}
@@ -120,9 +128,10 @@ def test_report_sorts_its_table_by_the_column_that_is_pressed(logs: Path) -> Non
     main(["report", str(logs)])
     with browser.chromium() as driver:
         browser.open_page(driver, logs / "report.html")
-        [seed] = [button for button in browser.find_all(driver, "th button") if button.text.startswith("seed")]
+        buttons = browser.find_all(driver, ".results th button")
+        [(place, seed)] = [(n, button) for n, button in enumerate(buttons, start=1) if button.text.startswith("seed")]
         orders = []
         for _ in range(2):
             seed.click()
-            orders.append([cell.text for cell in browser.find_all(driver, ".scroll td:nth-child(3)")[:2]])
+            orders.append([cell.text for cell in browser.find_all(driver, f".results tr > :nth-child({place})")[1:3]])
         assert orders == [["1", "0"], ["0", "1"]]

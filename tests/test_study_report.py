@@ -49,8 +49,8 @@ def test_report_names_winner_with_its_lead_and_rival(plan: Plan) -> None:
     sentence = text.split("\n\n")[1]
     assert sentence == headline(Outcomes(plan))
     assert re.fullmatch(
-        r"At size 2 \*\*gradual\*\* wins, \+[45]\.\d\d \(\+4\.\d\d to \+5\.\d\d\) points over full, its closest rival "
-        r"\(p < 0\.001\); at size 4 \*\*gradual\*\* wins, .*\.",
+        r"At size 2 \*\*gradual\*\* wins, \+[45]\.\d\d \(\+4\.\d\d to \+5\.\d\d, n=5\) points over full, its closest "
+        r"rival \(p < 0\.001\); at size 4 \*\*gradual\*\* wins, .*\.",
         sentence,
     )
 
@@ -61,7 +61,9 @@ def test_report_says_where_no_difference_is_shown(plan: Plan) -> None:
         if cell.size == 4 and cell.arm.strategy == "gradual":
             pretend(cell, accuracy(cell) - 0.05 + 0.02 * (-1) ** cell.seed)
     text = report(plan)
-    assert "at size 4 **no difference shown** between full and gradual." in text
+    number = r"[+-]\d+\.\d\d"
+    lead = rf"\(lead of the best: {number} \({number} to {number}, n=5\) points\)"
+    assert re.search(rf"at size 4 \*\*no difference shown\*\* between full and gradual {lead}\.", text)
     assert "Size 4: no difference shown. gradual has the best mean, not told apart from full" in text
 
 
@@ -155,6 +157,35 @@ def test_pareto_front_leaves_out_what_is_slower_and_worse(plan: Plan) -> None:
         assert row.endswith("| ● |") == is_on_front
 
 
+def test_figures_show_each_seed_beside_its_mean_and_interval(plan: Plan) -> None:
+    report(plan)
+    for name, bars in (("labels", 6), ("seconds", 0)):  # three strategies at two sizes
+        figure = Path(f"report/toy_{name}.svg").read_text()
+        seeds = re.findall(r'<polygon points="[^"]*" fill="[^"]*" opacity="0.6">', figure)
+        assert len(seeds) == 30
+        assert len(re.findall(r"<title>\w+: [\d.]+ to [\d.]+ at", figure)) == bars
+
+
+def test_equal_strategies_do_not_hide_each_other(plan: Plan) -> None:
+    for cell in plan.final():
+        pretend(cell, 0.5)
+    report(plan)
+    figure = Path("report/toy_labels.svg").read_text()
+    lines = re.findall(r'<polyline points="([^"]*)" [^>]*stroke-width="1.8"[^>]*><title>(\w+)', figure)
+    assert len({points for points, _ in lines}) == len(lines) == 3
+
+
+def test_axes_of_an_accuracy_stay_within_0_and_100_percent(plan: Plan) -> None:
+    for cell in plan.final():
+        pretend(cell, 0.99 - 0.4 * (cell.seed == 0))  # the intervals go beyond 100
+    report(plan)
+    for name in ("labels", "seconds"):
+        figure = Path(f"report/toy_{name}.svg").read_text()
+        numbers = re.findall(r'text-anchor="end" dominant-baseline="central">([\d.-]+)<', figure)
+        assert numbers
+        assert all(0 <= float(number) <= 100 for number in numbers)
+
+
 def test_data_that_changed_during_the_study_is_noticed(plan: Plan) -> None:
     assert "The data changed" not in report(plan)
     pretend(plan.final()[0], 0.5, data={"fingerprints": {"train": "b"}, "train_examples": 12})
@@ -172,7 +203,7 @@ def test_page_needs_nothing_from_elsewhere(plan: Plan) -> None:
     page = Path("report/toy.html").read_text()
     assert page.count("<svg") == 2
     assert not re.search(r"<(script|link|img|iframe)|\bsrc=|url\(\s*['\"]?http|@import", page)
-    assert "<td>gradual</td>" in page
+    assert '<th scope="row">gradual</th>' in page
     for file in ("toy_labels.svg", "toy_seconds.svg"):
         assert f"({file})" in Path("report/toy.md").read_text()
         assert Path("report", file).read_text().startswith("<svg")

@@ -14,7 +14,6 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import YAML, find_config, known_config, portable_name
 from lightning_transfer.run.verbosity import add_verbosity_options, print_result
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.conclusion import conclusion
 from lightning_transfer.study.config import Pretraining, Settings, Study, check
 from lightning_transfer.study.grid import flags
 from lightning_transfer.study.plan import Plan
@@ -85,12 +84,17 @@ def run_transfer(
     cells |= {cell.arm.strategy: cell for cell in plan.final() if cell.arm}
     results = {row: cell.result for row, cell in cells.items() if cell.result is not None}
     show = shlex.join(["tensorboard", "--logdir", str(plan.folder)])
-    lines = ["", _table(results, metric), "", show]
+    last = ""
     if results:
+        from lightning_transfer.report.conclusion import conclusion  # late: --help and the runs need no scipy
+
         page = write_page(plan.folder)
-        sentence = conclusion({row: result for row, result in results.items() if row in strategy_files}, study)
-        lines.append(f"{sentence and sentence + '; '}open {page}")
-    print_result("\n".join(lines), {"event": "records", "folder": str(plan.folder), "records": results})
+        records = {row: [result] for row, result in results.items() if row in strategy_files}
+        sentence = conclusion(records, metric, study.is_higher_better, study.baseline)
+        last = f"{sentence and sentence + '; '}open {page}"
+    lines = ["", _table(results, metric), "", show]
+    record = {"event": "records", "folder": str(plan.folder), "records": results}
+    print_result("\n".join(lines), record, last)
     _refuse_failed([*cells.values()])
     return results
 

@@ -1,15 +1,13 @@
 """Draws charts of lines and marks over two axes, and their legends."""
 
-import html
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from lightning_transfer.report.drawing import Anchor, Canvas, SvgCanvas, shortened, text_width
+from lightning_transfer.report.drawing import Anchor, Canvas, shortened, text_width
 from lightning_transfer.report.figures import ticks
-from lightning_transfer.report.palette import Color, series
+from lightning_transfer.report.palette import Color
 
-_MOST_POINTS = 400
 _SMALL = 11  # size of the numbers and names at an axis
 _ROW = 20  # height of a row of a legend
 # Shapes that readers can tell apart without colours: corners, radius between two of them, degrees of turn, size.
@@ -17,6 +15,10 @@ _SHAPES = (
     *((8, 1.0, 0, 3.6), (4, 0.71, 45, 4.6), (4, 0.71, 0, 4.8), (3, 0.5, 0, 5.0)),
     *((3, 0.5, 180, 5.0), (4, 0.4, 0, 5.5), (5, 0.45, 0, 5.5), (4, 0.4, 45, 5.5)),
 )
+# Where lines coincide, the one below shows between the dashes of the one above.
+_DASHES: tuple[tuple[float, ...], ...] = ((), (7, 4), (2, 3), (10, 3, 2, 3))
+
+PERCENT, UNLIMITED = (0.0, 100.0), (-math.inf, math.inf)  # limits of an axis
 
 Points = Sequence[tuple[float, float]]
 Place = Callable[[float, float], tuple[float, float]]
@@ -31,23 +33,48 @@ class Line:
         points: x and y of each point, in the order in which the line joins them.
         color: Colour of the line.
         mark: Number of the shape that marks each point; None for no marks.
-        band: Corners of an area that is filled behind all lines; empty for none.
+        bars: x, lower end and upper end of each interval, which a vertical bar shows; empty for none.
+        single: Single values behind the line, such as one of each seed, as small marks.
         is_joined: Whether a line joins the points; otherwise only their marks are drawn.
+        dash: Number of the pattern of the line; the first is whole.
     """
 
     name: str
     points: Points
     color: Color
     mark: int | None = None
-    band: Points = ()
+    bars: Sequence[tuple[float, float, float]] = ()
+    single: Points = ()
     is_joined: bool = True
+    dash: int = 0
+
+    @property
+    def dashes(self) -> Sequence[float]:
+        """Lengths of the dashes and of the gaps between them; empty for a whole line."""
+        return _DASHES[self.dash % len(_DASHES)]
+
+    @property
+    def extent(self) -> Points:
+        """All that the axes have to reach: points, single values and the ends of bars."""
+        ends = [(x, end) for x, low, high in self.bars for end in (low, high)]
+        return [*self.points, *self.single, *ends]
+
+    def draw_behind(self, canvas: Canvas, place: Place) -> None:
+        """Draws the bars and the single values."""
+        for x, low, high in self.bars:
+            ends = [place(x, low), place(x, high)]
+            canvas.line(ends, self.color, 1.2, f"{self.name}: {low:.4g} to {high:.4g} at {x:,.6g}")
+            for across, y in ends:
+                canvas.line([(across - 3, y), (across + 3, y)], self.color, 1.2)
+        for x, y in self.single:
+            canvas.polygon(_shape(0, *place(x, y), 0.65), self.color, 0.6, f"{self.name}: {y:.4g} at {x:,.6g}")
 
     def draw(self, canvas: Canvas, place: Place) -> None:
         """Draws the line at the places that the axes give its points."""
         hints = [f"{self.name}: {y:.4g} at {x:,.6g}" for x, y in self.points]
         drawn = [place(*point) for point in self.points]
         if self.is_joined and drawn[1:]:
-            canvas.line(drawn, self.color, 1.8, hints[-1])
+            canvas.line(drawn, self.color, 1.8, hints[-1], self.dashes)
         if self.mark is not None:
             for (x, y), hint in zip(drawn, hints, strict=True):
                 canvas.polygon(_shape(self.mark, x, y), self.color, title=hint)
@@ -65,6 +92,7 @@ class Chart:
         x_ticks: The numbers written at the x axis; round numbers if None.
         x_range: Start and end of the x axis; around all points if None.
         y_range: Start and end of the y axis; around all points if None.
+        y_limits: Values that the y axis and the bars do not exceed, such as 0 and 100 of a share in percent.
         has_log_x: Whether the x axis is logarithmic; x must then be above 0.
     """
 
@@ -75,13 +103,15 @@ class Chart:
     x_ticks: Iterable[float] | None = None
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    y_limits: tuple[float, float] = UNLIMITED
     has_log_x: bool = False
 
     def draw(self, canvas: Canvas, left: float, top: float, width: float, height: float) -> None:
         """Draws the chart onto a part of a canvas."""
         scale = math.log10 if self.has_log_x else float
-        points = [point for line in self.lines for point in [*line.points, *line.band]]
-        low, high = self.y_range or _around([y for _, y in points])
+        points = [point for line in self.lines for point in line.extent]
+        low, high = self.y_range or around([y for _, y in points])
+        low, high = max(low, self.y_limits[0]), min(high, self.y_limits[1])
         start, end = (scale(x) for x in self.x_range) if self.x_range else self._x_range([scale(x) for x, _ in points])
         names = {value: f"{value:,.9g}" for value in ticks(low, high, 5)}
         x0, x1 = left + 10 + max(map(_width, names.values()), default=0), left + width - 12
@@ -104,14 +134,13 @@ class Chart:
         if self.x_label:
             canvas.text((x0 + x1) / 2, y1 + 32, self.x_label, "muted", _SMALL, "middle")
         for line in self.lines:
-            if line.band:
-                canvas.polygon([place(*corner) for corner in line.band], line.color, 0.15)
+            line.draw_behind(canvas, lambda x, y: place(x, min(max(y, low), high)))
         for line in self.lines:
             line.draw(canvas, place)
 
     def _x_range(self, values: Sequence[float]) -> tuple[float, float]:
         if not self.has_log_x:
-            return _around(values)
+            return around(values)
         margin = 0.04 * (max(values) - min(values)) or 0.5
         return min(values) - margin, max(values) + margin
 
@@ -146,58 +175,13 @@ def draw_legend(canvas: Canvas, lines: Sequence[Line], left: float, top: float, 
     for number, line in enumerate(lines):
         x, y = left + number % columns * (width / columns), top + number // columns * _ROW + _ROW / 2
         if line.is_joined:
-            canvas.line([(x, y), (x + 20, y)], line.color, 1.8)
+            canvas.line([(x, y), (x + 20, y)], line.color, 1.8, dashes=line.dashes)
         if line.mark is not None:
             canvas.polygon(_shape(line.mark, x + 10, y), line.color)
         canvas.text(x + 26, y, shortened(line.name, width / columns - 32), size=12)
 
 
-def line_chart(
-    title: str,
-    lines: Mapping[str, Points],
-    colors: Mapping[str, int] | None = None,
-    keys: Mapping[str, int] | None = None,
-) -> str:
-    """Draws a chart for a page, with a line over steps for each series.
-
-    Args:
-        title: Caption of the chart.
-        lines: Points (step, value) of each line by its name; values that are not finite are left out.
-        colors: Number of each line's colour; if not given, the lines are numbered in their order.
-        keys: Entries of the legend, with the number of their colour; if not given, the names of the lines.
-
-    Returns:
-        A ``figure`` element, or an empty text where there is nothing to draw.
-    """
-    found = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()}
-    found = {name: points for name, points in found.items() if points}
-    if not found:
-        return ""
-    colors = colors or {name: index for index, name in enumerate(found)}
-    drawn = []
-    for name, points in found.items():
-        color = series(colors[name])
-        drawn += [Line(name, _thinned(points), color), Line(name, points[-1:], color, mark=0)]
-    canvas = SvgCanvas(440, 240, title)
-    xs, ys = ([point[axis] for points in found.values() for point in points] for axis in (0, 1))
-    low, high = _around(ys)
-    if 0 <= min(ys) < 0.6 * high:
-        low = 0.0  # a curve above an axis that begins at 0 is harder to misread
-    Chart(drawn, x_range=(0, max(xs) or 1), y_range=(low, high)).draw(canvas, 0, 0, 440, 240)
-    entries = _legend(keys or {name: colors[name] for name in found})
-    caption = f"<figcaption>{html.escape(title)}{entries}</figcaption>"
-    return f"<figure>{caption}{canvas.svg()}</figure>"
-
-
-def _legend(keys: Mapping[str, int]) -> str:
-    """Writes the names in their colours; an empty text where there is only one."""
-    if len(keys) < 2:
-        return ""
-    entries = (f'<span class="key {series(number)}">{html.escape(name)}</span>' for name, number in keys.items())
-    return f'<span class="legend">{" ".join(entries)}</span>'
-
-
-def _around(values: Sequence[float]) -> tuple[float, float]:
+def around(values: Sequence[float]) -> tuple[float, float]:
     """Chooses start and end of an axis, with a margin around the values."""
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
@@ -212,13 +196,8 @@ def _columns(lines: Sequence[Line], width: float) -> int:
     return max(1, min(len(lines), int(width // max(text_width(line.name) + 44 for line in lines))))
 
 
-def _shape(number: int, x: float, y: float) -> list[tuple[float, float]]:
+def _shape(number: int, x: float, y: float, scale: float = 1) -> list[tuple[float, float]]:
     corners, inner, turn, size = _SHAPES[number % len(_SHAPES)]
     angles = [math.radians(turn - 90 + 180 * step / corners) for step in range(2 * corners)]
-    radii = [size, size * inner] * corners
+    radii = [scale * size, scale * size * inner] * corners
     return [(x + r * math.cos(angle), y + r * math.sin(angle)) for r, angle in zip(radii, angles, strict=True)]
-
-
-def _thinned(points: Points) -> Points:
-    stride = -(-len(points) // _MOST_POINTS)
-    return points if stride == 1 else [*points[:-1:stride], points[-1]]

@@ -90,11 +90,15 @@ def _html(block: Block) -> str:
         case Bullets(items):
             return f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>"
         case Table(header, rows):
-            head = "".join(f"<th>{_inline(name)}</th>" for name in header)
-            body = "".join(f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
+            head = "".join(f'<th scope="col">{_inline(name)}</th>' for name in header)
+            body = "".join(f"<tr>{_row(*row)}</tr>\n" for row in rows)
             return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
         case Figure(_, svg, caption):
-            return f"<figure>{svg}<figcaption>{_inline(caption)}</figcaption></figure>"
+            return f'<figure class="wide">{svg}<figcaption>{_inline(caption)}</figcaption></figure>'
+
+
+def _row(name: str, *cells: str) -> str:
+    return f'<th scope="row">{_inline(name)}</th>' + "".join(f"<td>{_inline(cell)}</td>" for cell in cells)
 
 
 def _inline(text: str) -> str:

@@ -6,8 +6,10 @@ TensorBoard already installs Pillow, which has a scalable font of its own and dr
 import base64
 import html
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import cycle, pairwise
 from typing import Literal, Protocol
 
 import numpy as np
@@ -33,8 +35,23 @@ class Canvas(Protocol):
     ) -> None:
         """Fills a polygon; its title appears under the mouse."""
 
-    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1, title: str = "") -> None:
-        """Draws a line through points; its title appears under the mouse."""
+    def line(
+        self,
+        points: Sequence[tuple[float, float]],
+        color: Color,
+        width: float = 1,
+        title: str = "",
+        dashes: Sequence[float] = (),
+    ) -> None:
+        """Draws a line through points; its title appears under the mouse.
+
+        Args:
+            points: x and y of each point.
+            color: Colour of the line.
+            width: Width of the line in units.
+            title: Text under the mouse.
+            dashes: Lengths in units of what is drawn and what is left out, in turns; empty for a whole line.
+        """
 
     def text(
         self, x: float, y: float, text: str, color: Color = "ink", size: float = 12, anchor: Anchor = "start"
@@ -71,10 +88,18 @@ class PixelCanvas:
         """Fills a polygon."""
         self._draw.polygon([(x * _SCALE, y * _SCALE) for x, y in corners], fill=_on_white(color, opacity))
 
-    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1, title: str = "") -> None:
+    def line(
+        self,
+        points: Sequence[tuple[float, float]],
+        color: Color,
+        width: float = 1,
+        title: str = "",
+        dashes: Sequence[float] = (),
+    ) -> None:
         """Draws a line."""
-        scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
-        self._draw.line(scaled, fill=_rgb(color), width=round(width * _SCALE), joint="curve")
+        for piece in _pieces(points, dashes) if dashes else [points]:
+            scaled = [(x * _SCALE, y * _SCALE) for x, y in piece]
+            self._draw.line(scaled, fill=_rgb(color), width=round(width * _SCALE), joint="curve")
 
     def text(
         self, x: float, y: float, text: str, color: Color = "ink", size: float = 12, anchor: Anchor = "start"
@@ -130,9 +155,18 @@ class SvgCanvas:
         style = f'fill="var(--{color})"' + (f' opacity="{opacity:g}"' if opacity < 1 else "")
         self._parts.append(f'<polygon points="{_path(corners)}" {style}>{_title(title)}</polygon>')
 
-    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float = 1, title: str = "") -> None:
+    def line(
+        self,
+        points: Sequence[tuple[float, float]],
+        color: Color,
+        width: float = 1,
+        title: str = "",
+        dashes: Sequence[float] = (),
+    ) -> None:
         """Draws a line."""
         style = f'fill="none" stroke="var(--{color})" stroke-width="{width:g}" stroke-linejoin="round"'
+        if dashes:
+            style += f' stroke-dasharray="{" ".join(f"{length:g}" for length in dashes)}"'
         self._parts.append(f'<polyline points="{_path(points)}" {style}>{_title(title)}</polyline>')
 
     def text(
@@ -201,6 +235,25 @@ def _on_white(color: Color, opacity: float) -> tuple[int, int, int]:
 def _rgb(color: Color) -> tuple[int, int, int]:
     red, green, blue, *_ = ImageColor.getrgb(COLORS[color][0])
     return red, green, blue
+
+
+def _pieces(points: Sequence[tuple[float, float]], dashes: Sequence[float]) -> Iterator[list[tuple[float, float]]]:
+    """Cuts a line through points into the pieces that are drawn; a dash may go around a corner."""
+    lengths = cycle(dashes)
+    is_drawn, left, piece = True, next(lengths), [points[0]]
+    for start, end in pairwise(points):
+        whole = math.dist(start, end)
+        done = 0.0
+        while whole - done > left:
+            done += left
+            x, y = (a + (b - a) * done / whole for a, b in zip(start, end, strict=True))
+            if is_drawn:
+                yield [*piece, (x, y)]
+            is_drawn, left, piece = not is_drawn, next(lengths), [(x, y)]
+        left -= whole - done
+        piece.append(end)
+    if is_drawn and piece[1:]:
+        yield piece
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

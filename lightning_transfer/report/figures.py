@@ -219,6 +219,7 @@ class Reliability:
             height = 34 * count / most
             canvas.rectangle(at(index / bins, 0)[0] + 1, 412 - height, side / bins - 2, height, "muted", 0.5)
         canvas.line([at(0, 0), at(1, 1)], "second", 1.5)
+        canvas.text(left + side + 8, top + side + 14, "confidence", "muted", 11)
         canvas.text(left + side + 8, 405, "predictions", "muted", 11)
 
 

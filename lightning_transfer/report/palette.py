@@ -19,14 +19,15 @@ COLORS: dict[Color, tuple[str, str]] = {
     "second": ("#d95f0e", "#ff9a52"),
     "good": ("#1a7f37", "#56d364"),
     "bad": ("#cf222e", "#ff7b72"),
-    # Colour-blind readers can tell these apart too. Source: Okabe & Ito, 2008; lighter on dark, with white for black.
+    # Colour-blind readers can tell these apart too. Source: Okabe & Ito, 2008. Yellow and sky blue are darker on white,
+    # where lines need a contrast of 3; on dark all are lighter, with white for black.
     "series-0": ("#0072b2", "#4ba3e3"),
     "series-1": ("#d55e00", "#ff8c42"),
     "series-2": ("#009e73", "#2fcf9f"),
     "series-3": ("#cc79a7", "#f0a3cf"),
     "series-4": ("#000000", "#ffffff"),
-    "series-5": ("#e69f00", "#f2c14e"),
-    "series-6": ("#56b4e9", "#9fdcff"),
+    "series-5": ("#b87900", "#f2c14e"),
+    "series-6": ("#3a98d4", "#9fdcff"),
     "series-7": ("#666666", "#b0b0b0"),
 }
 SERIES: tuple[Color, ...] = tuple(name for name in COLORS if name.startswith("series-"))

@@ -34,6 +34,30 @@ class Run:
     steps: dict[str, int] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def tested(self) -> dict[str, float]:
+        """The metrics of the best checkpoint on the test split, empty if it was not tested."""
+        last = self.last("test/accuracy")
+        return self.results.get("test") or ({} if last is None else {"test/accuracy": last})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the data module knows of its data: counts and fingerprints; empty if nothing."""
+        facts: dict[str, Any] = self.results.get("data") or self.data.get("run/facts") or {}
+        return facts
+
+    @property
+    def strategy(self) -> str | None:
+        """Name of the strategy of fine-tuning; None where it was not recorded, as only dashboards do."""
+        strategy: str | None = self.data.get("run/hyperparameters", {}).get("strategy")
+        return strategy
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the run, if it is known."""
+        seed: int | None = self.results.get("seed", self.data.get("run/hyperparameters", {}).get("seed"))
+        return seed
+
     def last(self, tag: str) -> float | None:
         """Returns the last value of a scalar, or None if it was never logged."""
         points = self.scalars.get(tag)

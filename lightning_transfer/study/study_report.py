@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_transfer.files import write_text
+from lightning_transfer.report.conclusion import listed
 from lightning_transfer.report.document import Block, Bullets, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from lightning_transfer.report.palette import with_own_colors
 from lightning_transfer.study import plots
@@ -13,6 +14,9 @@ from lightning_transfer.study.outcomes import Outcome, Outcomes
 from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row, write_csv
 from lightning_transfer.study.statistics import Comparison, Verdict, smallest_wilcoxon_p
 from lightning_transfer.study.units import Unit, unit_of
+
+_CURVES = "Means over labels, with 95 % intervals as bars; the small dots are single seeds."
+_SECONDS = "Means over the seconds of training, the small dots are single seeds; the steps are the Pareto front."
 
 
 def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
@@ -28,11 +32,11 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
     """
     name = outcomes.plan.study.name
     figures = [
-        Figure(f"{name}_labels.svg", plots.learning_curve(outcomes), "Means over labels, with 95 % intervals."),
+        Figure(f"{name}_labels.svg", plots.learning_curve(outcomes), _CURVES),
         Figure(
             f"{name}_seconds.svg",
             plots.accuracy_over_seconds(outcomes),
-            "Means over the seconds of training; the steps are the Pareto front.",
+            _SECONDS,
         ),
     ]
     blocks = [*_findings(outcomes), *figures, *_tables(outcomes), *_protocol(outcomes, command)]
@@ -51,16 +55,18 @@ def headline(outcomes: Outcomes) -> str:
     """Says in one sentence which arm wins at which size, and by how much."""
     unit = unit_of(outcomes.plan.study)
     parts: list[str] = []
-    undecided: dict[tuple[str, ...], list[str]] = {}
+    undecided: dict[tuple[str, ...], dict[str, Verdict]] = {}
     for size, verdict in outcomes.verdicts().items():
         if verdict.is_winner:
             parts.append(f"size {_size(size)} **{verdict.best}** wins, {_lead(verdict, unit)}")
         else:
-            undecided.setdefault(tuple(sorted((verdict.best, *verdict.undecided))), []).append(_size(size))
-    for names, sizes in undecided.items():
-        between = _listed(list(names)) if len(names) < len(outcomes.plan.arms) else "any of them"
-        found = f"**no difference shown** between {between}" if names[1:] else f"{names[0]} has no rival"
-        parts.append(f"size{'s' if sizes[1:] else ''} {_listed(sizes)} {found}")
+            undecided.setdefault(tuple(sorted((verdict.best, *verdict.undecided))), {})[_size(size)] = verdict
+    for names, found in undecided.items():
+        between = listed(list(names)) if len(names) < len(outcomes.plan.arms) else "any of them"
+        words = f"**no difference shown** between {between}" if names[1:] else f"{names[0]} has no rival"
+        leads = [_interval(verdict.comparison, unit) for verdict in found.values() if verdict.comparison]
+        lead = f" (lead of the best: {listed(leads)})" if leads else ""
+        parts.append(f"size{'s' if len(found) > 1 else ''} {listed(list(found))} {words}{lead}")
     return f"At {'; at '.join(parts)}."
 
 
@@ -119,7 +125,7 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
     if outcomes.uncompared:
         yield Paragraph(
             f"{study.baseline} takes starting weights; not compared with it, because they take none: "
-            f"{_listed(outcomes.uncompared)}."
+            f"{listed(outcomes.uncompared)}."
         )
     yield Table(
         ["", "size", "difference", "95 % interval", "p, t test", "p, corrected", "p, Wilcoxon"],
@@ -129,7 +135,7 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
     note = (
         f"`{study.tuning.key}` was chosen for each row by the validation {study.metric} of "
         f"{len(study.tuning.values)} runs{_per_seeds(len(study.tuning.seeds))}, from "
-        f"{_listed([str(v) for v in study.tuning.values])}; an arrow marks the end of the list, beyond which a better "
+        f"{listed([str(v) for v in study.tuning.values])}; an arrow marks the end of the list, beyond which a better "
         "value may lie. "
         if study.tuning
         else "Nothing was tuned: all share the learning rate of the config. "
@@ -146,10 +152,10 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
     facts = [result["data"] or {} for result in results]
     yield Heading("How it was asked")
     validation = sorted({data["validation_examples"] for data in facts if "validation_examples" in data})
-    held_out = f" ({_listed([f'{count:,}' for count in validation])} examples)" if validation else ""
+    held_out = f" ({listed([f'{count:,}' for count in validation])} examples)" if validation else ""
     items = [
         f"Command: `{command}`",
-        f"Seeds {_listed(list(map(str, outcomes.plan.seeds)))} set {_listed([f'`{key}`' for key in study.seed_keys])}, "
+        f"Seeds {listed(list(map(str, outcomes.plan.seeds)))} set {listed([f'`{key}`' for key in study.seed_keys])}, "
         "the same for all strategies. At one seed the smaller training sets are parts of the larger ones.",
         f"Checkpoints and tuned values were chosen on a hold-out of the training split{held_out}, the same for "
         "all; each run read the test split once, at its end.",
@@ -158,8 +164,8 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
         f"{_looks(outcomes)}"
         "Told apart from the best is who is worse at 0.05 divided by the number of all pairs of all sizes.",
         f"{what_seeds_show(outcomes)}.",
-        f"Machine: {_listed(_distinct(results, 'device'))}. Source: commit {_listed(_distinct(results, 'commit'))}. "
-        f"torch {_listed(sorted({result['versions']['torch'] for result in results}))}.",
+        f"Machine: {listed(_distinct(results, 'device'))}. Source: commit {listed(_distinct(results, 'commit'))}. "
+        f"torch {listed(sorted({result['versions']['torch'] for result in results}))}.",
     ]
     fingerprints = {str(data.get("fingerprints")) for data in facts}
     if len(fingerprints) > 1:
@@ -194,7 +200,7 @@ def _verdict(size: float | None, verdict: Verdict, unit: Unit) -> str:
         return f"{where}no difference shown. {verdict.best} has the best mean, but {shared}."
     return (
         f"{where}no difference shown. {verdict.best} has the best mean, not told apart from "
-        f"{_listed(list(verdict.undecided))} (its lead over {verdict.rival}: {_interval(verdict.comparison, unit)})."
+        f"{listed(list(verdict.undecided))} (its lead over {verdict.rival}: {_interval(verdict.comparison, unit)})."
     )
 
 
@@ -207,9 +213,9 @@ def _lead(verdict: Verdict, unit: Unit) -> str:
 def _interval(comparison: Comparison, unit: Unit) -> str:
     difference, signed = comparison.difference, f"+.{unit.decimals}f"
     if difference.n < 2:
-        return f"{difference.mean:{signed}}, from one pair, {unit.of_differences}"
+        return f"{difference.mean:{signed}} {unit.of_differences} (from one pair)"
     interval = f"{difference.low:{signed}} to {difference.high:{signed}}"
-    return f"{difference.mean:{signed}} ({interval}) {unit.of_differences}"
+    return f"{difference.mean:{signed}} ({interval}, n={difference.n}) {unit.of_differences}"
 
 
 def _mean(outcome: Outcome, unit: Unit, best: bool) -> str:
@@ -260,7 +266,3 @@ def _labels(count: int | None) -> str:
 
 def _per_seeds(seeds: int) -> str:
     return f" with each of {seeds} seeds" if seeds > 1 else " with a seed of their own"
-
-
-def _listed(items: list[str]) -> str:
-    return f"{', '.join(items[:-1])} and {items[-1]}" if items[1:] else "".join(items)
