@@ -1,4 +1,4 @@
-"""Every combination of hardware file, precision and data that a CPU can run."""
+"""Hardware files, precisions and data that a CPU can run, each pair of them together."""
 
 import json
 import sys

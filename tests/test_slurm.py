@@ -62,10 +62,10 @@ def test_job_requeued_by_signal_and_by_hand_ends_as_the_uninterrupted_one(
 
 
 def test_array_runs_each_seed(slurm: SlurmCluster, image_folder: Path, tmp_path: Path) -> None:
-    job = submit(slurm, tmp_path, ["--array=0-3"], fit(image_folder, "--trainer.max_epochs", "1"))
-    for task in range(4):
+    job = submit(slurm, tmp_path, ["--array=0-1"], fit(image_folder, "--trainer.max_epochs", "1"))
+    for task in range(2):
         assert slurm.wait(f"{job}_{task}") == "COMPLETED"
-    folders = [tmp_path / "logs" / "default" / f"slurm_{job}_{task}" for task in range(4)]
+    folders = [tmp_path / "logs" / "default" / f"slurm_{job}_{task}" for task in range(2)]
     records = [json.loads((folder / "results.json").read_text()) for folder in folders]
-    assert [record["seed"] for record in records] == [0, 1, 2, 3]
-    assert len({record["validation"]["val/loss"] for record in records}) == 4
+    assert [record["seed"] for record in records] == [0, 1]
+    assert len({record["validation"]["val/loss"] for record in records}) == 2

@@ -109,7 +109,7 @@ def hush_lightning() -> None:
             logger = logging.getLogger(name)
             logger.addFilter(_is_worth_saying)
             for handler in logger.handlers:
-                if isinstance(handler, logging.StreamHandler):
+                if type(handler) is logging.StreamHandler:  # Lightning's own, and no file of the user's
                     handler.stream = sys.stderr  # setStream would flush the old one, which may be closed
     if verbosity() != "verbose" and (output := _output.get()) is not None:
         output.stack.enter_context(warnings.catch_warnings())
