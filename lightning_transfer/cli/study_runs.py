@@ -94,7 +94,7 @@ def read_study(arguments: list[str]) -> tuple[Study, dict[str, Any]]:
         arguments: What follows the name of the command.
 
     Returns:
-        The study, and the other arguments of :func:`run_study` by name.
+        The study, and the other arguments of ``run_study`` by name.
 
     Raises:
         UserError: If a value of the study is not valid.

@@ -35,7 +35,7 @@ class ImageBatch(NamedTuple):
     Attributes:
         images: uint8 [batch, channels, height, width] as stored; float32, normalised, once on the device.
         labels: int64 [batch], -1 where there is no label (prediction); the share of each class, float32 [batch,
-            classes], once training images are mixed. See :class:`Batch` for other problem types.
+            classes], once training images are mixed. See ``Batch`` for other problem types.
         indices: int64 [batch], the row of each image in its split.
     """
 
@@ -59,7 +59,7 @@ class TextBatch(NamedTuple):
     Attributes:
         token_ids: int64 [batch, time], right-padded with 0, or with the padding of a pretrained model.
         lengths: int64 [batch], the tokens of each document, at least 1.
-        labels: int64 [batch], -1 where there is no label (prediction). See :class:`Batch` for other problem types.
+        labels: int64 [batch], -1 where there is no label (prediction). See ``Batch`` for other problem types.
         indices: int64 [batch], the row of each document in its split.
     """
 

@@ -19,7 +19,7 @@ class Mixing:
     """Mixes each training image, and its label, with its neighbour in the batch.
 
     With both alphas above 0, each image is mixed in one of the two ways, which are equally likely. As in
-    :mod:`lightning_transfer.data.augment`, all draws are a hash of seed, epoch and row.
+    ``lightning_transfer.data.augment``, all draws are a hash of seed, epoch and row.
 
     Args:
         mixup_alpha: Blends the pixels (mixup: Zhang et al., 2018) by a share drawn from Beta(alpha, alpha); 0 turns it

@@ -181,7 +181,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         return {**super().state_dict(), "tokenizer": self.tokenizer.to_str()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` gave: from then on texts are read in the checkpoint's vocabulary."""
+        """Takes over what ``state_dict`` gave: from then on texts are read in the checkpoint's vocabulary."""
         super().load_state_dict(state_dict)
         if self.take_tokenizer(state_dict["tokenizer"]):
             self._splits.clear()

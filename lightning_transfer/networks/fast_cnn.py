@@ -16,8 +16,8 @@ class FastCNN(nn.Module):
     """Classifies images of about 32 x 32 pixels, after a few epochs, by whitened patches and 3 x 3 convolutions.
 
     The filters of the first layer are not trained. They whiten the 2 x 2 patches of the training images, and are
-    computed from these images once, before the first step. :class:`~lightning_transfer.Classifier` does so at the start
-    of a fit, unless weights were loaded; elsewhere call :meth:`fit_to_data`. Until then each filter passes one value of
+    computed from these images once, before the first step. ``Classifier`` does so at the start
+    of a fit, unless weights were loaded; elsewhere call ``fit_to_data``. Until then each filter passes one value of
     a patch through: the network works, but learns more slowly.
 
     Args:
@@ -64,7 +64,7 @@ class FastCNN(nn.Module):
 
     @property
     def sample_size(self) -> int:
-        """Number of training images that :meth:`fit_to_data` needs; 0 once the filters are computed."""
+        """Number of training images that ``fit_to_data`` needs; 0 once the filters are computed."""
         return 0 if self.whitening.is_fitted else _WHITENING_IMAGES
 
     def fit_to_data(self, images: Tensor) -> None:

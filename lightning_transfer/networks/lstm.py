@@ -38,7 +38,7 @@ class LSTMClassifier(LSTMEncoder):
             Dropout is drawn anew for the later part.
         bigrams: Number of most frequent pairs of neighbouring training tokens that have an embedding of their own. It
             is added to that of the pair's second token. The pairs are found before the first step of a fit, unless
-            weights were loaded; elsewhere call :meth:`fit_to_data`.
+            weights were loaded; elsewhere call ``fit_to_data``.
         bigram_dropout: Probability of zeroing the embedding of a pair in training.
         sparse_gradients: Whether the gradients of the embeddings hold only the rows of a batch's tokens and pairs. A
             step then costs the same with a vocabulary of any size. It needs an optimizer that takes such gradients:
@@ -87,7 +87,7 @@ class LSTMClassifier(LSTMEncoder):
 
     @property
     def sample_size(self) -> int:
-        """Number of training documents that :meth:`fit_to_data` needs; 0 if no pairs are left to find."""
+        """Number of training documents that ``fit_to_data`` needs; 0 if no pairs are left to find."""
         needs_pairs = isinstance(self.embedding, BigramEmbedding) and not self.embedding.is_fitted
         return _BIGRAM_DOCUMENTS if needs_pairs else 0
 

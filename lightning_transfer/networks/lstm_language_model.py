@@ -127,7 +127,7 @@ class TiedAdaptiveSoftmax(nn.Module):
         return losses
 
     def log_probabilities(self, states: Tensor, weight: Tensor) -> Tensor:
-        """Computes the log-probabilities of all tokens, float32 [tokens, vocabulary_size]; see :meth:`forward`."""
+        """Computes the log-probabilities of all tokens, float32 [tokens, vocabulary_size]; see ``forward``."""
         states = self.projection(states)
         head_weight, head_bias = weight[: self.head_size], self.bias[: self.head_size]
         head = self._head_logits(states, head_weight, head_bias).float().log_softmax(1)

@@ -18,7 +18,7 @@ from lightning_transfer.networks.transformers_model import (
 
 
 class TransformerOptions(TypedDict, total=False):
-    """Names and types of the arguments of :class:`Transformer`."""
+    """Names and types of the arguments of ``Transformer``."""
 
     name: str | None
     vocabulary_size: int | None
@@ -179,7 +179,7 @@ class TransformersNetwork(Transformer):
         return logits
 
     def encode(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Computes the pooled hidden state of each document, float [batch, hidden_size]; see :meth:`forward`."""
+        """Computes the pooled hidden state of each document, float [batch, hidden_size]; see ``forward``."""
         states = self.hidden_states(token_ids, lengths)
         if self.pooling == "first":
             return states[:, 0]

@@ -78,7 +78,7 @@ def build_optimizer(
     decay_norm_and_bias: bool = True,
     rest: Literal["frozen", "trainable"] | None = None,
 ) -> Optimizer:
-    """Builds an optimizer over :func:`parameter_groups`. Its factory holds the base learning rate.
+    """Builds an optimizer over ``parameter_groups``. Its factory holds the base learning rate.
 
     It must be called before the scheduler is built: schedulers remember the learning rates that they find.
 
@@ -86,7 +86,7 @@ def build_optimizer(
         module: The module that the paths of the layer groups start from.
         optimizer: Makes the optimizer from parameter groups, with its learning rate inside (jsonargparse's
             ``OptimizerCallable``, a ``functools.partial``).
-        layer_groups: See :func:`parameter_groups`, as for the arguments below.
+        layer_groups: See ``parameter_groups``, as for the arguments below.
         lr_decay: The head has the optimizer's own learning rate. Each other group has that of the next group towards
             the head, divided by this number.
         decay_norm_and_bias: False exempts biases and one-dimensional parameters from weight decay.
