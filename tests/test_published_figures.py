@@ -35,9 +35,9 @@ def test_every_spread_is_a_95_percent_interval_and_says_of_how_many_runs(text: P
     # Said in the same block, or in the one before a table.
     blocks = re.split(r"\n\s*\n", content)
     for before, block in zip(["", *blocks], blocks, strict=False):
-        lines = block.splitlines() if text.name == "README.md" else [block]
+        lines = block.splitlines() if text.name == "results.md" else [block]
         for line in (line for line in lines if "±" in line):
-            said = line if text.name == "README.md" else before + block
+            said = line if text.name == "results.md" else before + block
             assert re.search(r"n=\d|(three|five) seeds", said), line
 
 

@@ -1,4 +1,7 @@
-"""The package as a library and as a wheel: what it exports and brings, its types, and the example of docs/python.md."""
+"""The package as a library and as a wheel: what it exports and brings, its types, and the example of docs/python.md.
+
+scripts/first_hour runs the commands of the README from a wheel in an empty folder.
+"""
 
 import ast
 import inspect
@@ -159,15 +162,6 @@ def test_editable_install_copies_no_config(tmp_path: Path, monkeypatch: pytest.M
         assert [name for name in wheel.namelist() if name.endswith(".yaml")] == []
         assert wheel.read("_lightning_transfer.pth").decode().strip() == str(REPOSITORY)
     assert PACKAGED == CONFIGS
-
-
-@pytest.mark.slow
-def test_wheel_runs_configs_by_name_in_an_empty_folder(installed: Callable[..., str]) -> None:
-    configs = ["--config", "quickstart", "--config", "hardware/cpu"]
-    installed("fit", *configs, "--data.examples_per_class", "10", "--trainer.max_epochs", "1", "--dashboards", "null")
-    results = json.loads(Path("logs/quickstart/version_0/results.json").read_text())
-    assert results["epochs"] == 1
-    assert results["command"].startswith("lightning-transfer fit --config quickstart ")
 
 
 @pytest.mark.slow
