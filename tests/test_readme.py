@@ -84,7 +84,7 @@ def test_first_hour_runs_every_command_of_the_readme(first_hour: ModuleType) -> 
     assert [line for line in found[2:] if line.split()[:2][-1] not in COMMANDS] == []
     assert {line.split()[1] for line in found[2:]} == {"transfer", "fit", "predict", "study"}
     assert os.access(REPOSITORY / found[0], os.X_OK)
-    assert (REPOSITORY / ".ci" / "run").read_text().endswith("\nscripts/first_hour\n")
+    assert (REPOSITORY / ".ci" / "run").read_text().endswith("\n.venv/bin/python scripts/docs\nscripts/first_hour\n")
 
 
 def test_first_hour_keeps_what_was_sourced_and_ends_at_the_first_command_that_fails(first_hour: ModuleType) -> None:
