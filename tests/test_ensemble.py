@@ -122,7 +122,7 @@ def test_loader_that_does_not_know_its_rows_is_refused_before_any_step(
     if command == "predict":
         arguments = ["predict", "--config", f"{runs[0]}/config.yaml", "--ckpt_path", f"{runs[0]}/checkpoints/last.ckpt"]
     line = error_line(capsys, *arguments, *HERE)
-    assert line.startswith("a DataLoader does not say which rows its batches are of: derive the data from Classif")
+    assert line.startswith("a DataLoader does not say which rows its batches are of: expected a DataL")
 
 
 def test_validation_split_is_that_of_the_runs(runs: list[Path]) -> None:

@@ -16,13 +16,13 @@ from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.data.batches import Batch, ProblemType
+from lightning_transfer.data.batches import ProblemType, parts
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file, writable, write_json
 from lightning_transfer.modules.classifier import Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.targets import TARGETS
-from lightning_transfer.run.predictions import KnownRows, places_of_classes, write_lines
+from lightning_transfer.run.predictions import KnownRows, class_names_of, places_of_classes, write_lines
 from lightning_transfer.transfer.sources import checkpoint_of
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
@@ -238,16 +238,16 @@ class _Evaluation(CommandLine):
         labels, probabilities = map(loader.in_order, zip(*self.kept.batches, strict=True))
         facts = getattr(self.datamodule, "facts", {})
         fingerprints, own = facts.get("fingerprints", {}), self.model.test_metrics.own
-        class_names = getattr(self.datamodule, "class_names", range(probabilities.shape[1]))
+        class_names, problem_type = class_names_of(self.datamodule, self.model)
         return Predictions(
             loader.rows(count),
             labels,
             probabilities,
             fingerprints,
-            self.model.problem_type,
+            problem_type,
             own,
             loader.names(count),
-            [str(name) for name in class_names],
+            class_names,
         )
 
 
@@ -265,5 +265,5 @@ class _Keep(L.Callback):
     ) -> None:
         self._keep(outputs, *batch)
 
-    def _keep(self, probabilities: Tensor, batch: Batch, *_: int) -> None:
-        self.batches.append((batch.labels.cpu(), probabilities.cpu()))
+    def _keep(self, probabilities: Tensor, batch: Any, *_: int) -> None:
+        self.batches.append((parts(batch)[1].cpu(), probabilities.cpu()))

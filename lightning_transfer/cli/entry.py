@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lightning_transfer.cli.allocation import keep_freed_memory
 from lightning_transfer.cli.commands import find_command, front_page
 from lightning_transfer.cli.mistakes import message_of, print_error
+from lightning_transfer.cli.origins import own_line
 from lightning_transfer.run.verbosity import hush_lightning, output_of_a_command
 
 if TYPE_CHECKING:  # this import is slow, and a help does not need it
@@ -45,6 +46,8 @@ def main(args: "ArgsType" = None) -> None:
         except Exception as error:
             message = message_of(error)
             if message is None:
+                if (line := own_line(error)) is not None:
+                    error.add_note(f"the line in your code: {line}")  # the traceback ends in a library's
                 raise
             print_error(message)
             raise SystemExit(2) from None

@@ -37,8 +37,9 @@ from lightning_transfer.files import check_file, check_folder, write_json
 from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
 from lightning_transfer.run.best_checkpoint import best_checkpoint
 from lightning_transfer.run.folder import folder_of_run, read_checkpoint, start_of_fit
+from lightning_transfer.run.known_order import KnownOrder
 from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
-from lightning_transfer.run.predictions import KnownRows, write_predictions
+from lightning_transfer.run.predictions import KnownRows, class_names_of, write_predictions
 from lightning_transfer.run.progress import progress_bar
 from lightning_transfer.run.record import ResultsRecorder, print_metrics, print_record
 from lightning_transfer.run.resumption import SameOptimizers
@@ -202,7 +203,15 @@ class CommandLine(LightningCLI):
         given = config["callbacks"] or []
         # SessionStart comes first, because its mark has to come before any other event.
         given = given if isinstance(given, list) else [given]
-        callbacks = [SessionStart(), SameOptimizers(), FilesOfTheRun(), *given, TrainingSteps(), self.recorder]
+        callbacks = [
+            SessionStart(),
+            SameOptimizers(),
+            FilesOfTheRun(),
+            KnownOrder(),
+            *given,
+            TrainingSteps(),
+            self.recorder,
+        ]
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
             text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
@@ -306,13 +315,20 @@ class CommandLine(LightningCLI):
 
     after_validate = after_test
 
+    def _test_loader(self) -> Any:
+        """The test split is what a data module predicts that says nothing of it."""
+        self.datamodule.setup("test")
+        return self.datamodule.test_dataloader()
+
     def predict(self, **kwargs: Any) -> None:
         """Writes a line of JSON for each example: its name, the class and the probabilities of all classes."""
         if self.trainer.world_size > 1:
             raise UserError(f"predict runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
         self.trainer.callbacks.append(KnownRows())  # type: ignore[attr-defined]
+        if not is_overridden("predict_dataloader", self.datamodule):
+            self.datamodule.predict_dataloader = self._test_loader
         batches: list[torch.Tensor] = self.trainer.predict(**kwargs)  # type: ignore[assignment]
         output = Path(self._get(self.config, "output"))
         loader: Any = self.trainer.predict_dataloaders
-        count = write_predictions(output, batches, loader, self.datamodule)
+        count = write_predictions(output, batches, loader, *class_names_of(self.datamodule, self.model))
         print_result(f"{count} predictions in {output}", {"event": "predictions", "count": count, "file": str(output)})

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_transfer.cli.arguments import ExperimentParser
@@ -103,7 +103,8 @@ class _Restored(CommandLine):
         self._accelerator, self._precision = trainer.get("accelerator"), trainer.get("precision")
         self._device = device
         kept = {name: config[name] for name in ("model", "data") if name in config}
-        predict = {**kept, "ckpt_path": str(checkpoint)}  # what only a training needs is not even imported
+        # What only a training needs is not even imported.
+        predict: dict[str, Any] = {**kept, "ckpt_path": str(checkpoint)}
         super().__init__({"subcommand": "predict", "predict": predict}, StopSignals())
 
     def _set_seed(self) -> None:
@@ -124,7 +125,7 @@ class _Restored(CommandLine):
         """Builds a trainer that keeps nothing, for the device and the precision."""
         name, _, index = (self._device or ("cpu" if self._accelerator == "cpu" else "auto")).partition(":")
         is_on_cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
-        precision = "32-true" if is_on_cpu and self._precision == "16-true" else self._precision
+        precision: Any = "32-true" if is_on_cpu and self._precision == "16-true" else self._precision
         try:
             return Trainer(
                 accelerator=name,

@@ -1,5 +1,7 @@
 """What travels from data to network: one named tuple per kind of input."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -9,6 +11,7 @@ from lightning_transfer.errors import UserError
 # Whether an example has one class, any number of classes, or numbers.
 ProblemType = Literal["classification", "multilabel", "regression"]
 
+_LABELS = ("labels", "label", "targets", "target", "y")  # how dictionaries call them
 _ROUNDING = 0.02  # of a sum of shares in bfloat16
 
 
@@ -74,12 +77,14 @@ class TextBatch(NamedTuple):
         return self.token_ids, self.lengths
 
 
-def parts(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+def parts(batch: Any, forward: Callable[..., Any] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
     """Takes a batch apart.
 
     Args:
-        batch: A named tuple of this module or alike; or an ordinary ``(inputs, labels)``, whose inputs are a tensor or
-            several.
+        batch: A named tuple of this module or alike; an ordinary ``(inputs, labels)``, whose inputs are a tensor or
+            several; or a dictionary with ``labels``, ``label``, ``targets``, ``target`` or ``y``, all else being
+            inputs.
+        forward: The network or its ``forward``, which takes several inputs of a dictionary by their names.
 
     Returns:
         The arguments of the network's ``forward``, and the labels.
@@ -89,13 +94,53 @@ def parts(batch: Any) -> tuple[tuple[Tensor, ...], Tensor]:
     """
     if hasattr(batch, "inputs"):
         return batch.inputs, batch.labels
+    if isinstance(batch, Mapping):
+        names = [name for name in _LABELS if name in batch]
+        if len(names) == 1 and len(batch) > 1 and isinstance(batch[names[0]], Tensor):
+            return inputs_of(batch, forward), batch[names[0]]
+        found = f"a dictionary with {', '.join(map(str, batch))}"
+        raise UserError(
+            f"the data gives batches of {found}: expected inputs, and labels as one of {', '.join(_LABELS)}"
+        )
     if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor):
         inputs, labels = batch
         return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), labels
     raise UserError(
-        f"the data gives batches of {type(batch).__name__}: expected (inputs, labels), or named tuples with inputs and"
-        " labels, as lightning_transfer.data.batches.ImageBatch"
+        f"the data gives batches of {type(batch).__name__}: expected (inputs, labels), a dictionary with labels, or"
+        " named tuples with inputs and labels, as lightning_transfer.data.batches.ImageBatch"
     )
+
+
+def inputs_of(batch: Any, forward: Callable[..., Any] | None = None) -> tuple[Tensor, ...]:
+    """Takes the inputs of a batch to predict, which may come without labels: a tensor, a list of one, or a dictionary.
+
+    Args:
+        batch: See :func:`parts`.
+        forward: As there.
+
+    Raises:
+        UserError: For anything else, and for names that ``forward`` does not take.
+    """
+    if isinstance(batch, Tensor):
+        return (batch,)
+    if isinstance(batch, list | tuple) and not hasattr(batch, "inputs") and len(batch) == 1:
+        return tuple(batch)
+    if not isinstance(batch, Mapping):
+        return parts(batch)[0]
+    inputs = {str(name): value for name, value in batch.items() if name not in _LABELS}
+    if len(inputs) < 2 or forward is None:
+        return tuple(inputs.values())
+    signature = inspect.signature(getattr(forward, "forward", forward))
+    try:
+        bound = signature.bind(**inputs)
+    except TypeError as error:
+        raise UserError(
+            f"the data gives batches with {', '.join(inputs)}: expected what forward takes, {signature} ({error})"
+        ) from error
+    bound.apply_defaults()
+    if bound.kwargs:
+        raise UserError(f"forward takes {', '.join(bound.kwargs)} by name alone: expected no * in {signature}")
+    return bound.args
 
 
 def examples_in(batch: Any) -> int:

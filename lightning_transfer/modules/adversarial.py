@@ -42,7 +42,7 @@ class AdversarialClassifier(Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the loss of a training batch and that of the moved batch, and returns their sum."""
-        inputs, labels = parts(batch)
+        inputs, labels = parts(batch, self.network)
         with MovableEmbedding(find_embedding(self.network)) as embedding:
             loss = super().training_step(batch, batch_idx)
             embedding.move(loss, inputs[0], self.adversarial_norm)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lightning_transfer.data.batches import Batch, ProblemType, parts
+from lightning_transfer.data.batches import Batch, ProblemType, inputs_of, parts
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.class_weights import ClassWeights, check_class_weights, weights_of_fit
@@ -121,7 +121,7 @@ class Classifier(OptimizedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the loss of a training batch, and logs the means at the end of a logging interval or an epoch."""
-        inputs, labels = parts(batch)
+        inputs, labels = parts(batch, self.network)
         logits = self(*inputs)
         loss = self.training_loss(logits, labels)
         self._log_training(loss, logits, labels)
@@ -143,8 +143,7 @@ class Classifier(OptimizedModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the class probabilities of a batch, or its numbers, float32 [batch, classes]."""
-        inputs, _ = parts(batch)
-        return self.predictions(self(*inputs))
+        return self.predictions(self(*inputs_of(batch, self.network)))
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Turns logits into probabilities or numbers, float32 [batch, classes]."""
@@ -152,7 +151,7 @@ class Classifier(OptimizedModule):
         return predictions
 
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> Tensor:
-        inputs, labels = parts(batch)
+        inputs, labels = parts(batch, self.network)
         logits = self(*inputs)
         # In float32 at least: checkpoints are chosen by the mean of these losses.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.data.batches import ProblemType, are_shares
-from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import replacing, writable
@@ -45,13 +44,40 @@ class KnownRows(L.Callback):
 def _require_rows(loader: object) -> None:
     if not isinstance(loader, BatchLoader):
         raise UserError(
-            f"a {type(loader).__name__} does not say which rows its batches are of: derive the data from"
-            " ClassificationDataModule, whose loaders do"
+            f"a {type(loader).__name__} does not say which rows its batches are of: expected a DataLoader that takes a"
+            " map-style data set in its order or shuffled, in batches, and one process"
         )
 
 
+def class_names_of(data: object, module: object) -> tuple[list[str], ProblemType]:
+    """Finds what a run predicts, for any data module and module.
+
+    Args:
+        data: The data module; its ``class_names`` count first, then its ``num_classes`` and the module's.
+        module: The module.
+
+    Returns:
+        The names of the classes or numbers, and the problem type.
+
+    Raises:
+        UserError: If neither says how many classes there are.
+    """
+    of_module = getattr(module, "problem_type", "classification")
+    problem_type: ProblemType = getattr(data, "problem_type", None) or of_module
+    names = getattr(data, "class_names", None)
+    if names is None:
+        count = getattr(data, "num_classes", None) or getattr(module, "num_classes", None)
+        if count is None:
+            raise UserError(
+                f"neither {type(data).__name__} nor {type(module).__name__} has num_classes: expected one, or"
+                " class_names of the data"
+            )
+        names = range(count)
+    return [str(name) for name in names], problem_type
+
+
 def write_predictions(
-    output: Path, batches: list[Tensor], loader: BatchLoader, data: ClassificationDataModule[object]
+    output: Path, batches: list[Tensor], loader: BatchLoader, class_names: list[str], problem_type: ProblemType
 ) -> int:
     """Writes the name and the prediction of each example, in the order of the input; see :func:`write_lines`.
 
@@ -59,7 +85,8 @@ def write_predictions(
         output: The file to write.
         batches: Probabilities or numbers, float [batch, classes] each, in the order of the loader's batches.
         loader: The loader, which knows the rows of the batches and what they are called.
-        data: The data module, which knows the names of the classes.
+        class_names: The names of the classes or numbers.
+        problem_type: What each example has.
 
     Returns:
         The number of examples.
@@ -68,9 +95,9 @@ def write_predictions(
         UserError: If the batches hold anything else than the problem type predicts, or the file cannot be written.
     """
     for batch in batches:
-        require_predictions(batch, len(data.class_names), data.problem_type)
+        require_predictions(batch, len(class_names), problem_type)
     names = loader.names(len(batches))
-    write_lines(output, names, loader.in_order(batches), data.class_names, data.problem_type)
+    write_lines(output, names, loader.in_order(batches), class_names, problem_type)
     return len(names)
 
 
