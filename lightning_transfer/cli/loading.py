@@ -99,10 +99,10 @@ class _Restored(CommandLine):
     datamodule: ClassificationDataModule[Any]
 
     def __init__(self, config: dict[str, Any], checkpoint: Path, device: str | None) -> None:
-        trainer = config.get("trainer") or {}
+        trainer: dict[str, Any] = config.get("trainer") or {}
         self._accelerator, self._precision = trainer.get("accelerator"), trainer.get("precision")
         self._device = device
-        kept = {name: config[name] for name in ("model", "data") if name in config}
+        kept: dict[str, Any] = {name: config[name] for name in ("model", "data") if name in config}
         # What only a training needs is not even imported.
         predict: dict[str, Any] = {**kept, "ckpt_path": str(checkpoint)}
         super().__init__({"subcommand": "predict", "predict": predict}, StopSignals())

@@ -62,7 +62,7 @@ def class_names_of(data: object, module: object) -> tuple[list[str], ProblemType
     Raises:
         UserError: If neither says how many classes there are.
     """
-    of_module = getattr(module, "problem_type", "classification")
+    of_module: ProblemType = getattr(module, "problem_type", "classification")
     problem_type: ProblemType = getattr(data, "problem_type", None) or of_module
     names = getattr(data, "class_names", None)
     if names is None:
