@@ -81,8 +81,10 @@ def test_epochs_stand_in_columns_with_phase_learning_rate_and_time_left(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(fit_arguments(image_folder, *ARGUMENTS))
-    first, last = rows(capsys.readouterr().out)
+    first, last, best = rows(capsys.readouterr().out)
     assert (first["epoch"], last["epoch"]) == ("1/2", "2/2")
+    assert best == {**(first if "1/2" in best["epoch"] else last), "epoch": best["epoch"]}
+    assert best["epoch"].startswith("best ")
     assert (first["phase"], first["lr"], last["phase"], last["left"]) == ("3/5", "0.01", "5/5", "0:00:00")
     assert re.fullmatch(r"0:\d\d:\d\d", first["left"])
     assert re.fullmatch(r"\d\.\d{4}", last["val/accuracy"])
@@ -106,24 +108,17 @@ def test_run_of_many_epochs_is_told_in_twenty_lines_without_what_says_nothing(
     assert [row["epoch"] for row in table[:7] if row.get("val/loss")] == ["20/40", "40/40"]
 
 
-def test_best_epoch_has_a_row_also_between_the_milestones(
+def test_best_epoch_has_a_row_unless_it_was_before_the_resume(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    worse = ["--trainer.max_epochs", "24", "--trainer.limit_train_batches", "1", "--dashboards", "null"]
-    main(
-        fit_arguments(
-            image_folder,
-            *worse,
-            "--checkpoint.monitor",
-            "peak",
-            "--checkpoint.mode",
-            "max",
-            "--model",
-            "test_progress.Peaking",
-        )
-    )
+    short = ["--trainer.limit_train_batches", "1", "--dashboards", "null", "--version", "run"]
+    peak = ["--checkpoint.monitor", "peak", "--checkpoint.mode", "max", "--model", "test_progress.Peaking"]
+    arguments = fit_arguments(image_folder, *short, *peak, "--trainer.max_epochs", "24")
+    main(arguments)
     *_, best = rows(capsys.readouterr().out)
     assert best["epoch"] == "best 6/24"
+    main([*arguments, "--trainer.max_epochs", "27", "--ckpt_path", "last"])
+    assert [row["epoch"] for row in rows(capsys.readouterr().out)] == ["27/27"]
 
 
 def test_verbose_shows_every_epoch_and_what_lightning_says(
@@ -207,7 +202,9 @@ def test_bar_in_a_terminal_says_the_same(image_folder: Path, monkeypatch: pytest
     assert status == 0, said.decode()
     assert re.search("\x1b\\[1m *epoch +seconds", said.decode())
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
-    assert re.search(r"[\r\n] +1/2 .*[\r\n] +2/2 ", text, re.DOTALL)  # the table stands above the bar
+    # The table stands above the bar.
+    assert re.findall(r" ([12]/2|best [12]/2) +\d+\.\d +\d/5 ", text)[:2] == ["1/2", "2/2"]
+    assert re.search("\x1b\\[1;32m +best [12]/2 ", said.decode())
     assert re.search(r"phase: [1-5]/5 lr: 0\.01", text)
     assert "left: 0:" in text
 

@@ -1,6 +1,5 @@
 """Prints the epochs of a training in columns, the important ones only, or each as a line of JSON."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ _MILESTONES = 6
 
 
 class EpochTable(EpochLines):
-    """Prints a row for the first epoch, each sixth of the training, the last epoch and the best one.
+    """Prints a row for the first epoch, each sixth of the training, the last epoch and, at the end, the best one.
 
     Where the number of epochs is not known, the rows are those of epochs 1, 2, 4, 8 and so on. A metric that was not
     logged in an epoch has no number in its row.
@@ -25,11 +24,13 @@ class EpochTable(EpochLines):
         self._columns: dict[str, int] = {}  # their widths by name
         self._epochs: dict[int, Epoch] = {}  # by the step at their end
         self._printed: set[int] = set()
+        self._first_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begins a new table."""
         super().on_train_start(trainer, pl_module)
         self._columns, self._epochs, self._printed = {}, {}, set()
+        self._first_step = trainer.global_step
 
     def show(self, trainer: L.Trainer, epoch: Epoch) -> None:
         """Prints the row of an epoch that is due, and keeps the others."""
@@ -40,10 +41,10 @@ class EpochTable(EpochLines):
             self._print(epoch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prints the rows of the last and of the best epoch, unless they are there."""
+        """Prints the row of the last epoch, unless it is there, and that of the best one of several."""
         self._print_last()
         best = self._best(trainer)
-        if best is not None and best.number not in self._printed:
+        if best is not None and len(self._epochs) > 1:
             self._print(best, "best ")
         super().on_train_end(trainer, pl_module)
 
@@ -56,13 +57,16 @@ class EpochTable(EpochLines):
             self._print(self._epochs[max(self._epochs)])
 
     def _best(self, trainer: L.Trainer) -> Epoch | None:
-        """Finds the epoch in which the best checkpoint was kept. It is kept after the row of its epoch."""
+        """Finds the epoch in which the best checkpoint was kept, after its row; None if that was before a resume."""
         best = best_checkpoint(trainer)
-        steps = [step for step in self._epochs if best is not None and step >= (best.best_step or math.inf)]
+        kept = best.best_step if best is not None else None
+        if kept is None or kept <= self._first_step:
+            return None
+        steps = [step for step in self._epochs if step >= kept]
         return self._epochs[min(steps)] if steps else None
 
     def _print(self, epoch: Epoch, prefix: str = "") -> None:
-        if epoch.number in self._printed:
+        if epoch.number in self._printed and not prefix:
             return
         self._printed.add(epoch.number)
         cells = {"epoch": f"{prefix}{epoch.number}{f'/{epoch.of}' if epoch.of else ''}"}
