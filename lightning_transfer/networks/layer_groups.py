@@ -25,11 +25,13 @@ class LayerGroup:
         parameters: Full name in the module -> parameter. A tied parameter is in one group only, so a group has no
             parameters if all its weights are tied to those of another group.
         modules: Every submodule below the group's paths, containers included.
+        frozen: Parameters of the group that never train, by name. They are in ``parameters`` no longer.
     """
 
     name: str
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     modules: list[nn.Module] = field(default_factory=list)
+    frozen: dict[str, nn.Parameter] = field(default_factory=dict)
 
 
 def group_patterns(layer_groups: LayerGroups) -> dict[str, list[str]]:

@@ -29,21 +29,30 @@ class FreezableModule:
         self._frozen: list[nn.Parameter] = []
         self._frozen_layers: dict[int, _FrozenLayer] = {}
         self._buffers: list[_HeldBuffer] = []
-        self._original = [(p, p.requires_grad) for group in groups.values() for p in group.parameters.values()]
+        self._original = [
+            (parameter, parameter.requires_grad)
+            for group in groups.values()
+            for parameter in (*group.parameters.values(), *group.frozen.values())
+        ]
 
     def set_trainable(self, names: Iterable[str]) -> bool:
         """Makes the parameters of these groups trainable and freezes all others. Returns whether anything changed."""
         trainable, changed = set(names), False
         self._frozen = []
         for name, group in self.groups.items():
-            for parameter in group.parameters.values():
-                changed |= parameter.requires_grad != (name in trainable)
-                parameter.requires_grad_(name in trainable)
-                if name not in trainable:
+            may_train = [(parameter, name in trainable) for parameter in group.parameters.values()]
+            for parameter, trains in [*may_train, *((parameter, False) for parameter in group.frozen.values())]:
+                changed |= parameter.requires_grad != trains
+                parameter.requires_grad_(trains)
+                if not trains:
                     self._frozen.append(parameter)
         self.drop_gradients()
         if self._eval_norm_layers:
-            frozen = [module for name in self.groups if name not in trainable for module in self._modules_of(name)]
+            frozen = [
+                module
+                for name in self.groups
+                for module in (self._frozen_within(name) if name in trainable else self._modules_of(name))
+            ]
             self._freeze_layers({id(module): module for module in frozen if not _trains(module)})
         return changed
 
@@ -70,6 +79,12 @@ class FreezableModule:
             parameter.requires_grad_(requires_grad)
         self._freeze_layers({})
         self._frozen = []
+
+    def _frozen_within(self, name: str) -> list[nn.Module]:
+        """Lists the layers of a group that trains in part of which nothing trains."""
+        frozen = {id(parameter) for parameter in self.groups[name].frozen.values()}
+        own = [(module, {id(p) for p in module.parameters(recurse=False)}) for module in self.groups[name].modules]
+        return [module for module, parameters in own if parameters and parameters <= frozen]
 
     def _modules_of(self, name: str) -> list[nn.Module]:
         modules = self.groups[name].modules

@@ -39,7 +39,7 @@ def preset_phases(
 
 
 def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]:
-    """Replaces patterns of layer groups in explicit phases by the groups that they name.
+    """Replaces patterns and places of layer groups in explicit phases by the groups that they name.
 
     Raises:
         UserError: If a group is unknown or a phase adds nothing. It names the phase, counted from 1.
@@ -48,7 +48,7 @@ def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]
     for number, phase in enumerate(phases, start=1):
         groups: dict[str, None] = {}
         for pattern in phase.groups:
-            found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+            found = _named(pattern, names)
             if not found:
                 raise UserError(f"phase {number}: layer group {pattern!r} is not one of {some_of(names, limit=20)}")
             groups.update(dict.fromkeys(found))
@@ -58,9 +58,16 @@ def resolve_phases(phases: Sequence[Phase], names: Sequence[str]) -> list[Phase]
     return resolved
 
 
+def _named(pattern: str | int, names: Sequence[str]) -> list[str]:
+    """Returns the layer groups of a name, a pattern, or a place: 0 is the first from the input, -1 the head."""
+    if isinstance(pattern, int):
+        return [names[pattern]] if -len(names) <= pattern < len(names) else []
+    return [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+
+
 def trainable_groups(phases: Sequence[Phase], index: int) -> set[str]:
     """Returns the layer groups that phase ``index``, counted from 0, trains."""
     groups: set[str] = set()
     for phase in phases[: index + 1]:
-        groups = set(phase.groups) | (set() if phase.only else groups)
+        groups = {str(name) for name in phase.groups} | (set() if phase.only else groups)
     return groups

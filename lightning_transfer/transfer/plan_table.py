@@ -43,7 +43,8 @@ def format_plan(
     Returns:
         One aligned line per phase below a header, and a line about parameters that were frozen before.
     """
-    total = sum(parameter.numel() for group in resolved.groups.values() for parameter in group.parameters.values())
+    held = [parameters for group in resolved.groups.values() for parameters in (group.parameters, group.frozen)]
+    total = sum(parameter.numel() for parameters in held for parameter in parameters.values())
     rates = _learning_rates(optimizers, group_factors)
     begins = _begins(resolved, length)
     rows: list[tuple[str, ...]] = [HEADER if kept_bytes is None else (*HEADER, "kept for backward")]

@@ -18,6 +18,7 @@ from lightning_transfer.networks.layer_groups import (
     some_of,
 )
 from lightning_transfer.transfer.param_groups import own_layer_groups
+from lightning_transfer.transfer.parameter_kinds import keep_only
 from lightning_transfer.transfer.phases import preset_phases, resolve_phases, trainable_groups
 from lightning_transfer.transfer.schedule import LearningRateSchedule, Phase, Schedule, Until, parse, parse_phases
 
@@ -167,6 +168,7 @@ def resolve_schedule(
     lr_schedule: LearningRateSchedule,
     rest: str | None,
     thaw_frozen: bool = False,
+    parameters: Sequence[str] | None = None,
 ) -> ResolvedSchedule:
     """Resolves a named schedule or explicit phases on a module.
 
@@ -179,6 +181,7 @@ def resolve_schedule(
         rest: How to treat parameters that no layer group covers, and layer groups that no phase covers: ``frozen``,
             ``trainable``, or ``None`` for an error.
         thaw_frozen: Whether parameters that do not require grad now are trained with their layer group.
+        parameters: Which parameters below the head may train, see :func:`keep_only`; ``None`` for all.
 
     Raises:
         UserError: If anything does not fit. It names the phase or group and lists what exists.
@@ -189,10 +192,13 @@ def resolve_schedule(
         phases = preset_phases(schedule, names, until, lr_schedule)
     else:
         phases = resolve_phases(schedule, names)
-    thaw_order = dict.fromkeys(name for phase in phases for name in phase.groups)
+    thaw_order = dict.fromkeys(str(name) for phase in phases for name in phase.groups)
     groups = resolve_layer_groups(module, patterns, list(thaw_order), rest)
     tied = {name for name in names if not groups[name].parameters}
     frozen_before = [] if thaw_frozen else _take_frozen_out(groups)
+    optimizer_groups = resolve_layer_groups(module, patterns, rest=rest)
+    if parameters is not None:
+        keep_only(parameters, module, groups, head=optimizer_groups[names[-1]])
     empty = {name for name in names if not groups[name].parameters}
     uncovered = set() if isinstance(schedule, str) else set(names) - thaw_order.keys() - empty
     if uncovered and rest is None:
@@ -206,16 +212,13 @@ def resolve_schedule(
         phases = preset_phases(schedule, [name for name in names if name not in empty], until, lr_schedule)
     for number, phase in enumerate(phases, start=1):
         if set(phase.groups) <= empty:
-            raise UserError(
-                f"phase {number}: the weights of {', '.join(phase.groups)} "
-                + (
-                    "are tied to a group that thaws before; drop the phase or join the two groups"
-                    if set(phase.groups) <= tied
-                    else "were frozen before; drop the phase, make them require grad, or set thaw_frozen"
-                )
-            )
+            reason = "were frozen before; drop the phase, make them require grad, or set thaw_frozen"
+            if set(phase.groups) <= tied:
+                reason = "are tied to a group that thaws before; drop the phase or join the two groups"
+            elif any(groups[name].frozen for name in map(str, phase.groups)):
+                reason = f"have nothing of what may train, {', '.join(parameters or ())}; drop the phase"
+            raise UserError(f"phase {number}: the weights of {', '.join(map(str, phase.groups))} {reason}")
     always = uncovered | (groups.keys() - names) if rest == "trainable" else set()
-    optimizer_groups = resolve_layer_groups(module, patterns, rest=rest)
     return ResolvedSchedule(groups, phases, always, optimizer_groups, frozen_before)
 
 

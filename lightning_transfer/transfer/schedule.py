@@ -115,7 +115,8 @@ class Phase:
     """Describes one phase of a schedule.
 
     Attributes:
-        groups: Layer groups, or glob patterns of their names, that this phase adds to those already trainable.
+        groups: Layer groups that this phase adds to those already trainable: names, glob patterns of names, or places
+            from the input as whole numbers. 0 is the first group, and -1 the last, the head.
         until: When the phase ends; none in the last phase, which runs until training ends.
         only: Whether this phase trains its own groups alone and freezes all others.
         lr_multiplier: Factor on the learning rates of all groups during this phase, in (0, 1].
@@ -123,7 +124,7 @@ class Phase:
             ``slanted_triangular`` or ``one_cycle``.
     """
 
-    groups: Sequence[str]
+    groups: Sequence[str | int]
     until: Until | None = None
     only: bool = False
     lr_multiplier: float = 1.0
@@ -131,7 +132,7 @@ class Phase:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        groups = [self.groups] if isinstance(self.groups, str) else list(self.groups)
+        groups = [self.groups] if isinstance(self.groups, str | int) else list(self.groups)
         object.__setattr__(self, "groups", groups)
         if self.until is not None:
             object.__setattr__(self, "until", parse(Until, self.until, "until"))

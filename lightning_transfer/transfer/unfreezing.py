@@ -51,6 +51,8 @@ class ProgressiveUnfreezing(pl.Callback):
         lr_schedule: Shape over each phase of a named schedule, by which the scheduler's learning rates are multiplied:
             ``constant``, ``slanted_triangular`` or ``one_cycle``.
         thaw_frozen: Whether parameters that do not require grad before the fit are trained with their layer group, too.
+        parameters: Which parameters below the head may train in any phase: ``norm`` (those of norm layers), ``bias``,
+            or glob patterns of names in which ``*`` crosses dots (``*.bias``). The head trains whole. By default all.
 
     Attributes:
         plan_text: The plan as a table, once training has begun.
@@ -80,10 +82,11 @@ class ProgressiveUnfreezing(pl.Callback):
         lr_decay: float | None = None,
         lr_schedule: LearningRateSchedule = "constant",
         thaw_frozen: bool = False,
+        parameters: list[str] | None = None,
     ) -> None:
         given = check_schedule(schedule, until, phases, lr_schedule, rest, lr_decay, frozen_norm_layers)
         self.resolve: Callable[[nn.Module], ResolvedSchedule] = partial(
-            resolve_schedule, layer_groups=layer_groups, thaw_frozen=thaw_frozen, **given
+            resolve_schedule, layer_groups=layer_groups, thaw_frozen=thaw_frozen, parameters=parameters, **given
         )
         self.eval_norm_layers = frozen_norm_layers == "eval"
         self.lr_decay = lr_decay
