@@ -37,6 +37,8 @@ _EXPORTS = {
     "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
     "ReaderOptions": "lightning_transfer.data.reading.options",
     "SeedCNN": "lightning_transfer.networks.cnn",
+    "SpectralShrinkage": "lightning_transfer.transfer.spectral_shrinkage",
+    "StartingPointPenalty": "lightning_transfer.transfer.starting_point",
     "Study": "lightning_transfer.study.config",
     "TextBatch": "lightning_transfer.data.batches",
     "TextDataModule": "lightning_transfer.data.texts",
@@ -99,6 +101,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping
     from lightning_transfer.transfer.param_groups import parameter_groups as parameter_groups
     from lightning_transfer.transfer.schedule import Phase as Phase, Plateau as Plateau, Until as Until
+    from lightning_transfer.transfer.spectral_shrinkage import SpectralShrinkage as SpectralShrinkage
+    from lightning_transfer.transfer.starting_point import StartingPointPenalty as StartingPointPenalty
     from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing as ProgressiveUnfreezing
     from lightning_transfer.transfer.weights import load_starting_weights as load_starting_weights
 else:

@@ -44,6 +44,19 @@ def own_groups(pl_module: L.LightningModule) -> dict[str, LayerGroup]:
     return groups
 
 
+def names_below_head(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[int, str]:
+    """Finds the parameters of all layers but the head, the last layer group: identity -> name.
+
+    Args:
+        trainer: The trainer, after the start of ``fit``.
+        pl_module: The module that trains.
+    """
+    groups = shown_groups(trainer, pl_module)
+    head = [name for name in groups if name != REST][-1:]
+    below = [group.parameters for name, group in groups.items() if name not in head]
+    return {id(parameter): name for parameters in below for name, parameter in parameters.items()}
+
+
 def trainable_names(groups: dict[str, LayerGroup]) -> tuple[str, ...]:
     """Names the groups that train now. A layer group freezes as a whole, so its first parameter is enough to tell."""
     return tuple(name for name, group in groups.items() if next(iter(group.parameters.values())).requires_grad)
