@@ -49,6 +49,7 @@ _EXPORTS = {
     "Tuning": "lightning_transfer.study.config",
     "Until": "lightning_transfer.transfer.schedule",
     "UserError": "lightning_transfer.errors",
+    "WeightInterpolation": "lightning_transfer.transfer.interpolation",
     "evaluate_ensemble": "lightning_transfer.cli.ensemble",
     "load": "lightning_transfer.cli.loading",
     "load_starting_weights": "lightning_transfer.transfer.weights",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.study.config import Pretraining as Pretraining, Study as Study, Tuning as Tuning
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage
     from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping
+    from lightning_transfer.transfer.interpolation import WeightInterpolation as WeightInterpolation
     from lightning_transfer.transfer.param_groups import parameter_groups as parameter_groups
     from lightning_transfer.transfer.schedule import Phase as Phase, Plateau as Plateau, Until as Until
     from lightning_transfer.transfer.spectral_shrinkage import SpectralShrinkage as SpectralShrinkage

@@ -15,6 +15,7 @@ import torch
 from lightning_transfer.run.best_checkpoint import BestCheckpoint, best_checkpoint
 from lightning_transfer.run.training_steps import check_is_finite, training_steps
 from lightning_transfer.run.verbosity import print_result, verbosity
+from lightning_transfer.transfer.interpolation import interpolation_of
 from lightning_transfer.transfer.shown_groups import unfreezing_of
 
 _PACKAGES = ("lightning-transfer", "torch", "lightning", "torchvision", "torchmetrics", "datasets")
@@ -111,12 +112,16 @@ class ResultsRecorder(L.Callback):
             "commit": source_commit(),
             "versions": versions(),
             "unfreezing": getattr(unfreezing_of(trainer), "outcome", None) or None,
+            "interpolation": interpolation_of(trainer),
             "validations": self.validations,
         }
 
     def _validation_after(self, step: int | None) -> dict[str, float] | None:
-        """Returns the metrics of the weights after that many steps; None where they were not validated."""
-        found = next((entry for entry in self.validations if entry["step"] == step), {})
+        """Returns the metrics of the weights after that many steps; None where they were not validated.
+
+        The last entry counts, because weights that are interpolated at the end of a training take no step.
+        """
+        found = next((entry for entry in reversed(self.validations) if entry["step"] == step), {})
         return {name: value for name, value in found.items() if name not in ("epoch", "step")} or None
 
 

@@ -1,0 +1,72 @@
+"""WiSE-FT: weights between the start and the end of a fine-tuning, chosen on validation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from strategy_toys import Pretrained, callbacks, equal, fit, state
+from unfreezing_toys import Recorder, trainer
+
+from lightning_transfer import ExponentialMovingAverage
+from lightning_transfer.errors import UserError
+
+
+@pytest.mark.parametrize("strategies", [("wise_ft",), ("lp_ft", "wise_ft")])
+def test_wise_ft_at_0_and_1_gives_the_start_and_the_end(strategies: tuple[str, ...]) -> None:
+    ends, seen = {}, Recorder()
+    for coefficient in (0.0, 0.25, 1.0):
+        module, seen = Pretrained(), Recorder()
+        more = [built for name in strategies[:-1] for built in callbacks(name)]
+        fit("wise_ft", module, changes={"coefficients": [coefficient]}, more=[seen, *more])
+        ends[coefficient] = state(module)
+    plain = Pretrained()
+    trainer(*(built for name in strategies[:-1] for built in callbacks(name))).fit(plain)
+    start = seen.weights[9 if "lp_ft" in strategies else 0]  # a linear probe, where a head was trained first
+    assert equal(ends[0.0], start)
+    assert equal(ends[1.0], state(plain))
+    for name, value in ends[0.25].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * ends[1.0][name])
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_wise_ft_takes_the_best_on_validation_into_an_ordinary_checkpoint(averaged: bool, tmp_path: Path) -> None:
+    class Wanted(Pretrained):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            # Best where the first weight has gone three tenths of its way.
+            self.log("val/loss", (self.body[0].weight[0, 0].double() - self.target).abs())
+
+    plain, average = Wanted(), [ExponentialMovingAverage(decay=0.5)] if averaged else []
+    plain.target = 0.0
+    start = state(plain)
+    trainer(*average).fit(plain)
+    end = state(plain)
+    module, saving = Wanted(), ModelCheckpoint(tmp_path, "best", monitor="val/loss")
+    place = "body.0.weight"
+    module.target = float(start[place][0, 0]) * 0.7 + float(end[place][0, 0]) * 0.3
+    [interpolation] = callbacks("wise_ft", monitor=None)
+    average = [ExponentialMovingAverage(decay=0.5)] if averaged else []
+    run = trainer(interpolation, *average, saving)
+    run.fit(module)
+    assert interpolation.outcome["coefficient"] == 0.3
+    assert set(interpolation.outcome["values"]) == {f"{tenth / 10:g}" for tenth in range(11)}
+    torch.testing.assert_close(module.state_dict()[place], 0.7 * start[place] + 0.3 * end[place])
+    saved = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert equal(saved["state_dict"], state(module))
+    assert float(run.callback_metrics["val/loss"]) == pytest.approx(interpolation.outcome["values"]["0.3"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"coefficients": [0.5, 1.1]}, {}, r"coefficients is \[0.5, 1.1\]: expected numbers from 0, the start, to 1"),
+        ({"monitor": None}, {}, "WeightInterpolation has no monitor"),
+        ({"monitor": "val/f1", "mode": "max"}, {}, "monitor is val/f1, which validation does not log: choose one of"),
+        ({}, {"limit_val_batches": 0}, "nothing is validated: hold out examples"),
+    ],
+)
+def test_wise_ft_that_cannot_choose_is_refused(changes: Any, options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fit("wise_ft", Pretrained(), changes=changes, **{"max_epochs": 1, **options})
