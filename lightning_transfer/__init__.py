@@ -53,6 +53,7 @@ _EXPORTS = {
     "evaluate_ensemble": "lightning_transfer.cli.ensemble",
     "load": "lightning_transfer.cli.loading",
     "load_starting_weights": "lightning_transfer.transfer.weights",
+    "make_soup": "lightning_transfer.cli.soup",
     "parameter_groups": "lightning_transfer.transfer.param_groups",
     "run_study": "lightning_transfer.cli.study_runs",
     "run_transfer": "lightning_transfer.cli.transfer_runs",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.cli.ensemble import evaluate_ensemble as evaluate_ensemble
     from lightning_transfer.cli.loading import load as load
     from lightning_transfer.cli.report_runs import write_report as write_report
+    from lightning_transfer.cli.soup import make_soup as make_soup
     from lightning_transfer.cli.study_runs import run_study as run_study
     from lightning_transfer.cli.transfer_runs import run_transfer as run_transfer
     from lightning_transfer.cluster.sharding import FullyShardedStrategy as FullyShardedStrategy

@@ -79,13 +79,7 @@ def evaluate_ensemble(
     Raises:
         UserError: If a folder has no finished run, or the runs were evaluated on different examples.
     """
-    runs = [Path(run) for run in runs]
-    if len(runs) < 2:
-        raise UserError(f"an ensemble of {runs[0] if runs else 'nothing'} alone is that run: name at least two")
-    for run in runs:
-        if runs.count(run) > 1:
-            raise UserError(f"{run} is named twice: each run of an ensemble counts once")
-        _require_finished(run)
+    runs = finished_runs(runs, "an ensemble")
     if output:
         check_file(Path(output))
     if predictions:
@@ -116,24 +110,49 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: What follows its name on the command line.
     """
-    own, others = _divide(arguments)
+    own, others = divide(arguments, _OPTIONS)
     evaluate_ensemble(**parser().parse_args(own).as_dict(), arguments=others)
 
 
-def _divide(words: list[str]) -> tuple[list[str], list[str]]:
-    """Divides the command line into the words of this command and those that go to every run."""
+def divide(words: list[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divides the command line into the words of this command and those that go to every run.
+
+    Args:
+        words: What follows the command's name.
+        options: Options of the command itself, each with a value.
+    """
     own: list[str] = []
     others: list[str] = []
     belongs = own
     remaining = iter(words)
     for word in remaining:
-        if word.partition("=")[0] in (*_OPTIONS, "--help", "-h"):
-            value = itertools.islice(remaining, 1 if word in _OPTIONS else 0)
+        if word.partition("=")[0] in (*options, "--help", "-h"):
+            value = itertools.islice(remaining, 1 if word in options else 0)
             own += [word, *value]
         else:
             belongs = others if word.startswith("-") else belongs
             belongs.append(word)
     return own, others
+
+
+def finished_runs(runs: Sequence[Path], whole: str) -> list[Path]:
+    """Checks that there are at least two finished runs, each named once.
+
+    Args:
+        runs: Folders of the runs.
+        whole: What they are to make, such as ``an ensemble``.
+
+    Raises:
+        UserError: If there are fewer, one is named twice, or one is not finished.
+    """
+    runs = [Path(run) for run in runs]
+    if len(runs) < 2:
+        raise UserError(f"{whole} of {runs[0] if runs else 'nothing'} alone is that run: name at least two")
+    for run in runs:
+        if runs.count(run) > 1:
+            raise UserError(f"{run} is named twice: each run of {whole} counts once")
+        _require_finished(run)
+    return runs
 
 
 def _require_finished(run: Path) -> None:
@@ -142,15 +161,16 @@ def _require_finished(run: Path) -> None:
             raise UserError(f"{run} has no {file}: expected the folder of a finished run, as logs/quickstart/version_0")
 
 
-def predictions_of(run: Path, split: str, others: list[str]) -> Predictions:
+def predictions_of(run: Path, split: str, others: list[str], checkpoint: Path | None = None) -> Predictions:
     """Evaluates the best checkpoint of a run, or its last where nothing was held out to find the best.
 
     Args:
         run: Folder of the run.
         split: The split, test or validation.
         others: More arguments of the command line.
+        checkpoint: Another checkpoint of the same network, to evaluate in place of the run's.
     """
-    files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint_of(run))]
+    files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint or checkpoint_of(run))]
     quiet = ["--trainer.enable_progress_bar", "false"]
     with StopSignals() as signals, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # those are the ensemble's own
