@@ -27,6 +27,7 @@ _EXPORTS = {
     "LanguageModel": "lightning_transfer.modules.language_model",
     "LanguageModelDataModule": "lightning_transfer.data.language_modelling",
     "LazyAdam": "lightning_transfer.modules.lazy_adam",
+    "LowRankAdaptation": "lightning_transfer.transfer.low_rank",
     "Mixing": "lightning_transfer.data.mixing",
     "Muon": "lightning_transfer.modules.muon",
     "Phase": "lightning_transfer.transfer.schedule",
@@ -103,6 +104,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage
     from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping
     from lightning_transfer.transfer.interpolation import WeightInterpolation as WeightInterpolation
+    from lightning_transfer.transfer.low_rank import LowRankAdaptation as LowRankAdaptation
     from lightning_transfer.transfer.param_groups import parameter_groups as parameter_groups
     from lightning_transfer.transfer.schedule import Phase as Phase, Plateau as Plateau, Until as Until
     from lightning_transfer.transfer.spectral_shrinkage import SpectralShrinkage as SpectralShrinkage

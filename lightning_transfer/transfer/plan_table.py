@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import some_of
 from lightning_transfer.transfer.freezing import FreezableModule
+from lightning_transfer.transfer.low_rank import adapt_ahead
 from lightning_transfer.transfer.resolution import ResolvedSchedule
 from lightning_transfer.transfer.shown_groups import unfreezing_of
 from lightning_transfer.transfer.training_length import TrainingLength
@@ -213,6 +214,7 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     if datamodule is not None:
         datamodule.setup("fit")
     pl_module.setup("fit")
+    adapt_ahead(trainer, pl_module)
     pl_module.configure_model()
     trainer.strategy.setup_optimizers(trainer)
     _ = trainer.estimated_stepping_batches  # this loads the training data as fit does

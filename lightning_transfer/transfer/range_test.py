@@ -16,6 +16,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.lightning_internals import step_frozen_without_scaler
 from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.learning_rates import decay_factors
+from lightning_transfer.transfer.low_rank import adapt_ahead
 from lightning_transfer.transfer.resolution import ResolvedSchedule
 from lightning_transfer.transfer.shown_groups import unfreezing_of
 from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing
@@ -95,6 +96,8 @@ def range_test(
         raise UserError(f"steps is {steps}: expected {_FEWEST_STEPS} or more")
     if trainer.world_size > 1:
         raise UserError(f"lr-find runs in one process, not {trainer.world_size}: set --trainer.devices 1")
+    model = copy.deepcopy(model)
+    adapt_ahead(trainer, model)
     unfreezing = unfreezing_of(trainer)
     phases = len(unfreezing.resolve(model).phases) if unfreezing else 1
     curves = []
