@@ -69,6 +69,10 @@ callbacks: list[L.Callback] = [
     lt.ProgressiveUnfreezing(phases=[lt.Phase(["head"], lt.Until(plateau=lt.Plateau("val/loss"))), lt.Phase(["*"])]),
     lt.EarlyStopping("val/loss"),
     lt.ExponentialMovingAverage(),
+    lt.StartingPointPenalty(strength=0.1),
+    lt.SpectralShrinkage(count=2),
+    lt.WeightInterpolation(coefficients=[0, 0.5, 1]),
+    lt.LowRankAdaptation(rank=4, dora=True),
 ]
 optimizer: torch.optim.Optimizer = lt.Muon(classifier.parameters(), lr=0.1)
 lazy: torch.optim.Optimizer = lt.LazyAdam(adversarial.parameters(), lr=0.01)
@@ -86,6 +90,7 @@ model: lt.Predictor = lt.load([Path("a"), "b"], device="cpu")
 predicted: lt.Predicted = model.predict(["a.png"], batch_size=2)
 names: list[str] = predicted.class_names
 accuracy: float = lt.evaluate_ensemble([Path("a"), Path("b")], split="validation")["mean of 2"]["accuracy"]
+loss: float = lt.make_soup([Path("a"), Path("b")], recipe="greedy")["soup of 2"]["loss"]
 try:
     seconds = lt.run_transfer(strategies=["full"], seed=1, overrides={"trainer.max_epochs": 1})["full"]["fit_seconds"]
 except lt.UserError as error:
