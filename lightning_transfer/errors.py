@@ -37,7 +37,8 @@ def require_library(library: str, user: str, extra: str | None = None) -> None:
     Raises:
         UserError: If the library is not installed.
     """
-    if importlib.util.find_spec(library) is None:
+    found = importlib.util.find_spec(library)
+    if found is None or found.origin is None:  # without a file it is a mere folder of that name, such as ./wandb
         # The line works for a wheel and for a clone: pip keeps the package that this Python has, and adds the extra.
         line = f"{shlex.quote(sys.executable)} -m pip install 'lightning-transfer[{extra or library}]'"
         raise UserError(f"{user} needs {library}, which is not installed: {line}")

@@ -20,9 +20,12 @@ MAY_IMPORT = {
     "dashboards": ("report", "transfer", "networks.layer_groups", "data.batches", "run.record", "run.best_checkpoint"),
     "report": ("study.statistics",),
     "run": ("cluster", "transfer", "data"),
+    "trackers": (),
     # cli.entry: a cell is a command line, and cli.experiment is what it loads.
     "study": ("report", "transfer", "run", "cli.entry", "cli.experiment"),
-    "cli": (*("study", "run", "report", "dashboards", "modules", "transfer", "data", "networks", "cluster"),),
+    "cli": (
+        *("study", "run", "trackers", "report", "dashboards", "modules", "transfer", "data", "networks", "cluster"),
+    ),
 }
 # The modules at the top, likewise.
 TOP = {

@@ -21,6 +21,7 @@ from lightning_transfer.files import replacing
 from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 from lightning_transfer.run.verbosity import add_verbosity_options
+from lightning_transfer.trackers.tracking import TrackerName
 
 _CHOICES = ("phases", "until", "plateau")  # a later one replaces an earlier one as a whole
 
@@ -93,7 +94,12 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     )
     parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
     parser.add_argument(
-        "--loggers", type=list[Logger], default=[], help="Loggers of fit beside TensorBoard: --loggers+ WandbLogger."
+        "--track",
+        type=TrackerName | list[TrackerName] | None,
+        help="Trackers of fit beside TensorBoard: wandb, mlflow, csv (the metrics as a table), or a list of them.",
+    )
+    parser.add_argument(
+        "--loggers", type=list[Logger], default=[], help="Loggers of your own beside TensorBoard: --loggers+ MyLogger."
     )
     parser.add_argument(
         "--test_after_fit", type=bool, default=False, help="Whether fit ends by testing the best checkpoint."

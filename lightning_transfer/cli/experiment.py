@@ -20,7 +20,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments, choose_monitor
@@ -31,6 +31,7 @@ from lightning_transfer.cli.suggestions import exported_classes
 from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_callbacks, check_settings
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
+from lightning_transfer.dashboards.run_card import hyperparameters_of
 from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_file, check_folder, write_json
@@ -46,6 +47,7 @@ from lightning_transfer.run.resumption import SameOptimizers
 from lightning_transfer.run.saved_paths import FilesOfTheRun
 from lightning_transfer.run.training_steps import TrainingSteps
 from lightning_transfer.run.verbosity import print_result, verbosity
+from lightning_transfer.trackers.tracking import TrackerName, chosen, require_trackers, summarise, tracked
 from lightning_transfer.transfer.weights import load_starting_weights
 
 # The classes are imported so that the command line knows them by their short names: --data CIFAR10.
@@ -80,6 +82,7 @@ class CommandLine(LightningCLI):
         self._signals = signals
         given = sys.argv[1:] if args is None else args
         self._given = given if isinstance(given, list) else None
+        self._trackers: list[Logger] = []
         with contextlib.ExitStack() as self._held:  # the folder of the run, until it ends
             self._parse_and_run(args)
 
@@ -141,6 +144,7 @@ class CommandLine(LightningCLI):
         """Checks, before anything is built, what would otherwise fail late."""
         choose_monitor(self.config[str(self.subcommand)])
         self._require_library_of_network()
+        require_trackers(self._trackers_to_open())
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand in LOOKING_AHEAD:
             checkpoint = self.save_config_callback = None
@@ -214,7 +218,7 @@ class CommandLine(LightningCLI):
         ]
         dashboards = self._get(self.config_init, "dashboards")
         if self.subcommand == "fit" and dashboards is not None:
-            text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+            text = self._configuration()
             callbacks += dashboards.callbacks(yaml.safe_load(text), text, self._command, nulls(self._own_options))
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress_bar())
@@ -287,7 +291,27 @@ class CommandLine(LightningCLI):
         """Trains, from a checkpoint where there is one to go on from."""
         shorten_steps(self.trainer, self.model, self.datamodule)
         with says_how_to_go_on(self.trainer, self._given):
+            self._track()
             self.trainer.fit(**{**kwargs, "ckpt_path": self.checkpoint})
+
+    def _configuration(self) -> str:
+        text: str = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_none=False)
+        return text
+
+    def _trackers_to_open(self) -> list[TrackerName]:
+        return chosen(self._get(self.config, "track")) if self.subcommand == "fit" else []
+
+    def _track(self) -> None:
+        """Opens the trackers of a run, which has a folder, until its end."""
+        names, folder = self._trackers_to_open(), self.trainer.run_folder
+        if not names or folder is None:
+            return
+        config = yaml.safe_load(self._configuration())
+        config["run"] = hyperparameters_of(config)
+        step = None if self.checkpoint is None else read_checkpoint(self.checkpoint)["global_step"]
+        trackers = tracked(names, Path(folder), config, step, self.trainer.is_global_zero)
+        self._trackers = self._held.enter_context(trackers)
+        self.trainer.loggers = [*self.trainer.loggers, *self._trackers]
 
     def after_fit(self) -> None:
         """Tests the best checkpoint if asked to, writes the record and prints the table."""
@@ -308,6 +332,7 @@ class CommandLine(LightningCLI):
             record |= {"command": self._command, **self.recorder.record(self.trainer, test)}
             write_json(folder / "results.json", record)
             print_record(record, folder)
+            summarise(self._trackers, record)
 
     def after_test(self) -> None:
         """Prints the metrics, where Lightning's table of them is not wanted."""

@@ -1,9 +1,10 @@
 """Writes what dashboards show beyond Lightning's own metrics, to TensorBoard's event files and to other loggers."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
@@ -23,8 +24,8 @@ from lightning_transfer.report.run_files import PLUGIN
 class Boards:
     """All loggers of a run, each of which gets what it can show.
 
-    TensorBoard takes everything, and any logger takes scalars. Loggers with ``log_image`` and ``log_text``, such as
-    that of Weights & Biases, also take pictures and texts, and so does MLflow's.
+    TensorBoard takes everything, and any logger takes scalars. Loggers with the methods of :class:`Media`, such as that
+    of Weights & Biases, also take pictures, texts and tables, and so does MLflow's.
 
     Args:
         loggers: Loggers of the run.
@@ -36,6 +37,7 @@ class Boards:
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self.others = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
+        self._media: list[Any] = [_MLflow(it) if isinstance(it, MLFlowLogger) else it for it in self.others]
         self._writers: list[SummaryWriter] = [log.experiment for log in loggers if isinstance(log, TensorBoardLogger)]
         self.folders = [Path(writer.log_dir) for writer in self._writers]
 
@@ -63,11 +65,50 @@ class Boards:
         """Writes a text in Markdown."""
         for writer in self._writers:
             writer.add_text(tag, text, step)
-        for logger in self.others:
-            if isinstance(logger, MLFlowLogger):
-                logger.experiment.log_text(logger.run_id, text, f"{tag}/{step}.md")
-            elif hasattr(logger, "log_text"):
-                logger.log_text(key=tag, columns=["text"], data=[[text]], step=step)
+        for logger in self.taking("log_text"):
+            logger.log_text(key=tag, columns=["text"], data=[[text]], step=step)
+
+    def add_table(self, tag: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Writes a table, all of whose rows have the same columns, to the loggers that show tables."""
+        for logger in self.taking("log_table") if rows else []:
+            logger.log_table(key=tag, columns=list(rows[0]), data=[list(row.values()) for row in rows], step=step)
+
+    def taking(self, method: str) -> "list[Media]":
+        """Returns the loggers beside TensorBoard's that have one of the methods of :class:`Media`."""
+        return [logger for logger in self._media if hasattr(logger, method)]
+
+
+class Media(Protocol):
+    """Methods that Lightning's logger for Weights & Biases has. Any logger may have some of them."""
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        """Logs pictures, uint8 [height, width, 3] each."""
+
+    def log_text(self, key: str, columns: list[str], data: list[list[str]], step: int | None = None) -> None:
+        """Logs texts in Markdown as rows."""
+
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
+        """Logs a table by rows."""
+
+
+class _MLflow:
+    """Gives MLflow's logger the methods of :class:`Media`."""
+
+    def __init__(self, logger: MLFlowLogger) -> None:
+        self._client, self._run = logger.experiment, logger.run_id
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        for image in images:
+            self._client.log_image(self._run, image, key=key, step=step)
+
+    def log_text(self, key: str, columns: list[str], data: list[list[str]], step: int | None = None) -> None:
+        self._client.log_text(self._run, "\n".join(text for row in data for text in row), f"{key}/{step}.md")
+
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None) -> None:
+        rows = dict(zip(columns, map(list, zip(*data, strict=True)), strict=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of MLflow's own use of pandas
+            self._client.log_table(self._run, rows, f"{key}/{step}.json")
 
 
 def has_boards(trainer: L.Trainer) -> bool:
@@ -93,11 +134,8 @@ def add_picture(writer: Boards, tag: str, pixels: np.ndarray, step: int) -> None
         height, width, _ = pixels.shape
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png(pixels))
         writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-    for logger in writer.others:
-        if isinstance(logger, MLFlowLogger):
-            logger.experiment.log_image(logger.run_id, pixels, key=tag, step=step)
-        elif hasattr(logger, "log_image"):
-            logger.log_image(key=tag, images=[pixels], step=step)
+    for logger in writer.taking("log_image"):
+        logger.log_image(key=tag, images=[pixels], step=step)
 
 
 def add_data(writer: Boards, tag: str, data: Any, step: int) -> None:

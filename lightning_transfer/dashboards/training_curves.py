@@ -230,7 +230,11 @@ class UnfreezingTimeline(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the timeline of the whole training."""
         if self._groups:
-            self._write(trainer, max(logged_step(trainer) - 1, 0))
+            last = max(logged_step(trainer) - 1, 0)
+            self._write(trainer, last)
+            writer = boards_of(trainer)
+            if writer is not None:
+                writer.add_table("phase/table", self._timeline.rows(), last)
             self._groups = {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -191,6 +191,7 @@ def _write_top_losses(trainer: L.Trainer, writer: Any, tally: _Tally, names: lis
             entry["text"] = " ".join(words) if length <= _WORDS else f"{' '.join(words[:_WORDS])} …"
         writer.add_text("validation/top_losses", _markdown(entries), step)
     add_data(writer, "validation/top_losses_data", entries, step)
+    writer.add_table("validation/top_losses_table", entries, step)
 
 
 def _markdown(entries: list[dict[str, Any]]) -> str:

@@ -47,6 +47,11 @@ class Timeline:
     total: int = 0
     steps_per_epoch: int = 0
 
+    def rows(self) -> list[dict[str, int | str]]:
+        """Returns the phases as a table: the number, the first step and the groups that it trains."""
+        phases = enumerate(self.phases, 1)
+        return [{"phase": at, "step": step, "trainable": ", ".join(names) or "nothing"} for at, (step, names) in phases]
+
     @property
     def size(self) -> tuple[float, float]:
         """Width and height of the figure in units."""

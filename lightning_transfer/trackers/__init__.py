@@ -1,0 +1,1 @@
+"""Runs in trackers of other projects: Weights & Biases, MLflow and a table of metrics."""
