@@ -57,6 +57,7 @@ _EXPORTS = {
     "make_soup": "lightning_transfer.cli.soup",
     "parameter_groups": "lightning_transfer.transfer.param_groups",
     "run_study": "lightning_transfer.cli.study_runs",
+    "run_sweep": "lightning_transfer.study.sweep",
     "run_transfer": "lightning_transfer.cli.transfer_runs",
     "write_report": "lightning_transfer.cli.report_runs",
 }
@@ -101,6 +102,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.networks.transformers_network import TransformersNetwork as TransformersNetwork
     from lightning_transfer.run.predictor import Predicted as Predicted, Predictor as Predictor
     from lightning_transfer.study.config import Pretraining as Pretraining, Study as Study, Tuning as Tuning
+    from lightning_transfer.study.sweep import run_sweep as run_sweep
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage
     from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping
     from lightning_transfer.transfer.interpolation import WeightInterpolation as WeightInterpolation

@@ -8,11 +8,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.tuner import Tuner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from unfreezing_toys import GROUPS, ToyModule, trainer
 
-from lightning_transfer import Muon, ProgressiveUnfreezing, parameter_groups
+from lightning_transfer import Classifier, DemoImages, Muon, ProgressiveUnfreezing, SeedCNN, parameter_groups
 from lightning_transfer.cli.entry import main
 from lightning_transfer.cli.range_curves import write_curves
 from lightning_transfer.errors import UserError
@@ -222,3 +223,13 @@ def test_command_prints_suggestions_and_writes_plots(capsys: pytest.CaptureFixtu
     assert [path.name for path in Path("logs/quickstart_transfer").iterdir()] == ["lr_find"]
     with pytest.raises(UserError, match="no run in 'logs'"):  # a report has no line for it
         find_runs(Path("logs"))
+
+
+def test_lightning_s_tuner_is_refused_where_the_module_has_no_learning_rate() -> None:
+    data = DemoImages(task="target", batch_size=16, examples_per_class=4)
+    module = Classifier(SeedCNN(data.num_classes), data.num_classes)
+    tuner = Tuner(L.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False))
+    with pytest.raises(
+        UserError, match=r"Classifier has its own in the optimizer: use the .* lightning-transfer lr-find"
+    ):
+        tuner.lr_find(module, datamodule=data)

@@ -85,6 +85,7 @@ study = lt.Study(
     "mine", ["a.yaml"], weights={"a": lt.Pretraining(["b.yaml"])}, seeds=[0, 1], tuning=lt.Tuning([0.1, 0.01])
 )
 page: Path = lt.run_study(study, workers=0)
+best: Path = lt.run_sweep("mine", ["a.yaml"], lambda trial: {"model.lr_decay": 2.0}, trials=3).best
 report: Path = lt.write_report(Path("logs"))
 model: lt.Predictor = lt.load([Path("a"), "b"], device="cpu")
 predicted: lt.Predicted = model.predict(["a.png"], batch_size=2)

@@ -8,8 +8,10 @@ from typing import Any, Literal, TypedDict
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.parsing import lightning_hasattr
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -141,8 +143,18 @@ class OptimizedModule(L.LightningModule):
         return {name: [f"network.{path}" for path in paths] for name, paths in group_patterns(groups).items()}
 
     def setup(self, stage: str) -> None:
-        """Notes the seed of a fit; the one of a checkpoint is loaded after this."""
+        """Notes the seed of a fit; the one of a checkpoint is loaded after this.
+
+        Raises:
+            UserError: If Lightning's finder of a learning rate looks for one in a module that has none.
+        """
         if stage == "fit":
+            finds = any(isinstance(it, LearningRateFinder) for it in self.trainer.callbacks)  # type: ignore[attr-defined]
+            if finds and not any(lightning_hasattr(self, name) for name in ("lr", "learning_rate")):
+                raise UserError(
+                    f"Lightning's lr_find sets a learning rate in the module, and {type(self).__name__} has its own in"
+                    " the optimizer: use the command lightning-transfer lr-find"
+                )
             self._run_seed = run_seed(self._trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

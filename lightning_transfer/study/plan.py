@@ -133,11 +133,11 @@ class Plan:
             name = ["tune", *name, f"{_short(tuning.key)}_{value}"]
         arguments, content = self._source(arm, seed)
         strategy = self._strategies[arm.strategy]
-        return self._fit_cell(
+        return self.fit_cell(
             "-".join(name),
             configs=[*study.configs, strategy],
             # The strategy comes last, because scratch removes the starting weights again.
-            arguments=[*_configs(study.configs), *arguments, *_configs([strategy])],
+            arguments=[*config_flags(study.configs), *arguments, *config_flags([strategy])],
             flags={**settings, "test_after_fit": json.dumps(tuning is None)},
             weights=content,
             kind="final" if tuning is None else "tuning",
@@ -150,19 +150,32 @@ class Plan:
     def _pretraining_cell(self, name: str, seed: int) -> Cell:
         source = self.study.weights[name]
         assert isinstance(source, Pretraining)
-        return self._fit_cell(
+        return self.fit_cell(
             f"pretrain-{name}-seed_{seed}",
             configs=source.configs,
-            arguments=_configs(source.configs),
+            arguments=config_flags(source.configs),
             flags={**flags(source.overrides), "seed_everything": str(seed)},
             weights=None,
             kind="pretraining",
             seed=seed,
         )
 
-    def _fit_cell(
+    def fit_cell(
         self, name: str, configs: list[str], arguments: list[str], flags: dict[str, str], weights: Any, **facts: Any
     ) -> Cell:
+        """Makes the cell of a ``fit``.
+
+        Args:
+            name: Name of the cell.
+            configs: Config files, whose contents are among its settings.
+            arguments: Arguments of its command line for these files, and others.
+            flags: Settings by dotted names, as the command line reads them.
+            weights: What identifies its starting weights.
+            facts: The other fields of the cell.
+
+        Raises:
+            UserError: If another cell has the same folder.
+        """
         asked, name = name, re.sub(r"[^\w.=-]+", "_", name)
         if (other := self._names.setdefault(name, asked)) != asked:
             raise UserError(
@@ -195,7 +208,8 @@ class Plan:
         return "init_from" in content and content["init_from"] is None
 
 
-def _configs(files: list[str]) -> list[str]:
+def config_flags(files: list[str]) -> list[str]:
+    """Returns the options that name config files."""
     return [f"--config={file}" for file in files]
 
 

@@ -40,7 +40,7 @@ def run_unfinished(plan: Plan, workers: int, launcher: Launcher = "local", retry
         require_library("submitit", "--launcher slurm", "slurm")
     parallel = max(1, workers) if here else plan.study.slurm.get("slurm_array_parallelism", _SLURM_ARRAY_PARALLELISM)
     try:
-        with _lock(plan.folder), _executor(plan, launcher, workers) as execute:
+        with locked(plan.folder), _executor(plan, launcher, workers) as execute:
             start = time.perf_counter()
             run_seconds = run_study(plan, execute, parallel, retry_failed)
             seconds = time.perf_counter() - start
@@ -52,8 +52,12 @@ def run_unfinished(plan: Plan, workers: int, launcher: Launcher = "local", retry
         print(f"{seconds:.0f} s with {parallel} at a time; {share:.1%} of their time was spent outside the runs")
 
 
-def _lock(folder: Path) -> AbstractContextManager[Any]:
-    """Makes the folder of the study, and locks it against other studies."""
+def locked(folder: Path) -> AbstractContextManager[Any]:
+    """Makes the folder of a study, and locks it against other studies.
+
+    Raises:
+        UserError: If another process has it.
+    """
     check_folder(folder, "--logs")
     try:
         return FileLock(folder / ".lock", blocking=False).acquire()
