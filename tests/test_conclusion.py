@@ -72,3 +72,16 @@ def test_strategies_without_a_common_seed_are_not_compared() -> None:
                for name, level, seeds in (("a", 0.9, (0, 1)), ("b", 0.1, (2, 3)))}  # fmt: skip
     expected = "No difference shown: a has the best mean, but shares no seed with b"
     assert conclusion(records, "accuracy", True) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "interval"),
+    [
+        ([0.6, 0.62, 0.64], "95 % interval 57.0 to 67.0 over n=3 seeds"),
+        ([0.6, 1.0], "95 % interval 0.0 to 100.0 over n=2"),
+    ],
+)
+def test_interval_over_seeds_of_one_strategy_stays_within_what_is_possible(values: list[float], interval: str) -> None:
+    records = {"full": [{"seed": seed, "test": {"test/accuracy": value}} for seed, value in enumerate(values)]}
+    sentence = conclusion(records, "accuracy", True)
+    assert sentence.startswith(f"full reaches {100 * sum(values) / len(values):.1f} % test accuracy ({interval}")

@@ -64,18 +64,16 @@ class _Words:
     def level(self, name: str, scores: Scores, examples: int | None) -> str:
         """Says what a single strategy reaches."""
         summary = summarise(scores.values())
-        sign = " %" if self._is_share else ""
-        if summary.n > 1:
-            half = self._number(summary.high - summary.mean)
-            return (
-                f"{name} reaches {self._number(summary.mean)} ± {half}{sign} test {self._metric}"
-                f" (95 % interval over n={summary.n} seeds)"
-            )
-        reached = f"{name} reaches {self._number(summary.mean)}{sign} test {self._metric}"
-        if not (self._is_share and examples):
-            return f"{reached} (n=1 run)"
-        low, high = (self._number(end) for end in share_interval(summary.mean, examples))
-        return f"{reached} (95 % interval {low} to {high} over {examples:,} test examples; n=1 run)"
+        reached = f"{name} reaches {self._number(summary.mean)}{' %' if self._is_share else ''} test {self._metric}"
+        low, high, over = summary.low, summary.high, f"n={summary.n} seeds"
+        if summary.n == 1:
+            if not (self._is_share and examples):
+                return f"{reached} (n=1 run)"
+            low, high = share_interval(summary.mean, examples)
+            over = f"{examples:,} test examples; n=1 run"
+        if self._is_share:
+            low, high = max(0.0, low), min(1.0, high)  # that of few seeds may be wider than what is possible
+        return f"{reached} (95 % interval {self._number(low)} to {self._number(high)} over {over})"
 
     def difference(self, best: str, other: str, values: Mapping[str, float], examples: int | None, rivals: int) -> str:
         """Compares two runs; the interval is wide enough for the best of several rivals (Bonferroni)."""
