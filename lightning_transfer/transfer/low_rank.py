@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.networks.layer_groups import REST, LayerGroup, some_of
-from lightning_transfer.transfer.shown_groups import own_groups
+from lightning_transfer.transfer.shown_groups import own_groups, unfreezing_of
 from lightning_transfer.transfer.starting_point import refuse_divided_weights
 
 Weights = dict[str, Tensor]
@@ -97,6 +97,8 @@ class LowRankAdaptation(pl.Callback):
         """Merges the products into the weights, and leaves a plain network."""
         if self._tuner is None:
             return
+        if (unfreezing := unfreezing_of(trainer)) is not None:
+            unfreezing.teardown(trainer, pl_module, stage)  # first: it gives back what it has found, a frozen base
         self._tuner.merge_and_unload()
         self._tuner = None
         del pl_module.on_save_checkpoint, pl_module.on_load_checkpoint
