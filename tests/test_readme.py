@@ -141,7 +141,7 @@ def test_checkpoint_opens_as_written() -> None:
 
 
 def test_phases_in_yaml_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
-    [phases] = blocks(DOCS / "unfreezing.md", "yaml")
+    phases = blocks(DOCS / "unfreezing.md", "yaml")[0]
     Path("phases.yaml").write_text(phases)
     [command] = commands(DOCS / "unfreezing.md", 1)
     main(command)
