@@ -186,7 +186,8 @@ def test_mlflow_has_the_run_in_a_local_file_and_goes_on_in_it(
     files = [Path(folder, name).relative_to("logs") for folder, _, names in os.walk("logs/mlflow") for name in names]
     names = {file.name for file in files}
     assert "results.json" in names
-    pictures = [re.sub("[~#%]", "/", name) for name in names if name.endswith(".png")]  # MLflow replaces the slashes
+    # MLflow writes the slashes of a tag as tildes, and joins it to the step by a plus.
+    pictures = [re.sub("[~+]", "/", name) for name in names if name.endswith(".png")]
     assert all(any(name.startswith(f"{tag}/") for name in pictures) for tag in PICTURES)
     assert any(file.match("phase/table/*.json") for file in files)
     assert any(file.match("run/card/*.md") for file in files)
