@@ -1,60 +1,35 @@
 """Runs ``fit``, ``validate``, ``test``, ``predict``, ``plan``, ``lr-find`` or ``prepare``, on LightningCLI.
 
 An experiment takes this path. Files in configs/ and flags name a DataModule, a LightningModule and a Trainer, which
-this module builds. The DataModule makes batches (named tuples). The LightningModule gives their ``inputs`` to its
-network, and logs with ``self.log``. Lightning runs the loop and writes to ``logs/<experiment>/<version>/``. At the end
-``results.json`` and a short table hold the results.
+``experiment_builder`` builds. The DataModule makes batches (named tuples). The LightningModule gives their ``inputs``
+to its network, and logs with ``self.log``. Lightning runs the loop and writes to ``logs/<experiment>/<version>/``. At
+the end ``results.json`` and a short table hold the results.
 """
 
-import contextlib
-import pkgutil
-import sys
-import warnings
-from argparse import SUPPRESS
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments, choose_monitor
-from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
+from lightning_transfer.cli.experiment_builder import ExperimentBuilder
 from lightning_transfer.cli.range_curves import write_curves
-from lightning_transfer.cli.repetition import nulls, own_options, repetition, says_how_to_go_on
-from lightning_transfer.cli.suggestions import exported_classes
-from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_callbacks, check_settings
+from lightning_transfer.cli.repetition import says_how_to_go_on
+from lightning_transfer.cli.trainer import check_callbacks
 from lightning_transfer.cluster.signals import StopSignals
-from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.dashboards.run_card import hyperparameters_of
-from lightning_transfer.data.normalisation import is_name_of_weights
-from lightning_transfer.errors import UserError, require_library
-from lightning_transfer.files import check_file, check_folder, write_json
-from lightning_transfer.lightning_internals import SilentProfiler, shorten_steps
+from lightning_transfer.errors import UserError
+from lightning_transfer.files import write_json
+from lightning_transfer.lightning_internals import shorten_steps
 from lightning_transfer.run.best_checkpoint import best_checkpoint
-from lightning_transfer.run.folder import folder_of_run, read_checkpoint, start_of_fit
-from lightning_transfer.run.known_order import KnownOrder
-from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
+from lightning_transfer.run.folder import read_checkpoint
 from lightning_transfer.run.predictions import KnownRows, class_names_of, write_predictions
-from lightning_transfer.run.progress import progress_bar
-from lightning_transfer.run.record import ResultsRecorder, print_metrics, print_record
-from lightning_transfer.run.resumption import SameOptimizers
-from lightning_transfer.run.saved_paths import FilesOfTheRun
-from lightning_transfer.run.training_steps import TrainingSteps
-from lightning_transfer.run.verbosity import print_result, verbosity
-from lightning_transfer.trackers.tracking import TrackerName, chosen, require_trackers, summarise, tracked
+from lightning_transfer.run.record import print_metrics, print_record
+from lightning_transfer.run.verbosity import print_result
+from lightning_transfer.trackers.tracking import summarise, tracked
 from lightning_transfer.transfer.weights import load_starting_weights
-
-# The classes are imported so that the command line knows them by their short names: --data CIFAR10.
-EXPERIMENT_CLASSES = exported_classes()
-
-# These commands prepare an experiment before it is run, without a checkpoint or a record.
-LOOKING_AHEAD = ("plan", "lr_find", "prepare")
 
 
 def run_experiment(args: ArgsType) -> None:
@@ -67,195 +42,8 @@ def run_experiment(args: ArgsType) -> None:
         CommandLine(args, signals)
 
 
-class CommandLine(LightningCLI):
-    """Adds this project's defaults to LightningCLI: an experiment's folder, its checkpoints and its record.
-
-    Args:
-        args: The arguments as a list of strings; those of the process if None.
-        signals: Notes the signals that ask the run to stop.
-    """
-
-    trainer: Trainer
-    experiment_parser: type[ExperimentParser] = ExperimentParser
-
-    def __init__(self, args: ArgsType, signals: StopSignals) -> None:
-        self._signals = signals
-        given = sys.argv[1:] if args is None else args
-        self._given = given if isinstance(given, list) else None
-        self._trackers: list[Logger] = []
-        with contextlib.ExitStack() as self._held:  # the folder of the run, until it ends
-            self._parse_and_run(args)
-
-    def _parse_and_run(self, args: ArgsType) -> None:
-        super().__init__(
-            L.LightningModule,
-            L.LightningDataModule,
-            trainer_class=Trainer,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,  # it would take all parameters as one group
-            load_from_checkpoint_support=False,  # it would store class paths in checkpoints, and trips over links
-            parser_class=self.experiment_parser,
-            parser_kwargs={"prog": "lightning-transfer", "allow_abbrev": False},
-            seed_everything_default=0,
-            trainer_defaults={"num_sanity_val_steps": 0, "use_distributed_sampler": False},
-            save_config_kwargs={"overwrite": True, "multifile": False},  # by the parser's dump
-            args=args,
-        )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Returns the commands, and the arguments of their methods that the command line supplies."""
-        commands = {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in LOOKING_AHEAD}}
-        return {name: supplied | {"verbose"} for name, supplied in commands.items()}  # an option of every command
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the arguments of an experiment beyond its model, data and trainer."""
-        add_experiment_arguments(parser)
-        for target in TARGETS:
-            number = partial(self._linked_number, target)
-            parser.link_arguments("data", config_key(target), number, "instantiate")
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Lets ``plan`` and the like ignore arguments that only other commands take, as a run's config has them."""
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        for name in {"ckpt_path", "weights_only"} - {action.dest for action in parser._actions}:
-            parser.add_argument(f"--{name}", help=SUPPRESS)
-        return parser
-
-    def _set_seed(self) -> None:
-        """Seeds all generators."""
-        try:
-            super()._set_seed()
-        except ValueError as error:
-            raise UserError(f"--seed_everything: {error}") from error
-
-    def _parse_ckpt_path(self) -> None:
-        """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
-
-    def _linked_number(self, target: str, data: L.LightningDataModule) -> int | str | None:
-        # Data that is evaluated with a checkpoint gets the checkpoint's state, with classes and vocabulary, without the
-        # data set. Lightning restores the state too, but only after the model, which depends on both, has been built.
-        if (state := self._saved.pop(type(data).__qualname__, None)) is not None:
-            data.load_state_dict(state)
-        return linked_number(self.config[str(self.subcommand)], target, data)
-
-    def before_instantiate_classes(self) -> None:
-        """Checks, before anything is built, what would otherwise fail late."""
-        choose_monitor(self.config[str(self.subcommand)])
-        self._require_library_of_network()
-        require_trackers(self._trackers_to_open())
-        checkpoint = self._get(self.config, "ckpt_path")
-        if self.subcommand in LOOKING_AHEAD:
-            checkpoint = self.save_config_callback = None
-        elif self.subcommand == "fit":
-            experiment = Path(self._get(self.config, "logs"), self._get(self.config, "experiment"))
-            check_folder(experiment, "--logs")
-            name = self._get(self.config, "version")
-            self._own_options = own_options(experiment, name, checkpoint)
-            self._command = repetition(self._given, self._own_options)
-            checkpoint = start_of_fit(checkpoint, experiment, name)
-        else:
-            self.save_config_callback = None
-            if checkpoint is None:
-                raise UserError(
-                    f"{self.subcommand} needs trained weights: give --ckpt_path, for example"
-                    " logs/quickstart/version_0/checkpoints/best.ckpt"
-                )
-            # Lightning warns that the callbacks of the training are missing. They have nothing to do here.
-            warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
-        saved = read_checkpoint(checkpoint) if checkpoint is not None else {}
-        self._saved = saved if self.subcommand != "fit" else {}
-        self._build_network_as_saved()
-        self.checkpoint = checkpoint
-        self._check_output()
-        self._normalise_as_starting_weights()
-        if self.subcommand == "prepare":
-            vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # a login node may have no GPU
-
-    def _check_output(self) -> None:
-        if self.subcommand == "predict":
-            check_file(Path(self._get(self.config, "output")))
-
-    def _require_library_of_network(self) -> None:
-        """Refuses a network whose library is not installed, before any data is read."""
-        named = self.config[str(self.subcommand)].get("model.init_args.network.class_path")
-        network: Any = pkgutil.resolve_name(named) if named else None
-        if (library := getattr(network, "library", None)) is not None:
-            require_library(library, network.__name__)
-
-    def _build_network_as_saved(self) -> None:
-        """Has a network that is evaluated built from the checkpoint alone, where that holds its config."""
-        arguments = self.config[str(self.subcommand)].get("model.init_args.network.init_args")
-        if (saved := self._saved.get("network_config")) is not None and arguments is not None:
-            vars(arguments).update(name=None, model_arguments=saved)
-
-    def _normalise_as_starting_weights(self) -> None:
-        """Has images prepared as for weights of torchvision or timm, if a run starts from these."""
-        source, data = self._get(self.config, "init_from"), self._get(self.config, "data")
-        arguments = vars(data.init_args) if data is not None and "init_args" in data else {}
-        if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
-            arguments["normalise_as"] = source
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Builds the trainer, with the logger, the record and the progress bar where the config names none."""
-        config = self._get(self.config_init, "trainer")
-        has_default_logger = self.subcommand == "fit" and config["logger"] in (None, True)
-        if config["logger"] in (None, True):
-            kwargs["logger"] = has_default_logger and bool(config["fast_dev_run"])  # else with the run's folder
-        self.recorder = ResultsRecorder()
-        given = config["callbacks"] or []
-        # SessionStart comes first, because its mark has to come before any other event.
-        given = given if isinstance(given, list) else [given]
-        callbacks = [
-            SessionStart(),
-            SameOptimizers(),
-            FilesOfTheRun(),
-            KnownOrder(),
-            *given,
-            TrainingSteps(),
-            self.recorder,
-        ]
-        dashboards = self._get(self.config_init, "dashboards")
-        if self.subcommand == "fit" and dashboards is not None:
-            text = self._configuration()
-            callbacks += dashboards.callbacks(yaml.safe_load(text), text, self._command, nulls(self._own_options))
-        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(progress_bar())
-        if config["enable_model_summary"] is None:
-            kwargs["enable_model_summary"] = verbosity() == "verbose"
-        if config["profiler"] is None:
-            kwargs["profiler"] = SilentProfiler()
-        trainer = make_preemptible(check_settings(super().instantiate_trainer(callbacks=callbacks, **kwargs)))
-        assert isinstance(trainer, Trainer)
-        if self.subcommand == "fit" and not config["fast_dev_run"]:
-            self._enter_folder(trainer, has_default_logger)
-        return trainer
-
-    def _enter_folder(self, trainer: Trainer, has_default_logger: bool) -> None:
-        """Takes the folder of the run, and adds loggers. The start is decided again, as no other process can now."""
-        logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
-        runs = Path(logs, experiment)
-        folder = self._held.enter_context(folder_of_run(trainer, runs, version))
-        self.checkpoint = start_of_fit(self._get(self.config, "ckpt_path"), runs, version)
-        trainer.run_folder = str(folder)
-        loggers = [*trainer.loggers, *self._get(self.config_init, "loggers")]
-        if has_default_logger:
-            # Events are written every ten seconds, so a killed run loses no more than those of ten seconds.
-            name = str(folder.relative_to(runs))
-            loggers.insert(0, TensorBoardLogger(logs, experiment, name, default_hp_metric=False, flush_secs=10))
-        trainer.loggers = loggers
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
-        """Keeps the best and the last checkpoint, unless the config says to keep none."""
-        keeps = config["enable_checkpointing"] is not False
-        others = [other for callback in callbacks for other in getattr(callback, "beside", [])]
-        # The callback of the last checkpoint comes after that of the best one, whose state it saves.
-        kept = [*callbacks, *others, LastCheckpoint(self._signals)] if keeps else []
-        try:
-            return super()._instantiate_trainer(config, kept)
-        except (RuntimeError, TypeError, ValueError) as error:  # Lightning's, and torch's for a missing device
-            raise UserError(f"trainer: {error}") from error
+class CommandLine(ExperimentBuilder):
+    """Runs a command on the experiment that its arguments describe, in LightningCLI's order: before, it, and after."""
 
     def before_fit(self) -> None:
         """Loads the starting weights, unless the run goes on from a checkpoint, and checks that a test can follow."""
@@ -293,13 +81,6 @@ class CommandLine(LightningCLI):
         with says_how_to_go_on(self.trainer, self._given):
             self._track()
             self.trainer.fit(**{**kwargs, "ckpt_path": self.checkpoint})
-
-    def _configuration(self) -> str:
-        text: str = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_none=False)
-        return text
-
-    def _trackers_to_open(self) -> list[TrackerName]:
-        return chosen(self._get(self.config, "track")) if self.subcommand == "fit" else []
 
     def _track(self) -> None:
         """Opens the trackers of a run, which has a folder, until its end."""
