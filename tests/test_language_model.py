@@ -22,7 +22,7 @@ from lightning_transfer import (
     LSTMLanguageModel,
     load_starting_weights,
 )
-from lightning_transfer.data.language_modelling import segment_ends, stream_of
+from lightning_transfer.data.token_streams import segment_ends, stream_of
 from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import resolve_layer_groups

@@ -1,14 +1,12 @@
-"""Makes streams of text for language models: all documents in a row, cut into parallel streams and segments."""
+"""Reads texts for language models, and serves them as parallel streams in segments."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from functools import cached_property, lru_cache
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import datasets
 import numpy as np
-import torch
-from torch import Tensor
 
 from lightning_transfer.data import demo_texts, hub
 from lightning_transfer.data.classification import require_at_least
@@ -19,22 +17,11 @@ from lightning_transfer.data.masking import mask_tokens
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.tables import columns_of_texts
 from lightning_transfer.data.seeding import SeededDataModule
-from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents, cached_documents
+from lightning_transfer.data.token_streams import make_batch, segment_ends, stream_of
+from lightning_transfer.data.tokenizer import Documents, cached_documents
 from lightning_transfer.data.vocabulary import TokenizedTexts
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
-
-
-class TokenBatch(NamedTuple):
-    """A batch: the next segment of each stream.
-
-    Attributes:
-        token_ids: int64 [time, batch].
-        labels: int64 [time * batch], the token after each. Where tokens are masked, each of these, and -100 for others.
-    """
-
-    token_ids: Tensor
-    labels: Tensor
 
 
 class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
@@ -286,60 +273,3 @@ class DemoTextStreams(LanguageModelDataModule):
         dataset = demo_texts.generate(split, "train")  # type: ignore[arg-type]
         hub.require_columns(dataset, f"data set {self.path!r}", text_column=self.text_columns)
         return dataset
-
-
-def stream_of(
-    documents: Documents, order: np.ndarray, before: Sequence[int] = (), after: Sequence[int] = (SEPARATOR_ID,)
-) -> np.ndarray:
-    """Puts documents one after the other, each between tokens that set it apart.
-
-    Args:
-        documents: All documents.
-        order: int64, the documents to take, in this order.
-        before: The tokens before each document.
-        after: Those after each.
-
-    Returns:
-        int32 [tokens].
-    """
-    lengths = documents.lengths[order] + len(before) + len(after)
-    ends = np.cumsum(lengths)
-    # The distance of a token from the start of its document is the same in the stream and in documents.token_ids.
-    source = np.repeat(documents.offsets[order] - (ends - lengths) - len(before), lengths)
-    source += np.arange(len(source))
-    stream = documents.token_ids.take(source, mode="clip")
-    for place, token in enumerate(before):
-        stream[ends - lengths + place] = token
-    for place, token in enumerate(reversed(after), start=1):
-        stream[ends - place] = token
-    return stream
-
-
-def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int]:
-    """Cuts a stream into segments.
-
-    Args:
-        tokens: The length of the stream.
-        segment_tokens: The length of a segment.
-        seed: Seed of varied lengths as in AWD-LSTM (Merity et al., 2018); None for equal lengths. One segment in twenty
-            is half as long, and all vary with a standard deviation of a tenth of their length, 5 steps at most.
-
-    Returns:
-        The end of each segment; the last one ends at ``tokens``.
-    """
-    if seed is None:
-        return [*range(segment_tokens, tokens, segment_tokens), tokens]
-    generator = np.random.default_rng([seed, 2])
-    ends = [0]
-    while ends[-1] < tokens:
-        mean = segment_tokens / (2 if generator.random() < 0.05 else 1)
-        ends.append(ends[-1] + max(5, round(generator.normal(mean, min(5.0, mean / 10)))))
-    return [*ends[1:-1], tokens]
-
-
-def make_batch(segment: np.ndarray) -> TokenBatch:
-    """Makes a batch of a segment with one extra token, int32 [batch, time + 1], or [batch, time + 1, 2] with labels."""
-    ids = torch.from_numpy(segment.swapaxes(0, 1).astype(np.int64))
-    if ids.ndim == 3:
-        return TokenBatch(ids[:-1, :, 0], ids[:-1, :, 1].flatten())
-    return TokenBatch(ids[:-1], ids[1:].flatten())

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from benchmarks.measure import PRECISIONS, Part, Row, Settings, compare, cpu_seconds
 from benchmarks.ngrams import perplexity
 from lightning_transfer import DemoTextStreams, LanguageModelDataModule, LSTMLanguageModel
-from lightning_transfer.data.language_modelling import TokenBatch, stream_of
+from lightning_transfer.data.token_streams import TokenBatch, stream_of
 from lightning_transfer.modules.language_model import mean_square
 from lightning_transfer.networks.lstm_layer import LayerState
 
