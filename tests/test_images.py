@@ -239,6 +239,8 @@ def test_size_and_normalisation_follow_the_data_and_the_checkpoint(tmp_path: Pat
     torch.testing.assert_close(restored.normalisation, data.normalisation, rtol=0, atol=0)
     pixels = torch.full((1, 3, 2, 2), 7, dtype=torch.uint8)
     torch.testing.assert_close(restored.to_pixels(restored._normalise(pixels)), pixels.float())
+    by_hand = (pixels / 255 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(restored._normalise(pixels), by_hand)
 
 
 def test_training_images_alone_are_augmented_anew_in_each_epoch() -> None:

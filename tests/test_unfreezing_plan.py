@@ -140,6 +140,18 @@ def test_a_training_step_that_cannot_run_on_its_own_leaves_the_memory_unknown() 
     assert {row[-1] for row in rows[1:]} == {"unknown"}
 
 
+def test_a_plan_leaves_the_random_numbers_of_the_program_as_they_are() -> None:
+    class Random(ToyModule):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+            torch.rand(3)
+            return super().training_step(batch, batch_idx)
+
+    run, module = trainer(ProgressiveUnfreezing(GROUPS)), Random()
+    before = torch.get_rng_state()
+    plan(run, module)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_trainer_without_the_callback_has_nothing_to_plan() -> None:
     with pytest.raises(UserError, match="has no ProgressiveUnfreezing"):
         plan(trainer(), ToyModule())

@@ -54,6 +54,16 @@ def test_classes_in_another_order_are_moved_in_the_head_alone(checkpoint: Path) 
         assert torch.equal(model.network.head.weight, saved["network.head.weight"])
 
 
+def test_tensor_that_has_no_place_in_the_network_is_refused_by_name(tmp_path: Path) -> None:
+    model = Classifier(SeedCNN(3), 3)
+    source = tmp_path / "source.ckpt"
+    torch.save({"state_dict": {**model.state_dict(), "network.extra.weight": torch.ones(2)}}, source)
+    with pytest.raises(UserError, match=r"network\.extra\.weight is in the source only; choose the same architecture"):
+        load_starting_weights(model, str(source))
+    report = load_starting_weights(model, str(source), ["network.extra.*"])
+    assert set(report.loaded) == set(model.state_dict())
+
+
 def test_run_is_worth_its_best_checkpoint_and_without_one_its_last(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
