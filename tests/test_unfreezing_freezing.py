@@ -183,10 +183,24 @@ class PlateauModule(ToyModule):
 def test_a_plateau_ends_the_phase_after_patience_checks_without_improvement(monitor: str) -> None:
     plateau = {"monitor": monitor, "mode": "min", "patience": 2, "min_delta": 0.05}
     unfreezing = ProgressiveUnfreezing(GROUPS, until={"plateau": plateau})
-    #                      better, better, not, not | best, better, not by enough, not | ...
-    recorder = fit(unfreezing, PlateauModule([3, 2, 2.5, 2, 5, 4, 3.96, 4, 1]), max_epochs=9)
+    #           best, not, better, not, not | best, better, not by enough, not | ...
+    values = [3, 3.5, 2, 2.5, 2, 5, 4, 3.96, 4, 1]
+    recorder = fit(unfreezing, PlateauModule(values), max_epochs=10)
     first = {len(names): step for step, names in reversed(list(zip(recorder.steps, recorder.trainable, strict=True)))}
-    assert {count: step // 6 for count, step in first.items()} == {2: 0, 4: 4, 6: 8}
+    assert {count: step // 6 for count, step in first.items()} == {2: 0, 4: 5, 6: 9}
+
+
+def test_a_plateau_that_is_seen_between_added_gradients_waits_for_the_optimizer_step() -> None:
+    until = {"plateau": {"monitor": "val/value", "mode": "min", "patience": 2}}
+    module = PlateauModule([3, 3])  # validated in the middle and at the end of each epoch of six batches
+    recorder = fit(
+        ProgressiveUnfreezing(GROUPS, until=until),
+        module,
+        max_epochs=2,
+        accumulate_grad_batches=2,
+        val_check_interval=3,
+    )
+    assert [len(names) for names in recorder.trainable] == [2] * 10 + [4] * 2
 
 
 def test_every_rank_decides_by_the_value_of_the_first() -> None:
