@@ -31,6 +31,7 @@ COMMANDS = {
     "study": Command("Compares strategies over sizes and seeds.", "lightning_transfer.cli.study_runs"),
     "ensemble": Command("Evaluates finished runs as one classifier.", "lightning_transfer.cli.ensemble"),
     "soup": Command("Averages the weights of finished runs.", "lightning_transfer.cli.soup"),
+    "export": Command("Writes a run for programs without this package.", "lightning_transfer.cli.exporting"),
     "report": Command("Writes one HTML page about a run or many.", "lightning_transfer.cli.report_runs"),
     "init": Command("Writes a project of your own into a new folder.", "lightning_transfer.cli.new_project"),
 }

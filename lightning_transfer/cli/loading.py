@@ -51,12 +51,21 @@ def load(run: _Place | Sequence[_Place], device: str | None = None) -> Predictor
     return Predictor([_member(Path(folder), device) for folder in runs])
 
 
-def _member(run: Path, device: str | None) -> Member:
-    config = run / "config.yaml"
-    checkpoint = checkpoint_of(run)
-    for file in (config, checkpoint):
+def files_of(run: Path) -> tuple[Path, Path]:
+    """Finds the config and the checkpoint of a run.
+
+    Raises:
+        UserError: If either is not there.
+    """
+    found = run / "config.yaml", checkpoint_of(run)
+    for file in found:
         if not file.is_file():
             raise UserError(f"{run} has no {file.name}: expected the folder of a run, as logs/quickstart/version_0")
+    return found
+
+
+def _member(run: Path, device: str | None) -> Member:
+    config, checkpoint = files_of(run)
     try:
         with _silence(), isolate_rng():
             restored = _Restored(yaml.safe_load(config.read_text(encoding="utf-8")), checkpoint, device)

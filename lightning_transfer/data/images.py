@@ -144,6 +144,19 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             self._scales_and_shifts[device] = (1 / (255 * std)).to(device), (-mean / std).to(device)
         return self._scales_and_shifts[device]
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How an image becomes the input of the network, in plain types."""
+        mean, std = (values.flatten().tolist() for values in self.normalisation)
+        return {
+            "steps": "RGB, largest centred square, resized, divided by 255, minus mean, divided by std",
+            "image_size": self.image_size,
+            "interpolation": self._interpolation,
+            "mean": mean,
+            "std": std,
+            "window": None if self._window is None else [*self._window],
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """The place in the training set, the names of the classes, and how images are brought into shape."""
         shape = {"image_size": self._image_size, "mean": self._mean, "std": self._std, "window": self._window}

@@ -176,6 +176,24 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         documents = join([tokenize(self.tokenizer, texts) for texts in columns], self.special_tokens.padding)
         return Split(documents, torch.full((len(documents.lengths),), -1), "", names)
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How a text becomes the input of the network, in plain types, beside the tokenizer."""
+        tokens = self.special_tokens
+        before = [*tokens.before, *([tokens.separator] if self.document_start else [])]
+        return {
+            "steps": "tokenizer.json without its special tokens, cut, padded on the right to the longest of the batch",
+            "text_columns": self.text_columns,
+            "max_tokens": self.max_tokens,
+            "kept_of_a_longer_text": "the first quarter of max_tokens, without those before and after, and the rest"
+            " from its end",
+            "before": before,
+            "after": tokens.after,
+            "between_texts": tokens.separator,
+            "padding": tokens.padding,
+            "of_a_text_without_tokens": tokens.unknown,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """What every data module saves, and the tokenizer as JSON."""
         return {**super().state_dict(), "tokenizer": self.tokenizer.to_str()}

@@ -136,13 +136,13 @@ class LSTMClassifier(LSTMEncoder):
         if self.direction == "forward":
             return steps
         starts = (token_ids[:, 0] == 0).long()
-        return take_steps(steps, reversed_within_length(lengths, len(steps), kept=starts))
+        return take_steps(steps, reversed_within_length(lengths, steps.shape[0], kept=starts))
 
     def _pool(self, states: Tensor, lengths: Tensor) -> Tensor:
         pooled = []
         if self.pooling in ("last", "all"):
             pooled.append(self._last(states, lengths))
-        is_padding = torch.arange(len(states), device=lengths.device).unsqueeze(1) >= lengths
+        is_padding = torch.arange(states.shape[0], device=lengths.device).unsqueeze(1) >= lengths
         if self.pooling in ("max", "all"):
             pooled.append(states.masked_fill(is_padding.unsqueeze(2), float("-inf")).amax(0))
         if self.pooling in ("mean", "all"):
@@ -151,5 +151,5 @@ class LSTMClassifier(LSTMEncoder):
 
     def _last(self, states: Tensor, lengths: Tensor) -> Tensor:
         """Takes the forward direction's state at the last token, and the backward one's at the first."""
-        ends = states[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
+        ends = states[lengths - 1, torch.arange(lengths.shape[0], device=lengths.device)]
         return torch.cat([ends[:, : self.output_size], states[0, :, self.output_size :]], 1)

@@ -111,7 +111,8 @@ def reversed_within_length(lengths: Tensor, time: int, kept: Tensor | int = 0) -
     """
     steps = torch.arange(time, device=lengths.device).unsqueeze(1)
     source = torch.where((steps >= kept) & (steps < lengths), lengths - 1 - steps + kept, steps)
-    return (source * len(lengths) + torch.arange(len(lengths), device=lengths.device)).flatten()
+    batch_size = lengths.shape[0]  # not len(): an export would fix it
+    return (source * batch_size + torch.arange(batch_size, device=lengths.device)).flatten()
 
 
 def take_steps(inputs: Tensor, source: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ class TransformersNetwork(Transformer):
         if self.pooling == "first":
             return states[:, 0]
         if self.pooling == "last":
-            return states[torch.arange(len(states), device=states.device), lengths - 1]
+            return states[torch.arange(states.shape[0], device=states.device), lengths - 1]
         is_padding = torch.arange(states.shape[1], device=lengths.device) >= lengths.unsqueeze(1)
         return states.masked_fill(is_padding.unsqueeze(2), 0).sum(1) / lengths.unsqueeze(1).to(states.dtype)
 

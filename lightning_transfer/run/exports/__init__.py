@@ -1,0 +1,1 @@
+"""Writes a trained classifier for programs without this package, checked against the module it came from."""

@@ -1,0 +1,62 @@
+"""Writes the model card of an export: what it is for, what it takes, where it comes from and how good it is."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from scipy.stats import binomtest
+
+_SHARES = ("accuracy", "subset_accuracy")  # counts of right examples, whose interval follows from their number
+
+
+def model_card(name: str, licence: str | None, export: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Writes a card in Markdown, with the fields of the Hub at its head.
+
+    Args:
+        name: What the model is called.
+        licence: Identifier of the licence, as apache-2.0; the field is left open if not given.
+        export: What ``export.json`` says.
+        record: What ``results.json`` of the run says; empty if there is none.
+    """
+    kind = "text" if "token_ids" in export["inputs"] else "image"
+    task = "regression" if export["problem_type"] == "regression" else "classification"
+    head = [f"license: {licence}"] if licence else []
+    head += ["library_name: lightning-transfer", f"pipeline_tag: {kind}-classification"]
+    data = record.get("data") or {}
+    facts = {
+        "Network": f"{export['network']}, {record.get('parameters', 'an unknown number of')} parameters",
+        "Task": f"{export['problem_type']} of {kind}s" if task == "classification" else f"numbers of {kind}s",
+        "Classes" if task == "classification" else "Numbers": ", ".join(export["classes"]),
+        "Licence": licence or "not stated: who publishes the model states it, with regard to its data and weights",
+        "Started from": record.get("init_from") or "random weights",
+        "Trained by": f"`{record['command']}`" if record.get("command") else "an unknown command",
+        "Exported by": f"`{export['command']}`",
+        "Commit": record.get("commit") or "unknown",
+    }
+    examples = {key: data[key] for key in ("train_examples", "validation_examples", "test_examples") if key in data}
+    figures = [*_figures(record.get("test"), "test", data), *_figures(record.get("validation"), "validation", data)]
+    lines = ["---", *head, "---", "", f"# {name}", ""]
+    lines += [f"- **{key}:** {value}" for key, value in facts.items()]
+    lines += ["", "## Data", "", f"`{export['data']}`: " + (json.dumps(examples) if examples else "not recorded")]
+    lines += ["", "## Metrics", "", *(figures or ["None were recorded."])]
+    lines += ["", "## Inputs and outputs", "", f"`{export['file']}` takes and gives:", ""]
+    lines += [f"- `{key}`: {value}" for key, value in {**export["inputs"], **export["outputs"]}.items()]
+    check = export["check"]
+    lines += [
+        "",
+        f"`{export['preprocessing']}` says how inputs are prepared. On {len(check['batches'])} generated batches the"
+        f" file differs from the module by {check['max_difference']:.2g} at most.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(metrics: Mapping[str, float] | None, split: str, data: Mapping[str, Any]) -> list[str]:
+    count = data.get(f"{split}_examples")
+    lines = []
+    for name, value in (metrics or {}).items():
+        words = f"- {name}: {value:.4f}"
+        if name.rpartition("/")[2] in _SHARES and count:
+            interval = binomtest(round(value * count), count).proportion_ci(0.95, method="wilson")
+            words += f" (95 % interval {interval.low:.4f} to {interval.high:.4f}, Wilson, n = {count})"
+        lines.append(words)
+    return lines
