@@ -72,7 +72,7 @@ def test_experiment_on_real_data_runs(experiment: Path) -> None:
     if "imdb" in experiment.stem:  # test_texts.py reads them all
         is_labelled = yaml.safe_load(experiment.read_text())["data"]["class_path"].endswith("IMDB")
         few = ["--data.train_split=train[:300]", "--data.test_split=test[:300]"]
-        flags += few if is_labelled else ['--data.train_splits=["unsupervised[:300]", "train[:300]"]']
+        flags += few if is_labelled else ['--data.train_splits=["unsupervised[:1500]", "train[:1500]"]']
     main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "1", *flags])
 
 

@@ -40,11 +40,11 @@ class Pairs(OwnImages):
     val_dataloader = train_dataloader
 
 
-class Mappings(OwnImages):
-    """Batches by name."""
+class Triples(OwnImages):
+    """Batches with a part that may be anything."""
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return DataLoader([{"image": torch.randn(4, 3, 32, 32), "label": torch.arange(4)}], batch_size=None)
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader([(torch.randn(4, 3, 32, 32), torch.arange(4), torch.ones(4))], batch_size=None)
 
 
 class TenClasses(nn.Sequential):
@@ -101,9 +101,9 @@ def test_number_that_follows_from_the_data_is_not_saved_and_wins_over_a_default(
             "model.network.num_classes is 7, and the data has 10: leave it out, it follows from the data",
         ),
         (
-            ["fit", "--data", "test_linked_numbers.Mappings", *SMALL, "--model.network", "SeedCNN", *SEVEN],
-            "the data gives batches of dict: expected (inputs, labels), or named tuples with inputs and labels, as"
-            " lightning_transfer.data.batches.ImageBatch",
+            ["fit", "--data", "test_linked_numbers.Triples", *SMALL, "--model.network", "SeedCNN", *SEVEN],
+            "the data gives batches of list: expected (inputs, labels), a dictionary with labels, or named tuples with"
+            " inputs and labels, as lightning_transfer.data.batches.ImageBatch",
         ),
     ],
 )
