@@ -137,8 +137,8 @@ def test_images_with_several_classes_are_learned_recorded_reported_and_predicted
     assert not [tag for tag in run.images if tag.startswith(("validation/", "attribution/"))]
     main(["report", str(RUN)])
     page = Path(RUN, "report.html").read_text()
-    assert page.count("test/auroc") == 1
-    assert page.count("<figcaption>val/auroc") == 2  # a curve of each run
+    assert page.count("<button>test auroc</button>") == 1
+    assert page.count('aria-label="Auroc: val/auroc"') == 2  # a curve of each run
     [first, *_] = lines = predictions("a")
     assert len(lines) == 20
     assert list(first["probabilities"]) == ["red", "round"]
