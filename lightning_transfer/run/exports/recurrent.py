@@ -61,7 +61,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
     def translated(inputs, weights, recurrent, biases, hidden_size: int):  # type: ignore[no-untyped-def]
         states, _, _ = opset18.LSTM(inputs, weights, recurrent, biases, hidden_size=hidden_size)
-        return opset18.Squeeze(states, opset18.Constant(value_ints=[1]))  # the directions
+        directions: Any = opset18.Constant(value_ints=[1])
+        return opset18.Squeeze(states, directions)
 
     return {torch.ops.lightning_transfer.lstm.default: translated}
 
