@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -217,9 +217,11 @@ def _of_tables(
     opened: dict[str, Callable[[], datasets.Dataset]] = {
         name: partial(read_tables, [folder / file for file in files], options, texts) for name, files in splits.items()
     }
-    if list(opened) == ["train"] and not named and (by_column := _splits_by_column(opened["train"])):
-        column, opened = by_column
-        notes.append(f"splits are the values of column {column!r}: {', '.join(in_order(opened))}")
+    if list(opened) == ["train"] and not named:
+        opened["train"] = cache(opened["train"])  # read here, and not again where the split is opened
+        if by_column := _splits_by_column(opened["train"]):
+            column, opened = by_column
+            notes.append(f"splits are the values of column {column!r}: {', '.join(in_order(opened))}")
     return Layout(opened, notes)
 
 
