@@ -13,9 +13,9 @@ from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.data.texts import TextDataModule
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_folder, replacing, write_json, write_text
+from lightning_transfer.report.model_card import model_card
 from lightning_transfer.run.exports.answers import Axes, Exported, exported_of
 from lightning_transfer.run.exports.checks import compare
-from lightning_transfer.run.exports.model_card import model_card
 from lightning_transfer.run.exports.programs import FILES, Format, write_program
 from lightning_transfer.run.verbosity import print_result
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scipy.stats import binomtest
+from lightning_transfer.report.conclusion import share_interval
 
 _SHARES = ("accuracy", "subset_accuracy")  # counts of right examples, whose interval follows from their number
 
@@ -56,7 +56,7 @@ def _figures(metrics: Mapping[str, float] | None, split: str, data: Mapping[str,
     for name, value in (metrics or {}).items():
         words = f"- {name}: {value:.4f}"
         if name.rpartition("/")[2] in _SHARES and count:
-            interval = binomtest(round(value * count), count).proportion_ci(0.95, method="wilson")
-            words += f" (95 % interval {interval.low:.4f} to {interval.high:.4f}, Wilson, n = {count})"
+            low, high = share_interval(value, count)
+            words += f" (95 % interval {low:.4f} to {high:.4f}, Wilson, n = {count})"
         lines.append(words)
     return lines
