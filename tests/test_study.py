@@ -168,9 +168,10 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.communicate()
 
 
-def children(process: subprocess.Popen[bytes]) -> list[int]:
-    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(child) for child in listed.split()]
+def descendants(pid: int) -> list[int]:
+    """The processes that this one has started, and theirs: workers are children of a server."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [grandchild for child in children for grandchild in descendants(child)]
 
 
 def is_alive(pid: int) -> bool:
@@ -201,14 +202,14 @@ def test_study_killed_at_random_moments_gives_the_table_of_the_uninterrupted_one
     study = small(overrides={"trainer": {"max_epochs": 40, "callbacks+": {"class_path": "study_toys.Pause"}}})
     main([*study, "--workers", "0", "--logs", "uninterrupted"])
     moments = random.Random(0)
-    for number in range(6):
+    for number in range(4):
         begun, workers = time.time(), "2" if number % 3 == 0 else "0"
         process = start(*study, "--workers", workers, pause_seconds=0.1)
         sign = "*/cell.json" if number % 2 == 0 else "*/checkpoints/last.ckpt"
         wait_for(lambda: process.poll() is not None or is_new(sign, begun), 300, "a run to begin")  # noqa: B023
         time.sleep(moments.uniform(0, 1))
         assert process.poll() is None, "the study was over before it was killed"
-        started = children(process)
+        started = descendants(process.pid)
         process.kill()
         process.wait()
         wait_for(lambda: not any(map(is_alive, started)), 60, "the workers to end with their parent")  # noqa: B023

@@ -1,9 +1,11 @@
 """Runs cells in local worker processes; each runs many cells, so that it imports only once."""
 
 import gc
+import importlib
 import multiprocessing as mp
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any, NoReturn, Self
 
 from lightning_transfer.study.cells import Cell
 
+_EXPERIMENT = "lightning_transfer.cli.experiment"  # imports all that a run needs
 _STOP_SECONDS = 30.0  # time that workers have to reach the end of a step
 Ended = tuple[Cell, float]  # a cell that is over, and its seconds
 
@@ -127,19 +130,25 @@ class _Worker:
 
     def __init__(self, number: int, threads: int) -> None:
         self.number = number
-        # The process is spawned: a forked one would inherit the locks of threads and the connections to its siblings.
-        context = mp.get_context("spawn")
+        # A fork of this process would inherit the locks of threads and the connections to its siblings.
+        if sys.platform == "linux":  # a server that has imported everything once forks workers, which share its memory
+            context = mp.get_context("forkserver")
+            context.set_forkserver_preload([_EXPERIMENT])
+        else:
+            context = mp.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(theirs, number, threads))
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, number, threads, dict(os.environ)))
         self.process.start()
         theirs.close()  # otherwise the end of the process would go unnoticed
 
 
-def _work(connection: Connection, number: int, threads: int) -> None:
+def _work(connection: Connection, number: int, threads: int, environment: dict[str, str]) -> None:
     """Runs the cells that come over the connection, until the connection ends."""
+    os.environ.clear()  # that of the server may be of an earlier study
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import lightning_transfer.cli.experiment  # noqa: F401  # before gc.freeze
+    importlib.import_module(_EXPERIMENT)  # before gc.freeze
 
     _use(threads)
     _choose_gpu(number)
