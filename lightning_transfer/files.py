@@ -19,6 +19,7 @@ from typing import Any
 from lightning_transfer.errors import UserError
 
 MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
+_LONGEST_NAME = 200  # bytes; file systems take 255, and names of files are longer than that of their run
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -107,6 +108,21 @@ def partial_of(target: Path) -> Path:
     The name is fixed, not random, so that the next process overwrites what a killed one has left.
     """
     return target.with_name(f".{target.name}.partial")
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuses a name that is not that of one folder, and would be a path to another place.
+
+    Args:
+        name: The name.
+        what: What the error calls it, for example ``--version``.
+
+    Raises:
+        UserError: If it is empty, too long, or has a separator of paths in it.
+    """
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0") or len(os.fsencode(name)) > _LONGEST_NAME:
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:20]}... ({len(name)} characters)"
+        raise UserError(f"{what} is {shown!r}: expected the name of one folder, without / and of at most 200 bytes")
 
 
 def write_text(file: Path, text: str) -> None:

@@ -173,5 +173,5 @@ def test_a_module_without_layer_groups_is_told_what_to_give() -> None:
 
 
 def test_a_decay_below_one_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"lr_decay is 0.5: expected at least 1"):
+    with pytest.raises(UserError, match=r"lr_decay is 0.5: expected 1 to 1000"):
         parameter_groups(Network(), ["backbone", "norm", "head"], lr=0.1, lr_decay=0.5)

@@ -47,7 +47,7 @@ def refuse(message: str, module: ToyModule | None = None, **arguments: Any) -> N
         ({"schedule": "gradul"}, "schedule 'gradul' is not one of linear_probe, full, gradual, chain"),
         ({"rest": "frozn"}, "rest 'frozn' is not one of frozen, trainable"),
         ({"frozen_norm_layers": "off"}, "frozen_norm_layers 'off' is not one of eval, tracking"),
-        ({"lr_decay": 0.5}, "lr_decay is 0.5: expected at least 1"),
+        ({"lr_decay": 0.5}, "lr_decay is 0.5: expected 1 to 1000"),
         ({"until": {"epoch": 1}}, "until: unknown key 'epoch': expected epochs, steps, fraction, plateau"),
         ({"until": 3}, "until is 3: expected a mapping with epochs, steps, fraction, plateau"),
     ],

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments, choose_monitor
+from lightning_transfer.cli.finite_numbers import check_numbers
 from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
 from lightning_transfer.cli.repetition import nulls, own_options, repetition
 from lightning_transfer.cli.suggestions import exported_classes
@@ -24,7 +25,7 @@ from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError, require_library
-from lightning_transfer.files import check_file, check_folder
+from lightning_transfer.files import check_file, check_folder, check_name
 from lightning_transfer.lightning_internals import SilentProfiler
 from lightning_transfer.run.folder import folder_of_run, read_checkpoint, start_of_fit
 from lightning_transfer.run.known_order import KnownOrder
@@ -119,6 +120,7 @@ class ExperimentBuilder(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Checks, before anything is built, what would otherwise fail late."""
+        self._check_settings()
         choose_monitor(self.config[str(self.subcommand)])
         self._require_library_of_network()
         require_trackers(self._trackers_to_open())
@@ -149,6 +151,19 @@ class ExperimentBuilder(LightningCLI):
         self._normalise_as_starting_weights()
         if self.subcommand == "prepare":
             vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # a login node may have no GPU
+
+    def _check_settings(self) -> None:
+        config = self.config[str(self.subcommand)]
+        check_numbers(config)
+        for option in ("experiment", "logs"):
+            if config[option] is None:
+                raise UserError(f"{option} is null: expected text, or leave it out")
+        for option in ("experiment", "version"):
+            if (name := config[option]) is not None:
+                check_name(name, f"--{option}")
+        for option in ("ckpt_path", "init_from"):
+            if config[option] == "":
+                raise UserError(f"--{option} is empty: name a file, or leave it out")
 
     def _check_output(self) -> None:
         if self.subcommand == "predict":

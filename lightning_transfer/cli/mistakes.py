@@ -1,5 +1,6 @@
 """Words a user's mistake in one line: what was wrong, and the nearest name that would have been right."""
 
+import errno
 import re
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from lightning_transfer.run.verbosity import print_styled
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
 _UNKNOWN_CLASS = re.compile(r'(key "|--)(?P<key>[\w.]+)("|: ).*dot import path string: (?P<name>\S+)')
+_NO_NUMBER = re.compile(r"[+-]?(inf(inity)?|nan)", re.IGNORECASE)  # it is tried as a class where a tensor will do
 _NOT_IMPORTED = re.compile(
     r'(key "|--)(?P<key>[\w.]+)("|: ).*Problem with given class_path \'(?P<name>[\w.]+)\': '
     r"(?P<reason>.*?)( - Expected .*| Given value.*|$)"
@@ -97,6 +99,8 @@ def one_line(message: str, hint: Callable[[str], str]) -> str:
     if match := _UNKNOWN_OPTION.search(message):
         name = match["a"] or match["b"]
         return f"unknown option '{name}'{hint(name)}"
+    if (match := _UNKNOWN_CLASS.search(message)) and _NO_NUMBER.fullmatch(match["name"].strip("'")):
+        return f"{match['key']} is {match['name']}: expected a finite number"
     if match := _UNKNOWN_CLASS.search(message):
         names = re.findall(r"\w+", " ".join(_LITERAL.findall(message)))
         meant = did_you_mean(match["name"], [*lightning_transfer.__all__, *names])
@@ -128,14 +132,31 @@ def message_of(error: BaseException) -> str | None:
         return described(raised)
     if own_line(error) is None and isinstance(error, ModuleNotFoundError):
         return " ".join(str(error).split())
-    if own_line(error) is None and isinstance(error, IsADirectoryError):
-        return f"{error.filename} is a folder: expected a file"
+    if own_line(error) is None and isinstance(error, OSError):
+        return _of_the_system(error)
     if isinstance(error, RuntimeError | ValueError) and any(words in str(error) for words in _CLEAR):
         return " ".join(str(error).split())
     if isinstance(error, RuntimeError) and (match := _STATE_DICT.match(str(error))):
         differences = textwrap.shorten(match["differences"], _SHORT, placeholder=" ...")
         return f"the checkpoint is of another model than the config: {differences}"
     return None
+
+
+def _of_the_system(error: OSError) -> str | None:
+    """Words what the operating system refuses; None for what may be a fault of the program, as a file that is gone."""
+    words = {
+        errno.EISDIR: "is a folder: expected a file",
+        errno.ENOTDIR: "is not below a folder: choose another place, or move the file that is in its way",
+        errno.EEXIST: "is there already: choose another place, or move it away",
+        errno.ENAMETOOLONG: "is too long a name for a file: choose a shorter one",
+        errno.EACCES: "may not be read or written: change its permissions, or choose another place",
+        errno.EPERM: "may not be read or written: change its permissions, or choose another place",
+        errno.EROFS: "cannot be written, as its disk can only be read: choose another place",
+        errno.EMFILE: "cannot be opened, as too many files are open: raise the limit by ulimit -n",
+        errno.ENOSPC: "cannot be written, as the disk is full: make room, or choose another place, as by --logs",
+        errno.EDQUOT: "cannot be written, as the quota is used up: make room, or choose another place, as by --logs",
+    }.get(error.errno or 0)
+    return words and f"{'a file' if error.filename is None else error.filename} {words}"
 
 
 def _in_words(expected: str) -> str:

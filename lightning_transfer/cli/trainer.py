@@ -36,13 +36,17 @@ def check_settings(trainer: L.Trainer) -> L.Trainer:
     """Refuses settings that cannot give a good training, and warns of a precision that is slow on this CPU.
 
     Raises:
-        UserError: If an interval is not more than 0, or weights are in float16 on a CPU. Also if the strategy trains in
-            copies of this process, from which the record of the run does not come back.
+        UserError: If an interval is not more than 0, a number is below 0, or weights are in float16 on a CPU. Also if
+            the strategy trains in copies of this process, from which the record of the run does not come back.
     """
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         value = getattr(trainer, name)
         if isinstance(value, int | float) and value <= 0:
             raise UserError(f"trainer.{name} is {value}: expected more than 0")
+    for name in ("min_epochs", "min_steps", "log_every_n_steps", "gradient_clip_val"):
+        value = getattr(trainer, name)
+        if value is not None and value < 0:
+            raise UserError(f"trainer.{name} is {value}: expected 0 or more")
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher):
         raise UserError(f"trainer.strategy is ddp_{launcher._start_method}: expected ddp, which starts its processes")

@@ -306,12 +306,12 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
 
-def require_at_least(lowest: int, **values: float) -> None:
-    """Refuses values below the lowest, by the name of the argument.
+def require_at_least(lowest: int, **values: float | None) -> None:
+    """Refuses values below the lowest, and null, by the name of the argument.
 
     Raises:
         UserError: For the first such value.
     """
     for name, value in values.items():
-        if value < lowest:
-            raise UserError(f"data.{name} is {value}: expected {lowest} or more")
+        if value is None or not value >= lowest:  # nan is neither
+            raise UserError(f"data.{name} is {'null' if value is None else value}: expected {lowest} or more")

@@ -84,7 +84,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     ) -> None:
         super().__init__(path=path, **kwargs)
         if image_size is not None:
-            require_at_least(1, image_size=image_size)
+            require_at_least(2, image_size=image_size)  # torch cannot resize to 1 x 1
         require_at_least(0, near_duplicate_bits=near_duplicate_bits or 0)
         size, interpolation = image_size, None
         if normalise_as is not None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import check_name
 from lightning_transfer.run.config_files import find_config
 from lightning_transfer.study.grid import expand
 
@@ -124,6 +125,9 @@ def check(study: Study) -> None:
             do not exist.
     """
     _check_nothing_is_null(study)
+    for what, names in (("name", [study.name]), ("a strategy", study.strategies), ("a name in weights", study.weights)):
+        for name in names:
+            check_name(name, f"{what} of the study")
     _ = study.is_higher_better
     axes: dict[str, list[Any]] = {"sizes": study.sizes, "seeds": study.seeds}
     axes |= {"strategies": list(study.strategies), "configs": study.configs, "weights": list(study.weights)}

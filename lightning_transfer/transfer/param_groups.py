@@ -9,6 +9,20 @@ from torch.optim import Optimizer
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import REST, LayerGroups, resolve_layer_groups
 
+_MOST_DECAY = 1000.0  # beyond it, the groups below the head would not learn at all
+
+
+def check_lr_decay(lr_decay: float) -> None:
+    """Refuses a factor between neighbouring layer groups that is below 1 or above 1000.
+
+    Raises:
+        UserError: If it is.
+    """
+    if not 1 <= lr_decay <= _MOST_DECAY:
+        raise UserError(
+            f"lr_decay is {lr_decay:g}: expected 1 to {_MOST_DECAY:g}, the factor between neighbouring layer groups"
+        )
+
 
 def parameter_groups(
     module: nn.Module,
@@ -41,14 +55,13 @@ def parameter_groups(
         where exempt, ``weight_decay``. Tied parameters are listed once, in the group nearest the head.
 
     Raises:
-        UserError: If ``lr_decay`` is below 1, or the layer groups do not fit the module.
+        UserError: If ``lr_decay`` is below 1 or above 1000, or the layer groups do not fit the module.
 
     Source:
         Discriminative fine-tuning and its 2.6: Howard and Ruder, Universal Language Model Fine-tuning for Text
         Classification, 2018.
     """
-    if lr_decay < 1:
-        raise UserError(f"lr_decay is {lr_decay}: expected at least 1, the factor between neighbouring layer groups")
+    check_lr_decay(lr_decay)
     groups = resolve_layer_groups(module, own_layer_groups(module, layer_groups), rest=rest)
     if rest == "frozen":
         del groups[REST]

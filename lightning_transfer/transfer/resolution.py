@@ -17,7 +17,7 @@ from lightning_transfer.networks.layer_groups import (
     resolve_layer_groups,
     some_of,
 )
-from lightning_transfer.transfer.param_groups import own_layer_groups
+from lightning_transfer.transfer.param_groups import check_lr_decay, own_layer_groups
 from lightning_transfer.transfer.parameter_kinds import keep_only
 from lightning_transfer.transfer.phases import preset_phases, resolve_phases, trainable_groups
 from lightning_transfer.transfer.schedule import LearningRateSchedule, Phase, Schedule, Until, parse, parse_phases
@@ -150,8 +150,8 @@ def check_schedule(
     ):
         if value is not None and value not in known:
             raise UserError(f"{name} {value!r} is not one of {', '.join(known)}")
-    if lr_decay is not None and lr_decay < 1:
-        raise UserError(f"lr_decay is {lr_decay}: expected at least 1, the factor between neighbouring layer groups")
+    if lr_decay is not None:
+        check_lr_decay(lr_decay)
     return {
         "schedule": parse_phases(phases) if phases is not None else schedule or "gradual",
         "until": parse(Until, until, "until") if until is not None else Until(epochs=1),
