@@ -8,6 +8,7 @@ examples that were held out. ``pip install fastai`` adds fastai; without it the 
 import ast
 import builtins
 import csv
+import functools
 import importlib.util
 import json
 import os
@@ -67,27 +68,37 @@ def measure(task: str, settings: Settings) -> list[Row]:
     """Runs the programs of a task in turns, and counts their lines, words and CPU seconds."""
     libraries = [library for library, module in MODULES.items() if importlib.util.find_spec(module)]
     seconds: dict[str, list[float]] = {library: [] for library in libraries}
-    with tempfile.TemporaryDirectory() as name:
-        make_files(Path(name, "files"))
-        starts = {library: Path(name, "files") for library in libraries}
-        if task in AFTER_TRAINING:
-            for library in libraries:
-                starts[library] = Path(name, library)
-                run("class_folders", library, Path(name, "files"), Path(name, library))
-        for _ in range(settings.repeats):
-            for library in libraries:
-                seconds[library].append(run(task, library, starts[library], Path(name, "run")))
-                shutil.rmtree(Path(name, "run"))
-    return [
-        {
-            "with": library,
-            "lines": sum(count_lines(file.read_text()) for file in programs(task, library)),
-            "words": len(set().union(*(words(file.suffix, file.read_text()) for file in programs(task, library)))),
-            "CPU s, best": min(seconds[library]),
-            "median": statistics.median(seconds[library]),
-        }
-        for library in libraries
-    ]
+    for _ in range(settings.repeats):
+        for library in libraries:
+            files = trained(library) if task in AFTER_TRAINING else workplace() / "files"
+            seconds[library].append(run(task, library, files, workplace() / "run"))
+            shutil.rmtree(workplace() / "run")
+    rows: list[Row] = []
+    for library in libraries:
+        lines, known = count(task, library)
+        times = {"CPU s, best": min(seconds[library]), "median": statistics.median(seconds[library])}
+        rows.append({"with": library, "lines": lines, "words": known, **times})
+    return rows
+
+
+@functools.cache
+def _workplace() -> "tempfile.TemporaryDirectory[str]":
+    folder = tempfile.TemporaryDirectory()
+    make_files(Path(folder.name, "files"))
+    return folder
+
+
+def workplace() -> Path:
+    """Makes the folder of all runs, at the first call. Its folder ``files`` is what every task starts from."""
+    return Path(_workplace().name)
+
+
+def trained(library: str) -> Path:
+    """Trains with a library, at the first call, and gives the folder with what the training left."""
+    folder = workplace() / library
+    if not folder.exists():
+        run("class_folders", library, workplace() / "files", folder)
+    return folder
 
 
 def programs(task: str, library: str) -> list[Path]:
@@ -172,6 +183,12 @@ def accuracy_of(task: str, folder: Path, printed: str) -> float:
     # The column of fastai's table before the time, or the Trainer's metric.
     found = re.findall(r"^\d+ .*?(\d\.\d+) +\d\d:\d\d\s*$|eval_accuracy'?: *'?(\d(?:\.\d+)?)", printed, re.MULTILINE)
     return float("".join(found[-1])) if found else float("nan")
+
+
+def count(task: str, library: str) -> tuple[int, int]:
+    """Counts the lines and the words of the files of a task."""
+    texts = [(file.suffix, file.read_text()) for file in programs(task, library)]
+    return sum(count_lines(text) for _, text in texts), len(set().union(*(words(*text) for text in texts)))
 
 
 def count_lines(text: str) -> int:

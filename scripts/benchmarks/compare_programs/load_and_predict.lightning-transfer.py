@@ -1,5 +1,4 @@
 from lightning_transfer import load
 
 model = load("logs/my_images/version_0")
-found = model.predict(["new/1.png", "new/2.png"])
-print(found.labels, found.probabilities)
+print(model.predict(["new/1.png", "new/2.png"]))
