@@ -1,14 +1,11 @@
 from datasets import load_dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
 
-data = load_dataset("imagefolder", data_dir="pictures", split="train").train_test_split(0.2, seed=0)
+data = load_dataset("imagefolder", data_dir="pictures", split="train").train_test_split(0.2)
 names = data["train"].features["label"].names
 processor = AutoImageProcessor.from_pretrained("resnet-18")
 model = AutoModelForImageClassification.from_pretrained(
-    "resnet-18",
-    num_labels=len(names),
-    id2label=dict(enumerate(names)),
-    ignore_mismatched_sizes=True,
+    "resnet-18", num_labels=len(names), id2label=dict(enumerate(names)), ignore_mismatched_sizes=True
 )
 
 
@@ -28,7 +25,6 @@ arguments = TrainingArguments(
     learning_rate=1e-3,
     eval_strategy="epoch",
     remove_unused_columns=False,
-    report_to="none",
 )
 trainer = Trainer(
     model,

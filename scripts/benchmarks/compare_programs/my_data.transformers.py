@@ -21,12 +21,7 @@ def compute_metrics(found):
 
 
 arguments = TrainingArguments(
-    "my_model",
-    num_train_epochs=3,
-    per_device_train_batch_size=16,
-    learning_rate=1e-3,
-    eval_strategy="epoch",
-    report_to="none",
+    "my_model", num_train_epochs=3, per_device_train_batch_size=16, learning_rate=1e-3, eval_strategy="epoch"
 )
 trainer = Trainer(
     Model(num_classes=2),

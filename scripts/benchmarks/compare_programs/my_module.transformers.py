@@ -4,7 +4,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2 import Compose, Resize, ToTensor
 from transformers import Trainer, TrainingArguments
 
-data = load_dataset("imagefolder", data_dir="pictures", split="train").train_test_split(0.2, seed=0)
+data = load_dataset("imagefolder", data_dir="pictures", split="train").train_test_split(0.2)
 transform = Compose([Resize((64, 64)), ToTensor()])
 
 
@@ -29,7 +29,6 @@ arguments = TrainingArguments(
     learning_rate=1e-3,
     eval_strategy="epoch",
     remove_unused_columns=False,
-    report_to="none",
 )
 trainer = Trainer(
     Model(num_classes=2),

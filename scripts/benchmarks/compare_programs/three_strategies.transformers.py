@@ -8,7 +8,7 @@ from transformers import (
     set_seed,
 )
 
-data = load_dataset("imagefolder", data_dir="pictures", split="train").train_test_split(0.2, seed=0)
+data = load_dataset("imagefolder", data_dir="pictures", split="train").train_test_split(0.2)
 names = data["train"].features["label"].names
 processor = AutoImageProcessor.from_pretrained("resnet-18")
 
@@ -30,7 +30,6 @@ def train(model, epochs):
         learning_rate=1e-3,
         eval_strategy="epoch",
         remove_unused_columns=False,
-        report_to="none",
     )
     trainer = Trainer(
         model,

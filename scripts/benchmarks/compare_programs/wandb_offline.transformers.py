@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import Compose, Resize, ToTensor
 from transformers import Trainer, TrainingArguments
 
 os.environ["WANDB_MODE"] = "offline"
-data = load_dataset("imagefolder", data_dir="pictures", split="train").train_test_split(0.2, seed=0)
+data = load_dataset("imagefolder", data_dir="pictures", split="train").train_test_split(0.2)
 transform = Compose([Resize((64, 64)), ToTensor()])
 
 
