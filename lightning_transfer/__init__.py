@@ -60,6 +60,7 @@ _EXPORTS = {
     "run_study": "lightning_transfer.cli.study_runs",
     "run_sweep": "lightning_transfer.study.sweep",
     "run_transfer": "lightning_transfer.cli.transfer_runs",
+    "serve_run": "lightning_transfer.cli.serving",
     "write_report": "lightning_transfer.cli.report_runs",
 }
 
@@ -71,6 +72,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.cli.exporting import export_run as export_run
     from lightning_transfer.cli.loading import load as load
     from lightning_transfer.cli.report_runs import write_report as write_report
+    from lightning_transfer.cli.serving import serve_run as serve_run
     from lightning_transfer.cli.soup import make_soup as make_soup
     from lightning_transfer.cli.study_runs import run_study as run_study
     from lightning_transfer.cli.transfer_runs import run_transfer as run_transfer

@@ -30,6 +30,8 @@ def test_every_suite_runs_and_writes_what_it_found(
     # are several more interpreters. One record recipe is as good as three, whose configs have tests of their own.
     left_out = {"unfreezing.phases", "overhead.start", "cnn.growth", "lstm.recipe"}
     left_out |= {"cifar10-record.cifar10_96", "cifar10-record.cifar100_75"}
+    # Three more interpreters each, and test_serve.py has a short version.
+    left_out |= {"serve.images", "serve.texts"}
     # Comparisons with other libraries have tests of their own.
     parts = [part for part in listed if part not in left_out and not part.startswith("compare.")]
     # It sets the threads and the memory of its process, so it gets one of its own.

@@ -172,7 +172,7 @@ def test_paths_images_and_arrays_of_one_picture_are_one_example(image_run: Path)
     file = pictures(1)[0]
     with Image.open(file) as image:
         array = np.asarray(image)
-        forms = [file, Path(file), image, array, array / 255, (array / 255).astype(np.float32)]
+        forms = [file, Path(file), Path(file).read_bytes(), image, array, array / 255, (array / 255).astype(np.float32)]
         forms += [torch.from_numpy(array.copy()), torch.from_numpy(array.copy()).permute(2, 0, 1) / 255]
         found = load(image_run).predict(forms).probabilities
         assert image.getpixel((0, 0)) == tuple(array[0, 0])  # it is still open
@@ -189,7 +189,9 @@ def test_paths_images_and_arrays_of_one_picture_are_one_example(image_run: Path)
     [
         ("a.png", "examples are str: expected a list"),
         (["missing.png"], "missing.png cannot be decoded as an image: there is no such file; give another one"),
-        ([b"bytes"], "example 0 cannot be decoded as an image: it is bytes: expected a path, an image of Pillow or"),
+        ([b"bytes"], "example 0 cannot be decoded as an image: it has no known format of images, or a damaged head"),
+        ([b""], "example 0 cannot be decoded as an image: it is empty"),
+        ([[3]], "example 0 cannot be decoded as an image: it is list: expected a path, bytes of a file, an image of"),
         ([np.zeros((4, 4), np.int64)], "example 0 .*: it is an array of int64: expected uint8, or real numbers"),
         ([np.full((4, 4), 7.5)], "example 0 .*: its numbers reach from 7.5 to 7.5: expected 0 to 1, or uint8"),
         ([np.full((4, 4), np.nan)], "its numbers reach from nan to nan"),

@@ -90,6 +90,7 @@ report: Path = lt.write_report(Path("logs"))
 model: lt.Predictor = lt.load([Path("a"), "b"], device="cpu")
 predicted: lt.Predicted = model.predict(["a.png"], batch_size=2)
 exported: Path = lt.export_run(Path("a"), "pt2", licence="apache-2.0")
+lt.serve_run(Path("a"), port=8001, batch_size=1, max_pixels=1000)
 names: list[str] = predicted.class_names
 accuracy: float = lt.evaluate_ensemble([Path("a"), Path("b")], split="validation")["mean of 2"]["accuracy"]
 loss: float = lt.make_soup([Path("a"), Path("b")], recipe="greedy")["soup of 2"]["loss"]

@@ -250,7 +250,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         return self.eval_loader(split, np.arange(len(split)))
 
     def split_of(self, examples: Sequence[object]) -> Split[Tensor]:
-        """Decodes paths, images of Pillow and arrays, which a program gives to predict."""
+        """Decodes paths, contents of files, images of Pillow and arrays, which a program gives to predict."""
         return self._split_of(GivenPictures(examples, self.window), "raise")
 
     def _split_of(self, pictures: Pictures, on_error: OnError) -> Split[Tensor]:

@@ -112,10 +112,10 @@ class Predictor:
         """Predicts examples as ``lightning-transfer predict`` does: its numbers to the last bit, in the same batches.
 
         Args:
-            examples: For a run on images paths, images of Pillow, and arrays: height x width, with or without channels,
-                uint8 or real numbers from 0 to 1. Where the run has learned from numbers in another range
-                (``data.window``), arrays are in that range. For a run on texts strings; where it has several text
-                columns, a list of strings for each example.
+            examples: For a run on images paths, contents of files as bytes, images of Pillow, and arrays: height x
+                width, with or without channels, uint8 or real numbers from 0 to 1. Where the run has learned from
+                numbers in another range (``data.window``), arrays are in that range. For a run on texts strings; where
+                it has several text columns, a list of strings for each example.
             batch_size: Examples in a batch; the run's ``data.eval_batch_size`` if not given. A batch of texts also has
                 at most ``data.eval_batch_tokens`` tokens. The last digits of a number may depend on the batch.
 

@@ -16,8 +16,9 @@ class GivenPictures(Pictures):
     """Pictures that a program gives, each with its path for a name, or its place among them.
 
     Args:
-        pictures: Paths, images of Pillow, and arrays of numbers or truth values, [height, width] or [height, width,
-            channels] with up to 4 channels. Without a window, numbers are uint8, or real ones from 0 to 1.
+        pictures: Paths, contents of files, images of Pillow, and arrays of numbers or truth values, [height, width] or
+            [height, width, channels] with up to 4 channels. Without a window, numbers are uint8, or real ones from 0 to
+            1.
         window: The values that become black and white, where the training pictures had more than 8 bits.
     """
 
@@ -42,10 +43,11 @@ class GivenPictures(Pictures):
     def _source(self, given: object) -> Source | Exception:
         if isinstance(given, str | os.PathLike):
             return Path(given).expanduser()
-        if isinstance(given, Image.Image):
+        if isinstance(given, Image.Image | bytes):
             return given
-        if isinstance(given, bytes | list | tuple) or not hasattr(given, "__array__"):
-            return TypeError(f"it is {type(given).__name__}: expected a path, an image of Pillow or an array")
+        if isinstance(given, list | tuple) or not hasattr(given, "__array__"):
+            kind = type(given).__name__
+            return TypeError(f"it is {kind}: expected a path, bytes of a file, an image of Pillow or an array")
         return _in_bytes(np.asarray(given)) if self._window is None else np.asarray(given)
 
 

@@ -1,0 +1,1 @@
+"""Answers requests over HTTP with a run's predictions, by LitServe."""
