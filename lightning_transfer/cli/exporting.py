@@ -9,6 +9,7 @@ import yaml
 
 from lightning_transfer.cli.loading import files_of, load
 from lightning_transfer.cli.mistakes import Parser
+from lightning_transfer.cli.quantisation import held_out_of, quantise
 from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.data.texts import TextDataModule
 from lightning_transfer.errors import UserError, require_library
@@ -20,7 +21,9 @@ from lightning_transfer.run.exports.programs import FILES, Format, write_program
 from lightning_transfer.run.verbosity import print_result
 
 
-def export_run(run: Path, format: Format = "onnx", output: Path | None = None, licence: str | None = None) -> Path:
+def export_run(
+    run: Path, format: Format = "onnx", output: Path | None = None, licence: str | None = None, int8: bool = False
+) -> Path:
     """Writes the network of a run, what it needs to be used, and a model card into a folder.
 
     The weights are those of the best checkpoint, in float32. The number of examples is free, and so are the length of
@@ -33,6 +36,8 @@ def export_run(run: Path, format: Format = "onnx", output: Path | None = None, l
             the Hugging Face Hub).
         output: The folder, which is replaced; export/FORMAT in the folder of the run if not given.
         licence: Identifier of the model's licence for the card, such as apache-2.0.
+        int8: Whether to write model.int8.onnx besides, with --format onnx. Its loss is measured on the validation
+            examples, or the test split where nothing is held out, which therefore have to be there.
 
     Returns:
         The folder.
@@ -42,18 +47,21 @@ def export_run(run: Path, format: Format = "onnx", output: Path | None = None, l
     """
     run = Path(run)
     folder = Path(output) if output is not None else run / "export" / format
-    _check(run, format, folder)
+    _check(run, format, folder, int8)
     exported = exported_of(load(run, device="cpu").members[0])
+    held_out = held_out_of(exported) if int8 else None
     with replacing(folder) as partial:
         partial.mkdir()
         axes, program = write_program(exported, format, partial)
-        command = shlex.join(["lightning-transfer", "export", str(run), "--format", format])
+        command = shlex.join(["lightning-transfer", "export", str(run), "--format", format, *["--int8"] * int8])
         facts = {**_facts(exported, axes, format), "command": command, "check": compare(exported, axes, program)}
+        if held_out is not None:
+            facts["int8"] = quantise(exported, partial / FILES[format], *held_out)
         _write_beside(exported, facts, run, licence, partial)
     figures = facts["check"]
     print_result(
         f"{folder}/{FILES[format]}: differs from the module by {figures['max_difference']:.2g} at most, on"
-        f" {len(figures['batches'])} batches",
+        f" {len(figures['batches'])} batches{_loss(facts)}",
         {"event": "export", "folder": str(folder), **facts},
     )
     return folder
@@ -73,10 +81,12 @@ def main(arguments: list[str]) -> None:
     export_run(**parser().parse_args(arguments).as_dict())
 
 
-def _check(run: Path, format: str, folder: Path) -> None:
+def _check(run: Path, format: str, folder: Path, int8: bool) -> None:
     """Checks, before any work, the run, the format with its libraries, and the folder."""
     if format not in get_args(Format):
         raise UserError(f"--format is {format}: expected {', '.join(get_args(Format))}")
+    if int8 and format != "onnx":
+        raise UserError(f"--int8 is given with --format {format}: expected onnx, whose runtime writes it")
     for library in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         require_library(library, "export --format onnx", "export")
     files_of(run)
@@ -98,6 +108,18 @@ def _facts(exported: Exported, axes: Axes, format: Format) -> dict[str, Any]:
         "preprocessing": "preprocessing.json",
         "data": exported.data.path,
     }
+
+
+def _loss(facts: dict[str, Any]) -> str:
+    """Says in a line what int8 loses."""
+    if "int8" not in facts:
+        return ""
+    found = facts["int8"]
+    name = next(name for name in ("accuracy", *found["float32"]) if name in found["float32"])
+    return (
+        f"\n{found['file']}: {name} {found['float32'][name]:.4f} in float32 and {found['int8'][name]:.4f} in int8, on"
+        f" {found['examples']} examples of the {found['split']}"
+    )
 
 
 def _inputs(exported: Exported, axes: Axes) -> dict[str, str]:

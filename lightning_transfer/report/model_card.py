@@ -47,7 +47,23 @@ def model_card(name: str, licence: str | None, export: Mapping[str, Any], record
         f"`{export['preprocessing']}` says how inputs are prepared. On {len(check['batches'])} generated batches the"
         f" file differs from the module by {check['max_difference']:.2g} at most.",
     ]
+    if "int8" in export:
+        lines += ["", "## In int8", "", *_of_int8(export["int8"])]
     return "\n".join(lines) + "\n"
+
+
+def _of_int8(figures: Mapping[str, Any]) -> list[str]:
+    sizes = " and ".join(f"`{name}` {size:,}" for name, size in figures["bytes"].items())
+    how = f"calibrated on {figures['calibration_examples']} training examples"
+    changes = [f"- {name}: {value:.4f}, {figures['int8'][name]:.4f}" for name, value in figures["float32"].items()]
+    return [
+        f"`{figures['file']}` has weights of 8 bits ({figures['method']}"
+        f"{', ' + how if figures['calibration_examples'] else ''}). In bytes {sizes}. On the {figures['examples']}"
+        f" examples of the {figures['split']}, in float32 and in int8:",
+        "",
+        *changes,
+        f"- largest difference of a probability or number: {figures['max_difference']:.4f}",
+    ]
 
 
 def _figures(metrics: Mapping[str, float] | None, split: str, data: Mapping[str, Any]) -> list[str]:

@@ -90,9 +90,26 @@ def _without(axes: Axes, names: Collection[str]) -> Axes:
     return tuple({place: name for place, name in of_input.items() if name not in names} for of_input in axes)
 
 
+def run_of_onnx(file: Path, input_names: list[str]) -> Run:
+    """Gives what runs an ONNX file on the CPU.
+
+    Args:
+        file: The file.
+        input_names: The names of its inputs.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def run(inputs: tuple[Tensor, ...]) -> Tensor:
+        arrays = dict(zip(input_names, (tensor.numpy() for tensor in inputs), strict=True))
+        return torch.from_numpy(session.run(None, arrays)[0])
+
+    return run
+
+
 def _write_onnx(exported: Exported, program: ExportedProgram, axes: Axes, file: Path) -> Run:
     import onnx
-    import onnxruntime
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,13 +127,7 @@ def _write_onnx(exported: Exported, program: ExportedProgram, axes: Axes, file: 
             raise UserError(f"{_name(exported)} cannot be written as ONNX: {_first_line(error)}; {_WAY_OUT}") from error
     written.save(file)
     onnx.checker.check_model(str(file))
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-
-    def run(inputs: tuple[Tensor, ...]) -> Tensor:
-        arrays = dict(zip(exported.input_names, (tensor.numpy() for tensor in inputs), strict=True))
-        return torch.from_numpy(session.run(None, arrays)[0])
-
-    return run
+    return run_of_onnx(file, exported.input_names)
 
 
 def _write_weights(exported: Exported, file: Path) -> Run:
