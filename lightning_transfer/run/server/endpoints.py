@@ -73,6 +73,7 @@ def build_server(
         model_metadata={**identity, **facts, "limits": limits._asdict()},
         max_payload_size=limits.bytes,
         middlewares=[(Watch, {"traffic": traffic})],
+        restart_workers=True,
     )
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what the answer says
     app: FastAPI = server.app
