@@ -19,6 +19,7 @@ _EXPORTS = {
     "ExponentialMovingAverage": "lightning_transfer.transfer.averaging",
     "FastCNN": "lightning_transfer.networks.fast_cnn",
     "FullyShardedStrategy": "lightning_transfer.cluster.sharding",
+    "Halving": "lightning_transfer.study.config",
     "IMDB": "lightning_transfer.data.texts",
     "ImageBatch": "lightning_transfer.data.batches",
     "ImageDataModule": "lightning_transfer.data.images",
@@ -105,7 +106,12 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     )
     from lightning_transfer.networks.transformers_network import TransformersNetwork as TransformersNetwork
     from lightning_transfer.run.predictor import Predicted as Predicted, Predictor as Predictor
-    from lightning_transfer.study.config import Pretraining as Pretraining, Study as Study, Tuning as Tuning
+    from lightning_transfer.study.config import (
+        Halving as Halving,
+        Pretraining as Pretraining,
+        Study as Study,
+        Tuning as Tuning,
+    )
     from lightning_transfer.study.sweep import run_sweep as run_sweep
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage
     from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping

@@ -11,7 +11,7 @@ from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_folder
 from lightning_transfer.run.verbosity import add_verbosity_options, print_result
-from lightning_transfer.study.config import Pretraining, Study, Tuning, check
+from lightning_transfer.study.config import Halving, Pretraining, Study, Tuning, check
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import check_unchanged
 from lightning_transfer.study.session import Launcher, run_unfinished
@@ -112,5 +112,7 @@ def _study(values: dict[str, Any]) -> Study:
         name: Pretraining(**source) if isinstance(source, dict) else source
         for name, source in (values["weights"] or {}).items()
     }
-    values["tuning"] = values["tuning"] and Tuning(**values["tuning"])
+    if tuning := values["tuning"]:
+        halving = tuning["halving"]
+        values["tuning"] = Tuning(**{**tuning, "halving": None if halving is None else Halving(**halving)})
     return Study(**values)

@@ -20,6 +20,7 @@ from lightning_transfer.study.grid import Variant, flatten
 from lightning_transfer.study.ranks import ranks_of_one_run
 
 CELL, FAILURE, LOG, RESULTS = "cell.json", "failed.json", "log.txt", "results.json"
+VALIDATED = "validated.json"  # the validations of a run that pauses, by the share of its training
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Cell:
         size: Size of the training set.
         seed: Seed of the run.
         value: The tuned value.
+        part: The shares of its training between which it is to run now. It pauses at the second, if that is below 1.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Cell:
     size: float | None = None
     seed: int = 0
     value: Any = field(default=None, hash=False)
+    part: tuple[float, float] = field(default=(0.0, 1.0), compare=False)
 
     @property
     def folder(self) -> Path:
@@ -91,8 +94,19 @@ class Cell:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has finished or failed."""
-        return self.is_finished or self.failure is not None
+        """Whether the run has finished or failed, or has come to its pause."""
+        return self.is_finished or self.failure is not None or self.is_paused
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the run has come to its pause. From there it goes on as if it had not paused."""
+        return self.part[1] < 1 and max(self.validated, default=0.0) >= self.part[1]
+
+    @property
+    def validated(self) -> dict[float, dict[str, float]]:
+        """The metrics of each validation of a run that pauses, by the share of the training that was over."""
+        file = self.folder / VALIDATED
+        return {float(share): found for share, found in json.loads(file.read_text()).items()} if file.exists() else {}
 
     def score(self, metric: str) -> float:
         """Returns a metric of the finished run: on the validation split for a tuning run, else on the test split.
@@ -102,7 +116,14 @@ class Cell:
         """
         assert self.result is not None
         split, prefix = ("validation", "val/") if self.kind == "tuning" else ("test", "test/")
-        logged: dict[str, float] = self.result[split] or {}
+        return self.read(self.result[split] or {}, prefix, metric)
+
+    def read(self, logged: dict[str, float], prefix: str, metric: str) -> float:
+        """Returns a metric of those that the run has logged.
+
+        Raises:
+            UserError: If it is not among them.
+        """
         if f"{prefix}{metric}" not in logged:
             names = ", ".join(sorted(logged)) or "nothing"
             raise UserError(
@@ -158,7 +179,7 @@ class Cell:
 
         start = time.perf_counter()
         self.begin()
-        arguments, error = [*self.arguments, *self.resume()], None
+        arguments, error = [*self.arguments, *self._pause(), *self.resume()], None
         with _output_to(self.folder / LOG), _command_line(arguments), ranks_of_one_run():
             try:
                 main()
@@ -180,6 +201,12 @@ class Cell:
     def forget(self) -> None:
         """Deletes the folder of the run, so that it starts anew."""
         shutil.rmtree(self.folder)
+
+    def _pause(self) -> list[str]:
+        if self.part[1] == 1:
+            return []
+        pause = {"class_path": "lightning_transfer.study.pausing.TrainingPause", "init_args": {"share": self.part[1]}}
+        return [f"--trainer.callbacks+={json.dumps(pause)}"]
 
     def resume(self) -> list[str]:
         """Returns the argument that resumes the run from its last checkpoint; deletes that one if it is not whole."""

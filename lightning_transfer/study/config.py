@@ -36,6 +36,24 @@ class Pretraining:
 
 
 @dataclass
+class Halving:
+    """Stops the worse candidates early: successive halving, on equal terms for each strategy and size.
+
+    All candidates train for a first share of their training. Then the best go on from their checkpoints, for a longer
+    share, until one is left or the training ends. The best validation so far decides. What a candidate does in its
+    share is what it does in a whole training, with the learning rates of that.
+
+    Args:
+        reduction: After each share, one of so many candidates goes on.
+        first: The first share, between 0 and 1. It ends with the first validation at or after it. Each later share is
+            ``reduction`` times as long.
+    """
+
+    reduction: int = 2
+    first: float = 0.25
+
+
+@dataclass
 class Tuning:
     """Chooses a value, by default the learning rate, for each strategy and size: by validation, never by test.
 
@@ -44,12 +62,14 @@ class Tuning:
         key: Dotted name of the setting that is chosen.
         seeds: Seeds of the tuning runs. The mean over them decides.
         sizes: Sizes at which to tune, all if not given. Any other size takes the choice of the nearest in the list.
+        halving: How to stop candidates early that are worse. Without it, each trains to its end.
     """
 
     values: list[Any]
     key: str = "model.init_args.optimizer.init_args.lr"
     seeds: list[int] = field(default_factory=lambda: [1000])
     sizes: list[int | float | None] | None = None
+    halving: Halving | None = None
 
 
 @dataclass
@@ -149,6 +169,8 @@ def check(study: Study) -> None:
     for seed in study.tuning.seeds if study.tuning else []:
         if seed in study.seeds:
             raise UserError(f"tuning.seeds has {seed}, which is also a seed of the study: tune with others")
+    if study.tuning and study.tuning.halving:
+        _check_halving(study.tuning.halving, len(study.tuning.values))
     for size, changes in study.at_size.items():
         if size not in study.sizes:
             raise UserError(f"at_size has {size}, which is not one of the study's sizes {study.sizes}")
@@ -166,9 +188,19 @@ def check(study: Study) -> None:
         find_config(file, "strategies")
 
 
+def _check_halving(halving: Halving, candidates: int) -> None:
+    if halving.reduction < 2:
+        raise UserError(f"tuning.halving.reduction is {halving.reduction}: expected 2 or more")
+    if not 0 < halving.first < 1:
+        raise UserError(f"tuning.halving.first is {halving.first}: expected a share between 0 and 1")
+    if candidates < 2:
+        raise UserError("tuning.values has 1 candidate: expected 2 or more with halving, or leave tuning.halving out")
+
+
 def _check_nothing_is_null(study: Study) -> None:
     """Refuses null where it has no meaning: the parser accepts it, and YAML reads a name without a value as null."""
     parts: dict[str, Any] = {"": study, "tuning.": study.tuning}
+    parts["tuning.halving."] = study.tuning.halving if study.tuning else None
     parts |= {f"weights.{name}.": source for name, source in study.weights.items()}
     for prefix, part in parts.items():
         for setting in fields(part) if is_dataclass(part) else ():

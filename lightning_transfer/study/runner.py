@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.halving import in_rung, rungs, stopped
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.progress_lines import Progress
 from lightning_transfer.study.tuning import choose, describe_edges
@@ -31,13 +32,19 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
     progress = Progress(plan, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
+    progress.stop(stopped(plan.study, tuning))
     progress.begin()
     # These run together, because the other workers would otherwise be idle while one pretrains.
-    beside = [cell for cell in tuning if not _needs(cell, pretraining)]
+    beside = [cell for cell in in_rung(plan.study, tuning, 0) if not _needs(cell, pretraining)]
     _run_stage([*pretraining, *beside], execute, retry_failed, progress)
     # The plan is made again: only now it is known whether a pretraining has a best checkpoint, or only its last.
-    waiting = [cell for cell in plan.tuning() if _needs(cell, pretraining)]
+    tuning = plan.tuning()
+    waiting = [cell for cell in in_rung(plan.study, tuning, 0) if _needs(cell, pretraining)]
     _run_stage(waiting, execute, retry_failed, progress)
+    for number in range(1, len(rungs(plan.study))):
+        progress.stop(stopped(plan.study, tuning))
+        _run_stage(in_rung(plan.study, tuning, number), execute, retry_failed=False, progress=progress)
+    progress.stop(stopped(plan.study, tuning))
     choices = choose(plan.study, tuning)
     if edges := describe_edges(plan, choices):
         print(f"note: {edges}")
@@ -81,3 +88,6 @@ def _check(cell: Cell, metric: str) -> None:
         raise UserError(f"{cell.folder} failed ({cell.failure}), see its log.txt: --retry_failed runs it again")
     if cell.arm and cell.is_finished:
         cell.score(metric)
+    elif cell.is_paused:
+        for metrics in cell.validated.values():
+            cell.read(metrics, "val/", metric)

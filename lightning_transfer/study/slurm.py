@@ -42,7 +42,7 @@ def run_on_slurm(cells: list[Cell], folder: Path, parameters: dict[str, Any], th
     """
     jobs = _known_jobs(folder)
     queued = _queue(set(jobs.values()))
-    new = [cell for cell in cells if jobs.get(cell.name) not in queued]
+    new = [cell for cell in cells if jobs.get(_work(cell)) not in queued]
     if new:
         jobs |= _submit(new, jobs, folder, dict(parameters), threads)
     yield from _wait(cells, jobs)
@@ -88,7 +88,7 @@ def _submit(
     threads = threads or parameters.get("cpus_per_task", 1)
     readable = re.sub(r"[^\w.-]+", "_", parameters.get("slurm_job_name", folder.parent.name))
     name = f"{readable}-{uuid.uuid4().hex[:8]}"
-    jobs = {cell.name: f"{name}_{place}" for place, chunk in enumerate(chunks) for cell in chunk}
+    jobs = {_work(cell): f"{name}_{place}" for place, chunk in enumerate(chunks) for cell in chunk}
     try:
         executor = submitit.AutoExecutor(folder / name, cluster="slurm")
         executor.update_parameters(**{**parameters, "slurm_job_name": name})
@@ -105,12 +105,12 @@ def _wait(cells: list[Cell], jobs: dict[str, str]) -> Iterator[Ended]:
     waiting = list(cells)
     gone: dict[str, float] = {}  # time since which a job has been missing in the queue
     while waiting:
-        asked = {jobs[cell.name] for cell in waiting}
+        asked = {jobs[_work(cell)] for cell in waiting}
         missing, now = asked - _queue(asked), time.monotonic()
         gone = {job: gone.get(job, now) for job in missing}  # a job that is seen again was not gone
         for cell in list(waiting):
-            if not cell.is_over and now - gone.get(jobs[cell.name], now) > GRACE_SECONDS:
-                cell.fail(f"its job {jobs[cell.name]} ended without a result: see the folder of that name in slurm")
+            if not cell.is_over and now - gone.get(jobs[_work(cell)], now) > GRACE_SECONDS:
+                cell.fail(f"its job {jobs[_work(cell)]} ended without a result: see the folder of that name in slurm")
             if cell.is_over:
                 waiting.remove(cell)
                 yield cell, _seconds(cell)
@@ -130,6 +130,11 @@ def _queue(jobs: set[str]) -> set[str]:
     if done.returncode:
         return jobs
     return jobs & set(done.stdout.replace("_N/A", "_0").split())  # a single job is not an array
+
+
+def _work(cell: Cell) -> str:
+    """Names what a job does: the job that ran a cell until its pause may still be queued when the cell goes on."""
+    return cell.name if cell.part[1] == 1 else f"{cell.name} until {cell.part[1]}"
 
 
 def _known_jobs(folder: Path) -> dict[str, str]:

@@ -26,6 +26,9 @@ def cell_row(cell: Cell, choices: Choices) -> dict[str, Any]:
         "seed": cell.seed,
         "value": value if value is not None else "",
     }
+    if result is None and cell.validated and not cell.failure:
+        share = max(cell.validated)
+        return {**row, "status": "stopped", "trained_share": share, **cell.validated[share]}
     if result is None:
         return {**row, "status": "failed" if cell.failure else "not run", "error": cell.failure or ""}
     metrics = {**(result["validation"] or {}), **(result["test"] or {})}

@@ -10,6 +10,7 @@ from lightning_transfer.report.conclusion import listed
 from lightning_transfer.report.document import Block, Bullets, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from lightning_transfer.report.palette import with_own_colors
 from lightning_transfer.study import plots
+from lightning_transfer.study.halving import rungs, trained_share
 from lightning_transfer.study.outcomes import Outcome, Outcomes
 from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row, write_csv
 from lightning_transfer.study.statistics import Comparison, Verdict, smallest_wilcoxon_p
@@ -136,7 +137,7 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
         f"`{study.tuning.key}` was chosen for each row by the validation {study.metric} of "
         f"{len(study.tuning.values)} runs{_per_seeds(len(study.tuning.seeds))}, from "
         f"{listed([str(v) for v in study.tuning.values])}; an arrow marks the end of the list, beyond which a better "
-        "value may lie. "
+        f"value may lie. {_halving(outcomes)}"
         if study.tuning
         else "Nothing was tuned: all share the learning rate of the config. "
     )
@@ -177,6 +178,17 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
     if failures:
         yield Heading("Failed runs")
         yield Bullets(failures)
+
+
+def _halving(outcomes: Outcomes) -> str:
+    study = outcomes.plan.study
+    if study.tuning is None or study.tuning.halving is None:
+        return ""
+    parts = [f"{rung.candidates} until {rung.end:.0%} of their training" for rung in rungs(study)]
+    return (
+        f"The candidates of each row were halved: {listed(parts)}, the best by validation so far each time. They had "
+        f"{trained_share(outcomes.tuning):.1%} of the training of all candidates. "
+    )
 
 
 def _looks(outcomes: Outcomes) -> str:

@@ -1,39 +1,40 @@
 """Chooses the learning rate, or another value, by the validation of the tuning runs."""
 
-import math
 from collections.abc import Iterable
-from statistics import fmean
-from typing import Any
 
+from lightning_transfer.study.candidates import ranked
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Study
+from lightning_transfer.study.halving import in_rung, rungs
 from lightning_transfer.study.plan import Choices, Plan
-
-Scores = dict[tuple[Arm, float | None], dict[str, tuple[float, float, Any]]]
 
 
 def choose(study: Study, cells: Iterable[Cell]) -> Choices:
     """Chooses the value with the best mean validation metric for each arm at each size.
 
     The validation loss breaks ties. A candidate is excluded if one of its runs failed, for example because it diverged.
+    With halving, those that are left at the end are compared.
 
     Args:
         study: The study.
         cells: Its tuning cells, finished or not.
 
     Returns:
-        The choices. An arm has none at a size where no candidate has finished all its runs.
+        The choices. An arm has none at a size where a run has not ended, or none has finished.
     """
-    best = {key: max(scores.values(), key=lambda score: score[:2])[2] for key, scores in _scores(study, cells).items()}
-    choices = {}
-    for arm in {arm for arm, _ in best}:
-        tuned = [size for size in study.sizes if (arm, size) in best]
+    found: Choices = {}
+    for key, rivals in ranked(study, in_rung(study, cells, len(rungs(study)) - 1)).items():
+        if winner := next((candidate for candidate in rivals if not candidate.has_failed), None):
+            found[key] = winner.value
+    choices: Choices = {}
+    for arm in {arm for arm, _ in found}:
+        tuned = [size for size in study.sizes if (arm, size) in found]
         for size in study.sizes:
             # A size that is not tuned takes the choice of the nearest in the list; a tuned one takes only its own.
             is_tuned = study.tuning is not None and size in (study.tuning.sizes or study.sizes)
             near = [size] if is_tuned else sorted(tuned, key=lambda other: _distance(study, size, other))
             if near and near[0] in tuned:
-                choices[arm, size] = best[arm, near[0]]
+                choices[arm, size] = found[arm, near[0]]
     return choices
 
 
@@ -59,26 +60,6 @@ def describe_edges(plan: Plan, choices: Choices) -> str | None:
         for edge, labels in found.items()
     ]
     return f"{'; '.join(parts)}: a better value may lie beyond it." if parts else None
-
-
-def _scores(study: Study, cells: Iterable[Cell]) -> Scores:
-    """Scores each candidate that has all its runs: by its mean validation metric, then its mean loss; high is good."""
-    sign = 1 if study.is_higher_better else -1
-    runs: dict[tuple[Arm, float | None], dict[str, list[Cell]]] = {}
-    for cell in cells:
-        assert cell.arm is not None
-        runs.setdefault((cell.arm, cell.size), {}).setdefault(repr(cell.value), []).append(cell)
-    scores: Scores = {}
-    for key, candidates in runs.items():
-        for name, candidate in candidates.items():
-            results = [result["validation"] for cell in candidate if (result := cell.result) is not None]
-            if len(results) < len(candidate):
-                continue
-            metric = fmean(cell.score(study.metric) for cell in candidate)
-            loss = fmean(result.get("val/loss", 0.0) for result in results)
-            if math.isfinite(metric):
-                scores.setdefault(key, {})[name] = (sign * metric, -loss, candidate[0].value)
-    return scores
 
 
 def _distance(study: Study, size: float | None, other: float | None) -> int:

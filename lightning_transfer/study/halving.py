@@ -1,0 +1,91 @@
+"""Trains the candidates of a tuning in rungs, and stops the worse ones after each: successive halving."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from lightning_transfer.study.candidates import ranked
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.config import Study
+
+
+class Rung(NamedTuple):
+    """A part of the training, which only the best candidates of the part before have.
+
+    Attributes:
+        begin: Share of the training that is over before.
+        end: Share that is over afterwards.
+        candidates: Number of candidates of each arm at each size that train in it.
+    """
+
+    begin: float
+    end: float
+    candidates: int
+
+
+def rungs(study: Study) -> list[Rung]:
+    """Lists the rungs of a study: the same for each arm and size. Without halving there is one, the whole training.
+
+    A candidate that is left alone has won, so its training is not needed any more. All runs of a rung are waited for
+    before the next begins. What goes on then depends on the results alone, and not on which run was the first to end,
+    as it would where candidates are promoted while others still run.
+
+    Source:
+        Jamieson and Talwalkar, Non-stochastic best arm identification and hyperparameter optimization, 2016; Li et al.,
+        A system for massively parallel hyperparameter tuning (ASHA), 2020, promote without waiting.
+    """
+    tuning = study.tuning
+    number = len(tuning.values) if tuning else 0
+    if tuning is None or tuning.halving is None:
+        return [Rung(0.0, 1.0, number)]
+    begin, end, found = 0.0, tuning.halving.first, []
+    while number > 1 and begin < 1:
+        found.append(Rung(begin, end, number))
+        begin, end = end, min(1.0, end * tuning.halving.reduction)
+        number = max(1, number // tuning.halving.reduction)
+    return found
+
+
+def in_rung(study: Study, cells: Iterable[Cell], number: int) -> list[Cell]:
+    """Lists the cells that train in a rung, in their order. Which they are follows from the results before it.
+
+    Args:
+        study: The study.
+        cells: All its tuning cells.
+        number: Number of the rung, from 0.
+
+    Returns:
+        The cells, which are to run until the end of the rung. An arm has none at a size where a run of the rung before
+        has not ended.
+    """
+    rung, cells = rungs(study)[number], list(cells)
+    if number > 0:
+        before = ranked(study, in_rung(study, cells, number - 1))
+        going = [candidate for rivals in before.values() for candidate in rivals[: rung.candidates]]
+        names = {cell.name for candidate in going for cell in candidate.cells}
+        cells = [cell for cell in cells if cell.name in names]
+    return [replace(cell, part=(rung.begin, rung.end)) for cell in cells]
+
+
+def stopped(study: Study, cells: Iterable[Cell]) -> set[str]:
+    """Names the tuning cells that do not train any more, because others are better, or none is left to compare with."""
+    cells, last = list(cells), len(rungs(study)) - 1
+    ended: set[str] = set()
+    for number in range(last + 1):
+        now = in_rung(study, cells, number)
+        going = {cell.name for cell in in_rung(study, cells, number + 1)} if number < last else set()
+        waited_for = {(cell.arm, cell.size) for cell in now if not cell.is_over}
+        ended |= {cell.name for cell in now if cell.name not in going and (cell.arm, cell.size) not in waited_for}
+    return ended
+
+
+def expected_share(study: Study) -> float:
+    """Returns how much of its training a candidate has on average, if none fails."""
+    found = rungs(study)
+    return sum(rung.candidates * (rung.end - rung.begin) for rung in found) / max(1, found[0].candidates)
+
+
+def trained_share(cells: Iterable[Cell]) -> float:
+    """Returns how much of the training of all candidates was run, as a share of the full grid's."""
+    shares = [1.0 if cell.is_finished else max(cell.validated, default=0.0) for cell in cells]
+    return sum(shares) / len(shares)

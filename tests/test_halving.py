@@ -1,0 +1,290 @@
+"""Successive halving of a study's candidates: who goes on, from where, and what the study says of it."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from interruptions import assert_equal_runs, last_checkpoint
+from study_toys import STRATEGIES, pretend, toy_study
+
+from lightning_transfer.cli.study_runs import read_study
+from lightning_transfer.errors import UserError
+from lightning_transfer.study import slurm
+from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.config import Halving, Tuning, check
+from lightning_transfer.study.halving import in_rung, rungs
+from lightning_transfer.study.outcomes import Outcomes
+from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.runner import check_unchanged, run_study
+from lightning_transfer.study.study_report import write_report
+from lightning_transfer.study.tuning import choose
+
+RATES = [0.1, 0.2, 0.3, 0.4, 0.5]
+Score = Callable[[Cell, float], float]
+
+
+def toy_plan(halving: Halving | None = None, **changes: Any) -> Plan:
+    tuning = Tuning(RATES, halving=halving or Halving(reduction=2, first=0.25))
+    return Plan(toy_study(**{"sizes": [2], "weights": {"none": None}, "tuning": tuning, **changes}), Path("logs"))
+
+
+def validate(cell: Cell, share: float, score: Score) -> None:
+    """Leaves what a run has noted that was validated at every eighth of its training until a share."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    shares = [eighth / 8 for eighth in range(1, 9) if eighth / 8 <= share]
+    noted = {str(at): {"val/accuracy": score(cell, at), "val/loss": 1.0} for at in shares}
+    (cell.folder / "validated.json").write_text(json.dumps(noted))
+
+
+def training(score: Score, ran: list[tuple[str, Any, float]], dies: tuple[str, float] = ("", 0.0)) -> Any:
+    """Pretends to train cells to the end of their part, and notes which. One candidate fails in a part."""
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            assert cell.arm is not None
+            if cell.kind == "final":
+                pretend(cell, 0.5)
+            else:
+                ran.append((cell.arm.strategy, cell.value, cell.part[1]))
+                if (str(cell.value), cell.part[1]) == dies:
+                    cell.fail("val/loss is nan")
+                else:
+                    validate(cell, cell.part[1], score)
+                    if cell.part[1] == 1:
+                        pretend(cell, score(cell, 1.0))
+            yield cell, 1.0
+
+    return execute
+
+
+def by_rate(cell: Cell, share: float) -> float:
+    return float(cell.value) * share
+
+
+def test_rungs_divide_the_candidates_and_lengthen_the_training_until_one_is_left_or_it_ends() -> None:
+    study = toy_plan().study
+    assert rungs(study) == [(0.0, 0.25, 5), (0.25, 0.5, 2)]
+    assert rungs(toy_plan(Halving(2, 0.5)).study) == [(0.0, 0.5, 5), (0.5, 1.0, 2)]
+    assert rungs(toy_plan(Halving(3, 0.2)).study) == [(0.0, 0.2, 5)]
+    assert rungs(toy_plan(tuning=Tuning(RATES)).study) == [(0.0, 1.0, 5)]
+
+
+def test_best_candidates_go_on_and_every_strategy_has_the_same_budget() -> None:
+    def score(cell: Cell, share: float) -> float:
+        assert cell.arm is not None
+        if cell.arm.strategy == "scratch":
+            return by_rate(cell, share)
+        return 1 - by_rate(cell, share) if share <= 0.25 else float(cell.value)
+
+    plan, ran = toy_plan(), []
+    run_study(plan, training(score, ran), parallel=1, retry_failed=False)
+    for strategy, second in (("scratch", [0.4, 0.5]), ("full", [0.1, 0.2])):
+        assert [(value, end) for name, value, end in ran if name == strategy] == [
+            *((rate, 0.25) for rate in RATES),
+            *((rate, 0.5) for rate in second),
+        ]
+    chosen = {arm.strategy: value for (arm, _), value in choose(plan.study, plan.tuning()).items()}
+    assert chosen == {"scratch": 0.5, "full": 0.1}, "by the best validation so far, and 0.9 at an eighth is full's"
+
+
+def test_last_rung_that_ends_with_the_training_is_judged_by_the_record() -> None:
+    plan, ran = toy_plan(Halving(2, 0.5), strategies={"scratch": STRATEGIES["scratch"]}), []
+    score: Score = lambda cell, share: float(cell.value) if share < 1 else 1 - float(cell.value)  # noqa: E731
+    run_study(plan, training(score, ran), parallel=1, retry_failed=False)
+    assert [value for _, value, end in ran if end == 1] == [0.4, 0.5]
+    assert list(choose(plan.study, plan.tuning()).values()) == [0.4]
+
+
+def test_mean_over_the_seeds_of_the_tuning_decides_and_all_of_them_go_on() -> None:
+    tuning = Tuning([0.1, 0.2, 0.3, 0.4], seeds=[1000, 1001], halving=Halving(2, 0.5))
+    plan, ran = toy_plan(tuning=tuning, strategies={"scratch": STRATEGIES["scratch"]}), []
+    lucky: Score = lambda cell, _: 0.9 if (cell.seed, cell.value) == (1000, 0.1) else float(cell.value)  # noqa: E731
+    run_study(plan, training(lucky, ran), parallel=1, retry_failed=False)
+    assert [value for _, value, end in ran if end == 1] == [0.1, 0.1, 0.4, 0.4]
+
+
+def test_stopped_study_goes_on_and_trains_no_part_twice() -> None:
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stopping(execute: Any, after: int) -> Any:
+        def some(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+            for number, ended in enumerate(execute(cells)):
+                yield ended
+                if number + 1 == after:
+                    raise Stopped
+
+        return some
+
+    whole: list[tuple[str, Any, float]] = []
+    run_study(Plan(toy_plan().study, Path("whole")), training(by_rate, whole), parallel=1, retry_failed=False)
+    plan, ran = toy_plan(), []
+    for after in (3, 7, 1, 3):
+        with pytest.raises(Stopped):
+            run_study(plan, stopping(training(by_rate, ran), after), parallel=1, retry_failed=False)
+        check_unchanged(plan)  # as a report of the unfinished study does
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert ran == whole
+    before = len(ran)
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert len(ran) == before
+
+
+@pytest.mark.parametrize(("end", "second", "chosen"), [(0.25, [0.3, 0.4], 0.4), (0.5, [0.4, 0.5], 0.4)])
+def test_candidate_that_fails_is_out_and_takes_nobody_with_it(end: float, second: list[float], chosen: float) -> None:
+    plan, ran = toy_plan(strategies={"scratch": STRATEGIES["scratch"]}), []
+    run_study(plan, training(by_rate, ran, dies=("0.5", end)), parallel=1, retry_failed=False)
+    assert [value for _, value, until in ran if until == 0.5] == second
+    assert list(choose(plan.study, plan.tuning()).values()) == [chosen]
+    before = len(ran)
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert len(ran) == before, "the start that follows promotes nobody else"
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=True)
+    assert list(choose(plan.study, plan.tuning()).values()) == [0.5]
+
+
+def test_run_that_stopped_training_by_itself_counts_with_what_it_reached() -> None:
+    plan, ran = toy_plan(strategies={"scratch": STRATEGIES["scratch"]}), []
+    early = next(cell for cell in plan.tuning() if cell.value == 0.5)
+    validate(early, 0.125, by_rate)
+    pretend(early, 0.5 * 0.125)
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert [value for _, value, until in ran if until == 0.5] == [0.3, 0.4], "0.5 / 8 is less than 0.3 / 4"
+
+
+def test_study_goes_on_without_halving_and_with_it_again() -> None:
+    plan, ran = toy_plan(), []
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    grid = toy_plan(tuning=Tuning(RATES))
+    check_unchanged(grid)
+    run_study(grid, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert all(cell.is_finished for cell in grid.tuning())
+    before = len(ran)
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert len(ran) == before
+
+
+def test_what_was_trained_beyond_a_rung_does_not_count_in_it() -> None:
+    late: Score = lambda cell, share: by_rate(cell, share) if share <= 0.25 else 1 - float(cell.value)  # noqa: E731
+    strategies = {"scratch": STRATEGIES["scratch"]}
+    run_study(toy_plan(Halving(5, 0.5), strategies=strategies), training(late, []), parallel=1, retry_failed=False)
+    plan = toy_plan(Halving(2, 0.25), strategies=strategies)
+    assert [cell.value for cell in in_rung(plan.study, plan.tuning(), 1)] == [0.4, 0.5]
+
+
+def test_progress_counts_a_candidate_once_and_says_where_it_pauses(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = toy_plan(strategies={"scratch": STRATEGIES["scratch"]}, seeds=[0])
+    run_study(plan, training(by_rate, []), parallel=1, retry_failed=False)
+    lines = capsys.readouterr().out.splitlines()
+    paused = [line for line in lines if "of its training" in line]
+    assert paused[0].startswith(
+        "0/6  tune-scratch-size_2-seed_1000-lr_0.1  val/accuracy 0.0250  after 25% of its train"
+    )
+    # Five finals or candidates of four seconds each, of which a candidate has 1.75 / 5 on average.
+    assert "about 11 s left" in paused[0]
+    assert [line.split()[0] for line in paused] == ["0/6"] * 5 + ["3/6"] * 2
+    assert lines[-1].startswith("6/6  scratch-size_2-seed_0")
+    run_study(plan, training(by_rate, []), parallel=1, retry_failed=False)
+    assert "6 runs in logs/toy: 1 finished, 0 failed, 5 stopped early, 0 to run" in capsys.readouterr().out
+
+
+def test_report_and_table_say_how_the_candidates_were_halved() -> None:
+    plan = toy_plan()
+    run_study(plan, training(by_rate, []), parallel=1, retry_failed=False)
+    write_report(Outcomes(plan), Path("report"), "study")
+    text = Path("report/toy.md").read_text()
+    assert "The candidates of each row were halved: 5 until 25% of their training and 2 until 50% of their" in text
+    assert "They had 35.0% of the training of all candidates." in text
+    with Path("report/toy_cells.csv").open(newline="") as stream:
+        found = {(row["strategy"], row["value"]): row for row in csv.DictReader(stream) if row["kind"] == "tuning"}
+    row = found["full", "0.3"]
+    assert (row["status"], row["trained_share"], row["val/accuracy"]) == ("stopped", "0.25", str(0.3 * 0.25))
+    assert found["full", "0.5"]["trained_share"] == "0.5"
+
+
+def test_metric_that_is_not_logged_ends_the_study_after_its_first_part() -> None:
+    plan, ran = toy_plan(metric="acuracy", mode="max"), []
+    with pytest.raises(
+        UserError, match=r"'acuracy' of the study is val/acuracy: expected one logged in logs/toy/tune-"
+    ):
+        run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [
+        (Tuning(RATES, halving=Halving(1)), r"tuning\.halving\.reduction is 1: expected 2 or more"),
+        (
+            Tuning(RATES, halving=Halving(first=1.0)),
+            r"tuning\.halving\.first is 1\.0: expected a share between 0 and 1",
+        ),
+        (Tuning([0.1], halving=Halving()), r"tuning\.values has 1 candidate: expected 2 or more with halving"),
+    ],
+)
+def test_mistake_is_named(tuning: Tuning, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(toy_study(tuning=tuning))
+
+
+def test_file_of_a_study_asks_for_halving() -> None:
+    content = asdict(toy_study())
+    for given, expected in (({}, Halving()), ({"reduction": 3}, Halving(3)), (None, None)):
+        content["tuning"]["halving"] = given
+        Path("study.yaml").write_text(yaml.safe_dump(content))
+        study, _ = read_study(["--config", "study.yaml"])
+        assert study.tuning is not None
+        assert study.tuning.halving == expected
+
+
+def test_job_of_an_earlier_part_that_is_still_queued_does_not_stand_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan, submitted = toy_plan(), []
+    monkeypatch.setattr(slurm, "_queue", lambda jobs: jobs)
+    monkeypatch.setattr(slurm, "_wait", lambda *_: iter(()))
+
+    def submit(cells: list[Cell], *_: Any) -> dict[str, str]:
+        submitted.append(len(cells))
+        jobs = {slurm._work(cell): "toy_0" for cell in cells}
+        Path("jobs.json").write_text(json.dumps(jobs))
+        return jobs
+
+    monkeypatch.setattr(slurm, "_submit", submit)
+    [cell] = in_rung(plan.study, plan.tuning()[:1], 0)
+    for part in ((0.0, 0.25), (0.0, 0.25), (0.25, 0.5), (0.5, 1.0)):
+        list(slurm.run_on_slurm([replace(cell, part=part)], Path(), {}, 1))
+    assert submitted == [1, 1, 1], "the study that is started again finds its job, and each part has one of its own"
+
+
+@pytest.mark.slow
+def test_promoted_run_equals_the_one_that_never_paused_even_if_it_is_stopped_in_mid_rung() -> None:
+    interruption = {"class_path": "interruptions.Interruption", "init_args": {"steps": [2, 8], "kind": "SIGTERM"}}
+    trainer = {"max_epochs": 4, "log_every_n_steps": 1, "callbacks+": interruption}
+    overrides = {"trainer": trainer, "data": {"batch_size": 8}, "model": {"lr_schedule": "cosine"}}
+    cell, *_ = toy_plan(Halving(2, 0.5), sizes=[4], overrides=overrides).tuning()
+    marks = [Path(f"interrupted_after_{step}") for step in (2, 8)]
+    for mark in marks:
+        mark.touch()
+    arguments = tuple(word.replace("logs=logs", "logs=whole") for word in cell.arguments)
+    whole = replace(cell, logs=Path("whole/toy"), arguments=arguments)
+    whole.run()
+    for mark in marks:
+        mark.unlink()
+    for part in ((0.0, 0.5), (0.5, 1.0)):
+        now = replace(cell, part=part)
+        with pytest.raises(SystemExit, match="143"):
+            now.run()
+        assert not now.is_over
+        now.run()
+        assert (now.is_over, now.failure) == (True, None)
+        assert (last_checkpoint(cell.folder)["global_step"], max(now.validated)) == (part[1] * 12, 0.5)
+    assert_equal_runs(cell.folder, whole.folder)
+    result = json.loads((cell.folder / "results.json").read_text())
+    assert result["validation"] == json.loads((whole.folder / "results.json").read_text())["validation"]
+    assert "TrainingPause" not in result["command"]
