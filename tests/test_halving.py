@@ -79,7 +79,7 @@ def test_best_candidates_go_on_and_every_strategy_has_the_same_budget() -> None:
         assert cell.arm is not None
         if cell.arm.strategy == "scratch":
             return by_rate(cell, share)
-        return 1 - by_rate(cell, share) if share <= 0.25 else float(cell.value)
+        return 1 - float(cell.value) if share <= 0.25 else float(cell.value)
 
     plan, ran = toy_plan(), []
     run_study(plan, training(score, ran), parallel=1, retry_failed=False)
@@ -89,7 +89,7 @@ def test_best_candidates_go_on_and_every_strategy_has_the_same_budget() -> None:
             *((rate, 0.5) for rate in second),
         ]
     chosen = {arm.strategy: value for (arm, _), value in choose(plan.study, plan.tuning()).items()}
-    assert chosen == {"scratch": 0.5, "full": 0.1}, "by the best validation so far, and 0.9 at an eighth is full's"
+    assert chosen == {"scratch": 0.5, "full": 0.2}
 
 
 def test_last_rung_that_ends_with_the_training_is_judged_by_the_record() -> None:
@@ -260,6 +260,20 @@ def test_job_of_an_earlier_part_that_is_still_queued_does_not_stand_for_the_next
     for part in ((0.0, 0.25), (0.0, 0.25), (0.25, 0.5), (0.5, 1.0)):
         list(slurm.run_on_slurm([replace(cell, part=part)], Path(), {}, 1))
     assert submitted == [1, 1, 1], "the study that is started again finds its job, and each part has one of its own"
+
+
+def test_run_is_judged_in_a_rung_by_the_checkpoint_that_it_keeps() -> None:
+    overrides = {"trainer": {"max_epochs": 4}, "checkpoint": {"monitor": "val/accuracy", "mode": "max"}}
+    whole, *_ = toy_plan(sizes=[4], overrides=overrides).tuning()
+    half = replace(whole, part=(0.0, 0.75))
+    half.run()
+    assert (half.is_paused, list(half.validated)) == (True, [0.25, 0.5, 0.75])
+    whole.run()
+    result = whole.result
+    assert result is not None
+    seen = [{name: entry[name] for name in entry if name.startswith("val/")} for entry in result["validations"]]
+    for number, kept in enumerate(half.validated.values(), start=1):
+        assert kept == max(seen[:number], key=lambda metrics: (metrics["val/accuracy"], -metrics["val/loss"]))
 
 
 @pytest.mark.slow

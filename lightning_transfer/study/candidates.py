@@ -35,7 +35,7 @@ def ranked(study: Study, cells: Iterable[Cell]) -> dict[Key, list[Candidate]]:
 
     Args:
         study: The study.
-        cells: Tuning cells, finished or not. One that pauses counts with its best validation before the pause.
+        cells: Tuning cells, finished or not. One that pauses counts with its best checkpoint before the pause.
     """
     runs: dict[Key, dict[str, list[Cell]]] = {}
     for cell in cells:
@@ -60,23 +60,19 @@ def _score(study: Study, cells: list[Cell]) -> tuple[float, float] | None:
 
 
 def _score_of_run(study: Study, cell: Cell) -> tuple[float, float] | None:
-    """Returns the best validation of a run, or None if it has not come to its end or to its pause."""
+    """Returns the validation by which a run is judged, or None if it has not come to its end or to its pause."""
     if not (cell.is_finished or cell.is_paused):
         return None
-    sign = 1 if study.is_higher_better else -1
-    scores = [
-        (sign * cell.read(metrics, "val/", study.metric), -metrics.get("val/loss", 0.0)) for metrics in _counted(cell)
-    ]
-    return max((score for score in scores if math.isfinite(score[0])), default=None)
+    sign, metrics = 1 if study.is_higher_better else -1, _judged_by(cell)
+    metric, loss = sign * cell.read(metrics, "val/", study.metric), -metrics.get("val/loss", 0.0)
+    return (metric, loss) if math.isfinite(metric) else None
 
 
-def _counted(cell: Cell) -> list[dict[str, float]]:
-    """Returns the metrics of the validations by which a run is judged."""
+def _judged_by(cell: Cell) -> dict[str, float]:
     end, validated = cell.part[1], cell.validated
     if end == 1 or not validated:  # a run that finished before the study was to halve counts with all its training
         result = cell.result
         assert result is not None
-        return [result["validation"] or {}]
-    shares = sorted(validated)
-    before = [share for share in shares if share < end]
-    return [validated[share] for share in shares[: len(before) + 1]]
+        return result["validation"] or {}
+    # A run that stopped training by itself has no validation so late.
+    return validated[min((share for share in validated if share >= end), default=max(validated))]

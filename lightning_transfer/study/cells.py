@@ -104,7 +104,7 @@ class Cell:
 
     @property
     def validated(self) -> dict[float, dict[str, float]]:
-        """The metrics of each validation of a run that pauses, by the share of the training that was over."""
+        """The metrics of a pausing run's best checkpoint at each validation, by the share of the training."""
         file = self.folder / VALIDATED
         return {float(share): found for share, found in json.loads(file.read_text()).items()} if file.exists() else {}
 

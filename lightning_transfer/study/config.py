@@ -40,7 +40,7 @@ class Halving:
     """Stops the worse candidates early: successive halving, on equal terms for each strategy and size.
 
     All candidates train for a first share of their training. Then the best go on from their checkpoints, for a longer
-    share, until one is left or the training ends. The best validation so far decides. What a candidate does in its
+    share, until one is left or the training ends. The best checkpoint so far decides. What a candidate does in its
     share is what it does in a whole training, with the learning rates of that.
 
     Args:

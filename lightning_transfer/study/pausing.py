@@ -9,6 +9,7 @@ import lightning as L
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import write_json
+from lightning_transfer.run.best_checkpoint import BestCheckpoint
 from lightning_transfer.study.cells import VALIDATED
 from lightning_transfer.transfer.schedule import Position
 from lightning_transfer.transfer.training_length import training_length
@@ -18,7 +19,8 @@ class TrainingPause(L.Callback):
     """Ends a run at its first validation at or after a share of the training, as if it had been asked to stop there.
 
     The run's last checkpoint goes on from the pause. Nothing but the end depends on the share, neither learning rates
-    nor the schedule of an unfreezing. The metrics of each validation are noted in the run's folder beforehand.
+    nor the schedule of an unfreezing. Each validation is noted in the run's folder beforehand, with the metrics of the
+    best checkpoint so far. Where none is kept, these are the validation's own.
 
     Args:
         share: Share of the training, in optimizer steps; in batches where these do not tell the steps.
@@ -42,9 +44,9 @@ class TrainingPause(L.Callback):
         """Notes the metrics, and whether the pause is due. All ranks count the same steps."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        share = self._passed(trainer)
+        share, kept = self._passed(trainer), _is_kept(trainer)
         if trainer.is_global_zero:
-            _note(trainer, share)
+            _note(trainer, share, kept)
         # Gradients that are being added up are in no checkpoint.
         self._is_due |= share >= self.share and (trainer.is_last_batch or not trainer.fit_loop._should_accumulate())
 
@@ -60,7 +62,14 @@ class TrainingPause(L.Callback):
         return min(1.0, max(unit.passed(now) / unit.total_steps for unit in self._lengths))
 
 
-def _note(trainer: L.Trainer, share: float) -> None:
+def _is_kept(trainer: L.Trainer) -> bool:
+    """Says whether the best checkpoint will be that of the validation that has just ended. All ranks have to ask."""
+    callbacks = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+    best = next((callback for callback in callbacks if callback.monitor and callback.save_top_k), None)
+    return best is None or best.check_monitor_top_k(trainer, trainer.callback_metrics.get(str(best.monitor)))
+
+
+def _note(trainer: L.Trainer, share: float, kept: bool) -> None:
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     monitored = [getattr(callback, "monitor", None) for callback in trainer.checkpoint_callbacks]
     if not all(math.isfinite(logged.get(str(name), 0.0)) for name in ("val/loss", *monitored)):
@@ -68,5 +77,7 @@ def _note(trainer: L.Trainer, share: float) -> None:
     folder = getattr(trainer, "run_folder", None)
     assert folder is not None
     file = Path(folder) / VALIDATED
-    before = json.loads(file.read_text()) if file.exists() else {}
-    write_json(file, before | {str(share): {name: logged[name] for name in logged if name.startswith("val/")}})
+    noted = json.loads(file.read_text()) if file.exists() else {}
+    earlier = [name for name in noted if float(name) < share]
+    own = {name: logged[name] for name in logged if name.startswith("val/")}
+    write_json(file, noted | {str(share): own if kept or not earlier else noted[max(earlier, key=float)]})

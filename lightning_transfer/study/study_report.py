@@ -186,8 +186,8 @@ def _halving(outcomes: Outcomes) -> str:
         return ""
     parts = [f"{rung.candidates} until {rung.end:.0%} of their training" for rung in rungs(study)]
     return (
-        f"The candidates of each row were halved: {listed(parts)}, the best by validation so far each time. They had "
-        f"{trained_share(outcomes.tuning):.1%} of the training of all candidates. "
+        f"The candidates of each row were halved: {listed(parts)}, those with the best checkpoints so far each time. "
+        f"They had {trained_share(outcomes.tuning):.1%} of the training of all candidates. "
     )
 
 
