@@ -131,6 +131,26 @@ def write_text(file: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def read_json(file: Path, kind: type = dict) -> Any:
+    """Reads a record that a run has written, as data.
+
+    Args:
+        file: The file.
+        kind: What its content must be.
+
+    Raises:
+        UserError: If it is damaged, for example because it was copied by half, or has other content.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file} is damaged: expected JSON ({reason}); restore it, or move it away") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{file} holds a {type(content).__name__}: expected a {kind.__name__}; move it away")
+    return content
+
+
 def write_json(file: Path, content: Any) -> None:
     """Writes JSON, whole or not at all."""
     write_text(file, json.dumps(content, indent=1))

@@ -1,6 +1,5 @@
 """Implements ``lightning-transfer export``: it writes a run for programs without this package."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +12,7 @@ from lightning_transfer.cli.quantisation import held_out_of, quantise
 from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.data.texts import TextDataModule
 from lightning_transfer.errors import UserError, require_library
-from lightning_transfer.files import check_folder, replacing, write_json, write_text
+from lightning_transfer.files import check_folder, read_json, replacing, write_json, write_text
 from lightning_transfer.report.model_card import model_card
 from lightning_transfer.run.exports.answers import Axes, Exported, exported_of
 from lightning_transfer.run.exports.checks import compare
@@ -140,7 +139,7 @@ def _write_beside(exported: Exported, facts: dict[str, Any], run: Path, licence:
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     write_json(folder / "config.json", _network(config, exported))
     results = run / "results.json"
-    record = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+    record = read_json(results) if results.exists() else {}
     write_text(folder / "README.md", model_card(f"{run.parent.name}, {run.name}", licence, facts, record))
 
 

@@ -12,6 +12,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_folder
 from lightning_transfer.run.verbosity import add_verbosity_options, print_result
 from lightning_transfer.study.config import Halving, Pretraining, Study, Tuning, check
+from lightning_transfer.study.damaged import set_aside_damaged
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import check_unchanged
 from lightning_transfer.study.session import Launcher, run_unfinished
@@ -56,6 +57,7 @@ def run_study(
     if report_folder and not report_only:
         check_folder(Path(report_folder), "--report_folder")  # it is checked now, because the runs may take days
     plan = Plan(study, Path(logs))
+    set_aside_damaged(plan.folder, study.metric)
     run = partial(run_unfinished, workers=workers, launcher=launcher, retry_failed=retry_failed)
     outcomes = run_until_decided(plan, check_unchanged if report_only else run, only_begun=report_only)
     if not outcomes.results:

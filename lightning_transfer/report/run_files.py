@@ -1,6 +1,7 @@
 """Reads finished and unfinished runs from their event files and ``results.json``."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_transfer.directions import direction_of
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import read_json
 
 # Values of this plugin are data for the report. TensorBoard has no plugin of this name, so it does not show them.
 PLUGIN = "lightning_transfer"
@@ -125,7 +127,10 @@ def read_run(folder: Path, name: str) -> Run:
             run.steps[tag] = events.Tensors(tag)[-1].step
     file = folder / "results.json"
     if file.is_file():
-        run.results = json.loads(file.read_text())
+        try:
+            run.results = read_json(file)
+        except UserError as error:  # it costs this run's record, and no other's
+            print(f"{name} is shown without its record: {error}", file=sys.stderr)
     if not run.scalars:
         run.scalars = _curves(run.results.get("validations") or [])
     return run

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import write_json
+from lightning_transfer.files import read_json, write_json
 from lightning_transfer.study.grid import Variant, flatten
 from lightning_transfer.study.ranks import ranks_of_one_run
 
@@ -77,7 +77,7 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """The record of the run; None until it has finished."""
         file = self.folder / RESULTS
-        return json.loads(file.read_text()) if file.exists() else None
+        return read_json(file) if file.exists() else None
 
     @property
     def failure(self) -> str | None:
@@ -85,7 +85,7 @@ class Cell:
         file = self.folder / FAILURE
         if self.is_finished:  # its worker died just afterwards, or its job came late
             return None
-        return json.loads(file.read_text())["error"] if file.exists() else None
+        return read_json(file)["error"] if file.exists() else None
 
     @property
     def is_finished(self) -> bool:
@@ -106,7 +106,7 @@ class Cell:
     def validated(self) -> dict[float, dict[str, float]]:
         """The metrics of a pausing run's best checkpoint at each validation, by the share of the training."""
         file = self.folder / VALIDATED
-        return {float(share): found for share, found in json.loads(file.read_text()).items()} if file.exists() else {}
+        return {float(share): found for share, found in read_json(file).items()} if file.exists() else {}
 
     def score(self, metric: str) -> float:
         """Returns a metric of the finished run: on the validation split for a tuning run, else on the test split.
@@ -140,7 +140,7 @@ class Cell:
         file = self.folder / CELL
         if not file.exists():
             return
-        before, now = flatten(json.loads(file.read_text())["settings"]), flatten(self.settings)
+        before, now = flatten(read_json(file)["settings"]), flatten(self.settings)
         changes = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changes:
             was, is_now = (json.dumps(found.get(changes[0])) for found in (before, now))

@@ -1,6 +1,5 @@
 """Runs cells as jobs of a SLURM array, by submitit. An interrupted study finds its jobs again."""
 
-import json
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import write_json
+from lightning_transfer.files import read_json, write_json
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.workers import Ended, run_here
 
@@ -139,7 +138,7 @@ def _work(cell: Cell) -> str:
 
 def _known_jobs(folder: Path) -> dict[str, str]:
     file = folder / _JOBS
-    return json.loads(file.read_text()) if file.exists() else {}
+    return read_json(file) if file.exists() else {}
 
 
 def _seconds(cell: Cell) -> float:

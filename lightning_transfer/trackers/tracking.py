@@ -1,7 +1,6 @@
 """Adds the trackers that ``--track`` names to a run, and ends them with it."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_transfer.errors import require_library
-from lightning_transfer.files import write_json
+from lightning_transfer.files import read_json, write_json
 from lightning_transfer.trackers.metrics_file import MetricsFile
 from lightning_transfer.trackers.mlflow_run import MLflowRun, uses_local_store
 from lightning_transfer.trackers.wandb_run import WandbRun
@@ -58,7 +57,7 @@ def tracked(
         yield [CSVLogger(folder) for _ in names]
         return
     file = folder / IDS
-    ids: dict[str, str] = json.loads(file.read_text()) if step is not None and file.exists() else {}
+    ids: dict[str, str] = read_json(file) if step is not None and file.exists() else {}
     opened: list[Tracker] = []
     succeeded = False
     try:

@@ -1,6 +1,5 @@
 """Reads starting weights from files, folders, torchvision and the Hub. It reads tensors alone, and executes nothing."""
 
-import json
 import pickle
 import re
 from argparse import Namespace
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.errors import UserError, did_you_mean, require_library
-from lightning_transfer.files import in_mirror, is_hub_id, model_folder, named_in
+from lightning_transfer.files import in_mirror, is_hub_id, model_folder, named_in, read_json
 
 HUB_PREFIX = "hf://"
 PART_MARK = "::"
@@ -54,7 +53,7 @@ def checkpoint_of(run: Path) -> Path:
     best, last = folder / "best.ckpt", folder / "last.ckpt"
     if best.exists() or not last.exists():
         return best
-    recorded = json.loads(record.read_text()).get("best_checkpoint") if record.exists() else None
+    recorded = read_json(record).get("best_checkpoint") if record.exists() else None
     if recorded is None:
         return last
     if (named := named_in(folder, recorded)) is None:

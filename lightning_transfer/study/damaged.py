@@ -1,0 +1,49 @@
+"""Sets damaged records of a study aside, so that each costs its own run and no other."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.files import read_json
+from lightning_transfer.study.cells import FAILURE, RESULTS, VALIDATED
+
+
+def set_aside_damaged(folder: Path, metric: str) -> None:
+    """Renames each damaged record below the folder of a study, and says so in a line. Its run then goes on.
+
+    The file that holds a run's settings is not renamed: without it, results of other settings could be mixed.
+
+    Args:
+        folder: The folder of the study.
+        metric: Name of the metric that is compared.
+    """
+    for file in sorted(folder.glob("*/*.json")):
+        if file.name in (RESULTS, FAILURE, VALIDATED) and (problem := _problem(file, metric)):
+            aside = file.with_name(f"{file.name}.damaged")
+            file.replace(aside)
+            print(f"{problem}: it is now {aside.name}, and its run goes on without it", flush=True)
+
+
+def _problem(file: Path, metric: str) -> str | None:
+    try:
+        content = read_json(file)
+    except UserError as error:
+        return str(error).partition(";")[0]
+    if file.name == FAILURE and not isinstance(content.get("error"), str):
+        return f"{file} names no error"
+    if file.name == VALIDATED:
+        return None if all(map(_is_number, content)) else f"{file} has a share that is no number"
+    for split, prefix in (("validation", "val/"), ("test", "test/")) if file.name == RESULTS else ():
+        logged = content.get(split) or {}
+        name = f"{prefix}{metric}"
+        if not isinstance(logged, dict) or not _is_number(logged.get(name, 0.0)):
+            return f"{file} has no number as {name}"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
