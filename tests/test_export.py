@@ -33,8 +33,8 @@ from lightning_transfer import (
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.tokenizer import train_tokenizer
 from lightning_transfer.errors import UserError
-from lightning_transfer.run.exports.answers import Exported, exported_of
-from lightning_transfer.run.exports.checks import compare
+from lightning_transfer.run.exports.answers import Axes, Exported, exported_of
+from lightning_transfer.run.exports.checks import compare, write_and_compare
 from lightning_transfer.run.exports.programs import Format, write_program
 from lightning_transfer.run.predictor import Member
 
@@ -134,6 +134,24 @@ def test_silently_fixed_batch_or_length_is_refused_in_one_line(
         write_program(exported(network(), kind), "pt2", tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "model.pt2").exists()
+
+
+def test_size_of_images_is_fixed_where_the_file_is_right_with_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = exported(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)))
+    tried: list[Axes] = []
+
+    def wrong_at_other_sizes(exported: Exported, axes: Axes, run: Any) -> dict[str, Any]:
+        tried.append(axes)
+        return compare(exported, axes, lambda inputs: run(inputs) + (inputs[0].shape[2] != 32))
+
+    monkeypatch.setattr("lightning_transfer.run.exports.checks.compare", wrong_at_other_sizes)
+    axes, figures = write_and_compare(given, "pt2", tmp_path)
+    assert tried == [({0: "batch", 2: "height", 3: "width"},), ({0: "batch"},)]
+    assert axes == ({0: "batch"},)
+    assert len(figures["batches"]) == 3
+    assert figures["max_difference"] <= 1e-5
 
 
 def test_file_with_other_numbers_is_refused(tmp_path: Path) -> None:

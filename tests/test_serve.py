@@ -78,7 +78,7 @@ def server(image_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    limits = {"batch_size": "4", "max_bytes": "300_000", "max_pixels": "10_000"}
+    limits = {"max_examples": "4", "max_bytes": "300_000", "max_pixels": "10_000"}
     options = [word for name, value in limits.items() for word in (f"--{name}", value.replace("_", ""))]
     command = [sys.executable, "-m", "lightning_transfer", "serve", str(image_run), "--port", str(port), *options]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

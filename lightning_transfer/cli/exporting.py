@@ -15,8 +15,8 @@ from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_folder, read_json, replacing, write_json, write_text
 from lightning_transfer.report.model_card import model_card
 from lightning_transfer.run.exports.answers import Axes, Exported, exported_of
-from lightning_transfer.run.exports.checks import compare
-from lightning_transfer.run.exports.programs import FILES, Format, write_program
+from lightning_transfer.run.exports.checks import write_and_compare
+from lightning_transfer.run.exports.programs import FILES, Format
 from lightning_transfer.run.verbosity import print_result
 
 
@@ -51,16 +51,15 @@ def export_run(
     held_out = held_out_of(exported) if int8 else None
     with replacing(folder) as partial:
         partial.mkdir()
-        axes, program = write_program(exported, format, partial)
+        axes, check = write_and_compare(exported, format, partial)
         command = shlex.join(["lightning-transfer", "export", str(run), "--format", format, *["--int8"] * int8])
-        facts = {**_facts(exported, axes, format), "command": command, "check": compare(exported, axes, program)}
+        facts = {**_facts(exported, axes, format), "command": command, "check": check}
         if held_out is not None:
             facts["int8"] = quantise(exported, partial / FILES[format], *held_out)
         _write_beside(exported, facts, run, licence, partial)
-    figures = facts["check"]
     print_result(
-        f"{folder}/{FILES[format]}: differs from the module by {figures['max_difference']:.2g} at most, on"
-        f" {len(figures['batches'])} batches{_loss(facts)}",
+        f"{folder}/{FILES[format]}: differs from the module by {check['max_difference']:.2g} at most, on"
+        f" {len(check['batches'])} batches{_loss(facts)}",
         {"event": "export", "folder": str(folder), **facts},
     )
     return folder

@@ -27,6 +27,7 @@ def serve_run(
     port: int = 8000,
     batch_size: int = 16,
     batch_seconds: float = 0.005,
+    max_examples: int = 64,
     max_bytes: int = 10_000_000,
     max_pixels: int = 25_000_000,
     max_characters: int = 100_000,
@@ -42,9 +43,10 @@ def serve_run(
         run: Folder of the run, such as logs/EXPERIMENT/VERSION.
         host: Address to listen at: 127.0.0.1 for this machine alone, 0.0.0.0 or :: for others too.
         port: Port to listen at, from 1024 on.
-        batch_size: Requests that are predicted together at most, and examples in a request at most. With 1, no digit
-            of an answer depends on other requests.
+        batch_size: Requests that are predicted together at most. With 1, no digit of an answer depends on other
+            requests.
         batch_seconds: Seconds that a request waits at most for others to be predicted with.
+        max_examples: Images or texts of a request at most.
         max_bytes: Bytes of a request at most.
         max_pixels: Pixels of an image at most. More are refused before they are decoded.
         max_characters: Characters of a text at most.
@@ -54,18 +56,19 @@ def serve_run(
         UserError: If the run cannot be loaded, or the port is taken.
     """
     run = Path(run)
-    numbers = {"batch_size": batch_size, "max_bytes": max_bytes, "max_pixels": max_pixels}
-    _check(run, host, port, batch_seconds, {**numbers, "max_characters": max_characters})
+    limits = {"max_examples": max_examples, "max_bytes": max_bytes, "max_pixels": max_pixels}
+    limits["max_characters"] = max_characters
+    _check(run, host, port, batch_seconds, {"batch_size": batch_size, **limits})
     from lightning_transfer.run.server.answering import Answering, Limits
     from lightning_transfer.run.server.endpoints import build_server
 
     [member] = load(run, device).members
     place = str(member.device)
-    limits = Limits(batch_size, max_bytes, max_pixels, max_characters)
-    answering = Answering(functools.partial(load, run, place), limits, batch_size, batch_seconds)
+    most = Limits(*limits.values())
+    answering = Answering(functools.partial(load, run, place), most, batch_size, batch_seconds)
     identity = {"run": f"{run.resolve().parent.name}/{run.resolve().name}", "version": _version(run)}
     facts, columns = _facts(member), _text_columns(member)
-    server = build_server(answering, identity, facts, columns, limits)
+    server = build_server(answering, identity, facts, columns, most)
     address = f"http://{'[::]' if host == '::' else host}:{port}"
     print_result(
         f"{run}: loads, and answers at {address} when GET /health says ok",

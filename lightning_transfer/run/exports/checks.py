@@ -1,14 +1,42 @@
 """Compares what was written with the module that it came from."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.exports.answers import Axes, Exported
-from lightning_transfer.run.exports.programs import Run
+from lightning_transfer.run.exports.programs import Format, Run, with_fixed_images, write_program
 
 TOLERANCE = 1e-5
+
+
+def write_and_compare(exported: Exported, format: Format, folder: Path) -> tuple[Axes, dict[str, Any]]:
+    """Writes a program and compares it with its module, with images of one size where it is right with no other.
+
+    ONNX has no adaptive pooling, for example: where its output has several pixels, the size of its input is traced.
+
+    Args:
+        exported: The module.
+        format: What to write.
+        folder: Where.
+
+    Returns:
+        The dimensions that may have any size, and the figures of :func:`compare`.
+
+    Raises:
+        UserError: As from :func:`write_program` and :func:`compare`.
+    """
+    axes, run = write_program(exported, format, folder)
+    try:
+        return axes, compare(exported, axes, run)
+    except UserError:
+        fixed = with_fixed_images(exported)
+        if axes == fixed.axes:
+            raise
+        axes, run = write_program(fixed, format, folder)
+        return axes, compare(fixed, axes, run)
 
 
 def compare(exported: Exported, axes: Axes, run: Run) -> dict[str, Any]:

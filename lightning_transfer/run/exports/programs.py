@@ -55,6 +55,11 @@ def write_program(exported: Exported, format: Format, folder: Path) -> tuple[Axe
     return axes, _write_onnx(exported, program, axes, file)
 
 
+def with_fixed_images(exported: Exported) -> Exported:
+    """Gives the same with images of one size."""
+    return exported._replace(axes=_without(exported.axes, _MAY_BE_FIXED))
+
+
 def _trace(exported: Exported, module: nn.Module) -> tuple[Axes, ExportedProgram]:
     """Traces a module, and finds the dimensions that stayed free. Torch says nothing of those that it fixes."""
     shapes = tuple(dict.fromkeys(of_input, Dim.AUTO) for of_input in exported.axes)
