@@ -28,6 +28,7 @@ _EXPORTS = {
     "LanguageModel": "lightning_transfer.modules.language_model",
     "LanguageModelDataModule": "lightning_transfer.data.language_modelling",
     "LazyAdam": "lightning_transfer.modules.lazy_adam",
+    "LearningWithoutForgetting": "lightning_transfer.transfer.distillation",
     "LowRankAdaptation": "lightning_transfer.transfer.low_rank",
     "Mixing": "lightning_transfer.data.mixing",
     "Muon": "lightning_transfer.modules.muon",
@@ -114,6 +115,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     )
     from lightning_transfer.study.sweep import run_sweep as run_sweep
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage
+    from lightning_transfer.transfer.distillation import LearningWithoutForgetting as LearningWithoutForgetting
     from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping
     from lightning_transfer.transfer.interpolation import WeightInterpolation as WeightInterpolation
     from lightning_transfer.transfer.low_rank import LowRankAdaptation as LowRankAdaptation

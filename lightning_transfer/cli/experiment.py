@@ -29,7 +29,8 @@ from lightning_transfer.run.predictions import KnownRows, class_names_of, write_
 from lightning_transfer.run.record import print_metrics, print_record
 from lightning_transfer.run.verbosity import print_result
 from lightning_transfer.trackers.tracking import summarise, tracked
-from lightning_transfer.transfer.weights import load_starting_weights
+from lightning_transfer.transfer.distillation import give_old_head
+from lightning_transfer.transfer.weights import WeightsReport, load_starting_weights
 
 
 def run_experiment(args: ArgsType) -> None:
@@ -50,13 +51,8 @@ class CommandLine(ExperimentBuilder):
         check_callbacks(self.trainer, self.model)
         if self.trainer.precision == "64-true":
             self.model.double()  # Lightning does so only after it has loaded a checkpoint and thereby rounded it
-        source = self._get(self.config, "init_from")
-        if source is not None and self.checkpoint is None:
-            of_data = {name: getattr(self.datamodule, name, None) for name in ("vocabulary", "class_names")}
-            allow, rename = self._get(self.config, "init_allow"), self._get(self.config, "init_rename")
-            report = load_starting_weights(self.model, source, allow, **of_data, rename=rename)
-            if self.trainer.is_global_zero:
-                print(report)
+        if self.checkpoint is None:
+            give_old_head(self.trainer, self._load_starting_weights())
         if self._get(self.config, "test_after_fit"):
             if not is_overridden("test_step", self.model):
                 raise UserError(f"test_after_fit is on, and {type(self.model).__name__} has no test: leave it off")
@@ -65,6 +61,17 @@ class CommandLine(ExperimentBuilder):
                     name = type(self.datamodule).__name__
                     raise UserError(f"test_after_fit is on, and {name} has no test data: leave it off")
                 self.datamodule.test_follows = True
+
+    def _load_starting_weights(self) -> WeightsReport | None:
+        source = self._get(self.config, "init_from")
+        if source is None:
+            return None
+        of_data = {name: getattr(self.datamodule, name, None) for name in ("vocabulary", "class_names")}
+        allow, rename = self._get(self.config, "init_allow"), self._get(self.config, "init_rename")
+        report = load_starting_weights(self.model, source, allow, **of_data, rename=rename)
+        if self.trainer.is_global_zero:
+            print(report)
+        return report
 
     def lr_find(self, **kwargs: Any) -> None:
         """Writes the plot of the range test, and prints the suggested learning rates."""

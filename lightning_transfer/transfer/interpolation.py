@@ -15,12 +15,12 @@ from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.plateau import validate
 from lightning_transfer.transfer.shown_groups import names_below_head
-from lightning_transfer.transfer.starting_point import refuse_divided_weights
+from lightning_transfer.transfer.starting_point import KeptStart
 
 Weights = dict[str, Tensor]
 
 
-class WeightInterpolation(pl.Callback):
+class WeightInterpolation(KeptStart):
     """Ends a fit with weights between its start and its end, which it chooses by validation.
 
     The start is what the module was before a layer below the head trained. Where a schedule trains the head first, it
@@ -58,7 +58,7 @@ class WeightInterpolation(pl.Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self._start: Weights = {}
+        self._start = {}
         self._buffers: Weights = {}
         self._names: dict[int, str] = {}
         self._metric: tuple[str, Direction] | None = None
@@ -66,17 +66,9 @@ class WeightInterpolation(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets an earlier fit. A checkpoint's start is loaded after this."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            refuse_divided_weights(self, trainer)
             self._reset()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the start; empty as long as only the head has trained."""
-        return {"start": self._start}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint's start."""
-        self._start = state_dict["start"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checks that a coefficient can be chosen, and finds the layers below the head."""

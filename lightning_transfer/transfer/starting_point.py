@@ -12,7 +12,31 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.shown_groups import names_below_head
 
 
-class StartingPointPenalty(pl.Callback):
+class KeptStart(pl.Callback):
+    """Keeps tensors as they were when something began to train. They are in every checkpoint, and never read again.
+
+    Raises:
+        UserError: On ``fit``, if the strategy divides the weights over the ranks.
+    """
+
+    _start: dict[str, Tensor]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets an earlier fit. A checkpoint's start is loaded after this."""
+        if stage == "fit":
+            refuse_divided_weights(self, trainer)
+            self._start = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the start by name; empty as long as nothing that it is kept for has trained."""
+        return {"start": self._start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint's start."""
+        self._start = state_dict["start"]
+
+
+class StartingPointPenalty(KeptStart):
     """Adds the gradient of a penalty, strength / 2 times the squared distance of the weights from where they began.
 
     It acts on all layers below the head, each from the first step that trains it. What is frozen is left alone. The
@@ -34,22 +58,8 @@ class StartingPointPenalty(pl.Callback):
         if not strength >= 0:
             raise UserError(f"strength is {strength}: expected 0 or more")
         self.strength = strength
-        self._start: dict[str, Tensor] = {}
+        self._start = {}
         self._names: dict[int, str] = {}
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets an earlier fit. A checkpoint's starting point is loaded after this."""
-        if stage == "fit":
-            refuse_divided_weights(self, trainer)
-            self._start = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the starting point: each weight that has trained, by its name."""
-        return {"start": self._start}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint's starting point."""
-        self._start = state_dict["start"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the weights below the head."""

@@ -6,7 +6,7 @@ Only weights are loaded, without the optimizer or the progress of a training. No
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -30,6 +30,7 @@ class WeightsReport:
         left_over: Tensors of the source that the module has no place for.
         by_token: Loaded tensors whose rows were moved from one vocabulary to another, each with how many.
         by_class: Loaded tensors of the head whose rows were moved, as the source has the classes in another order.
+        head: The source's tensors under the names of the module's head, whatever their shapes.
     """
 
     source: str
@@ -38,6 +39,7 @@ class WeightsReport:
     left_over: list[str]
     by_token: dict[str, str]
     by_class: list[str]
+    head: Weights = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         """Writes the report in a few lines."""
@@ -148,7 +150,8 @@ def load_starting_weights(
         )
     written = {plain_name(name): name for name in state}
     module.load_state_dict({written[name]: found[name] for name in loaded}, strict=False)
-    return WeightsReport(source, loaded, made_anew, left_over, by_token, by_class)
+    of_head = {written[name]: found[name] for name in written if name in found and _is_allowed(name, head)}
+    return WeightsReport(source, loaded, made_anew, left_over, by_token, by_class, of_head)
 
 
 def _renamed(weights: Weights, patterns: Sequence[tuple[str, str]]) -> Weights:
