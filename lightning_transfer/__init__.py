@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 _EXPORTS = {
+    "AdaptiveUnfreezing": "lightning_transfer.transfer.adaptive",
     "AdversarialClassifier": "lightning_transfer.modules.adversarial",
     "Augmentation": "lightning_transfer.data.augment",
     "CIFAR10": "lightning_transfer.data.image_sets",
@@ -114,6 +115,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
         Tuning as Tuning,
     )
     from lightning_transfer.study.sweep import run_sweep as run_sweep
+    from lightning_transfer.transfer.adaptive import AdaptiveUnfreezing as AdaptiveUnfreezing
     from lightning_transfer.transfer.averaging import ExponentialMovingAverage as ExponentialMovingAverage
     from lightning_transfer.transfer.distillation import LearningWithoutForgetting as LearningWithoutForgetting
     from lightning_transfer.transfer.early_stopping import EarlyStopping as EarlyStopping

@@ -18,6 +18,7 @@ CHARTS = {
     "Loss": ("loss", ("train/loss", "val/loss")),
     "Accuracy": ("accuracy, %", ("train/accuracy", "val/accuracy")),
     "Learning rate, 0 while frozen": ("learning rate", ("lr/",)),
+    "Evidence by which layer groups thaw": ("norm of the gradient / norm of the weights", ("evidence/",)),
     "Gradient norm, before clipping": ("norm", ("gradient_norm/",)),
     "Update of the weights / weights": ("ratio of the norms", ("update_ratio/",)),
     "Share of the parameters that train": ("share, %", ("phase/trainable_share",)),

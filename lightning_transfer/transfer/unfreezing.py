@@ -242,8 +242,10 @@ class ProgressiveUnfreezing(pl.Callback):
         self._state.end_train_epoch(trainer, self.phases)
 
     def _begin_next_phase_if_over(self, trainer: pl.Trainer, start: Position, now: Position) -> None:
-        if not (self._state.watch.is_over or self._length.is_over(self.phase, start, now)):
-            return
+        if self._state.watch.is_over or self._length.is_over(self.phase, start, now):
+            self._begin_next_phase(trainer, now)
+
+    def _begin_next_phase(self, trainer: pl.Trainer, now: Position) -> None:
         self._state.watch.restore_best(trainer)
         self._state.begin_next_phase(now)
         self._not_before = self._length.not_before(self.phase, now)

@@ -1,0 +1,177 @@
+"""Adaptive unfreezing: it thaws what its evidence says, at the learning rates of the evidence, and says why."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from strategy_toys import HEAD, Pretrained, fit, moved, state
+from torch import nn
+from unfreezing_toys import Recorder, trainer
+
+from lightning_transfer import AdaptiveUnfreezing, parameter_groups
+from lightning_transfer.cli.entry import main
+from lightning_transfer.cluster.sharding import FullyShardedStrategy
+from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.gradient_evidence import relative_gradient_norms
+from lightning_transfer.transfer.shown_groups import unfreezing_of
+
+BODY = {"body.0": ("body.0.",), "body.2": ("body.2.", "body.3."), "head": ("head.",)}
+
+
+def of_group(module: nn.Module, group: str) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in module.named_parameters() if name.startswith(BODY[group])]
+
+
+class Drawing(Pretrained):
+    """Draws in its training step, as dropout does."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        torch.rand(1)
+        return super().training_step(batch, batch_idx)
+
+
+class Measured(L.Callback):
+    """Measures before the second step, and what that leaves behind."""
+
+    def __init__(self, groups: AdaptiveUnfreezing) -> None:
+        self.groups = groups
+        self.found: dict[str, float] = {}
+        self.expected: dict[str, float] = {}
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step != 1:
+            return
+        before, random = state(pl_module), torch.get_rng_state()
+        grads = [None if p.grad is None else p.grad.clone() for p in pl_module.parameters()]
+        self.found = relative_gradient_norms(trainer, self.groups.groups, batch)
+        assert not moved(pl_module, before), "norm statistics included"
+        assert torch.equal(torch.get_rng_state(), random)
+        assert all(
+            (old is None and p.grad is None) or torch.equal(old, p.grad)
+            for old, p in zip(grads, pl_module.parameters(), strict=True)
+        )
+        twin = Pretrained()
+        twin.load_state_dict(before)
+        twin.body[3].eval()  # as it is frozen
+        nn.functional.cross_entropy(twin(batch[0]), batch[1]).backward()
+        for group in BODY:
+            held = [(p.detach(), p.grad) for _, p in of_group(twin, group)]
+            norms = [torch.cat([tensor.flatten() for tensor in tensors]).norm() for tensors in zip(*held, strict=True)]
+            self.expected[group] = float(norms[1] / norms[0])
+
+
+def test_evidence_is_the_relative_gradient_norm_and_leaves_no_trace() -> None:
+    unfreezing = AdaptiveUnfreezing(until={"steps": 4})
+    measured = Measured(unfreezing)
+    trainer(unfreezing, measured, max_steps=2).fit(Drawing())
+    assert measured.found == pytest.approx(measured.expected, rel=1e-4)
+
+
+def test_group_thaws_only_if_it_pays() -> None:
+    module, recorder = Pretrained(), Recorder()
+    with torch.no_grad():
+        module.body[2].weight.zero_()  # nothing reaches the layer below
+    before = state(module)
+    unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=0.01)
+    run = trainer(unfreezing, recorder)
+    run.fit(module)
+    assert recorder.trainable[0] == HEAD
+    first = unfreezing.decisions[0]
+    assert (first.step, first.evidence["body.0"], first.thawed) == (4, 0.0, ["body.2"])
+    below = {name for name, _ in of_group(module, "body.0")}
+    assert not below & recorder.trainable[4]
+    unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=1.0)
+    module = Pretrained()
+    with torch.no_grad():
+        module.head.weight.mul_(1e-3)  # its gradient is large beside it
+    before = state(module)
+    trainer(unfreezing).fit(module)
+    assert [decision.step for decision in unfreezing.decisions] == [4, 8, 12, 16]
+    assert moved(module, before) == HEAD
+    assert unfreezing.outcome["because"] is None
+    assert unfreezing.outcome["never_trained"] == ["body.0", "body.2"]
+
+
+def test_all_that_pays_thaws_at_once() -> None:
+    recorder = Recorder()
+    unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=0.0)
+    trainer(unfreezing, recorder).fit(Pretrained())
+    assert unfreezing.decisions[0].thawed == ["body.0", "body.2"]
+    assert recorder.trainable[3] == HEAD
+    assert recorder.trainable[4] == {name for name, _ in Pretrained().named_parameters()}
+    assert len(unfreezing.decisions) == 1, "nothing is left to be decided"
+    assert unfreezing.outcome["phases_begun"] == unfreezing.outcome["phases"] == 2
+
+
+def test_learning_rates_follow_the_evidence_and_are_never_above_what_is_configured() -> None:
+    class Rates(L.Callback):
+        def __init__(self) -> None:
+            self.seen: list[dict[str, float]] = []
+
+        def on_before_optimizer_step(self, trainer: L.Trainer, *_: Any) -> None:
+            groups = trainer.optimizers[0].param_groups
+            rates = unfreezing.learning_rates(trainer.optimizers[0])  # type: ignore[arg-type]
+            self.seen.append({group["name"]: rate for group, rate in zip(groups, rates, strict=True)})
+
+    module = Pretrained()
+    module.make_optimizer = lambda module: torch.optim.SGD(parameter_groups(module, lr=0.1, lr_decay=1.0))
+    unfreezing, rates = AdaptiveUnfreezing(until={"steps": 4}, threshold=0.0), Rates()
+    trainer(unfreezing, rates).fit(module)
+    assert set(rates.seen[0].values()) == {0.1}
+    evidence = unfreezing.decisions[0].evidence
+    assert len(set(evidence.values())) == 3
+    for name, rate in rates.seen[4].items():
+        group = next(group for group in BODY if name.startswith(group))
+        assert rate == pytest.approx(0.1 * evidence[group] / max(evidence.values()))
+    assert rates.seen[-1] == rates.seen[4]
+
+
+def test_plateau_ends_a_phase_and_the_evidence_is_logged(tmp_path: Path) -> None:
+    module = Pretrained()
+    module.validation_step = lambda *_: module.log("val/loss", torch.tensor(1.0))  # type: ignore[method-assign]
+    unfreezing = AdaptiveUnfreezing(until={"plateau": {"monitor": "val/loss", "patience": 1}}, threshold=0.0)
+    logger = CSVLogger(tmp_path, name="", version="run")
+    trainer(unfreezing, logger=logger, log_every_n_steps=1).fit(module)
+    [decision] = unfreezing.decisions
+    assert decision.step == 12
+    text = (tmp_path / "run" / "metrics.csv").read_text()
+    assert all(f"evidence/{group}" in text.splitlines()[0] for group in BODY)
+    assert str(decision.evidence["body.2"])[:8] in text
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_decisions_of_a_resumed_run_are_the_checkpoints(step: int, tmp_path: Path) -> None:
+    module, other = Pretrained(), Pretrained()
+    # One that finds little at first, and decides again later.
+    changes = {"until": {"steps": 4}, "threshold": 0.6}
+    whole = fit("adaptive", module, tmp_path, changes=changes)
+    run = fit("adaptive", other, resume=tmp_path / f"step={step}.ckpt", changes=changes)
+    torch.testing.assert_close(other.state_dict(), module.state_dict(), rtol=0, atol=0)
+    decisions = [
+        found.decisions for fitted in (whole, run) if isinstance(found := unfreezing_of(fitted), AdaptiveUnfreezing)
+    ]
+    assert decisions[0] == decisions[1]
+    assert len(decisions[0]) >= 2
+
+
+def test_module_that_steps_by_hand_and_divided_weights_are_refused() -> None:
+    module = Pretrained()
+    module.automatic_optimization = False
+    with pytest.raises(UserError, match="steps its optimizers by hand: use ProgressiveUnfreezing"):
+        trainer(AdaptiveUnfreezing()).fit(module)
+    divided: Any = type("Divided", (), {"strategy": FullyShardedStrategy()})()
+    with pytest.raises(UserError, match="AdaptiveUnfreezing does not go with FullyShardedStrategy"):
+        AdaptiveUnfreezing().setup(divided, Pretrained(), "fit")
+    with pytest.raises(UserError, match=r"threshold is 2: expected a share from 0 to 1"):
+        AdaptiveUnfreezing(threshold=2)
+
+
+def test_plan_says_that_the_evidence_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["quickstart_transfer.yaml", "strategies/adaptive.yaml", "hardware/cpu.yaml"]
+    main(["plan", *(word for file in files for word in ("--config", f"configs/{file}"))])
+    text = capsys.readouterr().out
+    assert "at least 0.3 of the largest; above is the deepest course" in text
+    assert "plateau of val/loss" in text
