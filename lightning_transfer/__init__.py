@@ -55,6 +55,7 @@ _EXPORTS = {
     "UserError": "lightning_transfer.errors",
     "WeightInterpolation": "lightning_transfer.transfer.interpolation",
     "evaluate_ensemble": "lightning_transfer.cli.ensemble",
+    "explain_run": "lightning_transfer.cli.explaining",
     "export_run": "lightning_transfer.cli.exporting",
     "load": "lightning_transfer.cli.loading",
     "load_starting_weights": "lightning_transfer.transfer.weights",
@@ -72,6 +73,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares both lists
     from lightning_transfer.cli.ensemble import evaluate_ensemble as evaluate_ensemble
+    from lightning_transfer.cli.explaining import explain_run as explain_run
     from lightning_transfer.cli.exporting import export_run as export_run
     from lightning_transfer.cli.loading import load as load
     from lightning_transfer.cli.report_runs import write_report as write_report

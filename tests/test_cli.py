@@ -242,7 +242,7 @@ def test_unknown_command_is_refused_with_all_there_are(
     given: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there_are = "fit, validate, test, predict, plan, lr-find, prepare, transfer, study, ensemble, soup, export, serve"
-    there_are += ", report, init"
+    there_are += ", explain, report, init"
     assert error_line(capsys, given) == f"'{given}' is not one of the commands {there_are}{meant and f'; {meant}'}"
 
 

@@ -89,6 +89,7 @@ best: Path = lt.run_sweep("mine", ["a.yaml"], lambda trial: {"model.lr_decay": 2
 report: Path = lt.write_report(Path("logs"))
 model: lt.Predictor = lt.load([Path("a"), "b"], device="cpu")
 predicted: lt.Predicted = model.predict(["a.png"], batch_size=2)
+explained: Path = lt.explain_run(Path("a"), ["a.png"], target="cat")
 exported: Path = lt.export_run(Path("a"), "pt2", licence="apache-2.0")
 lt.serve_run(Path("a"), port=8001, batch_size=1, max_pixels=1000)
 names: list[str] = predicted.class_names

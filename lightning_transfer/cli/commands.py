@@ -33,6 +33,7 @@ COMMANDS = {
     "soup": Command("Averages the weights of finished runs.", "lightning_transfer.cli.soup"),
     "export": Command("Writes a run for programs without this package.", "lightning_transfer.cli.exporting"),
     "serve": Command("Answers requests over HTTP with a run's predictions.", "lightning_transfer.cli.serving"),
+    "explain": Command("Shows what predictions rest on, and checks that.", "lightning_transfer.cli.explaining"),
     "report": Command("Writes one HTML page about a run or many.", "lightning_transfer.cli.report_runs"),
     "init": Command("Writes a project of your own into a new folder.", "lightning_transfer.cli.new_project"),
 }

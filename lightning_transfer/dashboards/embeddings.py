@@ -9,19 +9,24 @@ import lightning as L
 import numpy as np
 import torch
 from google.protobuf import text_format
-from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import EmbeddingInfo, ProjectorConfig
 from torch import Tensor, nn
 
 from lightning_transfer.dashboards.attribution import evaluating
 from lightning_transfer.dashboards.events import boards_of, has_boards
-from lightning_transfer.dashboards.samples import is_shown, label_words, shows_validation, to_pixels, to_tokens
+from lightning_transfer.dashboards.samples import (
+    first_batches,
+    is_shown,
+    label_words,
+    shows_validation,
+    to_pixels,
+    to_tokens,
+)
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import replacing, write_text
-from lightning_transfer.networks.layer_groups import REST
-from lightning_transfer.transfer.shown_groups import own_groups
+from lightning_transfer.transfer.shown_groups import head_of, own_groups
 
 _COMPONENTS = 32  # principal components that are written for the Projector
 _THUMBNAIL = 32  # height and width of a point's picture in pixels
@@ -54,11 +59,7 @@ class Embeddings(L.Callback):
         if not has_boards(trainer) or not trainer.enable_validation or trainer.global_step > 0:
             return
         self._features, self._batches = [], []
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        if not sum(trainer.num_val_batches):
-            return
-        with isolate_rng():  # torch's DataLoader draws a seed for each iterator, which would change the training
-            batches = self._first_batches(trainer)
+        batches = first_batches(trainer, self._examples)
         if not batches:
             return
         # Every rank makes as many passes as the first one needs: parameters may be divided over the ranks.
@@ -70,19 +71,6 @@ class Embeddings(L.Callback):
                 pl_module(*batch.inputs)
                 self._batches.append(batch)
         self._write(trainer, pl_module, "before")
-
-    def _first_batches(self, trainer: L.Trainer) -> list[Any]:
-        """Reads enough batches of the hold-out for the sample; returns none if they cannot be shown."""
-        loaders: Any = trainer.val_dataloaders
-        batches: list[Any] = []
-        for batch in loaders[0] if isinstance(loaders, list | tuple) else loaders:
-            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-            if not is_shown(batch):
-                return []
-            batches.append(batch)
-            if sum(len(one.labels) for one in batches) >= self._examples:
-                break
-        return batches
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begins to keep the input of the head."""
@@ -124,11 +112,10 @@ class Embeddings(L.Callback):
     @contextmanager
     def _listening(self, pl_module: L.LightningModule) -> Iterator[None]:
         """Keeps the input of the first module of the last layer group at each pass, if there is a layer group."""
-        groups = [group for name, group in own_groups(pl_module).items() if name != REST]
-        if not groups:
+        head = head_of(own_groups(pl_module))
+        if head is None:
             yield
             return
-        head = groups[-1]
         first = next(module for module in head.modules if any(True for _ in module.parameters(recurse=False)))
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

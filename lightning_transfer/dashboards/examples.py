@@ -14,7 +14,6 @@ from lightning_transfer.dashboards.samples import (
     is_best,
     is_shown,
     label_words,
-    picture_grid,
     shows_validation,
     take,
     to_pixels,
@@ -24,6 +23,7 @@ from lightning_transfer.dashboards.validation_predictions import escaped
 from lightning_transfer.data.batches import ImageBatch, TextBatch
 from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
 from lightning_transfer.report.palette import Color
+from lightning_transfer.report.picture_grid import picture_grid
 from lightning_transfer.transfer.shown_groups import own_groups
 
 _TRAINING_PICTURES = 32

@@ -6,16 +6,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_transfer.dashboards.events import has_boards
 from lightning_transfer.data.batches import ImageBatch, TextBatch
-from lightning_transfer.report.drawing import PixelCanvas, shortened
-from lightning_transfer.report.palette import Color
 from lightning_transfer.run.best_checkpoint import best_checkpoint
-
-_PICTURE = 96  # side of a picture in a grid, in units
-_CAPTION = 16
 
 
 def shows_validation(trainer: L.Trainer) -> bool:
@@ -32,6 +28,34 @@ def is_best(trainer: L.Trainer) -> bool:
 def is_shown(batch: Any) -> bool:
     """Says whether the examples of a batch can be shown, which images and texts can."""
     return isinstance(batch, ImageBatch | TextBatch)
+
+
+def first_batches(trainer: L.Trainer, examples: int) -> list[Any]:
+    """Reads batches of the hold-out, on the device, before a training; all ranks have to call it.
+
+    Args:
+        trainer: The trainer, at the start of ``fit``.
+        examples: How many examples are enough.
+
+    Returns:
+        The batches; none where nothing is held out, or the examples cannot be shown.
+    """
+    if not trainer.enable_validation:
+        return []
+    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+    if not sum(trainer.num_val_batches):
+        return []
+    loaders: Any = trainer.val_dataloaders
+    batches: list[Any] = []
+    with isolate_rng():  # torch's DataLoader draws a seed for each iterator, which would change the training
+        for batch in loaders[0] if isinstance(loaders, list | tuple) else loaders:
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            if not is_shown(batch):
+                return []
+            batches.append(batch)
+            if sum(len(one.labels) for one in batches) >= examples:
+                break
+    return batches
 
 
 def class_names(trainer: L.Trainer, num_classes: int) -> list[str]:
@@ -68,33 +92,6 @@ def to_tokens(trainer: L.Trainer, token_ids: Sequence[int]) -> list[str]:
     """Turns each token id into text, or into its number if the data has no tokenizer."""
     read = getattr(getattr(trainer, "datamodule", None), "read_tokens", None)
     return read(token_ids) if read is not None else [str(token) for token in token_ids]
-
-
-def picture_grid(
-    pictures: Sequence[np.ndarray], captions: Sequence[Sequence[tuple[str, Color]]], columns: int = 8
-) -> np.ndarray:
-    """Lays out pictures in a grid, with lines of text below each.
-
-    Args:
-        pictures: uint8 [height, width, 3] each.
-        captions: Lines of text of each picture; a line is a text and the name of its colour.
-        columns: Maximum number of pictures in a row.
-
-    Returns:
-        uint8 [height, width, 3].
-    """
-    columns = min(columns, len(pictures))
-    lines = max(map(len, captions), default=0)
-    cell_height = _PICTURE + 8 + _CAPTION * lines
-    rows = -(-len(pictures) // columns)
-    canvas = PixelCanvas(columns * (_PICTURE + 8) + 8, rows * cell_height + 8)
-    for index, picture in enumerate(pictures):
-        x, y = 8 + index % columns * (_PICTURE + 8), 8 + index // columns * cell_height
-        canvas.picture(x, y, _PICTURE, picture)
-        for line, (text, color) in enumerate(captions[index]):
-            middle = y + _PICTURE + _CAPTION * (line + 0.5)
-            canvas.text(x, middle, shortened(text, _PICTURE, 11), color, 11)
-    return canvas.pixels()
 
 
 def label_words(trainer: L.Trainer, pl_module: L.LightningModule, labels: Tensor) -> list[str]:

@@ -13,7 +13,6 @@ from lightning_transfer.dashboards.samples import (
     is_best,
     is_shown,
     join,
-    picture_grid,
     shows_validation,
     take,
     to_pixels,
@@ -24,6 +23,7 @@ from lightning_transfer.lightning_internals import logged_step
 from lightning_transfer.report.drawing import PixelCanvas
 from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability
 from lightning_transfer.report.palette import Color
+from lightning_transfer.report.picture_grid import picture_grid
 
 _BINS = 15
 _TOP = 24

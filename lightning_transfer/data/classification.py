@@ -165,6 +165,16 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         return ordered_batches(rows, batch_size=self.eval_batch_size, **share)
 
     @property
+    def training_part(self) -> tuple[Split[Inputs], np.ndarray]:
+        """The split that is trained on and its rows that are, int64 [rows] ascending, after ``setup``."""
+        return self._split(self.train_split), np.sort(self._train_rows)
+
+    @property
+    def validation_part(self) -> tuple[Split[Inputs], np.ndarray]:
+        """The split that is validated on and its rows that are, int64 [rows] ascending, after ``setup``."""
+        return self._split(self._validates_on or self.train_split), np.sort(self._validation_rows)
+
+    @property
     def class_counts(self) -> np.ndarray:
         """The examples of each class that are trained on, int64 [classes], after ``setup``."""
         return count_classes(self._split(self.train_split).labels[torch.from_numpy(self._train_rows)], self.num_classes)

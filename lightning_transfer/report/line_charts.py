@@ -26,6 +26,7 @@ class Curves:
         numbers: Number of each line's colour; if not given, the lines are numbered in their order.
         keys: Entries of the legend, with the number of their colour; if not given, the names of the lines.
         best: Step of the best validation by line, which a star marks.
+        x_label: Name of the quantity at the x axis.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Curves:
     numbers: Mapping[str, int] | None = None
     keys: Mapping[str, int] | None = None
     best: Mapping[str, float | None] = field(default_factory=dict)
+    x_label: str = "training step"
 
     def html(self) -> str:
         """Returns a ``figure`` element, or an empty text where there is nothing to draw."""
@@ -53,7 +55,7 @@ class Curves:
         self._chart(drawn).draw(canvas, 0, 0, _WIDTH, _HEIGHT)
         legend = _legend(self.keys or {name: numbers[name] for name in found}, bool(stars))
         caption = f"<figcaption>{html.escape(self.title)}{legend}</figcaption>"
-        return f"<figure>{caption}{canvas.svg()}{_table(found, stars, self.unit or self.title)}</figure>"
+        return f"<figure>{caption}{canvas.svg()}{_table(found, stars, self.unit or self.title, self.x_label)}</figure>"
 
     def _points(self, points: Points) -> Points:
         factor = 100 if self.is_share else 1
@@ -69,7 +71,7 @@ class Curves:
             low = 0.0  # a curve above an axis that begins at 0 is harder to misread
         return Chart(
             lines,
-            x_label="training step",
+            x_label=self.x_label,
             y_label=self.unit,
             x_range=(0, max(xs) or 1),
             y_range=(low, high),
@@ -96,7 +98,7 @@ def _sample(line: Line) -> str:
     return canvas.svg().replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
-def _table(lines: Mapping[str, Points], stars: Mapping[str, tuple[float, float]], unit: str) -> str:
+def _table(lines: Mapping[str, Points], stars: Mapping[str, tuple[float, float]], unit: str, x_label: str) -> str:
     """Writes the numbers of a chart, for who cannot see it."""
     columns = ("first", *(("best epoch",) if stars else ()), "lowest", "highest", "last")
     rows = []
@@ -108,7 +110,7 @@ def _table(lines: Mapping[str, Points], stars: Mapping[str, tuple[float, float]]
         rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
     heads = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in (unit, *columns))
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    note = "<p>The training step stands in brackets.</p>"
+    note = f"<p>The {html.escape(x_label)} stands in brackets.</p>"
     return f'<details class="numbers"><summary>numbers</summary>{note}<div class="scroll">{table}</div></details>'
 
 

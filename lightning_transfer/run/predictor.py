@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
+from lightning_transfer.data.splits import Split
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.predictions import in_words, places_of_classes, require_predictions
 
@@ -64,18 +65,35 @@ class Member:
             data = copy.copy(data)
             data.eval_batch_size = batch_size
         split = data.split_of(examples)
-        loader = data.eval_loader(split, np.arange(len(split)))
-        owner: Any = data if is_overridden("on_after_batch_transfer", data) else self.module
+        return self.predict_rows(split, np.arange(len(split)), data)
+
+    def predict_rows(
+        self, split: Split[Any], rows: np.ndarray, data: ClassificationDataModule[Any] | None = None
+    ) -> Tensor:
+        """Computes probabilities or numbers of rows of a split, float32 [rows, classes].
+
+        Args:
+            split: The split.
+            rows: int64 [rows], ascending.
+            data: What makes the batches, if not the data module of the run.
+        """
+        data = data or self.data
+        loader = data.eval_loader(split, rows)
         outputs = []
         # The steps and their order are those of Lightning's trainer, for the same numbers to the last bit.
         with self._lock, torch.inference_mode(), self.precision.predict_step_context():
             for number, batch in enumerate(loader):
-                moved = move_data_to_device(self.precision.convert_input(batch), self.device)
-                moved = self.precision.convert_input(owner.on_after_batch_transfer(moved, 0))
-                output = self.module.predict_step(moved, number)
+                output = self.module.predict_step(self.prepared(batch, data), number)
                 require_predictions(output, len(data.class_names), data.problem_type)
                 outputs.append(output.cpu())
         return loader.in_order(outputs)
+
+    def prepared(self, batch: Any, data: ClassificationDataModule[Any] | None = None) -> Any:
+        """Brings a batch to the device, in the precision of the run, as the network takes it."""
+        data = data or self.data
+        owner: Any = data if is_overridden("on_after_batch_transfer", data) else self.module
+        moved = move_data_to_device(self.precision.convert_input(batch), self.device)
+        return self.precision.convert_input(owner.on_after_batch_transfer(moved, 0))
 
 
 class Predictor:

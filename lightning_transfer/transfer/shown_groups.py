@@ -44,6 +44,11 @@ def own_groups(pl_module: L.LightningModule) -> dict[str, LayerGroup]:
     return groups
 
 
+def head_of(groups: Mapping[str, LayerGroup]) -> LayerGroup | None:
+    """Finds the head, the last layer group but for what is in none; None where there is none."""
+    return next((group for name, group in reversed(groups.items()) if name != REST), None)
+
+
 def names_below_head(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[int, str]:
     """Finds the parameters of all layers but the head, the last layer group: identity -> name.
 
@@ -52,8 +57,8 @@ def names_below_head(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[i
         pl_module: The module that trains.
     """
     groups = shown_groups(trainer, pl_module)
-    head = [name for name in groups if name != REST][-1:]
-    below = [group.parameters for name, group in groups.items() if name not in head]
+    head = head_of(groups)
+    below = [group.parameters for group in groups.values() if group is not head]
     return {id(parameter): name for parameters in below for name, parameter in parameters.items()}
 
 
