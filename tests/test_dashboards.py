@@ -165,7 +165,8 @@ def test_top_losses_are_the_highest_first(run: Run) -> None:
 
 def test_pictures_are_there(run: Run) -> None:
     validation = {f"validation/{name}" for name in ("confusion_matrix", "reliability", "top_losses")}
-    assert set(run.images) == {"training/examples", "attribution/grad_cam", "phase/timeline"} | validation
+    others = {"training/examples", "attribution/grad_cam", "phase/timeline", "change/layer_groups"}
+    assert set(run.images) == others | validation
 
 
 @pytest.mark.parametrize("examples", [7, 500])

@@ -8,6 +8,7 @@ import lightning as L
 
 from lightning_transfer.dashboards.embeddings import Embeddings
 from lightning_transfer.dashboards.examples import Attributions, TrainingExamples
+from lightning_transfer.dashboards.layer_changes import LayerChanges
 from lightning_transfer.dashboards.run_card import ModelGraph, RunCard, hyperparameters_of
 from lightning_transfer.dashboards.training_curves import TrainingScalars, UnfreezingTimeline
 from lightning_transfer.dashboards.validation_predictions import ValidationPredictions
@@ -25,6 +26,7 @@ class Dashboards:
         predictions: Confusion matrix, reliability diagram and top losses of the best checkpoint.
         attributions: Evidence for predictions, during the training: Grad-CAM for images, gradient x input for texts.
         embeddings: Number of examples of the hold-out in the Projector, before and after the training; 0 for none.
+        changes: How far the weights of each layer group moved in the training, and how alike its outputs are.
         run_card: The run in the HParams tab, and a text with its command, versions, plan and configuration.
         graph: The graph of the model.
     """
@@ -36,6 +38,7 @@ class Dashboards:
     predictions: bool = True
     attributions: bool = True
     embeddings: int = 500
+    changes: bool = True
     run_card: bool = True
     graph: bool = True
 
@@ -59,4 +62,5 @@ class Dashboards:
             *([ValidationPredictions()] if self.predictions else []),
             *([Attributions()] if self.attributions else []),
             *([Embeddings(self.embeddings)] if self.embeddings else []),
+            *([LayerChanges()] if self.changes else []),
         ]

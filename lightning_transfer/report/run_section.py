@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from lightning_transfer.report.change_figure import LayerGroupChanges
 from lightning_transfer.report.drawing import SvgCanvas, data_uri
 from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability, Timeline
 from lightning_transfer.report.line_charts import Curves
@@ -45,6 +46,7 @@ def run_section(run: Run, name: str, is_open: bool) -> str:
     parts = [
         _figure(Timeline, run, "phase/timeline_data", "Unfreezing: what trained when, and how fast"),
         _phases(run),
+        _figure(LayerGroupChanges, run, "change/layer_groups_data", "What the training changed, from start to end"),
         _missed_phases(run),
         f'<div class="charts">{"".join(_charts(run))}</div>',
         '<div class="charts">',
