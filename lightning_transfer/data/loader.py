@@ -37,7 +37,7 @@ class BatchLoader:
     ) -> None:
         self.fetch = fetch
         self.batches = batches
-        self._names = names
+        self.row_names = names
         # Lightning looks for these attributes of a DataLoader: it calls sampler.set_epoch at the start of an epoch.
         self.sampler, self.batch_sampler = self, None
         self._epoch = 0
@@ -69,7 +69,7 @@ class BatchLoader:
     def names(self, batches: int) -> list[str | int]:
         """Returns what the rows of the first batches of an evaluation are called, in their order."""
         rows: list[int] = self.rows(batches).tolist()
-        return [*rows] if self._names is None else [self._names[row] for row in rows]
+        return [*rows] if self.row_names is None else [self.row_names[row] for row in rows]
 
     def in_order(self, parts: Sequence[Tensor]) -> Tensor:
         """Joins the results of the first batches of an evaluation in the order of their rows.

@@ -188,17 +188,7 @@ class Classifier(OptimizedModule):
         """Takes from the training data the weights of the classes, and what the network needs before it learns."""
         self._weights = weights_of_fit(self.class_weights, getattr(self.trainer, "datamodule", None), self.device)
         self._loss_sum, self._score_sum = self._loss_sum.to(self.device), self._score_sum.to(self.device)
-        network: Any = self.network
-        sample_size = getattr(network, "sample_size", 0)
-        if not sample_size:
-            return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(data, "training_sample"):
-            raise UserError(
-                f"{type(network).__name__} computes something from training examples first, which"
-                f" {type(data).__name__} does not give: call network.fit_to_data(sample) before the fit"
-            )
-        network.fit_to_data(data.training_sample(sample_size).to(self.device))
+        self.fit_network_to_data()
 
     def _check_outputs(self, logits: Tensor) -> None:
         if logits.ndim != 2:

@@ -157,6 +157,23 @@ class OptimizedModule(L.LightningModule):
                 )
             self._run_seed = run_seed(self._trainer)
 
+    def fit_network_to_data(self) -> None:
+        """Has the network compute what it needs of training examples before it learns, if anything.
+
+        Raises:
+            UserError: If the data gives none.
+        """
+        network: Any = self.network
+        if not (sample_size := getattr(network, "sample_size", 0)):
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(data, "training_sample"):
+            raise UserError(
+                f"{type(network).__name__} computes something from training examples first, which"
+                f" {type(data).__name__} does not give: call network.fit_to_data(sample) before the fit"
+            )
+        network.fit_to_data(data.training_sample(sample_size).to(self.device))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the seed, by which a resumed run draws what the whole one would have drawn, and the network's config."""
         checkpoint["run_seed"] = self._run_seed

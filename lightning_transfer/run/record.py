@@ -141,7 +141,9 @@ def print_metrics(trainer: L.Trainer, command: str) -> None:
 def table(record: dict[str, Any], folder: Path) -> str:
     """Writes the end of a run for the terminal: metrics by split, epochs and times, and the command to look at it."""
     splits = [split for split in ("validation", "test") if record[split]]
-    values = {split: {name.split("/")[-1]: value for name, value in record[split].items()} for split in splits}
+    values = {
+        split: {name.partition("/")[2] or name: value for name, value in record[split].items()} for split in splits
+    }
     names = dict.fromkeys(name for found in values.values() for name in found)
     width = max([20, *(len(name) + 2 for name in names)])
     lines = ["".join([f"{'':<{width}}", *(f"{split:>12}" for split in splits)])] if splits else []
