@@ -32,6 +32,8 @@ _EXPORTS = {
     "LearningWithoutForgetting": "lightning_transfer.transfer.distillation",
     "LowRankAdaptation": "lightning_transfer.transfer.low_rank",
     "Mixing": "lightning_transfer.data.mixing",
+    "MultiTaskDataModule": "lightning_transfer.data.multitask_data",
+    "MultiTaskModule": "lightning_transfer.modules.multitask",
     "Muon": "lightning_transfer.modules.muon",
     "Phase": "lightning_transfer.transfer.schedule",
     "Plateau": "lightning_transfer.transfer.schedule",
@@ -91,6 +93,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
         LanguageModelDataModule as LanguageModelDataModule,
     )
     from lightning_transfer.data.mixing import Mixing as Mixing
+    from lightning_transfer.data.multitask_data import MultiTaskDataModule as MultiTaskDataModule
     from lightning_transfer.data.reading.options import ReaderOptions as ReaderOptions
     from lightning_transfer.data.texts import IMDB as IMDB, DemoTexts as DemoTexts, TextDataModule as TextDataModule
     from lightning_transfer.errors import UserError as UserError
@@ -98,6 +101,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.modules.classifier import Classifier as Classifier
     from lightning_transfer.modules.language_model import LanguageModel as LanguageModel
     from lightning_transfer.modules.lazy_adam import LazyAdam as LazyAdam
+    from lightning_transfer.modules.multitask import MultiTaskModule as MultiTaskModule
     from lightning_transfer.modules.muon import Muon as Muon
     from lightning_transfer.networks.cnn import SeedCNN as SeedCNN
     from lightning_transfer.networks.fast_cnn import FastCNN as FastCNN

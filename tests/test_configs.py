@@ -19,8 +19,10 @@ HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
 
 
 def is_embedded(config: Path) -> bool:
-    """Whether the experiment's data is generated."""
-    return yaml.safe_load(config.read_text())["data"]["class_path"].split(".")[-1].startswith("Demo")
+    """Whether the experiment's data is generated, that of all tasks where there are several."""
+    data = yaml.safe_load(config.read_text())["data"]
+    tasks = data.get("init_args", {}).get("tasks", {"": data}).values()
+    return all(task["class_path"].split(".")[-1].startswith("Demo") for task in tasks)
 
 
 # Those that name their data; test_my_images.py brings some of its own.
@@ -67,8 +69,12 @@ def test_experiment_on_real_data_runs(experiment: Path) -> None:
         pytest.skip(f"no folder that {MIRROR_VARIABLE} names has {model}")
     # One batch of few examples: some of these are made for a GPU, and a batch of theirs takes many GiB.
     small = {"batch_size": 4, "eval_batch_size": 4, "image_size": 32, "max_tokens": 40}
-    given = [key for key in yaml.safe_load(experiment.read_text())["data"]["init_args"] if key in small]
-    flags = [f"--data.{key}={small[key]}" for key in given]
+    data = yaml.safe_load(experiment.read_text())["data"]
+    flags = [f"--data.{key}={small[key]}" for key in data["init_args"] if key in small]
+    for task in data["init_args"].get("tasks", {}).values():
+        task["init_args"] |= {"batch_size": 4, "eval_batch_size": 4}
+        Path("small.yaml").write_text(yaml.safe_dump({"data": data}))
+        flags = ["--config", "small.yaml"]
     if "imdb" in experiment.stem:  # test_texts.py reads them all
         is_labelled = yaml.safe_load(experiment.read_text())["data"]["class_path"].endswith("IMDB")
         few = ["--data.train_split=train[:300]", "--data.test_split=test[:300]"]

@@ -111,7 +111,7 @@ class ExperimentBuilder(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leaves the config as given: Lightning would let the checkpoint's hyperparameters override it."""
 
-    def _linked_number(self, target: str, data: L.LightningDataModule) -> int | str | None:
+    def _linked_number(self, target: str, data: L.LightningDataModule) -> Any:
         # Data that is evaluated with a checkpoint gets the checkpoint's state, with classes and vocabulary, without the
         # data set. Lightning restores the state too, but only after the model, which depends on both, has been built.
         if (state := self._saved.pop(type(data).__qualname__, None)) is not None:

@@ -9,7 +9,10 @@ from jsonargparse import Namespace
 from lightning_transfer.errors import UserError
 
 # These arguments of the model, written as options, are ignored where a class does not have them.
-TARGETS = ("problem_type", "num_classes", "network.num_classes", "network.vocabulary_size")
+TARGETS = (
+    *("problem_type", "num_classes", "problem_types", "outputs"),
+    *("network.num_classes", "network.vocabulary_size"),
+)
 
 
 def config_key(target: str) -> str:
@@ -17,8 +20,8 @@ def config_key(target: str) -> str:
     return f"model.init_args.{target.replace('.', '.init_args.')}"
 
 
-def linked_number(config: Namespace, target: str, data: Any) -> int | str | None:
-    """Decides a number or the problem type: that of the data, or the given one where the data has none.
+def linked_number(config: Namespace, target: str, data: Any) -> Any:
+    """Decides a number or the problem type, or those of several tasks: the data's, or the given where it has none.
 
     Args:
         config: The config of the command. A number that follows from the data is taken out, so that the saved config
@@ -35,8 +38,8 @@ def linked_number(config: Namespace, target: str, data: Any) -> int | str | None
     key, (_, _, name) = config_key(target), target.rpartition(".")
     if key not in config:
         return None
-    given: int | str | None = config[key]
-    found: int | str | None = getattr(data, name, None)
+    given: Any = config[key]
+    found: Any = getattr(data, name, None)
     default = _default(config, key)
     if found is None:
         if given is None and default is inspect.Parameter.empty:

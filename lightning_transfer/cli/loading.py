@@ -153,6 +153,8 @@ class _Restored(CommandLine):
         """Has Lightning restore the module as for a prediction, and moves it to its device."""
         if not isinstance(self.datamodule, ClassificationDataModule):
             name = type(self.datamodule).__name__
+            if hasattr(self.datamodule, "predict_task"):
+                raise UserError(f"{name} has several tasks: use lightning-transfer predict with --data.predict_task")
             raise UserError(
                 f"{name} takes no examples from a program: derive it from ImageDataModule or TextDataModule"
             )

@@ -10,6 +10,7 @@ from lightning_transfer.dashboards.embeddings import Embeddings
 from lightning_transfer.dashboards.examples import Attributions, TrainingExamples
 from lightning_transfer.dashboards.layer_changes import LayerChanges
 from lightning_transfer.dashboards.run_card import ModelGraph, RunCard, hyperparameters_of
+from lightning_transfer.dashboards.task_affinity import TaskAffinity
 from lightning_transfer.dashboards.training_curves import TrainingScalars, UnfreezingTimeline
 from lightning_transfer.dashboards.validation_predictions import ValidationPredictions
 
@@ -29,6 +30,7 @@ class Dashboards:
         changes: How far the weights of each layer group moved in the training, and how alike its outputs are.
         run_card: The run in the HParams tab, and a text with its command, versions, plan and configuration.
         graph: The graph of the model.
+        task_affinity: Matrix of the cosines between the gradients of tasks that are learned together.
     """
 
     scalars: bool = True
@@ -41,6 +43,7 @@ class Dashboards:
     changes: bool = True
     run_card: bool = True
     graph: bool = True
+    task_affinity: bool = True
 
     def callbacks(
         self, config: Mapping[str, Any], configuration: str, command: str | None = None, anew: Sequence[str] = ()
@@ -59,6 +62,7 @@ class Dashboards:
             *([UnfreezingTimeline()] if self.timeline else []),
             *([TrainingExamples()] if self.training_examples else []),
             *([ModelGraph()] if self.graph else []),
+            *([TaskAffinity()] if self.task_affinity else []),
             *([ValidationPredictions()] if self.predictions else []),
             *([Attributions()] if self.attributions else []),
             *([Embeddings(self.embeddings)] if self.embeddings else []),

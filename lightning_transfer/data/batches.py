@@ -77,6 +77,25 @@ class TextBatch(NamedTuple):
         return self.token_ids, self.lengths
 
 
+class TaskBatch(NamedTuple):
+    """A batch of one of several tasks; a training step has a list of them.
+
+    Attributes:
+        task: The name of the task.
+        batch: What the task's data gives.
+        other_labels: The labels that other tasks have for the same examples, by the names of these tasks.
+    """
+
+    task: str
+    batch: Any
+    other_labels: dict[str, Tensor]
+
+    @property
+    def labels(self) -> dict[str, Tensor]:
+        """The labels of each task that is learned from these examples."""
+        return {self.task: parts(self.batch)[1], **self.other_labels}
+
+
 def parts(batch: Any, forward: Callable[..., Any] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
     """Takes a batch apart.
 
@@ -145,6 +164,10 @@ def inputs_of(batch: Any, forward: Callable[..., Any] | None = None) -> tuple[Te
 
 def examples_in(batch: Any) -> int:
     """Counts the examples of any batch: its labels, else the first tensor found in it; 0 where there is none."""
+    if isinstance(batch, TaskBatch):
+        return examples_in(batch.batch)
+    if isinstance(batch, list) and all(isinstance(one, TaskBatch) for one in batch):
+        return sum(map(examples_in, batch))
     labels = getattr(batch, "labels", None)
     if isinstance(labels, Tensor):
         return labels.shape[0]

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, get_args
+from typing import Any, Generic, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from lightning_transfer.data.loader import (
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
+
+Stage = Literal["train", "validation", "test"]
 
 
 class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
@@ -272,6 +274,33 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
     def predict_dataloader(self) -> BatchLoader:
         """Batches of the test split, whose labels are not read."""
         return self.test_dataloader()
+
+    def take_examples_of(self, other: "ClassificationDataModule[Inputs]", stage: str) -> None:
+        """Divides the examples as other data with the same ones has, in place of ``setup``: only labels differ.
+
+        Args:
+            other: The other data, after its ``setup``.
+            stage: The stage that it was set up for.
+
+        Raises:
+            UserError: If a split that the other data has read holds other examples here.
+        """
+        for name, split in other._splits.items():
+            own = self._split(name)
+            if own.fingerprint != split.fingerprint or len(own) != len(split):
+                raise UserError(
+                    f"split {name!r} of {self.path} and of {other.path} do not hold the same examples: expected the"
+                    " same data with another label_column"
+                )
+        self._train_rows, self._validation_rows = other._train_rows, other._validation_rows
+        self._validates_on = other._validates_on
+        if stage == "fit" and self.problem_type != "regression":
+            announce_classes(self.class_counts, self.class_names, self.train_split)
+
+    def labels_in(self, stage: Stage) -> Tensor:
+        """Gives the labels of all rows of the split that a stage takes its examples from, after ``setup``."""
+        splits = {"train": self.train_split, "validation": self._validates_on or self.train_split}
+        return self._split(splits.get(stage, self.test_split)).labels
 
     def split_of(self, examples: Sequence[object]) -> Split[Inputs]:
         """Reads examples that a program gives to predict, in their order.

@@ -156,3 +156,31 @@ class TokenizedTexts:
                 f"data.vocabulary_path {self.vocabulary_path!r} is not the tokenizer.json of a run: {error}"
             ) from error
         return text
+
+
+def share_vocabulary(data: Sequence[TokenizedTexts]) -> None:
+    """Has several data modules read their texts as the same tokens, for one network.
+
+    A vocabulary that is to be learned is learned from the training texts of all of them.
+
+    Raises:
+        UserError: If they are to have different tokenizers.
+    """
+    first = data[0]
+    for name in ("tokenizer_kind", "max_vocabulary_size", "vocabulary_path"):
+        given = {str(getattr(one, name)) for one in data}
+        if len(given) > 1:
+            option = name.removesuffix("_kind")
+            raise UserError(
+                f"{option} of data.tasks is {' and '.join(sorted(given))}: expected the same, as one network reads all"
+                " texts"
+            )
+    if first._tokenizer is None and first.vocabulary_path is None and first.tokenizer_kind in get_args(TokenizerKind):
+        found = {fingerprint: columns for columns, fingerprint in (one.training_texts() for one in data)}
+        texts = chain.from_iterable(chain.from_iterable(found.values()))
+        kind = cast(TokenizerKind, first.tokenizer_kind)
+        tokenizer = cached_tokenizer(texts, "+".join(found), kind, first.max_vocabulary_size)
+    else:
+        tokenizer = first.tokenizer.to_str()
+    for one in data:
+        one.take_tokenizer(tokenizer)

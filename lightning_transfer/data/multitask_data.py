@@ -1,0 +1,285 @@
+"""Several tasks that one network learns together, each with a data module of its own."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_transfer.data.batches import ProblemType, TaskBatch
+from lightning_transfer.data.classification import ClassificationDataModule, Stage, require_at_least
+from lightning_transfer.data.loader import BatchLoader, training_loader
+from lightning_transfer.data.seeding import SeededDataModule
+from lightning_transfer.data.task_mixing import TaskMixing, mixed_steps, shares_of_tasks, steps_of_tasks
+from lightning_transfer.data.vocabulary import TokenizedTexts, share_vocabulary
+from lightning_transfer.errors import UserError
+
+
+class MultiTaskDataModule(SeededDataModule):
+    """Joins the data of several tasks: each training step has a batch of one of them, or of all.
+
+    Each task keeps its own splits, batches and augmentation. An epoch has equally many steps of a task as any other
+    epoch, in random order. A small task comes several times in an epoch, where its images are augmented in the same
+    way. Texts of all tasks are read by one vocabulary, learned from the training texts of all.
+
+    Args:
+        tasks: The data of each task, by the task's name: data modules of images, or of texts.
+        mixing: How the steps are shared: in proportion to the training examples (proportional), equally (uniform), or
+            in between by temperature. With together each step has a batch of every task.
+        temperature: Shares are in proportion to the examples to the power of 1 / temperature: 1 is proportional, and
+            the higher, the more equal (Arivazhagan et al., 2019). It counts for the rule temperature alone.
+        steps_per_epoch: Number of steps of an epoch. If not given, as many as the tasks have batches, and with together
+            as many as the largest task has.
+        same_examples: Tasks that have other labels for the examples of another task, by name: {coarse: fine}. The
+            network sees each example once for both. Splits, batches and augmentation are those of the other task.
+        vocabulary_path: The ``tokenizer.json`` of another run, whose vocabulary all tasks use instead of learning one.
+            A network that starts from that run's weights needs it.
+        predict_task: The task that ``predict`` predicts.
+        predict_path: What ``predict`` reads in place of that task's test split.
+
+    Raises:
+        UserError: For values out of range, and tasks that do not go together.
+    """
+
+    def __init__(
+        self,
+        tasks: dict[str, SeededDataModule],
+        mixing: TaskMixing = "proportional",
+        temperature: float = 2.0,
+        steps_per_epoch: int | None = None,
+        same_examples: dict[str, str] | None = None,
+        vocabulary_path: str | None = None,
+        predict_task: str | None = None,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.tasks = self._labelled(tasks)
+        self.mixing = mixing
+        self.temperature = temperature
+        self.steps_per_epoch = steps_per_epoch
+        self.same_examples = same_examples or {}
+        self.predict_task = predict_task
+        self.test_follows = False  # whether a fit ends by a test
+        self._train_loader: BatchLoader | None = None
+        self._resume_at: dict[str, int] = {}
+        self._steps: dict[str, int] = {}  # of an epoch, by task
+        self._check()
+        for task in self._texts if vocabulary_path is not None else []:
+            task.vocabulary_path = vocabulary_path
+        if predict_path is not None:
+            if predict_task is None:
+                raise UserError(f"data.predict_path is {predict_path}: expected null without data.predict_task")
+            self.tasks[predict_task].predict_path = predict_path
+
+    @staticmethod
+    def _labelled(tasks: dict[str, SeededDataModule]) -> dict[str, ClassificationDataModule[Any]]:
+        labelled = {name: task for name, task in tasks.items() if isinstance(task, ClassificationDataModule)}
+        for name in tasks.keys() - labelled.keys():
+            kind = type(tasks[name]).__name__
+            raise UserError(f"task {name} has the data {kind}: expected images or texts with labels")
+        return labelled
+
+    def _check(self) -> None:
+        names = ", ".join(self.tasks)
+        require_at_least(
+            1, temperature=self.temperature, steps_per_epoch=1 if (n := self.steps_per_epoch) is None else n
+        )
+        if len(self.tasks) < 2:
+            raise UserError(f"data.tasks is {names or 'empty'}: expected two tasks or more")
+        for name in self.tasks:
+            if not name.isidentifier():
+                raise UserError(f"data.tasks has {name!r}: expected a name of letters, digits and _")
+        for task, other in self.same_examples.items():
+            if task not in self.tasks or other not in self._with_examples:
+                raise UserError(
+                    f"data.same_examples has {task}: {other}: expected a task and another one that has examples of its"
+                    f" own, of {names}"
+                )
+            if getattr(self.tasks[other], "mixing", None) is not None:
+                raise UserError(f"mixing of task {other} is on: expected null, as labels of {task} would not be mixed")
+        if self.predict_task not in (None, *self.tasks):
+            raise UserError(f"data.predict_task is {self.predict_task}: expected one of {names}")
+        if len({isinstance(task, TokenizedTexts) for task in self.tasks.values()}) > 1:
+            raise UserError(f"data.tasks are {names}, of texts and of images: expected one kind for one network")
+
+    @property
+    def _with_examples(self) -> dict[str, ClassificationDataModule[Any]]:
+        """The tasks with examples of their own."""
+        return {name: task for name, task in self.tasks.items() if name not in self.same_examples}
+
+    @property
+    def _texts(self) -> list[TokenizedTexts]:
+        return [task for task in self.tasks.values() if isinstance(task, TokenizedTexts)]
+
+    # ---- what the model needs to know -------------------------------------------------------------------------------
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """The number of classes, or of the numbers to predict, of each task."""
+        return {name: task.num_classes for name, task in self.tasks.items()}
+
+    @property
+    def num_classes(self) -> int:
+        """The number of outputs of all tasks together."""
+        return sum(self.outputs.values())
+
+    @property
+    def problem_types(self) -> dict[str, ProblemType]:
+        """Whether the examples of each task have one class, several classes or numbers."""
+        return {name: task.problem_type for name, task in self.tasks.items()}
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """The tokens of all tasks in the order of their ids; None for images."""
+        return self._shared_texts().vocabulary if self._texts else None
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """The number of token ids; None for images."""
+        return self._shared_texts().vocabulary_size if self._texts else None
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of the classes of the task to predict; None where none is chosen."""
+        return None if self.predict_task is None else self.tasks[self.predict_task].class_names
+
+    @property
+    def problem_type(self) -> ProblemType | None:
+        """What each example of the task to predict has; None where none is chosen."""
+        return None if self.predict_task is None else self.tasks[self.predict_task].problem_type
+
+    def training_sample(self, count: int) -> Tensor:
+        """Takes training examples of all tasks with examples of their own, equally many of each; see theirs."""
+        data: list[Any] = [*self._with_examples.values()]
+        return torch.cat([task.training_sample(math.ceil(count / len(data))) for task in data])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record of a run says of its data: the facts of each task, and the steps of an epoch by task."""
+        facts: dict[str, Any] = {name: task.facts for name, task in self.tasks.items()}
+        own = [facts[name] for name in self._with_examples]
+        totals = {name: sum(of[name] for of in own) for name in ("train_examples", "validation_examples")}
+        return {**totals, "mixing": self.mixing, "steps_of_an_epoch": self._steps, "tasks": facts}
+
+    # ---- the stages -------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Fills the caches of the tasks, once on each node."""
+        for task in self._attached().values():
+            task.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Reads and divides the training splits of the tasks, for stages that need them."""
+        super().setup(stage)
+        for name, task in self._attached().items():
+            if stage == "fit":
+                rank_zero_info(f"task {name}:")
+            task.setup(stage)
+        for name, other in self.same_examples.items():
+            if stage == "fit":
+                rank_zero_info(f"task {name}, of the examples of {other}:")
+            self.tasks[name].take_examples_of(self.tasks[other], stage)
+
+    def _attached(self) -> dict[str, ClassificationDataModule[Any]]:
+        """Tells the tasks who trains, and gives those whose examples this stage reads."""
+        for task in self.tasks.values():
+            task.trainer, task.test_follows = self.trainer, self.test_follows
+        if self._texts:
+            self._shared_texts()
+        if getattr(self.trainer, "predicting", False):
+            return {} if self.predict_task is None else {self.predict_task: self.tasks[self.predict_task]}
+        return self._with_examples
+
+    def _shared_texts(self) -> TokenizedTexts:
+        """The texts of the first task, once all tasks read theirs by one vocabulary."""
+        share_vocabulary(self._texts)
+        return self._texts[0]
+
+    def train_dataloader(self) -> BatchLoader:
+        """The steps of the training, each a list of one batch, or with mixing together of a batch of every task."""
+        data = self._with_examples
+        loaders = [self._of_task(name, task.train_dataloader(), "train") for name, task in data.items()]
+        is_together, lengths = self.mixing == "together", [*map(len, loaders)]
+        length = self.steps_per_epoch or (max(lengths) if is_together else sum(lengths))
+        examples = [task.facts["train_examples"] for task in data.values()]
+        shares = shares_of_tasks(examples, self.mixing, self.temperature)
+        counts = np.full(len(data), length) if is_together else steps_of_tasks(shares, length)
+        self._steps = dict(zip(data, counts.tolist(), strict=True))
+        steps: Any = mixed_steps([loader.batches for loader in loaders], counts, self.run_seed, is_together)
+
+        def fetch(step: Any) -> list[TaskBatch]:
+            return [loaders[place].fetch(rows) for place, rows in step]
+
+        self._train_loader = training_loader(fetch, steps, self.trainer, self._resume_at)
+        self._resume_at = {}
+        return self._train_loader
+
+    def val_dataloader(self) -> list[BatchLoader]:
+        """Batches of the validation split or the hold-out of each task, but for tasks that hold nothing out."""
+        loaders = {name: task.val_dataloader() for name, task in self._with_examples.items()}
+        return [
+            self._of_task(name, loader, "validation")
+            for name, loader in loaders.items()
+            if isinstance(loader, BatchLoader)
+        ]
+
+    def test_dataloader(self) -> list[BatchLoader]:
+        """Batches of the test split of each task."""
+        return [self._of_task(name, task.test_dataloader(), "test") for name, task in self._with_examples.items()]
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Batches of the task to predict, whose labels are not read.
+
+        Raises:
+            UserError: If none is chosen.
+        """
+        if self.predict_task is None:
+            raise UserError(
+                f"data.predict_task is null: expected one of {', '.join(self.tasks)}, to predict its labels"
+            )
+        return self._of_task(self.predict_task, self.tasks[self.predict_task].predict_dataloader())
+
+    def _of_task(self, name: str, loader: BatchLoader, stage: Stage | None = None) -> BatchLoader:
+        """Gives the batches of a loader the name of their task, and labels that other tasks have for the examples."""
+        shared = [task for task, other in self.same_examples.items() if other == name]
+        others = {task: self.tasks[task].labels_in(stage) for task in shared} if stage is not None else {}
+
+        def fetch(rows: np.ndarray) -> TaskBatch:
+            other_labels = {task: labels[torch.from_numpy(rows)] for task, labels in others.items()}
+            return TaskBatch(name, loader.fetch(rows), other_labels)
+
+        return BatchLoader(fetch, loader.batches, loader.row_names)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Has each task's data augment and normalise its own batches, on the device."""
+        if isinstance(batch, list):
+            return [self.on_after_batch_transfer(one, dataloader_idx) for one in batch]
+        data = self.tasks[batch.task]
+        return batch._replace(batch=data.on_after_batch_transfer(batch.batch, dataloader_idx))
+
+    # ---- the checkpoint ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the steps and what each task saves, as plain types, with the tokenizer of texts."""
+        place = self._train_loader.state_dict() if self._train_loader else {}
+        state = {**super().state_dict(), "place": place}
+        state["tasks"] = {name: task.state_dict() for name, task in self.tasks.items()}
+        return state | ({"tokenizer": self._shared_texts().tokenizer.to_str()} if self._texts else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes training go on from a saved place, and predictions know the classes of every task.
+
+        Raises:
+            UserError: For a checkpoint of other tasks.
+        """
+        super().load_state_dict(state_dict)
+        if set(state_dict["tasks"]) != set(self.tasks):
+            raise UserError(
+                f"the checkpoint's tasks are {', '.join(state_dict['tasks'])}, and those of data.tasks"
+                f" {', '.join(self.tasks)}: expected the same"
+            )
+        self._resume_at = state_dict["place"]
+        for name, task in self.tasks.items():
+            task.load_state_dict(state_dict["tasks"][name])

@@ -1,0 +1,257 @@
+"""Several tasks learned together: one network up to its head, then a head and a loss for each task."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_transfer.data.batches import ProblemType, TaskBatch, inputs_of
+from lightning_transfer.errors import UserError
+from lightning_transfer.keywords import Keywords
+from lightning_transfer.modules.gradient_balancing import Balancing, GradientBalancing, gradients_of
+from lightning_transfer.modules.losses import Loss
+from lightning_transfer.modules.metrics import EvaluationMetrics
+from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
+from lightning_transfer.modules.own_parts import build_loss
+from lightning_transfer.modules.targets import TARGETS
+from lightning_transfer.modules.task_means import TaskMeans
+from lightning_transfer.modules.task_weighting import Weighting, by_uncertainty, check_weights
+from lightning_transfer.networks.task_heads import TaskHeads, split_head
+
+
+class MultiTaskModule(OptimizedModule):
+    """Trains one network on several tasks, with a head and a loss for each.
+
+    The last linear layer of the network is replaced by one for each task, which are in the network's last layer group.
+    In a step without examples of a task, its head is left as it is.
+
+    Logs ``train/loss``, the mean of what was minimised, and ``train/<task>/loss`` with the task's score. Validation and
+    test log for each task what ``Classifier`` logs, as ``val/<task>/accuracy``, and its mean over the tasks, as
+    ``val/accuracy``, where all tasks have it.
+
+    Args:
+        network: The network: takes the inputs of a batch, and has the outputs of all tasks together.
+        outputs: Number of classes, or of the numbers to predict, of each task; follows from the data on the command
+            line.
+        problem_types: What each example of a task has, by task: one class (classification), any number of classes
+            (multilabel), or numbers (regression); follows from the data on the command line. Classification where a
+            task has none.
+        losses: The loss of each task, by name, as for ``Classifier``; the usual one of its problem type for others.
+        loss_weights: The weight of each task's loss; 1 for others.
+        weighting: Whether these weights are all (fixed), each loss is also divided by the variance of its task's noise,
+            which is learned (uncertainty), or the gradients of the tasks are balanced: by upgrad, mgda or aligned_mtl,
+            with the extra torchjd, where each step has all tasks.
+        label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1, in tasks with
+            classes.
+        channels_last: Whether to lay out convolutions with the channels last in memory: the same network, faster on
+            most hardware.
+
+    Raises:
+        UserError: For values out of range, names of other tasks, and a network whose head cannot be divided.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        outputs: dict[str, int],
+        problem_types: dict[str, ProblemType] | None = None,
+        losses: dict[str, Loss | nn.Module] | None = None,
+        loss_weights: dict[str, float] | None = None,
+        weighting: Weighting | Balancing = "fixed",
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+        **kwargs: Keywords[OptimizationOptions],
+    ) -> None:
+        super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
+        self.outputs = outputs
+        self.problem_types: dict[str, ProblemType] = {
+            **dict.fromkeys(outputs, "classification"),
+            **(problem_types or {}),
+        }
+        self.targets = {task: TARGETS[self.problem_types[task]] for task in outputs}
+        given = losses or {}
+        if unknown := [task for task in given if task not in outputs]:
+            raise UserError(f"model.losses has {', '.join(unknown)}: expected tasks of {', '.join(outputs)}")
+        self.save_hyperparameters("outputs", "problem_types", "weighting", "label_smoothing")
+        split_head(network, outputs)
+        self.losses = nn.ModuleDict()
+        for task, targets in self.targets.items():
+            smoothing = label_smoothing if targets.noun == "classes" else 0.0
+            self.losses[task] = build_loss(given.get(task), targets, outputs[task], smoothing)
+        self.loss_weights = check_weights(loss_weights, outputs)
+        self.weighting = weighting
+        self.balancing = None if weighting in ("fixed", "uncertainty") else GradientBalancing(weighting)
+        self._losses_of_step: list[Tensor] = []  # weighted, where gradients are balanced
+        if weighting == "uncertainty":
+            self.heads.learn_variances()
+        self.validation_metrics, self.test_metrics = (
+            nn.ModuleDict({task: EvaluationMetrics(outputs[task], self.problem_types[task]) for task in outputs})
+            for _ in range(2)
+        )
+        self._learned: set[str] = set()  # tasks with examples since the last optimizer step
+        self._means = TaskMeans(self.targets)
+
+    @property
+    def heads(self) -> TaskHeads:
+        """The heads, which are a part of the network."""
+        return next(part for part in self.network.modules() if isinstance(part, TaskHeads))
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Computes the logits of every task, float [batch, classes] each."""
+        logits: Tensor = self.network(*inputs)
+        return dict(zip(self.outputs, torch.split(logits, list(self.outputs.values()), 1), strict=True))
+
+    def training_step(self, batch: Sequence[TaskBatch], batch_idx: int) -> Tensor:
+        """Computes the loss of a step over its tasks, and logs the means at the end of a logging interval or epoch."""
+        losses = self.task_losses(batch, self._means.add)
+        self._learned |= losses.keys()
+        if self.weighting == "uncertainty":
+            losses = by_uncertainty(losses, self.heads, self.problem_types)
+        losses = {task: self.loss_weights[task] * loss for task, loss in losses.items()}
+        loss = torch.stack(list(losses.values())).sum()
+        if self.balancing is not None:
+            if losses.keys() != self.outputs.keys():
+                raise UserError(
+                    f"model.weighting is {self.weighting}: expected data.mixing together, so that each step has all"
+                    f" tasks, and not only {', '.join(losses)}"
+                )
+            self._losses_of_step = list(losses.values())
+        self._means.add_minimised(loss)
+        self.log_means()
+        return loss
+
+    def task_losses(self, batch: Sequence[TaskBatch], note: Any = None) -> dict[str, Tensor]:
+        """Computes the loss of each task of a step, unweighted; the network sees each example once.
+
+        Args:
+            batch: The batches of the step.
+            note: Is called with the name of each task, its loss, logits and labels.
+        """
+        losses = {}
+        for one in batch:
+            logits = self(*inputs_of(one.batch, self.network))
+            for task, labels in one.labels.items():
+                losses[task] = self.losses[task](logits[task], labels)
+                if note is not None:
+                    note(task, losses[task], logits[task], labels)
+        return losses
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Lists the parameters of the network that train, but for those of one task alone."""
+        own = {id(parameter) for parameter in self.heads.parameters()}
+        return [one for one in self.network.parameters() if one.requires_grad and id(one) not in own]
+
+    def shared_gradients(self, batch: Sequence[TaskBatch]) -> dict[str, Tensor]:
+        """Computes the gradient of each task's loss by all shared parameters as one vector; none where none trains."""
+        losses, shared = self.task_losses(batch), self.shared_parameters()
+        return dict(zip(losses, gradients_of(list(losses.values()), shared), strict=True)) if shared else {}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Computes the gradients, and balances those of the shared parameters, on all processes alike."""
+        shared = self.shared_parameters() if self.balancing is not None else []
+        if self.balancing is None or not shared:
+            return super().backward(loss, *args, **kwargs)
+        gradients = self.trainer.strategy.reduce(gradients_of(self._losses_of_step, shared), reduce_op="mean")
+        self._losses_of_step = []
+        super().backward(loss, *args, **kwargs)
+        self.balancing.write(gradients, shared)
+        return None
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Leaves the heads of tasks without examples as they are: optimizers skip what has no gradient."""
+        heads = self.heads
+        for task in self.outputs.keys() - self._learned:
+            for parameter in heads.parameters_of(task):
+                parameter.grad = None
+        self._learned.clear()
+
+    # ---- evaluation -------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Adds a batch to the validation metrics of its tasks, and gives their probabilities or numbers."""
+        return self._evaluate(batch, self.validation_metrics)
+
+    def test_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Adds a batch to the test metrics of its tasks, and gives their probabilities or numbers."""
+        return self._evaluate(batch, self.test_metrics)
+
+    def predict_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+        """Computes the class probabilities of a batch by its task, or the numbers, float32 [batch, classes]."""
+        return self.predictions(batch.task, self(*inputs_of(batch.batch, self.network))[batch.task])
+
+    def predictions(self, task: str, logits: Tensor) -> Tensor:
+        """Turns the logits of a task into probabilities or numbers, float32 [batch, classes]."""
+        predictions: Tensor = getattr(self.losses[task], "probabilities", self.targets[task].predictions)(logits)
+        return predictions
+
+    def _evaluate(self, batch: TaskBatch, metrics: Any) -> dict[str, Tensor]:
+        logits = self(*inputs_of(batch.batch, self.network))
+        found = {}
+        for task, labels in batch.labels.items():
+            # In float32 at least: checkpoints are chosen by the mean of these losses.
+            own = logits[task].to(torch.promote_types(logits[task].dtype, torch.float32))
+            found[task] = self.predictions(task, own)
+            metrics[task].update(self.losses[task](own, labels), found[task], self.targets[task].counted(labels))
+        return found
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log_metrics("val", self.validation_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, stage: str, metrics: Any) -> None:
+        evaluated = {task: own.compute_and_reset() for task, own in metrics.items() if own.loss.update_called}
+        for task, values in evaluated.items():
+            for name, value in values.items():
+                shown = name == self.targets[task].chosen_by[0]
+                # Equal on all processes already; sync_dist keeps Lightning from warning that they might not be.
+                self.log(f"{stage}/{task}/{name}", value, prog_bar=shown, sync_dist=True)
+        for name in next(iter(evaluated.values()), {}):  # the means over tasks
+            found = [values[name] for values in evaluated.values() if name in values]
+            if len(found) == len(evaluated):
+                shown = name in ("loss", "accuracy")
+                self.log(f"{stage}/{name}", torch.stack(found).mean(), prog_bar=shown, sync_dist=True)
+
+    # ---- the training log -------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Begins the log of a fit; a checkpoint's sums are loaded after this."""
+        super().setup(stage)
+        if stage == "fit":
+            self._learned.clear()
+            self._means.clear()
+
+    def on_fit_start(self) -> None:
+        """Brings the sums of the log to the device, and has the network see examples that it needs before it learns."""
+        if self.balancing is not None:
+            self.balancing.check(self.trainer)
+        self._means.to(self.device)
+        self.fit_network_to_data()
+
+    def begin_interval(self) -> None:
+        """Forgets the training steps before."""
+        self._means.clear()
+
+    def means_so_far(self) -> dict[str, Tensor]:
+        """Computes the means of the training steps since the last log, of the tasks that were in them."""
+        return self._means.compute()
+
+    def _log_all(self, means: dict[str, Tensor]) -> None:
+        for name, value in means.items():
+            is_shared = self.trainer.world_size > 1
+            self.log(name, value, prog_bar=name == "train/loss", sync_dist=is_shared, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the sums since the last log, those of each process: the next log is that of a run not stopped."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["interval"] = self._means.state(self.sums_of_processes)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the saved sums, in a fit."""
+        super().on_load_checkpoint(checkpoint)
+        if self.is_fitting and (saved := checkpoint.get("interval")) is not None:
+            self._means.load(saved, self.own_sums)

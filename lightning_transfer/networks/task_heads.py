@@ -1,0 +1,102 @@
+"""Gives a network a head for each task, in the place of the one that it has."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import group_patterns
+
+
+class TaskHeads(nn.Module):
+    """Computes the outputs of all tasks, side by side, from the same features.
+
+    Every pass goes through all heads. So each process has a gradient of each, a zero where a task has no part in the
+    loss, and DDP needs no search for parameters that were not used.
+
+    Args:
+        head: The linear layer that has the outputs of all tasks; each head starts with its rows.
+        outputs: Number of outputs of each task, by name.
+
+    Attributes:
+        of_task: The head of each task, by name.
+        log_variances: The logarithm of the variance of each task's noise, float32 [1], where these are learned.
+
+    Raises:
+        UserError: For a name that a module of torch has for something else.
+    """
+
+    def __init__(self, head: nn.Linear, outputs: Mapping[str, int]) -> None:
+        super().__init__()
+        for name in outputs:
+            if hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name):
+                raise UserError(f"task {name!r} has the name of a part of torch's modules: choose another name")
+        rows = torch.split(torch.arange(head.out_features), list(outputs.values()))
+        self.of_task = nn.ModuleDict({name: _rows_of(head, own) for name, own in zip(outputs, rows, strict=True)})
+        self.log_variances = nn.ParameterDict()
+
+    def learn_variances(self) -> None:
+        """Adds a variance for each task, 1 at first."""
+        self.log_variances.update({name: nn.Parameter(torch.zeros(1)) for name in self.of_task})
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Computes the outputs of all tasks.
+
+        Args:
+            features: float [batch, features].
+
+        Returns:
+            float [batch, outputs of all tasks], in the order of the tasks.
+        """
+        return torch.cat([head(features) for head in self.of_task.values()], -1)
+
+    def parameters_of(self, task: str) -> list[nn.Parameter]:
+        """Lists the parameters that belong to one task alone."""
+        return [*self.of_task[task].parameters(), *([self.log_variances[task]] if self.log_variances else [])]
+
+
+def split_head(network: nn.Module, outputs: Mapping[str, int]) -> TaskHeads:
+    """Replaces the last linear layer of a network by a head for each task. The layer groups keep their names.
+
+    Args:
+        network: A network that has the outputs of all tasks together, and layer groups. It is changed in place.
+        outputs: Number of outputs of each task, by name.
+
+    Returns:
+        The heads, which are a part of the network's last layer group.
+
+    Raises:
+        UserError: If the last layer group has no linear layer with so many outputs.
+    """
+    groups: Any = getattr(network, "layer_groups", None)
+    paths = list(group_patterns(groups).values())[-1] if groups else [""]
+    total = sum(outputs.values())
+    found = [
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == total
+        and any(not start or path == start or path.startswith(f"{start}.") for start in paths)
+    ]
+    if not found:
+        raise UserError(
+            f"the head of {type(network).__name__} has no linear layer of {total} outputs, those of all tasks together:"
+            " choose another model.network"
+        )
+    parent, _, name = found[-1].rpartition(".")
+    heads = TaskHeads(network.get_submodule(found[-1]), outputs)  # type: ignore[arg-type]
+    setattr(network.get_submodule(parent), name, heads)
+    return heads
+
+
+def _rows_of(layer: nn.Linear, rows: Tensor) -> nn.Linear:
+    """Copies a linear layer with some of its outputs alone; also a subclass with more attributes."""
+    own = copy.deepcopy(layer)
+    own.out_features = len(rows)
+    own.weight = nn.Parameter(layer.weight.detach()[rows].clone())
+    if layer.bias is not None:
+        own.bias = nn.Parameter(layer.bias.detach()[rows].clone())
+    return own

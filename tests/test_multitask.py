@@ -1,0 +1,534 @@
+"""Several tasks learned together: how steps are shared, what each head learns, and that nothing depends on a stop."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import run_folder
+from interruptions import Interruption, assert_equal_runs
+from launching import run_ranks
+from lightning.pytorch.loggers import TensorBoardLogger
+from multitask_toys import SCENARIOS, SmallNetwork, fit, module, tasks, trainer, write_tasks
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_cli import error_line
+from torch import nn
+
+from lightning_transfer import (
+    Classifier,
+    DemoTexts,
+    DemoTextStreams,
+    FastCNN,
+    LSTMClassifier,
+    MultiTaskDataModule,
+    MultiTaskModule,
+    ProgressiveUnfreezing,
+    SeedCNN,
+    TextDataModule,
+    UserError,
+    load_starting_weights,
+)
+from lightning_transfer.cli.entry import main
+from lightning_transfer.dashboards.task_affinity import TaskAffinity
+from lightning_transfer.data.batches import TaskBatch, examples_in
+from lightning_transfer.data.loader import shuffled_batches
+from lightning_transfer.data.task_mixing import mixed_steps, shares_of_tasks, steps_of_tasks
+from lightning_transfer.modules.task_weighting import by_uncertainty
+from lightning_transfer.networks.task_heads import split_head
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("tasks")
+    write_tasks(found)
+    return found
+
+
+def as_fit(data: MultiTaskDataModule) -> MultiTaskDataModule:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def epoch_of(data: MultiTaskDataModule, epoch: int) -> list[list[TaskBatch]]:
+    loader = data.train_dataloader()
+    loader.set_epoch(epoch)
+    return list(loader)
+
+
+def experiment(folder: Path, *more: str, model: dict[str, Any] | None = None, **data: Any) -> list[str]:
+    """The arguments of a run on both tasks."""
+    part = {"batch_size": 4, "validation_fraction": 0.5}
+    own = {
+        name: {"class_path": "CIFAR10", "init_args": {"path": str(folder / name), **part}}
+        for name in ("large", "small")
+    }
+    config = {
+        "data": {"class_path": "MultiTaskDataModule", "init_args": {"tasks": own, **data}},
+        "model": {
+            "class_path": "MultiTaskModule",
+            "init_args": {"network": {"class_path": "multitask_toys.SmallNetwork"}, **(model or {})},
+        },
+        "trainer": {"accelerator": "cpu", "max_epochs": 2, "enable_progress_bar": False, "log_every_n_steps": 5},
+        "dashboards": None,
+    }
+    Path("tasks.yaml").write_text(yaml.safe_dump(config))
+    return ["--config", "tasks.yaml", *more]
+
+
+# ---- which tasks a step has ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mixing", "temperature", "share"),
+    [("proportional", 2, 10 / 11), ("uniform", 2, 1 / 2), ("temperature", 2, 10**0.5 / (10**0.5 + 1)),
+     ("temperature", 5, 10**0.2 / (10**0.2 + 1))],
+)  # fmt: skip
+def test_each_rule_gives_the_shares_that_it_promises(
+    folder: Path, mixing: Any, temperature: float, share: float
+) -> None:
+    data = as_fit(tasks(folder, mixing=mixing, temperature=temperature, steps_per_epoch=110))
+    for epoch in range(3):
+        steps = epoch_of(data, epoch)
+        assert {len(step) for step in steps} == {1}
+        counts = Counter(step[0].task for step in steps)
+        assert counts.total() == 110
+        assert abs(counts["large"] - 110 * share) < 1
+    assert data.facts["steps_of_an_epoch"] == dict(sorted(counts.items()))
+    assert data.facts["train_examples"] == 110
+
+
+def test_an_epoch_has_as_many_steps_as_the_tasks_have_batches_in_an_order_of_its_own(folder: Path) -> None:
+    data = as_fit(tasks(folder))
+    first, second = ([step[0].task for step in epoch_of(data, epoch)] for epoch in (0, 1))
+    assert len(first) == 27  # of 4 examples: 25 of the large task, and 2 of the small one
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_a_step_has_a_batch_of_every_task_together(folder: Path) -> None:
+    steps = epoch_of(as_fit(tasks(folder, mixing="together")), 0)
+    assert [[one.task for one in step] for step in steps] == [["large", "small"]] * 25
+    assert [examples_in(step) for step in steps] == [8] * 25
+
+
+@pytest.mark.parametrize("mixing", ["uniform", "together"])
+def test_every_example_of_a_task_comes_before_any_comes_again(folder: Path, mixing: Any) -> None:
+    data = as_fit(tasks(folder, mixing=mixing, steps_per_epoch=10))
+    seen: dict[str, list[int]] = {"large": [], "small": []}
+    for epoch in range(5):
+        for step in epoch_of(data, epoch):
+            for one in step:
+                seen[one.task] += one.batch.indices.tolist()
+    assert len(set(seen["large"][:100])) == len(seen["large"][:100]) > 90
+    for start in range(0, len(seen["small"]) - 7, 8):  # of 10 examples, two do not fill a batch
+        assert len(set(seen["small"][start : start + 8])) == 8
+    assert len(set(seen["small"])) == 10
+
+
+@pytest.mark.parametrize("shares", [[0.999, 0.001], [0.5, 0.5], [0.34, 0.33, 0.33], [0.2] * 5])
+@pytest.mark.parametrize("steps", [5, 7, 100])
+def test_steps_are_divided_to_the_last_with_one_at_least(shares: list[float], steps: int) -> None:
+    counts = steps_of_tasks(np.array(shares), steps)
+    assert counts.sum() == steps
+    assert counts.min() >= 1
+    assert (np.abs(counts - np.array(shares) * steps) < 1 + 1e-9).all()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_ranks_have_the_same_tasks_in_each_step_and_equal_shares_of_each_batch(together: bool) -> None:
+    def steps(**share: int) -> Any:
+        made = [shuffled_batches(np.arange(n) + 1000 * n, batch_size=4, seed=1, **share) for n in (100, 10)]
+        counts = np.full(2, 9) if together else steps_of_tasks(shares_of_tasks([100, 10], "temperature", 2), 9)
+        return mixed_steps(made, counts, 1, together)(3)
+
+    whole, halves = steps(), [steps(rank=rank, world_size=2) for rank in range(2)]
+    for step, first, second in zip(whole, *halves, strict=True):
+        for (task, rows), (one, ours), (other, theirs) in zip(step, first, second, strict=True):
+            assert task == one == other
+            assert len(ours) == len(theirs) == 2
+            assert sorted([*ours, *theirs]) == sorted(rows)
+
+
+@pytest.mark.parametrize("mixing", ["temperature", "together"])
+def test_data_goes_on_in_mid_epoch_with_the_steps_that_are_left(folder: Path, mixing: Any) -> None:
+    first, second = (as_fit(tasks(folder, mixing=mixing, coarse=True)) for _ in range(2))
+    loader = first.train_dataloader()
+    loader.set_epoch(2)
+    steps = iter(loader)
+    for _ in range(7):
+        next(steps)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    rest = [[(one.task, one.batch.indices.tolist()) for one in step] for step in epoch_of(second, 2)]
+    assert rest == [[(one.task, one.batch.indices.tolist()) for one in step] for step in steps]
+    assert len(rest) > 10
+
+
+# ---- tasks that label the same examples -----------------------------------------------------------------------------
+
+
+def test_tasks_of_the_same_examples_are_learned_in_one_pass(folder: Path) -> None:
+    data = as_fit(tasks(folder, coarse=True))
+    small = data.tasks["small"]
+    for [one] in epoch_of(data, 0):
+        if one.task == "large":
+            assert one.labels.keys() == {"large"}
+            continue
+        assert one.labels.keys() == {"small", "coarse"}
+        names = [small.class_names[label] for label in one.labels["small"].tolist()]
+        coarse = [data.tasks["coarse"].class_names[label] for label in one.labels["coarse"].tolist()]
+        assert coarse == ["high" if name == "class0" else "low" for name in names]
+    assert data.facts["tasks"]["coarse"]["train_examples"] == data.facts["tasks"]["small"]["train_examples"] == 10
+    passes = []
+    found = module(data)
+    found.network.register_forward_hook(lambda *_: passes.append(1))
+    [step] = [step for step in epoch_of(data, 1) if step[0].task == "small"][:1]
+    assert found.task_losses([data.on_after_batch_transfer(step, 0)[0]]).keys() == {"small", "coarse"}
+    assert len(passes) == 1
+
+
+def test_tasks_of_other_examples_are_refused_as_the_same(folder: Path) -> None:
+    data = tasks(folder, same_examples={"small": "large"})
+    data.prepare_data()
+    with pytest.raises(UserError, match=r"split 'train' of .*small and of .*large do not hold the same examples"):
+        data.setup("fit")
+
+
+# ---- heads and losses ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [SeedCNN, FastCNN, SmallNetwork], ids=lambda make: make.__name__)
+def test_heads_side_by_side_compute_what_the_one_head_did(make: Any) -> None:
+    network, images = make(7), torch.randn(5, 3, 32, 32)
+    expected, groups = network.eval()(images), list(network.layer_groups)
+    heads = split_head(network, {"first": 4, "second": 3})
+    torch.testing.assert_close(network(images), expected)
+    assert list(network.layer_groups) == groups
+    assert {len(head.weight) for head in heads.of_task.values()} == {4, 3}
+    assert len(list(network.state_dict())) > len(heads.state_dict())
+
+
+def test_a_network_whose_head_cannot_be_divided_is_refused() -> None:
+    class Convolution(nn.Module):
+        layer_groups = ("head",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Conv2d(3, 7, 1)
+
+    with pytest.raises(UserError, match=r"the head of Convolution has no linear layer of 7 outputs"):
+        split_head(Convolution(), {"first": 4, "second": 3})
+    with pytest.raises(UserError, match=r"task 'type' has the name of a part"):
+        split_head(SeedCNN(7), {"type": 4, "second": 3})
+
+
+class Weights(L.Callback):
+    """Notes after each step the task that it had, and which heads have moved."""
+
+    def __init__(self) -> None:
+        self.moved: list[tuple[set[str], set[str]]] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.before = {name: head.weight.clone() for name, head in pl_module.heads.of_task.items()}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        heads = pl_module.heads.of_task.items()
+        moved = {name for name, head in heads if not torch.equal(head.weight, self.before[name])}
+        self.moved.append(({task for one in batch for task in one.labels}, moved))
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
+def test_a_step_leaves_the_heads_of_other_tasks_as_they_are(folder: Path, weighting: Any) -> None:
+    L.seed_everything(1, verbose=False)
+    data, weights = tasks(folder, mixing="uniform", coarse=True), Weights()
+    trainer(weights).fit(module(data, weighting=weighting), datamodule=data)
+    assert all(present == moved for present, moved in weights.moved)
+    assert Counter(map(frozenset, (present for present, _ in weights.moved))).keys() == {
+        frozenset({"large"}),
+        frozenset({"small", "coarse"}),
+    }
+
+
+def test_accumulated_batches_train_the_heads_of_all_their_tasks(folder: Path) -> None:
+    data = tasks(folder, mixing="uniform", steps_per_epoch=6)
+    found = module(data)
+    before = [head.weight.clone() for head in found.heads.of_task.values()]
+    trainer(accumulate_grad_batches=6, max_epochs=1).fit(found, datamodule=data)  # one optimizer step
+    assert not any(map(torch.equal, before, (head.weight for head in found.heads.of_task.values())))
+
+
+def test_a_weight_of_nothing_keeps_a_task_out_of_the_network(folder: Path) -> None:
+    data = tasks(folder, mixing="together")
+    found = module(data, loss_weights={"small": 0.0})
+    before = found.heads.of_task["small"].weight.clone()
+    trainer(max_epochs=1).fit(found, datamodule=data)
+    assert torch.equal(found.heads.of_task["small"].weight, before)
+
+
+def test_uncertainty_divides_each_loss_by_a_variance_that_is_learned(folder: Path) -> None:
+    network = SmallNetwork(7)
+    heads = split_head(network, {"first": 4, "second": 3})
+    heads.learn_variances()
+    with torch.no_grad():
+        heads.log_variances["first"].fill_(0.7)
+    losses = {"first": torch.tensor(2.0), "second": torch.tensor(3.0)}
+    found = by_uncertainty(losses, heads, {"first": "classification", "second": "regression"})
+    assert found["first"].item() == pytest.approx(np.exp(-0.7) * 2 + 0.35)
+    assert found["second"].item() == pytest.approx(0.5 * 3)
+    found["second"].backward()
+    assert heads.log_variances["second"].grad.item() == pytest.approx(-0.5 * 3 + 0.5)
+    data = tasks(folder)
+    fitted = module(data, weighting="uncertainty")
+    trainer(max_epochs=3).fit(fitted, datamodule=data)
+    assert all(abs(value.item()) > 0.01 for value in fitted.heads.log_variances.values())
+    assert "network.head.log_variances.large" in dict(fitted.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss_weights": {"medium": 1.0}}, "model.loss_weights has 'medium': expected tasks of large, small"),
+        ({"loss_weights": {"small": -1.0}}, "model.loss_weights.small is -1.0: expected 0 or more"),
+        ({"losses": {"medium": "cross_entropy"}}, "model.losses has medium: expected tasks of large, small"),
+        ({"losses": {"small": "huber"}}, "model.loss is huber: expected cross_entropy"),
+    ],
+)
+def test_wrong_names_and_weights_of_tasks_are_refused(folder: Path, options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        module(tasks(folder), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.5}, "data.temperature is 0.5: expected 1 or more"),
+        ({"steps_per_epoch": 0}, "data.steps_per_epoch is 0: expected 1 or more"),
+        ({"predict_task": "medium"}, "data.predict_task is medium: expected one of large, small"),
+        ({"predict_path": "new"}, "data.predict_path is new: expected null without data.predict_task"),
+        ({"same_examples": {"small": "medium"}}, "data.same_examples has small: medium: expected"),
+        ({"same_examples": {"small": "large", "large": "small"}}, "data.same_examples has small: large: expected"),
+    ],
+)
+def test_wrong_options_of_the_data_are_refused(folder: Path, options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tasks(folder, **options)
+
+
+def test_tasks_that_do_not_go_together_are_refused(folder: Path) -> None:
+    own = tasks(folder).tasks
+    with pytest.raises(UserError, match=r"data.tasks is large: expected two tasks or more"):
+        MultiTaskDataModule({"large": own["large"]})
+    with pytest.raises(UserError, match=r"data.tasks has 'a/b': expected a name"):
+        MultiTaskDataModule({"large": own["large"], "a/b": own["small"]})
+    with pytest.raises(
+        UserError, match=r"task text has the data DemoTextStreams: expected images or texts with labels"
+    ):
+        MultiTaskDataModule({"large": own["large"], "text": DemoTextStreams()})
+    with pytest.raises(UserError, match=r"of texts and of images"):
+        MultiTaskDataModule({"large": own["large"], "texts": DemoTexts()})
+    with pytest.raises(UserError, match=r"max_vocabulary_size of data.tasks is 1000 and 25000: expected the same"):
+        _ = MultiTaskDataModule({"films": DemoTexts(), "more": DemoTexts(max_vocabulary_size=1000)}).vocabulary_size
+    data = as_fit(tasks(folder, steps_per_epoch=1))
+    with pytest.raises(UserError, match=r"data.steps_per_epoch is 1: expected 2 or more"):
+        data.train_dataloader()
+
+
+def texts(folder: Path) -> MultiTaskDataModule:
+    data: dict[str, Any] = {}
+    for task, words in (("films", "plot actor"), ("meals", "soup waiter")):
+        rows = [{"text": f"the {words.split()[row % 2]} {row}", "label": row % 2} for row in range(20)]
+        (folder / task).mkdir(exist_ok=True)
+        (folder / task / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        data[task] = TextDataModule(str(folder / task), batch_size=4)
+    return MultiTaskDataModule(data)
+
+
+def test_texts_of_all_tasks_are_read_by_one_vocabulary(tmp_path: Path) -> None:
+    data = texts(tmp_path)
+    assert {"plot", "actor", "soup", "waiter"} < set(data.vocabulary or ())
+    assert len({task.tokenizer.to_str() for task in data._texts}) == 1
+    data.setup("fit")
+    module = MultiTaskModule(LSTMClassifier(data.vocabulary_size or 0, data.num_classes, hidden_size=4), data.outputs)
+    assert module.task_losses(next(iter(data.train_dataloader()))).keys() < {"films", "meals"}
+    other = texts(tmp_path)
+    other.load_state_dict(data.state_dict())
+    assert other.tasks["films"]._tokenizer is not None  # of the checkpoint
+    assert other.vocabulary == data.vocabulary
+    (tmp_path / "tokenizer.json").write_text(data.tasks["films"].tokenizer.to_str())
+    given = MultiTaskDataModule(texts(tmp_path).tasks, vocabulary_path=str(tmp_path / "tokenizer.json"))
+    assert given.vocabulary == data.vocabulary
+
+
+# ---- gradients that disagree ---------------------------------------------------------------------------------------
+
+
+class Gradients(L.Callback):
+    """Notes the gradients that the optimizer gets, and those of each task alone, before the first step."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.of_tasks = torch.stack(list(pl_module.shared_gradients(batch).values()))
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+        if not hasattr(self, "joint"):
+            self.joint = torch.cat([one.grad.flatten() for one in pl_module.shared_parameters()])
+            self.heads = [head.weight.grad.clone() for head in pl_module.heads.of_task.values()]
+
+
+@pytest.mark.parametrize("weighting", ["upgrad", "mgda", "aligned_mtl"])
+def test_balanced_gradients_are_what_torchjd_makes_of_those_of_the_tasks(folder: Path, weighting: Any) -> None:
+    pytest.importorskip("torchjd")
+    from torchjd import aggregation
+
+    notes = []
+    for chosen in ("fixed", weighting):
+        data, gradients = tasks(folder, mixing="together", coarse=True), Gradients()
+        trainer(gradients, max_steps=1).fit(module(data, weighting=chosen), datamodule=data)
+        notes.append(gradients)
+    torch.testing.assert_close(notes[0].joint, notes[0].of_tasks.sum(0))
+    name = {"upgrad": "UPGrad", "mgda": "MGDA", "aligned_mtl": "AlignedMTL"}[weighting]
+    torch.testing.assert_close(notes[1].joint, getattr(aggregation, name)()(notes[1].of_tasks))
+    if weighting != "aligned_mtl":
+        assert (notes[1].of_tasks @ notes[1].joint > -1e-6).all()  # no task is harmed
+    for plain, balanced in zip(notes[0].heads, notes[1].heads, strict=True):
+        torch.testing.assert_close(plain, balanced)  # each head learns from its own loss
+
+
+@pytest.mark.parametrize(
+    ("data_options", "trainer_options", "message"),
+    [
+        ({"mixing": "uniform"}, {}, "model.weighting is mgda: expected data.mixing together, .* and not only"),
+        ({"mixing": "together"}, {"accumulate_grad_batches": 2}, "accumulate_grad_batches is 2: expected 1"),
+    ],
+)
+def test_balancing_is_refused_where_a_step_does_not_know_all_gradients(
+    folder: Path, data_options: Any, trainer_options: Any, message: str
+) -> None:
+    pytest.importorskip("torchjd")
+    data = tasks(folder, **data_options)
+    with pytest.raises(UserError, match=message):
+        trainer(**trainer_options).fit(module(data, weighting="mgda"), datamodule=data)
+
+
+def test_affinity_is_the_cosine_between_the_gradients_of_tasks(folder: Path, tmp_path: Path) -> None:
+    data, logger = tasks(folder, coarse=True), TensorBoardLogger(tmp_path, "own", "")
+    found = module(data)
+    modes = [part.training for part in found.modules()]
+    trainer(TaskAffinity(), logger=logger).fit(found, datamodule=data)
+    assert [part.training for part in found.modules()] == modes
+    events = EventAccumulator(str(tmp_path / "own")).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("affinity/")]
+    assert sorted(tags) == ["affinity/large_coarse", "affinity/large_small", "affinity/small_coarse"]
+    assert all(len(events.Scalars(tag)) == 2 and abs(events.Scalars(tag)[0].value) <= 1 for tag in tags)
+    assert "tasks/affinity" in events.Tags()["images"]
+    same = tasks(folder, mixing="together")
+    same.tasks["small"] = same.tasks["large"]
+    [step] = epoch_of(as_fit(same), 0)[:1]
+    twin = module(same)
+    with torch.no_grad():
+        twin.heads.of_task["small"].load_state_dict(twin.heads.of_task["large"].state_dict())
+    one, other = twin.shared_gradients([same.on_after_batch_transfer(part, 0) for part in step]).values()
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0).item() == pytest.approx(1, abs=1e-5)
+
+
+# ---- starting weights and unfreezing --------------------------------------------------------------------------------
+
+
+def test_the_trunk_starts_a_single_task_and_the_reverse(folder: Path, tmp_path: Path) -> None:
+    data = tasks(folder)
+    several, one = module(data, weighting="uncertainty"), Classifier(SmallNetwork(6), num_classes=6)
+    for name, found in (("several", several), ("one", one)):
+        torch.save({"state_dict": found.state_dict(), "pytorch-lightning_version": "2"}, tmp_path / f"{name}.ckpt")
+    fresh = Classifier(SmallNetwork(6), num_classes=6)
+    report = load_starting_weights(fresh, tmp_path / "several.ckpt")
+    assert torch.equal(fresh.network.hidden.weight, several.network.hidden.weight)
+    assert list(report.made_anew) == ["network.head.weight", "network.head.bias"]
+    again = module(data)
+    load_starting_weights(again, tmp_path / "one.ckpt")
+    assert torch.equal(again.network.hidden.weight, one.network.hidden.weight)
+    other = MultiTaskModule(SmallNetwork(9), {"small": 5, "new": 4})
+    report = load_starting_weights(other, tmp_path / "several.ckpt")
+    assert torch.equal(other.heads.of_task["small"].weight, several.heads.of_task["small"].weight)
+    assert set(report.made_anew) == {"network.head.of_task.new.weight", "network.head.of_task.new.bias"}
+
+
+def test_heads_are_the_last_layer_group_and_the_trunk_thaws(folder: Path) -> None:
+    class Phases(L.Callback):
+        def __init__(self) -> None:
+            self.moved: list[bool] = []
+
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            self.before = pl_module.network.hidden.weight.clone()
+
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+            self.moved.append(not torch.equal(self.before, pl_module.network.hidden.weight))
+
+    data, phases = tasks(folder, mixing="uniform"), Phases()
+    found = module(data, weighting="uncertainty")
+    unfreezing = ProgressiveUnfreezing(schedule="gradual", until={"epochs": 1})  # type: ignore[arg-type]
+    heads = [head.weight.clone() for head in found.heads.of_task.values()]
+    trainer(unfreezing, phases).fit(found, datamodule=data)
+    assert phases.moved == [False, True]
+    assert not any(map(torch.equal, heads, (head.weight for head in found.heads.of_task.values())))
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_logs_tests_and_predicts_each_task(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = experiment(folder, mixing="uniform")
+    main(["fit", *given, "--test_after_fit", "true"])
+    run = run_folder()
+    record = json.loads((run / "results.json").read_text())
+    for split, stage in (("validation", "val"), ("test", "test")):
+        for task in ("large", "small"):
+            assert {f"{stage}/{task}/{name}" for name in ("loss", "accuracy", "macro_f1")} < record[split].keys()
+        mean = (record[split][f"{stage}/large/accuracy"] + record[split][f"{stage}/small/accuracy"]) / 2
+        assert record[split][f"{stage}/accuracy"] == pytest.approx(mean)
+    assert record["selected_by"] == "val/accuracy"
+    assert record["data"]["steps_of_an_epoch"] == {"large": 14, "small": 13}
+    assert "large/accuracy" in capsys.readouterr().out
+    evaluated = ["--config", f"{run}/config.yaml", "--ckpt_path", f"{run}/checkpoints/best.ckpt"]
+    main(["predict", *evaluated, "--data.predict_task", "small"])
+    lines = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 20
+    assert lines[0]["probabilities"].keys() == {f"class{number}" for number in range(5)}
+    line = error_line(capsys, "predict", *evaluated)
+    assert "data.predict_task is null: expected one of large, small" in line
+
+
+def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_was_not(folder: Path) -> None:
+    given = experiment(folder, model={"weighting": "uncertainty"}, mixing="temperature")
+    stop = [
+        "--trainer.callbacks",
+        json.dumps([{"class_path": "interruptions.Interruption", "init_args": {"steps": [38]}}]),
+    ]
+    main(["fit", *given, "--experiment", "whole"])
+    with pytest.raises(SystemExit):
+        main(["fit", *given, *stop, "--experiment", "stopped", "--version", "run"])
+    main(["fit", *given, *stop, "--experiment", "stopped", "--version", "run", "--ckpt_path", "last"])
+    assert_equal_runs(Path("logs/stopped/run"), run_folder("whole"))
+    assert Interruption.__name__  # it is named in the command
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    found = tmp_path_factory.mktemp("ranks")
+    write_tasks(found)
+    return found, run_ranks("multitask_toys.py", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_two_processes_train_as_one(ranks: Any, scenario: str) -> None:
+    found, (first, second) = ranks
+    alone = fit(found, scenario)
+    assert alone.keys() == first[scenario].keys()
+    for name, value in alone.items():
+        assert torch.equal(first[scenario][name], second[scenario][name]), name
+        torch.testing.assert_close(first[scenario][name], value, rtol=0, atol=1e-6, msg=name)
