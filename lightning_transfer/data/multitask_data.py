@@ -83,9 +83,9 @@ class MultiTaskDataModule(SeededDataModule):
 
     def _check(self) -> None:
         names = ", ".join(self.tasks)
-        require_at_least(
-            1, temperature=self.temperature, steps_per_epoch=1 if (n := self.steps_per_epoch) is None else n
-        )
+        require_at_least(1, temperature=self.temperature)
+        if self.steps_per_epoch is not None:
+            require_at_least(1, steps_per_epoch=self.steps_per_epoch)
         if len(self.tasks) < 2:
             raise UserError(f"data.tasks is {names or 'empty'}: expected two tasks or more")
         for name in self.tasks:

@@ -150,13 +150,14 @@ class MultiTaskModule(OptimizedModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Computes the gradients, and balances those of the shared parameters, on all processes alike."""
         shared = self.shared_parameters() if self.balancing is not None else []
-        if self.balancing is None or not shared:
-            return super().backward(loss, *args, **kwargs)
-        gradients = self.trainer.strategy.reduce(gradients_of(self._losses_of_step, shared), reduce_op="mean")
+        gradients = None
+        if shared:
+            own = gradients_of(self._losses_of_step, shared)
+            gradients = self.trainer.strategy.reduce(own, reduce_op="mean")
         self._losses_of_step = []
         super().backward(loss, *args, **kwargs)
-        self.balancing.write(gradients, shared)
-        return None
+        if self.balancing is not None and isinstance(gradients, Tensor):
+            self.balancing.write(gradients, shared)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Leaves the heads of tasks without examples as they are: optimizers skip what has no gradient."""
