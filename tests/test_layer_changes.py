@@ -51,6 +51,17 @@ def test_distances_are_those_from_the_starting_weights_and_what_is_frozen_stays(
     assert "What the training changed" in report([run], "b")
 
 
+def test_run_that_resumes_takes_its_changes_back(image_folder: Path) -> None:
+    main(fit_arguments(image_folder, "--version", "a"))
+    more = ["--ckpt_path", "logs/default/a/checkpoints/last.ckpt", "--trainer.max_epochs", "2"]
+    arguments = [argument for argument in fit_arguments(image_folder) if argument not in ("--trainer.max_epochs", "1")]
+    main([*arguments, *more, "--version", "a"])
+    run = read_run(Path("logs/default/a"), "a")
+    assert "attribution/grad_cam" in run.images
+    assert "change/layer_groups" not in run.images
+    assert "What the training changed" not in report([run], "a")
+
+
 def test_changes_can_be_switched_off(image_folder: Path) -> None:
     main(fit_arguments(image_folder, "--dashboards.changes", "false"))
     run = read_run(run_folder(), "run")

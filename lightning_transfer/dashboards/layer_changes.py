@@ -70,7 +70,7 @@ class LayerChanges(L.Callback):
                 [linear_cka(*both[name]) if name in both else None for name in self._start],
                 len(self._sample.labels) if self._sample is not None else 0,
             )
-            step = max(logged_step(trainer) - 1, 0)
+            step = logged_step(trainer)  # that of the next step, so that a run which goes on takes it back
             canvas = PixelCanvas(*found.size)
             found.draw(canvas)
             add_picture(writer, "change/layer_groups", canvas.pixels(), step)

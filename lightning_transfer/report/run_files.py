@@ -119,8 +119,8 @@ def read_run(folder: Path, name: str) -> Run:
     for tag in events.Tags()["scalars"]:
         run.scalars[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
     for tag in events.Tags()["images"]:
-        run.images[tag] = events.Images(tag)[-1].encoded_image_string
-        run.steps[tag] = events.Images(tag)[-1].step
+        if pictures := events.Images(tag):  # a run that resumes takes back what came after its checkpoint
+            run.images[tag], run.steps[tag] = pictures[-1].encoded_image_string, pictures[-1].step
     for tag in events.Tags()["tensors"]:
         if events.SummaryMetadata(tag).plugin_data.plugin_name == PLUGIN and events.Tensors(tag):
             run.data[tag] = json.loads(events.Tensors(tag)[-1].tensor_proto.string_val[0])

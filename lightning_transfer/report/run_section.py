@@ -46,7 +46,7 @@ def run_section(run: Run, name: str, is_open: bool) -> str:
     parts = [
         _figure(Timeline, run, "phase/timeline_data", "Unfreezing: what trained when, and how fast"),
         _phases(run),
-        _figure(LayerGroupChanges, run, "change/layer_groups_data", "What the training changed, from start to end"),
+        _changes(run),
         _missed_phases(run),
         f'<div class="charts">{"".join(_charts(run))}</div>',
         '<div class="charts">',
@@ -62,6 +62,13 @@ def run_section(run: Run, name: str, is_open: bool) -> str:
     ]
     heading = html.escape(name) + (f' <span class="muted">{html.escape(run.name)}</span>' if name != run.name else "")
     return f'<details class="run"{" open" if is_open else ""}><summary>{heading}</summary>{"".join(parts)}</details>'
+
+
+def _changes(run: Run) -> str:
+    # A run that goes on takes back the picture, but the data beside it stays: event files keep all data.
+    if "change/layer_groups" not in run.images:
+        return ""
+    return _figure(LayerGroupChanges, run, "change/layer_groups_data", "What the training changed, from start to end")
 
 
 def _phases(run: Run) -> str:
