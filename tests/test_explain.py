@@ -114,7 +114,10 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) if name == "ResNet-18" else name for name in CASES]
+
+
+@pytest.fixture(scope="module", params=SLOW)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]()
 

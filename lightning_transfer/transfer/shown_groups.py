@@ -46,7 +46,7 @@ def own_groups(pl_module: L.LightningModule) -> dict[str, LayerGroup]:
 
 def head_of(groups: Mapping[str, LayerGroup]) -> LayerGroup | None:
     """Finds the head, the last layer group but for what is in none; None where there is none."""
-    return next((group for name, group in reversed(groups.items()) if name != REST), None)
+    return next((groups[name] for name in reversed([*groups]) if name != REST), None)
 
 
 def names_below_head(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[int, str]:

@@ -73,7 +73,7 @@ def explain(
     used, notes = work.choose_methods(sampled)
     targets = work.targets(chosen.outcomes)
     sample = sample_of(work.scores, work.parts(sampled), work.targets(work.outcomes(sampled)))
-    facts = {
+    facts: dict[str, Any] = {
         "run": member.name,
         "network": type(work.scores.classifier.network).__name__,
         "problem_type": member.data.problem_type,
@@ -124,7 +124,8 @@ class _Work:
     def parts(self, inputs: Inputs) -> Parts:
         if self.join_pieces is None:
             return Tiles(*inputs)
-        return Words(*inputs, [words.numbers for words in self.words(inputs)], self.data.special_tokens)
+        token_ids, lengths = inputs
+        return Words(token_ids, lengths, [words.numbers for words in self.words(inputs)], self.data.special_tokens)
 
     def choose_methods(self, inputs: Inputs) -> tuple[list[tuple[methods.Method, dict[str, Any]]], list[str]]:
         """Gives the methods, what is to be said of each, and what is to be said of those left out."""
@@ -210,9 +211,12 @@ def _read_data(member: Member) -> str | None:
 
 def _sample(work: _Work, chosen: Chosen, inputs: Inputs, count: int) -> tuple[Inputs, str]:
     """Chooses the examples of the sanity checks: held-out ones, or those explained where none can be read."""
-    split, rows = work.data.validation_part if count else (None, ())
+    none = inputs, "the examples themselves, as no hold-out can be read"
+    if not count:
+        return none
+    split, rows = work.data.validation_part
     if not len(rows):
-        return inputs, "the examples themselves, as no hold-out can be read"
+        return none
     held_out = rows[evenly_spaced(len(rows), count)]
     return inputs_of_rows(work.member, split, held_out), f"{len(held_out)} examples of the hold-out"
 

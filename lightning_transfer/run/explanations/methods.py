@@ -82,7 +82,8 @@ def integrated_gradients_of_pixels(steps: int = STEPS) -> Method:
         return (torch.zeros_like(inputs[0]),)
 
     def attribute(scores: Scores, inputs: Inputs, targets: Tensor, steps: int = steps) -> Tensor:
-        return _integrate(scores, inputs[0], *reference(inputs), targets, (), steps).sum(1)
+        [start] = reference(inputs)
+        return _integrate(scores, inputs[0], start, targets, (), steps).sum(1)
 
     return _integrated_gradients(attribute, reference)
 

@@ -1,6 +1,6 @@
 """Finds the training examples that a network represents most like others: by what goes into its head."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -29,7 +29,7 @@ def nearest(of: Tensor, among: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def embeddings(
-    scores: Scores, batches: Iterable[Inputs], in_order: Callable[[Sequence[Tensor]], Tensor] = torch.cat
+    scores: Scores, batches: Iterable[Inputs], in_order: Callable[[list[Tensor]], Tensor] = torch.cat
 ) -> Tensor:
     """Computes what goes into the head, float32 [examples, features] on the CPU.
 

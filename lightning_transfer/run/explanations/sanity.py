@@ -105,7 +105,8 @@ def check_randomisation(method: Method, sample: Sample) -> dict[str, Any]:
             _shuffle(network.classifier.get_parameter(name), generator)
         return _similarity(parts, maps, attribute(network, parts.inputs, targets).nan_to_num())
 
-    network, stages = copy.deepcopy(scores), []
+    network = copy.deepcopy(scores)
+    stages: list[dict[str, Any]] = []
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         found = compare(network, [name for _, names in groups[start:end] for name in names])
         stages.append({"randomised": [name for name, _ in groups[:end]], **found})
@@ -159,9 +160,11 @@ def _similarity(parts: Parts, maps: Tensor, others: Tensor) -> dict[str, float]:
         pairs = [*zip(parts.values(maps), parts.values(others), strict=True)]
         return {"rank_correlation": _mean_rank_correlation(pairs)}
     pairs = [*zip(maps.flatten(1), others.flatten(1), strict=True)]
-    scaled = [(each / each.abs().amax((1, 2), keepdim=True).clamp_min(1e-12)).unsqueeze(1) for each in (maps, others)]
-    ssim = structural_similarity_index_measure(*scaled, data_range=(-1.0, 1.0))
-    return {"rank_correlation": _mean_rank_correlation(pairs), "ssim": float(ssim)}  # type: ignore[arg-type]
+    one, other = (
+        (each / each.abs().amax((1, 2), keepdim=True).clamp_min(1e-12)).unsqueeze(1) for each in (maps, others)
+    )
+    ssim: Any = structural_similarity_index_measure(one, other, data_range=(-1.0, 1.0))
+    return {"rank_correlation": _mean_rank_correlation(pairs), "ssim": float(ssim)}
 
 
 def _mean_rank_correlation(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
