@@ -18,16 +18,24 @@ from lightning_transfer.modules.feature_cache import FeatureCache
 EPOCHS = 3
 
 
+class CountingConvolution(nn.Conv2d):
+    images = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        return super().forward(images)
+
+
 class Counting(SeedCNN):
     """Counts the images that pass its first layer."""
 
     def __init__(self) -> None:
         super().__init__(3)
-        self.images = 0
+        self.convolution1 = CountingConvolution(3, 6, 5)
 
-    def forward(self, images: Tensor) -> Tensor:
-        self.images += len(images)
-        return super().forward(images)
+    @property
+    def images(self) -> int:
+        return self.convolution1.images
 
 
 class NormAndDropout(nn.Module):
@@ -105,8 +113,8 @@ def test_every_example_passes_the_network_once(image_folder: Path) -> None:
     probe(network, images(image_folder))
     without = Counting()
     probe(without, images(image_folder), cache=False)
-    # The first batches of training (9) and of validation (5) pass a second time, to compare the modes.
-    assert without.images - network.images == (EPOCHS - 1) * 90 - 9 - 5
+    # The first batches of training (9) and of validation (5), and one image of each, pass again for checks.
+    assert without.images - network.images == (EPOCHS - 1) * 90 - 2 * (9 + 5) - 2
 
 
 def test_test_split_is_not_taken_for_the_training_split(image_folder: Path) -> None:
@@ -150,9 +158,11 @@ def test_features_are_computed_anew_where_a_weight_below_the_head_changes(image_
     torch.testing.assert_close(after, network(batch.images))
 
 
-def test_trained_layer_below_the_head_is_refused(image_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"but hidden2.weight is trained: add configs/strategies/linear_probe.yaml"):
-        probe(SeedCNN(3), images(image_folder), schedule="gradual")
+def test_fit_that_freezes_nothing_at_first_is_refused(image_folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"but convolution1.\w+ is trained, and nothing below it is frozen: add configs"
+    ):
+        probe(SeedCNN(3), images(image_folder), schedule="full")
 
 
 def test_augmented_images_are_refused(image_folder: Path) -> None:
@@ -171,13 +181,17 @@ def test_dropout_below_the_head_is_refused(sanity: int, image_folder: Path) -> N
         probe(NormAndDropout(dropout=0.5), images(image_folder), sanity=sanity)
 
 
-def test_views_in_evaluation_are_refused(image_folder: Path) -> None:
-    with pytest.raises(UserError, match="sees an example once in evaluation, unlike this FastCNN"):
-        probe(FastCNN(3, (4, 8, 8), test_views="mirror"), images(image_folder))
+def test_further_views_in_evaluation_pass_the_network(image_folder: Path) -> None:
+    losses = []
+    for cache in (False, True):
+        torch.manual_seed(0)
+        _, trainer = probe(FastCNN(3, (4, 8, 8), test_views="mirror"), images(image_folder), cache)
+        losses.append(trainer.callback_metrics["val/loss"])
+    torch.testing.assert_close(*losses)
 
 
-def test_network_without_a_head_of_its_own_is_refused(image_folder: Path) -> None:
-    with pytest.raises(UserError, match="a last layer group of one module, which Sequential does not have"):
+def test_network_without_layer_groups_is_refused(image_folder: Path) -> None:
+    with pytest.raises(UserError, match="a network with layer_groups, which Sequential does not have"):
         FeatureCache(nn.Sequential(nn.Linear(2, 2)), lambda: torch.zeros(()), images(image_folder))
 
 
@@ -198,10 +212,10 @@ def test_processes_share_what_each_has_computed(image_folder: Path, monkeypatch:
     own, other = (data.on_after_batch_transfer(batch, 0) for batch in [*data.train_dataloader()][:2])
     alone = FeatureCache(network, network.forward, data)
     logits_of(alone, other)
-    features = alone._table[other.indices]  # type: ignore[index]
+    features = alone._table.take(other.indices, 1)
 
-    def gather(found: list[object], mine: tuple[Tensor, Tensor]) -> None:
-        found[:] = [mine, (other.indices, features)]
+    def gather(found: list[object], mine: tuple[Tensor, Tensor, Tensor]) -> None:
+        found[:] = [mine, (other.indices, features, torch.ones_like(other.indices))]
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     cache = FeatureCache(network, network.forward, data, processes=2)

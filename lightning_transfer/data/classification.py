@@ -59,7 +59,8 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         examples_per_class: Training examples of each class, in place of train_fraction; nested likewise.
         split_seed: Seed of the hold-out and of the cut of the training set.
         resident_gib: Up to this many GiB, all of a split is kept in the memory of an accelerator, if there is one, and
-            batches are taken there; 0 sends every batch over.
+            batches are taken there; 0 sends every batch over. ``model.cache_features`` may take as many GiB again, on
+            any device.
         problem_type: Whether each example has one class (classification), any number of classes (multilabel), or
             numbers (regression).
         balanced_sampling: Whether an epoch has equally many examples of each class: those of rare classes come several

@@ -54,9 +54,10 @@ class Classifier(OptimizedModule):
             most hardware.
         compile: Whether to compile the network with torch.compile, at its first batch: takes a minute, and again
             where unfreezing changes what is trained.
-        cache_features: Whether to compute what comes before the head once for each example and keep it, so that an
-            epoch of a linear probe costs what its head costs. Refused where a layer below the head is trained, or
-            images are augmented.
+        cache_features: Whether to compute what comes before the lowest trained layer group once for each example and
+            keep it, so that an epoch costs what it trains. The features take memory up to ``data.resident_gib``. They
+            are dropped when a group below is thawed. Refused where they would be wrong: with augmented images, dropout
+            below, or a network that cannot be cut there; and where nothing is frozen at the first step.
         problem_type: Whether each example has one class (classification), any number of classes (multilabel), or
             numbers (regression); follows from the data on the command line.
         class_weights: Weights of the classes in the training loss: balanced, which gives each class the same share of

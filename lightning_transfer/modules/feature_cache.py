@@ -1,13 +1,18 @@
-"""Features of a frozen network, computed once: a linear probe then costs what its head costs."""
+"""Features of a frozen network, computed once: a phase then costs what it trains, a linear probe its head."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.layer_groups import group_patterns
+from lightning_transfer.modules.feature_axes import is_close
+from lightning_transfer.modules.feature_table import FeatureTable
+from lightning_transfer.modules.network_cut import NetworkCut
+from lightning_transfer.networks.layer_groups import REST, LayerGroup, LayerGroups, resolve_layer_groups
 
 
 class IndexedBatch(Protocol):
@@ -43,21 +48,21 @@ class CachedFeatures(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int
     ) -> None:
         """Notes the rows of a batch."""
-        self._note(batch, is_training=True)
+        self._note(trainer, batch, is_training=True)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Forgets the rows."""
-        self._note(None)
+        self._note(trainer, None)
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int, _: int = 0
     ) -> None:
         """Notes the rows of a batch."""
-        self._note(batch)
+        self._note(trainer, batch)
 
-    def on_validation_batch_end(self, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Forgets the rows."""
-        self._note(None)
+        self._note(trainer, None)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Gives the module its ``forward`` back: the features are those of the training split."""
@@ -69,28 +74,39 @@ class CachedFeatures(L.Callback):
         """Gives the module its ``forward`` back also where the fit fails."""
         self.teardown(trainer, pl_module, "fit")
 
-    def _note(self, batch: IndexedBatch | None, is_training: bool = False) -> None:
+    def _note(self, trainer: L.Trainer, batch: IndexedBatch | None, is_training: bool = False) -> None:
         if self._cache is not None:
             first = 0 if is_training else self._first_validation_row
             self._cache.rows = None if batch is None else batch.indices + first
-            self._cache.is_training = is_training
+            inputs = () if batch is None else batch.inputs
+            is_text = len(inputs) == 2 and getattr(batch, "lengths", None) is inputs[1]
+            self._cache.lengths = inputs[1] if is_text else None
+            self._cache.is_training, self._cache.is_first_step = is_training, not trainer.global_step
 
 
 class FeatureCache:
-    """The logits of batches, with what comes before the head computed once for each example.
+    """The logits of batches, with what comes before the trained layer groups computed once for each example.
 
-    An example's features are kept in the precision that they were computed in, in memory, on the device, by its row.
-    They are forgotten when a weight or a statistic below the head changes. On several processes each shares what it
-    has computed with the others, as the next epoch deals the rows anew.
+    The network is cut in front of the lowest layer group that is trained at the moment. Features are kept in the
+    precision that they were computed in, in memory, on the device, by row. They are forgotten when a layer group below
+    is thawed, or a weight or a statistic there changes. On several processes each shares what it has computed with the
+    others, as the next epoch deals the rows anew.
 
     Args:
-        network: The network; its last layer group is one module, whose output is the network's.
+        network: The network, with layer groups.
         forward: Computes the logits from the inputs by way of the network.
-        data: The data module; its ``is_augmented`` says whether an example's inputs change from epoch to epoch.
+        data: The data module; its ``is_augmented`` says whether an example's inputs change from epoch to epoch, and its
+            ``resident_gib`` how much memory the features may take (4 GiB if it has none).
         processes: The number of processes that train.
 
+    Attributes:
+        rows: int64 [batch], of the batch whose logits come next; None for inputs without rows.
+        lengths: int64 [batch], if that is a batch of texts.
+        is_training: Whether it is a training batch.
+        is_first_step: Whether no step has been trained before it.
+
     Raises:
-        UserError: For a network whose head is not one module, and data whose examples are not always the same.
+        UserError: For a network without layer groups, and data whose examples are not always the same.
     """
 
     def __init__(self, network: nn.Module, forward: Any, data: object, processes: int = 1) -> None:
@@ -100,117 +116,149 @@ class FeatureCache:
                 f"model.cache_features is on, but the examples of {type(data).__name__} {known}: take data.augmentation"
                 " and data.mixing away, or leave it off"
             )
-        groups = getattr(network, "layer_groups", None)
-        last = list(group_patterns(groups).values())[-1] if groups else []
-        if len(last) != 1:
+        layer_groups: LayerGroups | None = getattr(network, "layer_groups", None)
+        if not layer_groups:
             raise UserError(
-                f"model.cache_features needs a last layer group of one module, which {type(network).__name__} does not"
+                f"model.cache_features needs a network with layer_groups, which {type(network).__name__} does not"
                 " have: leave it off"
             )
         self.network, self.forward = network, forward
-        self.rows: Tensor | None = None  # int64 [batch], of the batch whose logits come next
-        self.head = network.get_submodule(last[0])
-        in_head = {id(parameter) for parameter in self.head.parameters()}
-        self._below = {name: p for name, p in network.named_parameters() if id(p) not in in_head}
-        self._tensors = [*self._below.values(), *network.buffers()]
-        self._checked_modes: set[bool] = set()
-        self.is_training = False
+        self.rows: Tensor | None = None
+        self.lengths: Tensor | None = None
+        self.is_training, self.is_first_step = False, True
+        groups = resolve_layer_groups(network, layer_groups, rest="frozen")
+        self._groups = [group for name, group in groups.items() if name != REST]
+        self._first_use = _first_use(network, self._groups)
         self._processes = processes
         self._train_examples: int | None = getattr(data, "facts", {}).get("train_examples")
+        self._most_gib: float = getattr(data, "resident_gib", 4.0)
+        self._cut: NetworkCut | None = None
+        self._checked_modes: set[bool] = set()
         self._forget([])
 
     def logits_of(self, *inputs: Tensor) -> Tensor:
         """Computes the logits, float [batch, classes], of a batch whose rows are noted; of any other by the network.
 
         Raises:
-            UserError: Where kept features would be wrong: a layer below the head is trained, or is random.
+            UserError: Where kept features would be wrong: they are random, or the network cannot be cut. Also where
+                nothing is frozen at the first step.
         """
-        if self.rows is None:
+        cut = None if self.rows is None else self._present_cut()
+        if cut is None:
             whole: Tensor = self.forward(*inputs)
             return whole
-        for name, parameter in self._below.items():
-            if parameter.requires_grad:
+        features = self._features(cut, inputs)
+        logits = cut.logits(features, inputs)
+        if self.network.training not in self._checked_modes:
+            self._checked_modes.add(self.network.training)
+            if logits.isnan().any() and not features.isnan().any():
+                raise cut.refusal(f"in {'training' if self.network.training else 'evaluation'} more goes beyond it")
+        return logits
+
+    def _present_cut(self) -> NetworkCut | None:
+        """Finds where to cut, and forgets what was computed with other weights."""
+        trained = [(place, name) for name, (tensor, place) in self._first_use.items() if tensor.requires_grad]
+        place, name = min([(len(self._groups) - 1, ""), *trained])
+        if not place:
+            if self.is_first_step:
                 raise UserError(
-                    f"model.cache_features is on, but {name} is trained: add configs/strategies/linear_probe.yaml, or"
-                    " leave it off"
+                    f"model.cache_features is on, but {name} is trained, and nothing below it is frozen: add"
+                    " configs/strategies/linear_probe.yaml or gradual.yaml, or leave it off"
                 )
-        versions = [tensor._version for tensor in self._tensors]
+            self._cut = None
+            self._forget([])
+            return None
+        if self._cut is None or self._cut.name != self._groups[place].name:
+            self._cut = self._cut_before(place)
+            self._checked_modes.clear()
+            self._forget([])
+        versions = [tensor._version for tensor, first in self._first_use.values() if first < place]
         if versions != self._versions:
             self._forget(versions)
-        self._compute_unknown(self.rows, inputs)
-        assert self._table is not None
-        logits: Tensor = self.head(self._table[self.rows])
-        return logits
+        return self._cut
+
+    def _cut_before(self, place: int) -> NetworkCut:
+        below, above = (
+            [module for group in groups for module in group.modules]
+            for groups in (self._groups[:place], self._groups[place:])
+        )
+        return NetworkCut(self.network, self.forward, self._groups[place].name, below, above)
 
     def _forget(self, versions: list[int]) -> None:
         self._versions = versions
-        self._table: Tensor | None = None
-        self._is_known = torch.zeros(0, dtype=torch.bool)
+        self._table = FeatureTable(self._most_gib * 2**30)
         self._shared_rows: set[int] = set()  # the same on all processes
 
     @torch.no_grad()
     @torch.inference_mode(False)  # training could not use a table that validation has made
-    def _compute_unknown(self, rows: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        places = rows.cpu()
-        is_beyond = places >= len(self._is_known)
-        unknown = is_beyond if is_beyond.all() else is_beyond | ~self._is_known[places.masked_fill(is_beyond, 0)]
-        chosen = unknown.nonzero().squeeze(1).to(rows.device)
+    def _features(self, cut: NetworkCut, inputs: tuple[Tensor, ...]) -> Tensor:
+        assert self.rows is not None
+        rows = self.rows.cpu()
+        is_known = self._table.knows(rows)
+        chosen = (~is_known).nonzero().squeeze(1)
+        computed = None
         if len(chosen):
-            inputs = tuple(tensor[chosen] for tensor in inputs)
-            features, _ = self._features(inputs)
-            if self.network.training not in self._checked_modes:
-                self._check(inputs, features)
-                self._checked_modes.add(self.network.training)
-            self._store(rows[chosen], features)
+            unknown = tuple(tensor[chosen.to(tensor.device)] for tensor in inputs)
+            is_checked = self.network.training in self._checked_modes
+            computed = cut.features(unknown) if is_checked else self._checked_features(cut, unknown)
+        if len(chosen) == len(rows):
+            assert computed is not None
+            features = computed
+        else:
+            known = self._table.take(rows[is_known], inputs[0].shape[1] if cut.has_time else 1)
+            features = known.new_empty(len(rows), *known.shape[1:])
+            features[is_known.to(known.device)] = known
+            if computed is not None:
+                features[chosen.to(known.device)] = computed
+        self._keep(cut, rows[chosen], computed, chosen)
+        return features
+
+    def _keep(self, cut: NetworkCut, rows: Tensor, features: Tensor | None, chosen: Tensor) -> None:
+        """Keeps features, and on several processes also what the others have computed, in the same steps on all."""
+        assert self.rows is not None
+        lengths = torch.ones_like(rows) if self.lengths is None or not cut.has_time else self.lengths.cpu()[chosen]
+        found: list[Any] = [(rows, features, lengths)]
         # Validation deals each process the same rows in every epoch, training does not.
         if self._processes > 1 and self.is_training and len(self._shared_rows) != self._train_examples:
-            self._share(rows[chosen], features if len(chosen) else None)
+            mine = rows, None if features is None else features.cpu(), lengths
+            found = [None] * self._processes
+            torch.distributed.all_gather_object(found, mine)
+            for shared_rows, _, _ in found:
+                self._shared_rows.update(shared_rows.tolist())
+        was_full = self._table.is_full
+        for some_rows, some_features, some_lengths in found:
+            if some_features is not None:
+                self._table.store(some_rows, some_features.to(self.rows.device), some_lengths)
+        if self._table.is_full and not was_full:
+            rank_zero_warn(
+                f"model.cache_features: data.resident_gib {self._most_gib} has room for the features of"
+                f" {len(self._table)} examples before {cut.name}; those of others are computed each time"
+            )
 
-    def _share(self, rows: Tensor, features: Tensor | None) -> None:
-        """Exchanges features with the other processes; all of them call this in the same steps."""
-        found: list[Any] = [None] * self._processes
-        torch.distributed.all_gather_object(found, (rows.cpu(), None if features is None else features.cpu()))
-        for others, of_others in found:
-            self._shared_rows.update(others.tolist())
-            if of_others is not None:
-                self._store(others.to(rows.device), of_others.to(rows.device))
-
-    def _store(self, rows: Tensor, features: Tensor) -> None:
-        size = int(rows.max()) + 1
-        if self._table is None or len(self._table) < size:
-            # At least doubled: most tables then grow only a few times.
-            size = max(size, 2 * len(self._is_known))
-            table, is_known = features.new_empty(size, *features.shape[1:]), torch.zeros(size, dtype=torch.bool)
-            if self._table is not None:
-                table[: len(self._table)], is_known[: len(self._table)] = self._table, self._is_known
-            self._table, self._is_known = table, is_known
-        self._table[rows] = features
-        self._is_known[rows.cpu()] = True
-
-    def _features(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Computes what the head is given, and the network's output."""
-        given: list[Any] = []
-        hook = self.head.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
-        with torch.compiler.set_stance("force_eager"):  # what is compiled does not see the hook
-            output = self.forward(*inputs)
-        hook.remove()
-        return given[-1], output
-
-    def _check(self, inputs: tuple[Tensor, ...], features: Tensor) -> None:
-        """Computes features as in evaluation: they must be the given ones, and the head all that follows."""
+    def _checked_features(self, cut: NetworkCut, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Computes features, which must be those of evaluation, from which the network's output must follow."""
         training = {module: module.training for module in self.network.modules()}
         self.network.eval()
-        in_evaluation, output = self._features(inputs)
-        is_all = torch.equal(self.head(in_evaluation), output)
-        for module, mode in training.items():
-            module.training = mode
-        if not is_all:
+        try:
+            in_evaluation = cut.check(inputs, is_text=self.lengths is not None)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+        features = cut.features(inputs)
+        if not is_close(features, in_evaluation):
             raise UserError(
-                f"model.cache_features needs a network whose head is its end and which sees an example once in"
-                f" evaluation, unlike this {type(self.network).__name__}: leave it off"
+                "model.cache_features needs the same features in training as in evaluation: set the dropout below"
+                f" {cut.name} to 0 and freeze the norm layers with ProgressiveUnfreezing, or leave it off"
             )
-        if not torch.equal(in_evaluation, features):
-            raise UserError(
-                "model.cache_features needs the same features in training as in evaluation: set the dropout below the"
-                " head to 0 and freeze the norm layers with ProgressiveUnfreezing, or leave it off"
-            )
+        return features
+
+
+def _first_use(network: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, tuple[Tensor, int]]:
+    """Says for each parameter and buffer by name which layer group is the first that has it, or 0 for no group."""
+    first: dict[int, int] = {}
+    for place, group in reversed([*enumerate(groups)]):
+        of_modules = [t for module in group.modules for t in (*module.parameters(False), *module.buffers(False))]
+        tensors = [*group.parameters.values(), *group.frozen.values(), *of_modules]
+        first.update((id(tensor), place) for tensor in tensors)
+    named = [*network.named_parameters(), *network.named_buffers()]
+    return {name: (tensor, first.get(id(tensor), 0)) for name, tensor in named}
