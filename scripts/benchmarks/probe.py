@@ -1,70 +1,92 @@
-"""Compares a linear probe on ResNet-18 that caches features with one that does not.
+"""Compares trainings above frozen layers that keep their features with ones that do not.
 
-It needs CIFAR-10, from a mirror or the Hub; with --quick it takes the embedded images.
+The images are those of CIFAR-10, and the questions those of TREC, read by MiniLM, each from a mirror or the Hub. With
+--quick they are embedded data, read by small networks.
 """
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cnn import CONFIGS
 from benchmarks.measure import Clock, Part, Row, Settings, silence
-from lightning_transfer import CIFAR10, DemoImages, ImageDataModule
+from lightning_transfer import CIFAR10, DemoImages, DemoTexts, ImageDataModule, TextDataModule
 from lightning_transfer.cli.entry import main
+from lightning_transfer.data.classification import ClassificationDataModule
 
 BATCH_SIZE = 64
+TINY = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2}
 
 
-def probe(
-    images: type[ImageDataModule], fractions: dict[str, float], epochs: int, cache: bool
+def fit(
+    data: ClassificationDataModule, arguments: Sequence[str], phase: Sequence[int], epochs: int, cache: bool
 ) -> tuple[float, float, float]:
-    """Runs the probe, and gives the CPU seconds of an epoch after the second, hold-out accuracy and loss."""
-    data = images(batch_size=BATCH_SIZE, **fractions)
+    """Trains these layer groups, and gives the CPU seconds of an epoch after the second, hold-out accuracy and loss."""
     data.setup("fit")
-    steps = max(1, len(data._train_rows) // BATCH_SIZE)
+    steps = len(data.train_dataloader())
     # The clock starts at the end of the second epoch, because the first validation still has features to compute.
     clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": 2 * steps, "last": epochs * steps}}
+    phases = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"phases": [{"groups": [*phase]}]}}
     with tempfile.TemporaryDirectory() as logs, silence():
         main(
             [
-                *("fit", "--config", str(CONFIGS / "quickstart.yaml"), "--test_after_fit", "false", "--logs", logs),
-                *("--config", str(CONFIGS / "strategies" / "linear_probe.yaml")),
-                *("--data", images.__name__, "--data.batch_size", str(BATCH_SIZE)),
-                *(part for name, value in fractions.items() for part in (f"--data.{name}", str(value))),
-                *("--model.network", "TorchvisionNetwork", "--model.network.name", "resnet18"),
-                *("--model.network.small_images", "true", "--model.cache_features", str(cache).lower()),
+                *("fit", *arguments, "--test_after_fit", "false", "--logs", logs),
+                *("--data.batch_size", str(BATCH_SIZE), "--model.cache_features", str(cache).lower()),
                 *("--trainer.max_epochs", str(epochs), "--trainer.accelerator", "cpu", "--dashboards", "null"),
-                *(
-                    "--trainer.log_every_n_steps",
-                    "1" if steps < 50 else "50",
-                    "--trainer.callbacks+",
-                    json.dumps(clock),
-                ),
+                *("--trainer.log_every_n_steps", "1" if steps < 50 else "50"),
+                *("--trainer.callbacks+", json.dumps(phases), "--trainer.callbacks+", json.dumps(clock)),
             ]
         )
         found = json.loads(next(Path(logs).rglob("results.json")).read_text())["validation"]
     return Clock.seconds / (epochs - 2), found["val/accuracy"], found["val/loss"]
 
 
+def compared(
+    settings: Settings, data: ClassificationDataModule, arguments: Sequence[str], phases: dict[str, Sequence[int]]
+) -> list[Row]:
+    """Runs each phase with kept features and without, in turns."""
+    epochs = settings.scaled(4, 3)
+    rows: list[Row] = []
+    for trained, phase in phases.items():
+        candidates = {"computed each time": False, "kept": True}
+        turns = [
+            {name: fit(data, arguments, phase, epochs, cache) for name, cache in candidates.items()}
+            for _ in range(min(2, settings.repeats))
+        ]
+        best = {name: min(turn[name] for turn in turns) for name in candidates}
+        for name, (seconds, accuracy, loss) in best.items():
+            times = {"CPU s an epoch": seconds, "rate": best["computed each time"][0] / seconds}
+            rows.append({"trained": trained, "features": name, **times, "hold-out accuracy": accuracy, "loss": loss})
+    return rows
+
+
 def epoch(settings: Settings) -> list[Row]:
     """Measures a late epoch, with a validation, of a linear probe on a tenth of CIFAR-10, without dashboards."""
     images: type[ImageDataModule] = DemoImages if settings.quick else CIFAR10
     fractions = {"train_fraction": 0.02, "validation_fraction": 0.02} if settings.quick else {"train_fraction": 0.1}
-    epochs = settings.scaled(4, 3)
-    rows: list[Row] = []
-    candidates = {"every epoch through the network": False, "cached features": True}
-    turns = [
-        {name: probe(images, fractions, epochs, cache) for name, cache in candidates.items()}
-        for _ in range(min(2, settings.repeats))
+    arguments = [
+        *("--config", str(CONFIGS / "quickstart.yaml"), "--data", images.__name__),
+        *(part for name, value in fractions.items() for part in (f"--data.{name}", str(value))),
+        *("--model.network", "TorchvisionNetwork", "--model.network.name", "resnet18"),
+        *("--model.network.small_images", "true"),
     ]
-    for name in candidates:
-        seconds, accuracy, loss = min(turn[name] for turn in turns)
-        first = rows[0]["CPU s an epoch"] if rows else seconds
-        rate = float(first) / seconds
-        rows.append(
-            {"probe": name, "CPU s an epoch": seconds, "rate": rate, "hold-out accuracy": accuracy, "loss": loss}
-        )
-    return rows
+    return compared(settings, images(batch_size=BATCH_SIZE, **fractions), arguments, {"head": [-1]})
 
 
-PARTS: dict[str, Part] = {"epoch": epoch}
+def sentences(settings: Settings) -> list[Row]:
+    """Measures a late epoch of MiniLM on half of TREC, with a validation: its head alone, or its last layer too."""
+    data: ClassificationDataModule
+    if settings.quick:
+        data = DemoTexts("target", batch_size=BATCH_SIZE)
+        network = ("--model.network", "TransformersNetwork", "--model.network.model_arguments", json.dumps(TINY))
+        arguments = ["--data", "DemoTexts", "--data.task", "target", "--model", "Classifier", *network]
+    else:
+        config = CONFIGS / "trec_minilm.yaml"
+        data = TextDataModule("CogComp/trec", label_column="coarse_label", train_fraction=0.5, batch_size=BATCH_SIZE)
+        arguments = ["--config", str(config), "--data.train_fraction", "0.5"]
+    phases = {"head": [-1], "layer.5 and head": [-1, -2]}
+    return compared(settings, data, [*arguments, "--model.network.dropout", "0"], phases)
+
+
+PARTS: dict[str, Part] = {"epoch": epoch, "sentences": sentences}
