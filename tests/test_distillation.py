@@ -129,11 +129,24 @@ def test_values_out_of_range_are_refused(options: dict[str, float], message: str
         LearningWithoutForgetting(**options)
 
 
+FILES = ("quickstart_transfer.yaml", "strategies/lwf.yaml", "hardware/cpu.yaml", "options/light_dashboards.yaml")
+FIT = ["fit", *(word for file in FILES for word in ("--config", f"configs/{file}")), "--trainer.max_epochs", "1"]
+
+
+def test_command_line_takes_the_old_head_from_the_starting_weights() -> None:
+    source = Classifier(SeedCNN(4), num_classes=4)
+    torch.save(source.state_dict(), "source.pt")
+    main([*FIT, "--data.examples_per_class", "2", "--init_from", "source.pt", "--version", "run"])
+    checkpoint = torch.load("logs/quickstart_transfer/run/checkpoints/last.ckpt", weights_only=True)
+    [kept] = [saved for name, saved in checkpoint["callbacks"].items() if name.startswith("LearningWithoutForgetting")]
+    expected = {name: value for name, value in source.state_dict().items() if name.startswith("network.")}
+    assert expected["network.head.weight"].shape[0] == 4
+    torch.testing.assert_close({name: kept["start"][name] for name in expected}, expected, rtol=0, atol=0)
+
+
 def test_fit_without_an_old_head_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    fit_of = ["fit", "--config", "configs/quickstart_transfer.yaml", "--config", "configs/strategies/lwf.yaml"]
-    fast = ["--config", "configs/hardware/cpu.yaml", "--data.examples_per_class", "2", "--trainer.max_epochs", "1"]
     with pytest.raises(SystemExit):
-        main([*fit_of, *fast])
+        main(FIT)
     assert (
         "keeps what an old head says, and a fit from fresh weights has none: set init_from" in capsys.readouterr().err
     )
@@ -141,5 +154,5 @@ def test_fit_without_an_old_head_is_one_line(capsys: pytest.CaptureFixture[str])
     body = {name: value for name, value in SeedCNN(6).state_dict().items() if not name.startswith("head")}
     torch.save(body, "body.pt")
     with pytest.raises(SystemExit):
-        main([*fit_of, *fast, "--init_from", "body.pt"])
+        main([*FIT, "--init_from", "body.pt"])
     assert "and body.pt has none: set init_from to the checkpoint of a classifier" in capsys.readouterr().err

@@ -103,8 +103,10 @@ class LearningWithoutForgetting(KeptStart, FeaturePenalty):
                 f"the old head gives [{', '.join(map(str, before.shape))}]: LearningWithoutForgetting keeps classes,"
                 " expected two or more"
             )
-        soft = [(outputs.float() / self.temperature).flatten(0, -2).log_softmax(-1) for outputs in (now, before)]
-        return self.strength * nn.functional.kl_div(*soft, reduction="batchmean", log_target=True)
+        ours, theirs = (
+            (outputs.float() / self.temperature).flatten(0, -2).log_softmax(-1) for outputs in (now, before)
+        )
+        return self.strength * nn.functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
     def _check_old_head(self, head: LayerGroup) -> None:
         missing = [name for name in head.parameters if name not in self.old_head]

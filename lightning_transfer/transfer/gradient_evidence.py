@@ -1,6 +1,7 @@
 """Measures by gradients which layer groups have something to learn, without a trace in the training."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def relative_gradient_norms(trainer: pl.Trainer, groups: Mapping[str, LayerGroup
         parameters = {name: [twin.get_parameter(path) for path in group.parameters] for name, group in groups.items()}
         flat = [parameter.requires_grad_(True) for held in parameters.values() for parameter in held]
         takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
-        output = twin.training_step(*((batch, 0) if takes_index else (batch,)))
+        output: Any = twin.training_step(*((batch, 0) if takes_index else (batch,)))
         loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
         gradients = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     norms = [
@@ -52,4 +53,4 @@ def relative_gradient_norms(trainer: pl.Trainer, groups: Mapping[str, LayerGroup
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
-    return sum(float(tensor.detach().float().square().sum()) for tensor in tensors) ** 0.5
+    return math.sqrt(sum(float(tensor.detach().float().square().sum()) for tensor in tensors))
