@@ -82,7 +82,7 @@ def test_portable_name_is_found_by_every_installation() -> None:
         ("gradul.yaml", "", "did you mean strategies/gradual?"),
         ("cpu", "", "did you mean hardware/cpu"),
         ("zzz", "hardware", "expected a file, or one of hardware/cpu, hardware/ddp, hardware/ddp_cpu, "),
-        ("zzz", "", "expected a file, or one of amazon_books_lstm, cifar100_75, "),
+        ("zzz", "", "expected a file, or one of amazon_books_lstm, amazon_multitask, "),
     ],
 )
 def test_name_that_is_not_found_gets_the_nearest_or_all(name: str, kind: str, meant: str) -> None:

@@ -27,7 +27,8 @@ def fit(
     steps = len(data.train_dataloader())
     # The clock starts at the end of the second epoch, because the first validation still has features to compute.
     clock = {"class_path": "benchmarks.measure.Clock", "init_args": {"first": 2 * steps, "last": epochs * steps}}
-    phases = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"phases": [{"groups": [*phase]}]}}
+    frozen = {"phases": [{"groups": [*phase]}], "rest": "frozen"}
+    phases = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": frozen}
     with tempfile.TemporaryDirectory() as logs, silence():
         main(
             [
