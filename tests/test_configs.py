@@ -82,8 +82,12 @@ def test_experiment_on_real_data_runs(experiment: Path) -> None:
     main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "1", *flags])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("experiment", sorted(CONFIGS.glob("*_transfer.yaml")), ids=lambda path: path.stem)
+# Each strategy with one experiment, in turns: a strategy's file and an experiment's have no part in common.
+TRANSFERS = sorted(CONFIGS.glob("*_transfer.yaml"))
+COMPOSED = list(zip(itertools.cycle(TRANSFERS), STRATEGIES, strict=False))
+
+
+@pytest.mark.parametrize(("experiment", "strategy"), COMPOSED, ids=lambda path: path.stem)
 def test_strategy_composes_with_transfer(experiment: Path, strategy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = ["--init_from", "source.ckpt"]
     with pytest.raises(SystemExit):
