@@ -74,9 +74,9 @@ TIMM: dict[str, dict[str, Any]] = {
 }
 
 
-def timm_network(name: str, num_classes: int = 3, seed: int = 0) -> TimmNetwork:
+def timm_network(name: str, num_classes: int = 3, seed: int = 0, **arguments: Any) -> TimmNetwork:
     torch.manual_seed(seed)
-    return TimmNetwork(num_classes, name, TIMM[name])
+    return TimmNetwork(num_classes, name, {**TIMM[name], **arguments})
 
 
 def images(seed: int = 0, rows: int = 4) -> ImageBatch:

@@ -177,7 +177,7 @@ def test_data_without_rows_is_refused() -> None:
 
 @pytest.mark.parametrize("sanity", [0, 2])  # with a validation before the first step, or without
 def test_dropout_below_the_head_is_refused(sanity: int, image_folder: Path) -> None:
-    with pytest.raises(UserError, match="set the dropout below the head to 0"):
+    with pytest.raises(UserError, match="set the dropout and drop path below head to 0 and freeze the norm layers"):
         probe(NormAndDropout(dropout=0.5), images(image_folder), sanity=sanity)
 
 
@@ -201,8 +201,10 @@ def test_only_unseen_rows_of_a_batch_pass_the_network(image_folder: Path) -> Non
     batches = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
     cache = FeatureCache(network, network.forward, data)
     logits_of(cache, batches[0])
-    seen, mixed = network.images, ImageBatch(*(torch.cat([a[:3], b[3:]]) for a, b in zip(*batches[:2], strict=True)))
-    torch.testing.assert_close(logits_of(cache, mixed), SeedCNN.forward(network, mixed.images))
+    mixed = ImageBatch(*(torch.cat([a[:3], b[3:]]) for a, b in zip(*batches[:2], strict=True)))
+    expected = network(mixed.images)
+    seen = network.images
+    torch.testing.assert_close(logits_of(cache, mixed), expected)
     assert network.images - seen == len(mixed.images) - 3
 
 
@@ -221,8 +223,9 @@ def test_processes_share_what_each_has_computed(image_folder: Path, monkeypatch:
     cache = FeatureCache(network, network.forward, data, processes=2)
     cache.is_training = True
     logits_of(cache, own)
+    expected = network(other.images)
     seen = network.images
-    torch.testing.assert_close(logits_of(cache, other), SeedCNN.forward(network, other.images))
+    torch.testing.assert_close(logits_of(cache, other), expected)
     assert network.images == seen
 
 
@@ -272,5 +275,7 @@ def test_dropout_below_the_head_of_a_transformer_is_refused() -> None:
     pytest.importorskip("transformers")
     model = Classifier(transformer("bert", num_classes=2), 2, cache_features=True)
     trainer = L.Trainer(max_epochs=1, callbacks=[ProgressiveUnfreezing(schedule="linear_probe")], **QUIET)
-    with pytest.raises(UserError, match="the same features in training as in evaluation: set the dropout below"):
+    with pytest.raises(
+        UserError, match="the same features in training as in evaluation: set the dropout and drop path"
+    ):
         trainer.fit(model, datamodule=DemoTexts("target", max_vocabulary_size=60, max_tokens=20))

@@ -69,9 +69,11 @@ def logits_of(cache: FeatureCache, batch: Any) -> Tensor:
     return cache.logits_of(*batch.inputs)
 
 
+SWIN = "swin_tiny_patch4_window7_224"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     **{name: (lambda name=name: transformer(name, dropout=0.0), texts) for name in TRANSFORMERS},  # type: ignore[misc]
     **{name: (lambda name=name: timm_network(name), large_images) for name in TIMM},  # type: ignore[misc]
+    SWIN: (lambda: timm_network(SWIN, drop_path_rate=0.0), large_images),
     "SeedCNN": (lambda: SeedCNN(3), some_images),
     "FastCNN": (lambda: FastCNN(3, (4, 8, 8)), some_images),
     "resnet18": (lambda: TorchvisionNetwork(3, "resnet18"), some_images),
@@ -83,12 +85,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
 }
 
 
+# Cuts that two tensors pass: here the patches and the class token, both from the stage below.
+PASSED_BY_TWO = [("pit_ti_224", "stage3")]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_is_cut_between_all_its_layer_groups(name: str) -> None:
+def test_every_network_is_cut_between_all_layer_groups_where_one_tensor_passes(name: str) -> None:
     build, make = NETWORKS[name]
     torch.manual_seed(0)
     network, batch = build(), make()
-    for place in range(1, len(network.layer_groups)):  # type: ignore[arg-type]
+    for place, group in enumerate(network.layer_groups):  # type: ignore[arg-type]
+        if not place or (name, group) in PASSED_BY_TWO:
+            continue
         train_from(network, place)
         cache = FeatureCache(network, network.forward, Rows())
         for rows in (slice(1, 3), slice(0, 4), slice(1, 4)):  # unknown, partly known and known
@@ -96,6 +104,24 @@ def test_every_network_is_cut_between_all_its_layer_groups(name: str) -> None:
             with torch.no_grad():
                 torch.testing.assert_close(logits_of(cache, some), network(*some.inputs), msg=f"{place} {rows}")
         assert len(cache._table) == 4
+
+
+@pytest.mark.parametrize(("name", "group"), PASSED_BY_TWO)
+def test_cut_that_two_tensors_pass_is_refused_in_one_line(name: str, group: str) -> None:
+    build, make = NETWORKS[name]
+    network = build()
+    train_from(network, [*network.layer_groups].index(group))  # type: ignore[misc]
+    reason = f"before {group}, as what follows needs more than the first tensor that it is given: leave it off"
+    with pytest.raises(UserError, match=reason) as refused:
+        logits_of(FeatureCache(network, network.forward, Rows()), make())
+    assert "\n" not in str(refused.value)
+
+
+def test_drop_path_below_the_cut_is_refused() -> None:
+    network = timm_network(SWIN)  # timm's own rate is 0.1 in the last block, and 0 in the first
+    train_from(network, 3)
+    with pytest.raises(UserError, match="set the dropout and drop path below stage3 to 0"):
+        logits_of(FeatureCache(network, network.forward, Rows()), large_images())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -143,6 +169,20 @@ class Mixing(Skipping):
         return self.head(self.second(below).expand(len(images), 8))
 
 
+class Outlying(nn.Module):
+    """A network with random features, of which one is ten thousand times as large as the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten(), nn.Dropout(0.1))
+        self.head = nn.Linear(3 * 32 * 32, 3)
+        self.layer_groups = ["body", "head"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        below = self.body(images)
+        return self.head(torch.cat([torch.full_like(below[:, :1], 2e4), below[:, 1:]], 1))
+
+
 class InTraining(Skipping):
     """A network in which the second way is there in training alone."""
 
@@ -156,7 +196,7 @@ class InTraining(Skipping):
     [
         (Functional, "it is given what trained weights take part in"),
         (Mixing, r"it is given \[8\] for inputs of \[4, 3, 32, 32\]"),
-        (InTraining, "in training more goes beyond it"),
+        (InTraining, "in training what follows needs more than the first tensor that it is given"),
     ],
 )
 def test_network_that_cannot_be_cut_is_refused_in_one_line(network: type[nn.Module], reason: str) -> None:
@@ -165,6 +205,13 @@ def test_network_that_cannot_be_cut_is_refused_in_one_line(network: type[nn.Modu
     with pytest.raises(UserError, match=f"cannot cut {network.__name__} before (second|head), as {reason}") as refused:
         logits_of(FeatureCache(built, built.forward, Rows()), some_images())
     assert "\n" not in str(refused.value)
+
+
+def test_random_features_are_refused_beside_a_very_large_one() -> None:
+    network = Outlying()
+    train_from(network, 1)
+    with pytest.raises(UserError, match="needs the same features in training as in evaluation"):
+        logits_of(FeatureCache(network, network.forward, Rows()), some_images())
 
 
 def test_second_way_past_the_cut_is_carried_or_refused() -> None:
@@ -238,6 +285,21 @@ def test_frozen_layers_compute_each_example_once_in_a_phase(image_folder: Path) 
     assert seen["convolution1"] == 2 * (90 + checks)  # a time in each of two phases
     assert seen["hidden2"] >= 90 + 2 * 90  # trained in the second phase
     assert seen["head"] >= 4 * 90
+
+
+def test_known_texts_pass_the_frozen_layers_again_only_in_the_first_batch_of_a_shape() -> None:
+    network, batch = transformer("bert", dropout=0.0), texts()
+    train_from(network, 2)
+    cache = FeatureCache(network, network.forward, Rows())
+    logits_of(cache, batch)
+    calls: list[int] = []
+    frozen = network.get_submodule(network.layer_groups["layer.0"][0])
+    next(frozen.children()).register_forward_pre_hook(lambda *_: calls.append(1))
+    found = []
+    for rows in (slice(0, 4), slice(1, 4), slice(1, 4), slice(0, 4)):
+        logits_of(cache, part_of(batch, rows))
+        found.append(len(calls))
+    assert found == [0, 1, 1, 1]
 
 
 def test_fit_goes_on_where_nothing_is_frozen_any_more(image_folder: Path) -> None:

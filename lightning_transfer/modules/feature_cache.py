@@ -152,7 +152,8 @@ class FeatureCache:
         if self.network.training not in self._checked_modes:
             self._checked_modes.add(self.network.training)
             if logits.isnan().any() and not features.isnan().any():
-                raise cut.refusal(f"in {'training' if self.network.training else 'evaluation'} more goes beyond it")
+                mode = "training" if self.network.training else "evaluation"
+                raise cut.refusal(f"in {mode} what follows needs more than the first tensor that it is given")
         return logits
 
     def _present_cut(self) -> NetworkCut | None:
@@ -247,8 +248,8 @@ class FeatureCache:
         features = cut.features(inputs)
         if not is_close(features, in_evaluation):
             raise UserError(
-                "model.cache_features needs the same features in training as in evaluation: set the dropout below"
-                f" {cut.name} to 0 and freeze the norm layers with ProgressiveUnfreezing, or leave it off"
+                "model.cache_features needs the same features in training as in evaluation: set the dropout and drop"
+                f" path below {cut.name} to 0 and freeze the norm layers with ProgressiveUnfreezing, or leave it off"
             )
         return features
 

@@ -197,7 +197,7 @@ class NetworkCut:
         except RuntimeError:  # code that is meant for other numbers than NaN may fail
             is_same = False
         if not is_same:
-            raise self.refusal("more than what it is given first goes beyond it")
+            raise self.refusal("what follows needs more than the first tensor that it is given")
         return features
 
     def _whole(self, next_module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -82,6 +82,8 @@ class Transformer(nn.Module):
                 raise UserError(f"{type(self.model).__name__} has no gradient checkpointing: leave it off")
             # The other way, by a backward within the backward, needs inputs that require gradients.
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            # So the library makes the embeddings require them, and frozen layers above would be computed again.
+            self.model.disable_input_require_grads()
 
     def build(self, dropout: float | None) -> Any:
         """Builds the model from ``config``."""
