@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning_transfer.cli.dotted_settings import parse_with_settings
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.errors import UserError
@@ -101,7 +102,7 @@ def read_study(arguments: list[str]) -> tuple[Study, dict[str, Any]]:
     Raises:
         UserError: If a value of the study is not valid.
     """
-    given = parser().parse_args(arguments).as_dict()
+    given = parse_with_settings(parser(), arguments, "overrides")
     del given["config"]
     study = _study({field.name: given.pop(field.name) for field in fields(Study)})
     check(study)

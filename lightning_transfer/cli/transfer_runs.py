@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_transfer.cli.dotted_settings import parse_with_settings
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.report_runs import write_page
 from lightning_transfer.cli.signatures import parser_of
@@ -112,7 +113,7 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: What follows its name on the command line.
     """
-    run_transfer(**parser().parse_args(arguments).as_dict())
+    run_transfer(**parse_with_settings(parser(), arguments, "overrides"))
 
 
 def _listed(words: Sequence[str]) -> list[str]:
