@@ -52,6 +52,7 @@ texts: list[L.LightningDataModule] = [
     lt.TextDataModule("folder", text_column="review", reader=lt.ReaderOptions(separator=";")),
     lt.LanguageModelDataModule("folder", max_vocabulary_size=1000),
     lt.DemoTextStreams(tasks=("source",), segment_tokens=20),
+    lt.MultiTaskDataModule({"films": lt.DemoTexts(task="source"), "restaurants": lt.DemoTexts()}, mixing="uniform"),
 ]
 networks: list[torch.nn.Module] = [
     lt.SeedCNN(10),
@@ -64,6 +65,7 @@ networks: list[torch.nn.Module] = [
 ]
 classifier = lt.Classifier(lt.SeedCNN(10), num_classes=10, lr_schedule="cosine", lr_decay=2.6)
 adversarial = lt.AdversarialClassifier(lt.LSTMClassifier(100), 2, label_smoothing=0.1, warmup_fraction=0.1)
+multitask = lt.MultiTaskModule(lt.SeedCNN(12), {"fine": 10, "coarse": 2}, weighting="uncertainty", lr_decay=2.6)
 language_model = lt.LanguageModel(lt.LSTMLanguageModel(100, dropout=0.1), lr_schedule="linear")
 callbacks: list[L.Callback] = [
     lt.ProgressiveUnfreezing(phases=[lt.Phase(["head"], lt.Until(plateau=lt.Plateau("val/loss"))), lt.Phase(["*"])]),
@@ -73,6 +75,8 @@ callbacks: list[L.Callback] = [
     lt.SpectralShrinkage(count=2),
     lt.WeightInterpolation(coefficients=[0, 0.5, 1]),
     lt.LowRankAdaptation(rank=4, dora=True),
+    lt.LearningWithoutForgetting(temperature=2.0),
+    lt.AdaptiveUnfreezing(threshold=0.3),
 ]
 optimizer: torch.optim.Optimizer = lt.Muon(classifier.parameters(), lr=0.1)
 lazy: torch.optim.Optimizer = lt.LazyAdam(adversarial.parameters(), lr=0.01)
@@ -81,9 +85,8 @@ groups = lt.parameter_groups(classifier, ["network.*"], lr=0.1)
 loaded: list[str] = lt.load_starting_weights(classifier, "best.ckpt").loaded
 inputs: tuple[torch.Tensor, ...] = lt.ImageBatch(torch.zeros(0), torch.zeros(0), torch.zeros(0)).inputs
 lengths: torch.Tensor = lt.TextBatch(*[torch.zeros(0)] * 4).lengths
-study = lt.Study(
-    "mine", ["a.yaml"], weights={"a": lt.Pretraining(["b.yaml"])}, seeds=[0, 1], tuning=lt.Tuning([0.1, 0.01])
-)
+tuning = lt.Tuning([0.1, 0.01], halving=lt.Halving(reduction=2))
+study = lt.Study("mine", ["a.yaml"], weights={"a": lt.Pretraining(["b.yaml"])}, seeds=[0, 1], tuning=tuning)
 page: Path = lt.run_study(study, workers=0)
 best: Path = lt.run_sweep("mine", ["a.yaml"], lambda trial: {"model.lr_decay": 2.0}, trials=3).best
 report: Path = lt.write_report(Path("logs"))
