@@ -38,7 +38,7 @@ def test_evaluation_in_batches_that_do_not_divide_equals_one_process(network: st
     one, two = (read_run(folder / network, network) for folder in (tmp_path, ranks))
     counts = "validation/confusion_matrix_data"
     assert two.data[counts] == one.data[counts]
-    assert two.images.keys() == one.images.keys()
+    assert two.images.keys() == one.images.keys() - {"change/layer_groups"}  # it reads whole weights on one process
     for name in ("before", "after"):
         places = [folder / network / "projector" / name / "points.tsv" for folder in (tmp_path, ranks)]
         assert len({len(place.read_text().splitlines()) for place in places}) == 1
