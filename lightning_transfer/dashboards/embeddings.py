@@ -26,7 +26,7 @@ from lightning_transfer.dashboards.samples import (
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import replacing, write_text
-from lightning_transfer.transfer.shown_groups import head_of, own_groups
+from lightning_transfer.transfer.shown_groups import first_of_head, own_groups
 
 _COMPONENTS = 32  # principal components that are written for the Projector
 _THUMBNAIL = 32  # height and width of a point's picture in pixels
@@ -112,11 +112,10 @@ class Embeddings(L.Callback):
     @contextmanager
     def _listening(self, pl_module: L.LightningModule) -> Iterator[None]:
         """Keeps the input of the first module of the last layer group at each pass, if there is a layer group."""
-        head = head_of(own_groups(pl_module))
-        if head is None:
+        first = first_of_head(own_groups(pl_module))
+        if first is None:
             yield
             return
-        first = next(module for module in head.modules if any(True for _ in module.parameters(recurse=False)))
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             # A network with several views of a batch calls its head for each view. The first is the batch itself.

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import LayerGroup, some_of
-from lightning_transfer.transfer.feature_penalty import FeaturePenalty, head_of
+from lightning_transfer.transfer.feature_penalty import FeaturePenalty
+from lightning_transfer.transfer.shown_groups import head_of, shown_groups
 from lightning_transfer.transfer.starting_point import KeptStart
 from lightning_transfer.transfer.weights import WeightsReport
 
@@ -58,7 +59,8 @@ class LearningWithoutForgetting(KeptStart, FeaturePenalty):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the old network, and follows what the network and its head are given."""
-        head = head_of(trainer, pl_module)
+        head = head_of(shown_groups(trainer, pl_module))
+        assert head is not None  # what trains has children
         if not (followed := self._followed(head)):
             raise UserError(f"the layer group {head.name} has weights alone: LearningWithoutForgetting needs a module")
         if not self._start:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.layer_groups import REST, LayerGroup
-from lightning_transfer.transfer.shown_groups import shown_groups
+from lightning_transfer.networks.layer_groups import LayerGroup
+from lightning_transfer.transfer.shown_groups import head_of, shown_groups
 
 
 class FeaturePenalty(pl.Callback):
@@ -42,7 +42,8 @@ class FeaturePenalty(pl.Callback):
                 f"{name} adds to the loss of a training step, and {type(pl_module).__name__} steps its optimizers by"
                 " hand: add penalty(features) there"
             )
-        head = head_of(trainer, pl_module)
+        head = head_of(shown_groups(trainer, pl_module))
+        assert head is not None  # what trains has children
         self._hooks = [module.register_forward_pre_hook(self._keep) for module in self._followed(head)]
         pl_module.training_step = self._penalised(pl_module.training_step, head.name)  # type: ignore[method-assign]
 
@@ -88,9 +89,3 @@ class FeaturePenalty(pl.Callback):
             return output if output is None else output + self.penalty(features)
 
         return training_step
-
-
-def head_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> LayerGroup:
-    """Returns the last layer group that a fit shows."""
-    groups = shown_groups(trainer, pl_module)
-    return groups[[name for name in groups if name != REST][-1]]

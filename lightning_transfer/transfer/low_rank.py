@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_transfer.errors import UserError, require_library
-from lightning_transfer.networks.layer_groups import REST, LayerGroup, some_of
-from lightning_transfer.transfer.shown_groups import own_groups, unfreezing_of
+from lightning_transfer.networks.layer_groups import LayerGroup, some_of
+from lightning_transfer.transfer.shown_groups import head_of, own_groups, unfreezing_of
 from lightning_transfer.transfer.starting_point import refuse_divided_weights
 
 Weights = dict[str, Tensor]
@@ -75,8 +75,8 @@ class LowRankAdaptation(pl.Callback):
         self._required_grad = {name: p.requires_grad for name, p in pl_module.named_parameters()}
         network = getattr(pl_module, "network", None)
         root, self._prefix = (network, "network.") if isinstance(network, nn.Module) else (pl_module, "")
-        groups = own_groups(pl_module)
-        self._head = groups[[name for name in groups if name != REST][-1]]
+        self._head = head_of(own_groups(pl_module))
+        assert self._head is not None  # what trains has children
         self._tuner = self._adapt(root, self._head)
         for name, parameter in pl_module.named_parameters():
             if name in self._head.parameters:

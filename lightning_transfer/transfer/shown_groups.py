@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+from torch import nn
 
 from lightning_transfer.networks.layer_groups import REST, LayerGroup, resolve_layer_groups
 
@@ -47,6 +48,17 @@ def own_groups(pl_module: L.LightningModule) -> dict[str, LayerGroup]:
 def head_of(groups: Mapping[str, LayerGroup]) -> LayerGroup | None:
     """Finds the head, the last layer group but for what is in none; None where there is none."""
     return next((groups[name] for name in reversed([*groups]) if name != REST), None)
+
+
+def first_of_head(groups: Mapping[str, LayerGroup]) -> nn.Module | None:
+    """Finds the module that is given the features: the first of the head with weights of its own; None without a head.
+
+    Args:
+        groups: The layer groups, from input to head.
+    """
+    head = head_of(groups)
+    modules = head.modules if head is not None else []
+    return next((module for module in modules if any(True for _ in module.parameters(recurse=False))), None)
 
 
 def names_below_head(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[int, str]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_transfer.run.explanations.scores import Inputs, Scores
-from lightning_transfer.transfer.shown_groups import head_of, own_groups
+from lightning_transfer.transfer.shown_groups import first_of_head, own_groups
 
 
 def nearest(of: Tensor, among: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -48,9 +48,8 @@ def embeddings(
 @contextmanager
 def _listening(scores: Scores, found: list[Tensor]) -> Iterator[None]:
     """Keeps what goes into the first module with weights of the last layer group, at each pass."""
-    head = head_of(own_groups(scores.classifier))
-    assert head is not None  # any network has children
-    first = next(module for module in head.modules if any(True for _ in module.parameters(recurse=False)))
+    first = first_of_head(own_groups(scores.classifier))
+    assert first is not None  # any network has children
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found.append(inputs[0].flatten(1).float().cpu())
