@@ -245,8 +245,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
                 f"data.masked_fraction is {self.masked_fraction}, and tokenizer {self.tokenizer_kind} has no [MASK]:"
                 " expected the tokenizer of a masked language model"
             )
-        kept = [tokens.padding, tokens.separator, *tokens.before, *tokens.after]
-        return mask_tokens(stream, self.masked_fraction, tokens.mask, kept, self.vocabulary_size, seed)
+        return mask_tokens(stream, self.masked_fraction, tokens.mask, tokens.marks, self.vocabulary_size, seed)
 
 
 class DemoTextStreams(LanguageModelDataModule):

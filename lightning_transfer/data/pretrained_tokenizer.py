@@ -36,6 +36,11 @@ class SpecialTokens(NamedTuple):
     separator: int
     mask: int | None = None
 
+    @property
+    def marks(self) -> list[int]:
+        """Those that are in no text: what marks documents, sets texts apart and fills up."""
+        return [self.padding, self.separator, *self.before, *self.after]
+
 
 def read_pretrained_tokenizer(name: str, kinds: tuple[str, ...]) -> str:
     """Reads the tokenizer of a pretrained model.

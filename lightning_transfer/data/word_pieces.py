@@ -38,7 +38,7 @@ class PieceJoiner:
     def __init__(self, tokenizer: Tokenizer) -> None:
         special = special_tokens(tokenizer)
         self._tokenizer = tokenizer
-        self._marks = {*special.before, *special.after, special.separator, special.padding}
+        self._marks = {*special.marks}
         self._begins, self._text_of = _rules(tokenizer)
 
     def __call__(self, token_ids: Sequence[int]) -> Words:

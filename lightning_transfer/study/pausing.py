@@ -1,6 +1,5 @@
 """Pauses the training of a candidate after a share of it, where a study decides which candidates go on."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import lightning as L
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import write_json
+from lightning_transfer.files import read_json, write_json
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 from lightning_transfer.study.cells import VALIDATED
 from lightning_transfer.transfer.schedule import Position
@@ -77,7 +76,7 @@ def _note(trainer: L.Trainer, share: float, kept: bool) -> None:
     folder = getattr(trainer, "run_folder", None)
     assert folder is not None
     file = Path(folder) / VALIDATED
-    noted = json.loads(file.read_text()) if file.exists() else {}
+    noted = read_json(file) if file.exists() else {}
     earlier = [name for name in noted if float(name) < share]
     own = {name: logged[name] for name in logged if name.startswith("val/")}
     write_json(file, noted | {str(share): own if kept or not earlier else noted[max(earlier, key=float)]})

@@ -110,8 +110,7 @@ def integrated_gradients_of_tokens(special: SpecialTokens, steps: int = STEPS) -
 
 def is_marked(token_ids: Tensor, special: SpecialTokens) -> Tensor:
     """Says which tokens mark documents and what is between texts, and are no text: bool, as the ids."""
-    marks = [*special.before, *special.after, special.separator, special.padding]
-    return torch.isin(token_ids, torch.tensor(marks, device=token_ids.device))
+    return torch.isin(token_ids, torch.tensor(special.marks, device=token_ids.device))
 
 
 def completeness(method: Method, maps: Tensor, scores: Scores, inputs: Inputs, targets: Tensor) -> dict[str, Any]:
