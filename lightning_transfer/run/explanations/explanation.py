@@ -70,9 +70,9 @@ def explain(
     work = _Work(member, scores_of(member), target)
     inputs = inputs_of_rows(member, chosen.split, chosen.rows)
     sampled, of_sample = _sample(work, chosen, inputs, sanity_examples if missing is None else 0)
-    used, notes = work.choose_methods(sampled)
-    targets = work.targets(chosen.outcomes)
     sample = sample_of(work.scores, work.parts(sampled), work.targets(work.outcomes(sampled)))
+    used, notes = work.choose_methods(sampled, sample.targets)
+    targets = work.targets(chosen.outcomes)
     facts: dict[str, Any] = {
         "run": member.name,
         "network": type(work.scores.classifier.network).__name__,
@@ -81,12 +81,13 @@ def explain(
         "chosen": "given" if examples else "the highest losses of the hold-out",
         "sanity_on": of_sample,
         "methods": [
-            {"name": method.name, "title": method.title, **how, "sanity": check(method, sample)} for method, how in used
+            {"name": method.name, "title": method.title, **how, "sanity": check(method, sample, maps)}
+            for method, how, maps in used
         ],
         "notes": notes,
         "examples": work.describe(chosen, targets),
     }
-    for method, _ in used:
+    for method, _, _ in used:
         for example, found in zip(facts["examples"], work.attribute(method, inputs, targets), strict=True):
             example["attributions"][method.name] = found
     neighbours = _nearest(work, inputs, missing, facts)
@@ -127,14 +128,15 @@ class _Work:
         token_ids, lengths = inputs
         return Words(token_ids, lengths, [words.numbers for words in self.words(inputs)], self.data.special_tokens)
 
-    def choose_methods(self, inputs: Inputs) -> tuple[list[tuple[methods.Method, dict[str, Any]]], list[str]]:
-        """Gives the methods, what is to be said of each, and what is to be said of those left out."""
-        targets = self.targets(self.outcomes(inputs))
-        used: list[tuple[methods.Method, dict[str, Any]]] = []
+    def choose_methods(
+        self, inputs: Inputs, targets: Tensor
+    ) -> tuple[list[tuple[methods.Method, dict[str, Any], Tensor | None]], list[str]]:
+        """Gives each method, what is to be said of it, its attributions if known, and notes on those left out."""
+        used: list[tuple[methods.Method, dict[str, Any], Tensor | None]] = []
         notes = []
         if isinstance(self.data, ImageDataModule):
             if (found := methods.grad_cam(self.scores, inputs)) is not None:
-                used.append((found, {"layer": found.layer}))
+                used.append((found, {"layer": found.layer}, None))
             else:
                 name = type(self.scores.classifier.network).__name__
                 notes.append(
@@ -146,8 +148,8 @@ class _Work:
                 return methods.integrated_gradients_of_pixels(steps)
             return methods.integrated_gradients_of_tokens(self.data.special_tokens, steps)
 
-        method, steps = methods.complete_enough(make, self.scores, inputs, targets)
-        return [*used, (method, {"steps": steps})], notes
+        method, steps, maps = methods.complete_enough(make, self.scores, inputs, targets)
+        return [*used, (method, {"steps": steps}, maps)], notes
 
     def attribute(self, method: methods.Method, inputs: Inputs, targets: Tensor) -> list[dict[str, Any]]:
         """Attributes examples, in plain types: maps of images, words of texts."""

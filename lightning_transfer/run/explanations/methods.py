@@ -136,7 +136,7 @@ def completeness(method: Method, maps: Tensor, scores: Scores, inputs: Inputs, t
 
 def complete_enough(
     make: Callable[[int], Method], scores: Scores, inputs: Inputs, targets: Tensor
-) -> tuple[Method, int]:
+) -> tuple[Method, int, Tensor]:
     """Doubles the steps of a method until its attributions are complete, up to 512.
 
     Args:
@@ -144,13 +144,16 @@ def complete_enough(
         scores: The network.
         inputs: Examples.
         targets: int64 [batch], the class of each.
+
+    Returns:
+        The method, its steps, and its attributions of the examples.
     """
     steps = STEPS
     while True:
         method = make(steps)
         maps = method.attribute(scores, inputs, targets)
         if completeness(method, maps, scores, inputs, targets)["passed"] or steps >= _MOST_STEPS:
-            return method, steps
+            return method, steps, maps
         steps *= 2
 
 

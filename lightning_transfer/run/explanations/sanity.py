@@ -59,18 +59,19 @@ def sample_of(scores: Scores, parts: Parts, targets: Tensor) -> Sample:
     return Sample(scores, parts, targets, rivals)
 
 
-def check(method: Method, sample: Sample) -> dict[str, Any]:
+def check(method: Method, sample: Sample, maps: Tensor | None = None) -> dict[str, Any]:
     """Makes all checks of a method.
 
     Args:
         method: The method.
         sample: The examples.
+        maps: Its attributions of them, where they are known.
 
     Returns:
         The figures of each check, whether it and all of them have passed, and the number of examples, in plain types.
     """
     scores, parts, targets, _ = sample
-    maps = method.attribute(scores, parts.inputs, targets)
+    maps = method.attribute(scores, parts.inputs, targets) if maps is None else maps
     found = {
         "randomisation": check_randomisation(method, sample),
         "curves": check_curves(parts.values(maps), sample),
