@@ -1,6 +1,5 @@
 """Lets ``--config`` take the name of a config wherever it lies, and refuses a text that no config can be."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +27,26 @@ class NamedConfig(ActionConfigFile):
         else:
             config = name = str(find_config(values))
             text = _text(Path(config))
-        check_aliases(text, name)
-        _check_sections(text, parser)
+        _check(text, name, parser)
         super().__call__(parser, cfg, config, option_string)  # type: ignore[no-untyped-call]
 
 
-def check_aliases(text: str, name: str) -> None:
-    """Refuses a YAML text with an alias that contains itself, or with aliases of aliases that fill the memory.
+def _check(text: str, name: str, parser: Any) -> None:
+    """Refuses a YAML text that no config can be.
 
-    A text that is not valid YAML is left to the parser, which says where its mistake is.
-
-    Args:
-        text: The text.
-        name: What the error calls it.
-
-    Raises:
-        UserError: If the text is such a one.
+    One has an alias that contains itself, or aliases of aliases that fill the memory. One has a value in the place of a
+    section, such as ``trainer: 2``: the parser would forget the whole section. A text that is not valid YAML is left to
+    the parser, which says where its mistake is.
     """
+    loader = yaml.SafeLoader(text)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = 0 if root is None else _values(root, {})
+        root = loader.get_single_node()
+        if root is None:
+            return
+        values = _values(root, {})
+        if values > _MOST_VALUES:
+            raise UserError(f"{name} has {values:,} values through its aliases: expected at most {_MOST_VALUES:,}")
+        content = loader.construct_document(root)
     except yaml.YAMLError:
         return
     except RecursionError as error:
@@ -55,8 +54,12 @@ def check_aliases(text: str, name: str) -> None:
     except _ContainsItselfError as error:
         where = f"line {error.args[0]}"
         raise UserError(f"{name} has an alias that contains itself ({where}): expected values that end") from error
-    if values > _MOST_VALUES:
-        raise UserError(f"{name} has {values:,} values through its aliases: expected at most {_MOST_VALUES:,}")
+    finally:
+        loader.dispose()
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key in (parser.groups or {}) and not isinstance(value, dict | str):  # a text names a class or a file
+            shown = "null" if value is None else value
+            raise UserError(f"{key} is {shown}: expected a mapping of its settings, or leave it out")
 
 
 class _ContainsItselfError(Exception):
@@ -77,15 +80,6 @@ def _values(node: yaml.Node, known: dict[int, int | None]) -> int:
     return count
 
 
-def _check_sections(text: str, parser: Any) -> None:
-    """Refuses a value in the place of a section, such as ``trainer: 2``: the parser would forget the whole section."""
-    with contextlib.suppress(yaml.YAMLError):
-        for key, value in (_mapping(text) or {}).items():
-            if key in (parser.groups or {}) and not isinstance(value, dict | str):  # a text names a class or a file
-                shown = "null" if value is None else value
-                raise UserError(f"{key} is {shown}: expected a mapping of its settings, or leave it out")
-
-
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -94,11 +88,7 @@ def _text(file: Path) -> str:
 
 
 def _is_mapping(text: str) -> bool:
-    with contextlib.suppress(yaml.YAMLError):
-        return _mapping(text) is not None
-    return False
-
-
-def _mapping(text: str) -> dict[Any, Any] | None:
-    content = yaml.safe_load(text)
-    return content if isinstance(content, dict) else None
+    try:
+        return isinstance(yaml.safe_load(text), dict)
+    except yaml.YAMLError:
+        return False
