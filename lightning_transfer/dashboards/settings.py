@@ -56,13 +56,14 @@ class Dashboards:
             command: The command that repeats the run, if there is one.
             anew: The flags that make the saved configuration repeat the run.
         """
+        has_tasks = "tasks" in ((config.get("data") or {}).get("init_args") or {})
         return [
             *([RunCard(hyperparameters_of(config), configuration, command, anew)] if self.run_card else []),
             *([TrainingScalars(self.every_n_steps)] if self.scalars else []),
             *([UnfreezingTimeline()] if self.timeline else []),
             *([TrainingExamples()] if self.training_examples else []),
             *([ModelGraph()] if self.graph else []),
-            *([TaskAffinity()] if self.task_affinity else []),
+            *([TaskAffinity()] if self.task_affinity and has_tasks else []),
             *([ValidationPredictions()] if self.predictions else []),
             *([Attributions()] if self.attributions else []),
             *([Embeddings(self.embeddings)] if self.embeddings else []),
