@@ -32,13 +32,13 @@ def _problem(file: Path, metric: str) -> str | None:
         return str(error).partition(";")[0]
     if file.name == FAILURE and not isinstance(content.get("error"), str):
         return f"{file} names no error"
-    if file.name == VALIDATED:
-        return None if all(map(_is_number, content)) else f"{file} has a share that is no number"
-    for split, prefix in (("validation", "val/"), ("test", "test/")) if file.name == RESULTS else ():
-        logged = content.get(split) or {}
-        name = f"{prefix}{metric}"
-        if not isinstance(logged, dict) or not _is_number(logged.get(name, 0.0)):
-            return f"{file} has no number as {name}"
+    if file.name == VALIDATED and not all(map(_is_number, content)):
+        return f"{file} has a share that is no number"
+    if file.name == RESULTS:
+        for split, name in {"validation": f"val/{metric}", "test": f"test/{metric}"}.items():
+            logged = content.get(split) or {}
+            if not isinstance(logged, dict) or not _is_number(logged.get(name, 0.0)):
+                return f"{file} has no number as {name}"
     return None
 
 
