@@ -32,6 +32,7 @@ target, head 30 epochs [1e-2], linear layers 15, all 15 [1e-3] 74.2 ± 3.1
 ``pytest tests/test_demo_images.py`` checks that linear models fail and that transfer helps.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
@@ -180,12 +181,13 @@ def _texture(rng: np.random.Generator, x: Grid, y: Grid) -> Grid:
 
     def triangle_wave(pixels: Grid) -> Grid:
         turns = pixels / period + _uniform(rng, count, 0, 1)
-        return 4 * abs(turns % 1 - 0.5) - 1
+        wave: Grid = 4 * abs(turns - np.floor(turns) - 0.5) - 1
+        return wave
 
     period = _uniform(rng, count, 5, 11)
     u, v = map(triangle_wave, _rotated(rng, x, y))
     kind = rng.integers(4, size=(count, 1, 1))
-    edges = np.choose(kind, [np.zeros_like(u), u, 2 * u * v, 0.6 - u * u - v * v])
+    edges = np.where(kind < 2, u * (kind == 1), np.where(kind == 2, 2 * u * v, 0.6 - u * u - v * v))
     return np.clip(edges * period, -1, 1) * 0.5 + 0.5  # the edges are about one pixel wide
 
 
@@ -238,16 +240,25 @@ def generate(
     for name, value, known in (("task", task, get_args(Task)), ("split", split, get_args(Split))):
         if value not in known:
             raise UserError(f"demo {name} {value!r} is not one of {', '.join(known)}")
-    look = _LOOKS[task]
-    count = look.images_per_class[split] if images_per_class is None else images_per_class
+    count = _LOOKS[task].images_per_class[split] if images_per_class is None else images_per_class
     for name, number, least in (("seed", seed, 0), ("images_per_class", count, 1)):
         if number < least:
             raise UserError(f"demo {name} is {number}: expected {least} or more")
 
+    images, labels = _drawn(task, split, seed, count)
+    return images.copy(), labels.copy()
+
+
+@functools.lru_cache(maxsize=4)  # the runs of a study, one after another in a process, have the same images
+def _drawn(
+    task: Task, split: Split, seed: int, images_per_class: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Draws what ``generate`` gives, once."""
     shapes = _SHAPES[task].values()
     streams = np.random.SeedSequence(seed, spawn_key=(get_args(Task).index(task), get_args(Split).index(split)))
     order, *per_shape = map(np.random.default_rng, streams.spawn(1 + len(shapes)))
-    images = np.concatenate([_draw(shape, look, count, rng) for shape, rng in zip(shapes, per_shape, strict=True)])
-    labels = np.repeat(np.arange(len(shapes), dtype=np.int64), count)
+    draw = functools.partial(_draw, look=_LOOKS[task], count=images_per_class)
+    images = np.concatenate([draw(shape, rng=rng) for shape, rng in zip(shapes, per_shape, strict=True)])
+    labels = np.repeat(np.arange(len(shapes), dtype=np.int64), images_per_class)
     shuffled = order.permutation(len(labels))
     return images[shuffled], labels[shuffled]
