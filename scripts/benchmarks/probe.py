@@ -65,12 +65,12 @@ def compared(
 def epoch(settings: Settings) -> list[Row]:
     """Measures a late epoch, with a validation, of a linear probe on a tenth of CIFAR-10, without dashboards."""
     images: type[ImageDataModule] = DemoImages if settings.quick else CIFAR10
+    resnet = ("TorchvisionNetwork", "--model.network.name", "resnet18", "--model.network.small_images", "true")
     fractions = {"train_fraction": 0.02, "validation_fraction": 0.02} if settings.quick else {"train_fraction": 0.1}
     arguments = [
         *("--config", str(CONFIGS / "quickstart.yaml"), "--data", images.__name__),
         *(part for name, value in fractions.items() for part in (f"--data.{name}", str(value))),
-        *("--model.network", "TorchvisionNetwork", "--model.network.name", "resnet18"),
-        *("--model.network.small_images", "true"),
+        *("--model.network", *(("SeedCNN",) if settings.quick else resnet)),
     ]
     return compared(settings, images(batch_size=BATCH_SIZE, **fractions), arguments, {"head": [-1]})
 
