@@ -182,8 +182,10 @@ def test_types_of_the_installed_package_are_known_and_mistakes_are_found(elsewhe
     assert unused == []
     Path("right.py").write_text(EVERY_NAME)
     Path("wrong.py").write_text("\n".join(["import lightning_transfer as lt", *MISTAKES]))
-    cache = REPOSITORY / ".mypy_cache"  # of torch and Lightning, which take their time
-    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", elsewhere, "--cache-dir", cache]
+    # The settings are strict, and those of the check of the package, so that its cache of the libraries serves here.
+    cache, settings = REPOSITORY / ".mypy_cache", REPOSITORY / "pyproject.toml"
+    command = [sys.executable, "-m", "mypy", "--config-file", settings, "--cache-dir", cache]
+    command += ["--python-executable", elsewhere]
     environment = {"PATH": os.environ["PATH"]}  # no PYTHONPATH: the package is the installed one
     done = subprocess.run(
         [*command, "right.py", "wrong.py"], capture_output=True, text=True, check=False, env=environment
