@@ -11,7 +11,7 @@ from launching import FIT, run
 
 pytestmark = pytest.mark.slow  # starts processes
 
-PROCESSES = (1, 2, 4)
+PROCESSES = (1, 3)  # an odd number divides fewer things by chance
 
 
 def arguments(image_folder: Path, processes: int) -> list[str]:
@@ -22,7 +22,7 @@ def arguments(image_folder: Path, processes: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The folders of the same run in one process, in two and in four."""
+    """The folders of the same run in one process and in several."""
     folder = tmp_path_factory.mktemp("processes")
     more = ["--data.augmentation.horizontal_flip", "true", "--trainer.max_epochs", "3", "--test_after_fit", "true"]
     for processes in PROCESSES:
@@ -74,5 +74,4 @@ def test_test_metrics_of_a_checkpoint_are_equal_to_the_last_digit(
         assert status == 0, output
         found.append(dict(re.findall(r"(test/\w+)\D+([\d.e-]+)", output)))
     assert set(found[0]) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
-    assert found[1] == found[0]
-    assert found[2] == found[0]
+    assert found[1:] == found[:1] * len(PROCESSES[1:])
