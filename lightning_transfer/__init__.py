@@ -10,6 +10,7 @@ _EXPORTS = {
     "AdaptiveUnfreezing": "lightning_transfer.transfer.adaptive",
     "AdversarialClassifier": "lightning_transfer.modules.adversarial",
     "Augmentation": "lightning_transfer.data.augment",
+    "BarlowTwinsLoss": "lightning_transfer.modules.view_losses",
     "CIFAR10": "lightning_transfer.data.image_sets",
     "CIFAR100": "lightning_transfer.data.image_sets",
     "Classifier": "lightning_transfer.modules.classifier",
@@ -43,6 +44,9 @@ _EXPORTS = {
     "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
     "ReaderOptions": "lightning_transfer.data.reading.options",
     "SeedCNN": "lightning_transfer.networks.cnn",
+    "SelfSupervisedModule": "lightning_transfer.modules.self_supervised",
+    "SimCLRLoss": "lightning_transfer.modules.view_losses",
+    "SimSiamLoss": "lightning_transfer.modules.view_losses",
     "SpectralShrinkage": "lightning_transfer.transfer.spectral_shrinkage",
     "StartingPointPenalty": "lightning_transfer.transfer.starting_point",
     "Study": "lightning_transfer.study.config",
@@ -53,8 +57,10 @@ _EXPORTS = {
     "TransformersLanguageModel": "lightning_transfer.networks.transformers_language_model",
     "TransformersNetwork": "lightning_transfer.networks.transformers_network",
     "Tuning": "lightning_transfer.study.config",
+    "TwoViewBatch": "lightning_transfer.data.batches",
     "Until": "lightning_transfer.transfer.schedule",
     "UserError": "lightning_transfer.errors",
+    "Views": "lightning_transfer.data.views",
     "WeightInterpolation": "lightning_transfer.transfer.interpolation",
     "evaluate_ensemble": "lightning_transfer.cli.ensemble",
     "explain_run": "lightning_transfer.cli.explaining",
@@ -85,7 +91,11 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.cli.transfer_runs import run_transfer as run_transfer
     from lightning_transfer.cluster.sharding import FullyShardedStrategy as FullyShardedStrategy
     from lightning_transfer.data.augment import Augmentation as Augmentation
-    from lightning_transfer.data.batches import ImageBatch as ImageBatch, TextBatch as TextBatch
+    from lightning_transfer.data.batches import (
+        ImageBatch as ImageBatch,
+        TextBatch as TextBatch,
+        TwoViewBatch as TwoViewBatch,
+    )
     from lightning_transfer.data.image_sets import CIFAR10 as CIFAR10, CIFAR100 as CIFAR100, DemoImages as DemoImages
     from lightning_transfer.data.images import ImageDataModule as ImageDataModule
     from lightning_transfer.data.language_modelling import (
@@ -96,6 +106,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.data.multitask_data import MultiTaskDataModule as MultiTaskDataModule
     from lightning_transfer.data.reading.options import ReaderOptions as ReaderOptions
     from lightning_transfer.data.texts import IMDB as IMDB, DemoTexts as DemoTexts, TextDataModule as TextDataModule
+    from lightning_transfer.data.views import Views as Views
     from lightning_transfer.errors import UserError as UserError
     from lightning_transfer.modules.adversarial import AdversarialClassifier as AdversarialClassifier
     from lightning_transfer.modules.classifier import Classifier as Classifier
@@ -103,6 +114,12 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from lightning_transfer.modules.lazy_adam import LazyAdam as LazyAdam
     from lightning_transfer.modules.multitask import MultiTaskModule as MultiTaskModule
     from lightning_transfer.modules.muon import Muon as Muon
+    from lightning_transfer.modules.self_supervised import SelfSupervisedModule as SelfSupervisedModule
+    from lightning_transfer.modules.view_losses import (
+        BarlowTwinsLoss as BarlowTwinsLoss,
+        SimCLRLoss as SimCLRLoss,
+        SimSiamLoss as SimSiamLoss,
+    )
     from lightning_transfer.networks.cnn import SeedCNN as SeedCNN
     from lightning_transfer.networks.fast_cnn import FastCNN as FastCNN
     from lightning_transfer.networks.lstm import LSTMClassifier as LSTMClassifier

@@ -44,7 +44,7 @@ images: list[L.LightningDataModule] = [
     lt.CIFAR10(batch_size=8, augmentation=lt.Augmentation(horizontal_flip=True), mixing=lt.Mixing(mixup_alpha=0.2)),
     lt.CIFAR100(labels="coarse"),
     lt.DemoImages(task="target", examples_per_class=4),
-    lt.ImageDataModule("folder", image_size=32),
+    lt.ImageDataModule("folder", image_size=32, views=lt.Views(blur_probability=0.5)),
 ]
 texts: list[L.LightningDataModule] = [
     lt.IMDB(max_tokens=100, tokenizer="words"),
@@ -66,6 +66,9 @@ networks: list[torch.nn.Module] = [
 classifier = lt.Classifier(lt.SeedCNN(10), num_classes=10, lr_schedule="cosine", lr_decay=2.6)
 adversarial = lt.AdversarialClassifier(lt.LSTMClassifier(100), 2, label_smoothing=0.1, warmup_fraction=0.1)
 multitask = lt.MultiTaskModule(lt.SeedCNN(12), {"fine": 10, "coarse": 2}, weighting="uncertainty", lr_decay=2.6)
+losses: list[torch.nn.Module] = [lt.SimCLRLoss(0.2), lt.BarlowTwinsLoss(0.01), lt.SimSiamLoss()]
+without_labels = lt.SelfSupervisedModule(lt.SeedCNN(10), 10, loss=losses[0], projector=[64, 32], warmup_fraction=0.1)
+views: torch.Tensor = lt.TwoViewBatch(torch.zeros(0), torch.zeros(0)).images
 language_model = lt.LanguageModel(lt.LSTMLanguageModel(100, dropout=0.1), lr_schedule="linear")
 callbacks: list[L.Callback] = [
     lt.ProgressiveUnfreezing(phases=[lt.Phase(["head"], lt.Until(plateau=lt.Plateau("val/loss"))), lt.Phase(["*"])]),

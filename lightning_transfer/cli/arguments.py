@@ -1,6 +1,7 @@
 """Defines the arguments of an experiment's command line, and how they are read."""
 
 import itertools
+import pkgutil
 import re
 import sys
 import warnings
@@ -18,6 +19,7 @@ from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.suggestions import classes_for, nearest_option
 from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.files import replacing
+from lightning_transfer.modules.self_supervised import SelfSupervisedModule
 from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 from lightning_transfer.run.verbosity import add_verbosity_options
@@ -137,12 +139,18 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
 
 
 def choose_monitor(config: Namespace) -> None:
-    """Chooses the problem type's score for the best checkpoint, where there is no accuracy and no other is named.
+    """Chooses what decides the best checkpoint where there is no accuracy, and no other metric is named.
+
+    It is the problem type's score. Where labels are not learned, nothing decides, and the last weights are the result.
 
     Args:
         config: The config of one command.
     """
-    problem_type = config.get("data.init_args.problem_type", "classification")
-    if problem_type != "classification" and config["checkpoint.monitor"] == "val/accuracy":
+    if config["checkpoint.monitor"] != "val/accuracy":
+        return
+    module: Any = pkgutil.resolve_name(config["model.class_path"])
+    if isinstance(module, type) and issubclass(module, SelfSupervisedModule):
+        config["checkpoint.monitor"] = None
+    elif (problem_type := config.get("data.init_args.problem_type", "classification")) != "classification":
         score, config["checkpoint.mode"] = TARGETS[problem_type].chosen_by
         config["checkpoint.monitor"] = f"val/{score}"

@@ -20,7 +20,7 @@ from lightning_transfer.dashboards.samples import (
     to_tokens,
 )
 from lightning_transfer.dashboards.validation_predictions import escaped
-from lightning_transfer.data.batches import ImageBatch, TextBatch
+from lightning_transfer.data.batches import ImageBatch, TextBatch, TwoViewBatch
 from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
 from lightning_transfer.report.palette import Color
 from lightning_transfer.report.picture_grid import picture_grid
@@ -36,7 +36,7 @@ _SNAPSHOTS = 10  # snapshots of a training: TensorBoard keeps as many
 
 
 class TrainingExamples(L.Callback):
-    """Shows the first training batch as the network sees it: augmented images, or texts with their tokens."""
+    """Shows the first training batch as the network sees it: augmented images, two views of each, or tokens."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Waits for the first batch."""
@@ -48,6 +48,10 @@ class TrainingExamples(L.Callback):
         """Shows the batch once, at the first step of a run."""
         rest_hook(self, "on_train_batch_start")
         writer = boards_of(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
+        if writer is not None and isinstance(batch, TwoViewBatch):
+            pictures = list(to_pixels(trainer, batch.images[: _TRAINING_PICTURES // 2].flatten(0, 1)))
+            captions: list[list[tuple[str, Color]]] = [[], []] * (len(pictures) // 2)
+            add_picture(writer, "training/examples", picture_grid(pictures, captions), 0)
         if writer is None or not is_shown(batch):
             return
         words = label_words(trainer, pl_module, batch.labels)
@@ -133,6 +137,8 @@ class Attributions(L.Callback):
             return
         logits = found.logits
         names = class_names(trainer, getattr(pl_module, "num_classes", logits.shape[1]))
+        if logits.shape[1] not in (1, len(names)):  # the features of a network that learns without labels
+            return
         predictions = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
         captions: list[list[tuple[str, Color]]] = [
             [(names[prediction], "good" if prediction == label else "bad"), (f"is {names[label]}", "muted")]

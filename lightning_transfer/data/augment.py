@@ -132,12 +132,26 @@ def uniform(indices: Tensor, *salts: int, total: int | None = None) -> Tensor:
     return _kept(total, indices.device, *salts)[indices]
 
 
+def uniform_rows(indices: Tensor, *salts: int, count: int) -> Tensor:
+    """Draws several numbers in [0, 1) for each index at once: row n is what :func:`uniform` draws with n as last salt.
+
+    Args:
+        indices: int64 [batch].
+        salts: Seed, epoch.
+        count: Number of draws for each index.
+
+    Returns:
+        float32 [count, batch].
+    """
+    return _hash(indices, *salts, torch.arange(count, device=indices.device)[:, None])
+
+
 @lru_cache(maxsize=16)  # enough for one epoch, which has fewer numbered draws than that
 def _kept(total: int, device: torch.device, *salts: int) -> Tensor:
     return _hash(torch.arange(total, device=device), *salts)
 
 
-def _hash(indices: Tensor, *salts: int) -> Tensor:
+def _hash(indices: Tensor, *salts: int | Tensor) -> Tensor:
     bits = indices
     for salt in salts:
         bits = _mix((bits + (salt * 0x9E3779B9 & 0xFFFFFFFF)) & 0xFFFFFFFF)

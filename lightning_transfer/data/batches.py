@@ -56,6 +56,18 @@ class TrainingImageBatch(ImageBatch):
     """A batch of images to train on, as stored: augmented and mixed once on the device."""
 
 
+class TwoViewBatch(NamedTuple):
+    """A batch of images to learn from without labels: two random views of each.
+
+    Attributes:
+        images: float32 [batch, 2, channels, height, width], normalised.
+        indices: int64 [batch], the row of each image in its split.
+    """
+
+    images: Tensor
+    indices: Tensor
+
+
 class TextBatch(NamedTuple):
     """A batch of labelled documents.
 
@@ -113,6 +125,8 @@ def parts(batch: Any, forward: Callable[..., Any] | None = None) -> tuple[tuple[
     """
     if hasattr(batch, "inputs"):
         return batch.inputs, batch.labels
+    if isinstance(batch, TwoViewBatch):
+        raise UserError("data.views is on, from which SelfSupervisedModule alone learns: set data.views null")
     if isinstance(batch, Mapping):
         names = [name for name in _LABELS if name in batch]
         if len(names) == 1 and len(batch) > 1 and isinstance(batch[names[0]], Tensor):

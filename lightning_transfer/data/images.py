@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_transfer.data import hub
 from lightning_transfer.data.augment import Augmentation
-from lightning_transfer.data.batches import ImageBatch, TrainingImageBatch
+from lightning_transfer.data.batches import ImageBatch, TrainingImageBatch, TwoViewBatch
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
 from lightning_transfer.data.decoding import ImageShape, decode, decode_all, typical_size, typical_window
 from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions
@@ -29,6 +29,7 @@ from lightning_transfer.data.pictures.sequences import ColumnPictures, Pictures
 from lightning_transfer.data.pictures.to_predict import pictures_to_predict
 from lightning_transfer.data.pictures.windows import Window
 from lightning_transfer.data.splits import Split, evenly_spaced
+from lightning_transfer.data.views import Views
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 
@@ -55,6 +56,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             ``--init_from`` if not given.
         augmentation: Random changes to training images.
         mixing: Mixup or CutMix of training images, once augmented and normalised.
+        views: Two random views of each training image in place of both, for SelfSupervisedModule; their labels are left
+            out.
         near_duplicate_bits: Counts images of the validation and test split that look like a training image: those of
             whose perceptual hash at most so many of the 64 bits differ. 4 finds scaled and newly compressed copies.
         window: The values that become black and white, in images with more than 8 bits and in lists of numbers. If not
@@ -76,6 +79,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         normalise_as: str | None = None,
         augmentation: Augmentation | None = None,
         mixing: Mixing | None = None,
+        views: Views | None = None,
         near_duplicate_bits: int | None = None,
         window: Window | None = None,
         image_folder: str | None = None,
@@ -91,6 +95,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
             mean, std, size, interpolation = preprocessing_of_weights(normalise_as)
         if std is not None and min(std) <= 0:
             raise UserError(f"data.std is {list(std)}: expected numbers above 0")
+        if views is not None and (augmentation is not None or mixing is not None):
+            raise UserError("data.views is on: expected null for data.augmentation and data.mixing beside it")
         if window is not None and not window[0] < window[1]:
             raise UserError(f"data.window is {list(window)}: expected a number and a higher one")
         self.image_column = image_column
@@ -105,13 +111,14 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         self._scales_and_shifts: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.augmentation = augmentation
         self.mixing = mixing
+        self.views = views
         self.near_duplicate_bits = near_duplicate_bits
         self.predict_path = predict_path
 
     @property
     def is_augmented(self) -> bool:
         """Whether a training image is another one in every epoch."""
-        return self.augmentation is not None or self.mixing is not None
+        return any(change is not None for change in (self.augmentation, self.mixing, self.views))
 
     @property
     def image_size(self) -> int:
@@ -257,18 +264,24 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         images, rows, left_out = decode_all(pictures, self._shape(), on_error)
         return Split(images, torch.full((len(images),), -1), "", [pictures.names[row] for row in rows], left_out)
 
-    def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
+    def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch | TwoViewBatch:
         """Augments and mixes training images and normalises all, on the device: only bytes were transferred."""
+        batch = self._augment(batch)
+        # Lightning converts a batch to the precision of the weights before this, when images are bytes yet.
+        return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
+
+    def _augment(self, batch: ImageBatch) -> ImageBatch | TwoViewBatch:
         images, labels, indices = batch
         draws = self._draws() if self.is_augmented and isinstance(batch, TrainingImageBatch) else None
+        if draws and self.views is not None:
+            views = self.views(images, indices, seed=draws["seed"], epoch=draws["epoch"])
+            return TwoViewBatch(self._normalise(views), indices)
         if draws and self.augmentation is not None:
             images = self.augmentation(images, indices, **draws)
         images = self._normalise(images)
         if draws and self.mixing is not None:
             images, labels = self.mixing(images, labels, indices, num_classes=self.num_classes, **draws)
-        batch = ImageBatch(images, labels, indices)
-        # Lightning converts a batch to the precision of the weights before this, when images are bytes yet.
-        return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
+        return ImageBatch(images, labels, indices)
 
     def _draws(self) -> dict[str, Any]:
         """What decides the draws of a step."""

@@ -7,6 +7,7 @@ from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.left_out import OnError
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.reading.options import ReaderOptions
+from lightning_transfer.data.views import Views
 
 
 class ClassificationOptions(TypedDict, total=False):
@@ -43,6 +44,7 @@ class ImageOptions(BatchedClassificationOptions, total=False):
     normalise_as: str | None
     augmentation: Augmentation | None
     mixing: Mixing | None
+    views: Views | None
     near_duplicate_bits: int | None
     window: tuple[float, float] | None
     image_folder: str | None

@@ -2,13 +2,12 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.layer_groups import group_patterns
+from lightning_transfer.networks.head_replacement import replace_head
 
 
 class TaskHeads(nn.Module):
@@ -71,25 +70,8 @@ def split_head(network: nn.Module, outputs: Mapping[str, int]) -> TaskHeads:
     Raises:
         UserError: If the last layer group has no linear layer with so many outputs.
     """
-    groups: Any = getattr(network, "layer_groups", None)
-    paths = list(group_patterns(groups).values())[-1] if groups else [""]
     total = sum(outputs.values())
-    found = [
-        path
-        for path, module in network.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == total
-        and any(not start or path == start or path.startswith(f"{start}.") for start in paths)
-    ]
-    if not found:
-        raise UserError(
-            f"the head of {type(network).__name__} has no linear layer of {total} outputs, those of all tasks together:"
-            " choose another model.network"
-        )
-    parent, _, name = found[-1].rpartition(".")
-    heads = TaskHeads(network.get_submodule(found[-1]), outputs)  # type: ignore[arg-type]
-    setattr(network.get_submodule(parent), name, heads)
-    return heads
+    return replace_head(network, lambda head: TaskHeads(head, outputs), total, ", those of all tasks together")
 
 
 def _rows_of(layer: nn.Linear, rows: Tensor) -> nn.Linear:

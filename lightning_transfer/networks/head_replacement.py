@@ -1,0 +1,48 @@
+"""Finds the linear layer that is a network's head, and puts another module in its place."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import group_patterns
+
+Head = TypeVar("Head", bound=nn.Module)
+
+
+def replace_head(
+    network: nn.Module, build: Callable[[nn.Linear], Head], outputs: int | None = None, whose: str = ""
+) -> Head:
+    """Replaces the last linear layer of a network's last layer group. The layer groups keep their names.
+
+    Args:
+        network: The network, which is changed in place.
+        build: Makes what takes the layer's place.
+        outputs: Number of outputs that the layer must have, if that is known.
+        whose: What these outputs are of, for the error: ``, those of all tasks together``.
+
+    Returns:
+        The new module.
+
+    Raises:
+        UserError: If the last layer group has no such layer.
+    """
+    groups: Any = getattr(network, "layer_groups", None)
+    paths = list(group_patterns(groups).values())[-1] if groups else [""]
+    found = [
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+        and outputs in (None, module.out_features)
+        and any(not start or path == start or path.startswith(f"{start}.") for start in paths)
+    ]
+    if not found:
+        of = "" if outputs is None else f" of {outputs} outputs"
+        raise UserError(
+            f"the head of {type(network).__name__} has no linear layer{of}{whose}: choose another model.network"
+        )
+    head = build(network.get_submodule(found[-1]))  # type: ignore[arg-type]
+    parent, _, name = found[-1].rpartition(".")
+    setattr(network.get_submodule(parent), name, head)
+    return head

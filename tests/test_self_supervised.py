@@ -1,0 +1,381 @@
+"""Learning without labels: the losses, what validation says, collapse, and that a run ends where all others do."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from conftest import run_folder
+from interruptions import assert_equal_runs
+from launching import run_ranks
+from self_supervised_toys import SCENARIOS, Agreement, ColourNetwork, fit, images, module, trainer, write_images
+from test_cli import error_line
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_transfer import (
+    BarlowTwinsLoss,
+    Classifier,
+    FastCNN,
+    ProgressiveUnfreezing,
+    SeedCNN,
+    SelfSupervisedModule,
+    SimCLRLoss,
+    SimSiamLoss,
+    TorchvisionNetwork,
+    TwoViewBatch,
+    UserError,
+    load,
+    load_starting_weights,
+)
+from lightning_transfer.cli.entry import main
+from lightning_transfer.modules.feature_evaluation import (
+    LabelledFeatures,
+    LinearProbe,
+    effective_rank,
+    neighbour_shares,
+    spread,
+)
+from lightning_transfer.modules.view_losses import VIEW_LOSSES
+
+FIRST, SECOND = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
+SECOND = FIRST + 0.5 * SECOND
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def experiment(folder: Path, *more: str) -> list[str]:
+    """The arguments of a run on them."""
+    return [
+        *("--data", "CIFAR10", "--data.path", str(folder), "--data.batch_size", "16", "--data.views", "{}"),
+        *("--data.validation_fraction", "0.2", "--model", "SelfSupervisedModule", "--model.projector", "[12, 8]"),
+        *("--model.network", "self_supervised_toys.ColourNetwork", "--model.optimizer.lr", "0.05"),
+        *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "4"),
+        *("--trainer.enable_progress_bar", "false", *more),
+    ]
+
+
+# ---- losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_simclr_tells_the_other_view_from_all_other_images() -> None:
+    views = [*F.normalize(FIRST, dim=1), *F.normalize(SECOND, dim=1)]
+    expected = []
+    for place, view in enumerate(views):
+        partner = (place + 16) % 32
+        others = [math.exp(float(view @ other) / 0.3) for number, other in enumerate(views) if number != place]
+        expected.append(-math.log(math.exp(float(view @ views[partner]) / 0.3) / sum(others)))
+    assert SimCLRLoss(0.3)(FIRST, SECOND).item() == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_barlow_twins_wants_each_output_to_agree_with_itself_alone() -> None:
+    correlations = np.corrcoef(FIRST.T.numpy(), SECOND.T.numpy())[:8, 8:]
+    own = np.diagonal(correlations)
+    expected = ((own - 1) ** 2).sum() + 0.02 * ((correlations**2).sum() - (own**2).sum())
+    assert BarlowTwinsLoss(0.02)(FIRST, SECOND).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_simsiam_predicts_projections_that_get_no_gradient() -> None:
+    predictions, projections = FIRST.clone().requires_grad_(), SECOND.clone().requires_grad_()
+    loss = SimSiamLoss()(predictions, projections)
+    cosines = [float(one @ other / one.norm() / other.norm()) for one, other in zip(FIRST, SECOND, strict=True)]
+    assert loss.item() == pytest.approx(-np.mean(cosines), rel=1e-5)
+    loss.backward()
+    assert projections.grad is None
+    assert predictions.grad is not None
+
+
+def test_losses_and_neighbours_are_those_of_lightly() -> None:
+    lightly = pytest.importorskip("lightly.loss")
+    knn = pytest.importorskip("lightly.utils.benchmarking.knn")
+    for temperature in (0.1, 0.5):
+        theirs = lightly.NTXentLoss(temperature)(FIRST, SECOND)
+        torch.testing.assert_close(SimCLRLoss(temperature)(FIRST, SECOND), theirs)
+    one, other = ((views - views.mean(0)) / views.std(0, correction=0) for views in (FIRST, SECOND))
+    torch.testing.assert_close(BarlowTwinsLoss(0.02)(one, other), lightly.BarlowTwinsLoss(0.02)(one, other))
+    torch.testing.assert_close(SimSiamLoss()(FIRST, SECOND), lightly.NegativeCosineSimilarity()(FIRST, SECOND))
+    bank, queries = F.normalize(torch.randn(300, 8), dim=1), F.normalize(torch.randn(50, 8), dim=1)
+    labels = torch.randint(0, 5, (300,))
+    theirs = knn.knn_predict(queries, bank.T, labels, 5, knn_k=20)
+    ours = neighbour_shares(queries, LabelledFeatures(bank, labels), 5, neighbours=20)
+    assert torch.equal(ours.argsort(1, descending=True)[:, 0], theirs[:, 0])
+
+
+@pytest.mark.parametrize("name", VIEW_LOSSES)
+def test_each_loss_trains_what_comes_before_the_head(folder: Path, name: Any) -> None:
+    found = module(loss=name)
+    before = found.network.hidden.weight.clone()
+    used = trainer(max_epochs=4)
+    used.fit(found, datamodule=images(folder))
+    assert not torch.equal(before, found.network.hidden.weight)
+    assert used.callback_metrics["val/knn_accuracy"] > 0.5  # of three colours
+    assert used.callback_metrics["train/spread"] > 0.3
+    assert (found.head.predictor is not None) == (name == "simsiam")
+
+
+def test_each_loss_has_the_head_of_its_paper_unless_another_is_asked_for() -> None:
+    expected = {"simclr": (512, 128), "barlow_twins": (2048,) * 3, "simsiam": (2048,) * 3}
+    for name, widths in expected.items():
+        head = module(loss=name, projector=None).head
+        assert tuple(layer.out_features for layer in head.projector if isinstance(layer, nn.Linear)) == widths
+        assert isinstance(head.projector[-1], nn.BatchNorm1d) == (name == "simsiam")
+    layers = [type(layer).__name__ for layer in module(projector=[12, 8]).head.projector]
+    assert layers == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+
+
+@pytest.mark.parametrize("make", [SeedCNN, FastCNN, partial(TorchvisionNetwork, name="resnet18")])
+def test_features_are_what_the_head_of_a_classifier_is_given(make: Any) -> None:
+    torch.manual_seed(0)
+    network = make(num_classes=7).eval()
+    given: list[Tensor] = []
+    head = [part for part in network.modules() if isinstance(part, nn.Linear)][-1]
+    hook = head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    pictures = torch.randn(3, 3, 32, 32)
+    network(pictures)
+    hook.remove()
+    groups = list(network.layer_groups)
+    found = SelfSupervisedModule(network, num_classes=7).eval()
+    torch.testing.assert_close(found(pictures), given[0])
+    assert list(found.layer_groups) == groups
+
+
+# ---- what validation says -------------------------------------------------------------------------------------------
+
+
+def test_neighbours_vote_by_the_exponential_of_their_cosines() -> None:
+    bank = LabelledFeatures(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0], [3.0, 3.0]]), torch.tensor([0, 1, 2, 1]))
+    [shares] = neighbour_shares(torch.tensor([[5.0, 0.0]]), bank, 3, neighbours=3, temperature=0.5)
+    votes = np.exp(np.array([1.0, 0.0, math.sqrt(0.5)]) / 0.5)  # of class 0, and of both of class 1
+    expected = [votes[0] / votes.sum(), (votes[1] + votes[2]) / votes.sum(), 0]
+    assert shares.tolist() == pytest.approx(expected, rel=1e-5)
+    everyone = neighbour_shares(torch.tensor([[5.0, 0.0]]), bank, 3)  # fewer than 200
+    assert everyone.sum().item() == pytest.approx(1)
+    assert everyone[0, 2] > 0
+
+
+def test_a_probe_is_trained_to_its_end_also_within_inference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    features = torch.randn(90, 5, generator=generator) + F.one_hot(labels, 5) * 2.0
+    features = features * torch.tensor([1, 10, 100, 1, 0.0])  # as widely as that, and one that is always the same
+    with torch.inference_mode():
+        probe = LinearProbe(LabelledFeatures(features.clone(), labels), 3)
+    weight, bias = probe._weight.detach().clone().requires_grad_(), probe._bias.detach().clone().requires_grad_()
+    standardised = (features - features.mean(0)) / features.std(0, correction=0).clamp_min(1e-6)
+    loss = F.cross_entropy(F.linear(standardised, weight, bias), labels) + 1e-4 * weight.square().sum()
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.abs().max() < 1e-3
+    torch.testing.assert_close(probe.logits(features), F.linear(standardised, weight, bias).detach())
+    assert (probe.logits(features).argmax(1) == labels).float().mean() > 0.7
+
+
+def test_rank_and_spread_say_how_many_directions_embeddings_take() -> None:
+    everywhere = torch.randn(4000, 16, generator=torch.Generator().manual_seed(0))
+    assert effective_rank(everywhere).item() == pytest.approx(16, rel=0.01)
+    assert effective_rank(everywhere[:, :1] * torch.ones(16)).item() == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.zeros(10, 4)).item() == 1
+    assert spread(everywhere).item() == pytest.approx(1, rel=0.02)
+    assert spread(everywhere + 100).item() < 0.05
+    assert spread(torch.ones(8, 4)).item() == 0
+
+
+def test_validation_is_that_of_all_training_examples_as_they_are(folder: Path) -> None:
+    data, found = images(folder), module()
+    used = trainer()
+    used.fit(found, datamodule=data)
+    found.eval()
+    split, rows = data.training_part
+    assert len(rows) == 96
+    bank = LabelledFeatures(found(data._normalise(split.inputs[rows])).detach(), split.labels[rows])
+    held_out, others = data.validation_part
+    queries, labels = found(data._normalise(held_out.inputs[others])).detach(), held_out.labels[others]
+    right = (neighbour_shares(queries, bank, 3).argmax(1) == labels).float().mean()
+    assert used.callback_metrics["val/knn_accuracy"] == pytest.approx(right)
+    right = (LinearProbe(bank, 3).logits(queries).argmax(1) == labels).float().mean()
+    assert used.callback_metrics["val/probe_accuracy"] == pytest.approx(right)
+    assert used.callback_metrics["val/effective_rank"] == pytest.approx(effective_rank(bank.features).item(), rel=1e-4)
+
+
+def test_labels_change_no_weight(folder: Path) -> None:
+    weights, accuracies = [], []
+    for turn in (0, 1):
+        data, found = images(folder, validation_fraction=0.0, train_fraction=1.0), module()
+        data.prepare_data()
+        data.setup("fit")
+        data._split("train").labels.add_(turn).remainder_(3)
+        used = trainer()
+        used.fit(found, datamodule=data)
+        weights.append(found.state_dict())
+        accuracies += used.test(found, datamodule=data, verbose=False)
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    assert accuracies[0]["test/knn_accuracy"] > accuracies[1]["test/knn_accuracy"]
+
+
+# ---- collapse and refusals ------------------------------------------------------------------------------------------
+
+
+def test_a_collapse_is_said_in_one_line_and_not_trained_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = experiment(folder, "--model.loss", "self_supervised_toys.Agreement", "--model.projector", "[8]")
+    line = error_line(capsys, "fit", *given, "--trainer.max_epochs", "100", "--model.optimizer.lr", "1")
+    assert "train/spread is 0.0" in line
+    assert "expected 0.1 or more. The network has collapsed, all images get nearly the same embedding" in line
+    saved = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["epoch"] < 90
+    assert not (run_folder() / "results.json").exists()
+
+
+def test_a_training_that_goes_well_is_never_taken_for_a_collapse(folder: Path) -> None:
+    used = trainer(max_epochs=30)
+    used.fit(module(loss=Agreement(), optimizer=partial(torch.optim.SGD, lr=0.0)), datamodule=images(folder))
+    assert used.current_epoch == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "moco"}, "model.loss is moco: expected simclr, barlow_twins, simsiam or a module"),
+        ({"num_classes": 1}, "model.num_classes is 1: expected 2 or more"),
+        ({"neighbours": 0}, "model.neighbours is 0: expected 1 or more"),
+        ({"projector": []}, r"model.projector is \[\]: expected one number of outputs or more"),
+        ({"projector": [8, 0]}, r"model.projector is \[8, 0\]"),
+    ],
+)
+def test_wrong_options_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        module(**options)
+
+
+def test_wrong_options_of_losses_and_other_networks_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model.loss.temperature is 0: expected more than 0"):
+        SimCLRLoss(0)
+    with pytest.raises(UserError, match=r"model.loss.redundancy_weight is -1: expected 0 or more"):
+        BarlowTwinsLoss(-1)
+    with pytest.raises(UserError, match=r"the head of TorchvisionNetwork has no linear layer: choose another"):
+        SelfSupervisedModule(TorchvisionNetwork(3, "squeezenet1_0"), num_classes=3)
+
+
+def test_data_without_views_and_with_other_labels_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"data.views is null: expected two views of each image"):
+        trainer().fit(module(), datamodule=images(folder, views=None))
+    several = images(folder)
+    several.problem_type = "multilabel"
+    with pytest.raises(UserError, match=r"data.problem_type is multilabel: expected classification"):
+        trainer().fit(module(), datamodule=several)
+    loader = torch.utils.data.DataLoader([(torch.zeros(3, 32, 32), 0)] * 4, batch_size=2)
+    with pytest.raises(UserError, match=r"the data gives batches of list: expected two views of each image"):
+        trainer().fit(module(), loader)
+    with pytest.raises(UserError, match=r"model.loss is MSELoss, which gives a tensor \[16, 8\]: expected one number"):
+        trainer().fit(module(loss=nn.MSELoss(reduction="none")), datamodule=images(folder))
+
+
+def test_data_of_ones_own_gives_views_as_batches() -> None:
+    views = [TwoViewBatch(torch.randn(4, 2, 3, 32, 32), torch.arange(4)) for _ in range(5)]
+    found = module(loss=Agreement())
+    before = found.network.hidden.weight.clone()
+    trainer(max_epochs=1).fit(found, torch.utils.data.DataLoader(views, batch_size=None))  # type: ignore[arg-type]
+    assert not torch.equal(before, found.network.hidden.weight)
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_reports_the_last_epoch_and_shows_the_features(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *experiment(folder, "--test_after_fit", "true")])
+    run = run_folder()
+    record = json.loads((run / "results.json").read_text())
+    names = ("knn_accuracy", "probe_accuracy", "effective_rank")
+    assert set(record["validation"]) == {f"val/{name}" for name in names}
+    assert set(record["test"]) == {f"test/{name}" for name in names}
+    assert record["validation"].items() <= record["validations"][-1].items()
+    assert record["selected_by"] is None
+    assert record["data"]["train_examples"] == 96
+    assert record["train_examples_per_second"] < 96 * 3 / record["train_seconds"] * 1.1  # images, not views
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    for name in ("before", "after"):
+        points = (run / "projector" / name / "points.tsv").read_text().splitlines()
+        assert len(points) == 24
+        assert (run / "projector" / name / "sprite.png").exists()
+    saved = ["--config", f"{run}/config.yaml", "--ckpt_path", f"{run}/checkpoints/last.ckpt"]
+    main(["test", *saved, "--quiet"])
+    assert f"test/knn_accuracy{record['test']['test/knn_accuracy']:>23.4f}" in capsys.readouterr().out
+    line = error_line(capsys, "predict", *saved)
+    assert line == "SelfSupervisedModule predicts no classes: start a Classifier from its checkpoint first"
+    with pytest.raises(UserError, match=r"SelfSupervisedModule predicts no classes"):
+        load(run)
+    main(["report", str(run)])
+
+
+def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_was_not(folder: Path) -> None:
+    given = experiment(folder, "--dashboards", "null", "--model.loss", "simsiam")
+    stop = [
+        "--trainer.callbacks",
+        json.dumps([{"class_path": "interruptions.Interruption", "init_args": {"steps": [9]}}]),
+    ]
+    main(["fit", *given, "--experiment", "whole"])
+    with pytest.raises(SystemExit):
+        main(["fit", *given, *stop, "--experiment", "stopped", "--version", "run"])
+    main(["fit", *given, *stop, "--experiment", "stopped", "--version", "run", "--ckpt_path", "last"])
+    assert_equal_runs(Path("logs/stopped/run"), run_folder("whole"))
+    logged = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["interval"] for path in
+              (Path("logs/stopped/run"), run_folder("whole"))]  # fmt: skip
+    assert logged[0] == logged[1]
+
+
+def test_a_classifier_starts_from_the_features_and_thaws(folder: Path, tmp_path: Path) -> None:
+    learned = module()
+    trainer().fit(learned, datamodule=images(folder))
+    torch.save({"state_dict": learned.state_dict(), "pytorch-lightning_version": "2"}, tmp_path / "views.ckpt")
+    classifier = Classifier(ColourNetwork(3), num_classes=3)
+    report = load_starting_weights(classifier, tmp_path / "views.ckpt")
+    assert torch.equal(classifier.network.hidden.weight, learned.network.hidden.weight)
+    assert list(report.made_anew) == ["network.head.weight", "network.head.bias"]
+    assert all(name.startswith("network.head.projector.") for name in report.left_over)
+    unfreezing = ProgressiveUnfreezing(schedule="gradual", until={"epochs": 1})  # type: ignore[arg-type]
+    start = classifier.network.hidden.weight.clone()
+
+    class Frozen(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+            is_frozen.append(torch.equal(start, pl_module.network.hidden.weight))
+
+    is_frozen: list[bool] = []
+    trainer(unfreezing, Frozen()).fit(classifier, datamodule=images(folder, views=None))
+    assert is_frozen == [True, False]
+    torch.save({"state_dict": classifier.state_dict(), "pytorch-lightning_version": "2"}, tmp_path / "classes.ckpt")
+    again = module()
+    report = load_starting_weights(again, tmp_path / "classes.ckpt")
+    assert torch.equal(again.network.hidden.weight, classifier.network.hidden.weight)
+
+
+def test_a_run_without_labels_can_be_planned_and_thaws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = experiment(folder, "--config", "configs/strategies/gradual.yaml")
+    main(["plan", *given])
+    printed = capsys.readouterr().out
+    assert "head 0.05" in printed
+    assert "MiB" in printed
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    found = tmp_path_factory.mktemp("ranks")
+    write_images(found)
+    return found, run_ranks("self_supervised_toys.py", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_processes_train_as_one(ranks: Any, name: str) -> None:
+    found, (first, second) = ranks
+    alone = fit(found / "set", name)
+    assert alone.keys() == first[name].keys()
+    for key, value in alone.items():
+        assert torch.equal(first[name][key], second[name][key]), key
+        torch.testing.assert_close(first[name][key], value, rtol=0, atol=1e-6, msg=key)
