@@ -41,6 +41,7 @@ _EXPORTS = {
     "Predicted": "lightning_transfer.run.predictor",
     "Predictor": "lightning_transfer.run.predictor",
     "Pretraining": "lightning_transfer.study.config",
+    "PrivateClassifier": "lightning_transfer.privacy.private_classifier",
     "ProgressiveUnfreezing": "lightning_transfer.transfer.unfreezing",
     "ReaderOptions": "lightning_transfer.data.reading.options",
     "SeedCNN": "lightning_transfer.networks.cnn",
@@ -130,6 +131,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
         TransformersLanguageModel as TransformersLanguageModel,
     )
     from lightning_transfer.networks.transformers_network import TransformersNetwork as TransformersNetwork
+    from lightning_transfer.privacy.private_classifier import PrivateClassifier as PrivateClassifier
     from lightning_transfer.run.predictor import Predicted as Predicted, Predictor as Predictor
     from lightning_transfer.study.config import (
         Halving as Halving,

@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "report": ("study.statistics",),
     "run": ("cluster", "transfer", "data"),
     "trackers": (),
+    # It takes away the dashboards that show examples.
+    "privacy": ("modules", "dashboards", "transfer", "data.batches"),
     # cli.entry: a cell is a command line, and cli.experiment is what it loads.
     "study": ("report", "transfer", "run", "cli.entry", "cli.experiment"),
     "cli": (

@@ -128,7 +128,7 @@ class ExperimentBuilder(LightningCLI):
         """Checks, before anything is built, what would otherwise fail late."""
         self._check_settings()
         choose_monitor(self.config[str(self.subcommand)])
-        self._require_library_of_network()
+        self._require_libraries()
         require_trackers(self._trackers_to_open())
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand in LOOKING_AHEAD:
@@ -175,12 +175,13 @@ class ExperimentBuilder(LightningCLI):
         if self.subcommand == "predict":
             check_file(Path(self._get(self.config, "output")))
 
-    def _require_library_of_network(self) -> None:
-        """Refuses a network whose library is not installed, before any data is read."""
-        named = self.config[str(self.subcommand)].get("model.init_args.network.class_path")
-        network: Any = pkgutil.resolve_name(named) if named else None
-        if (library := getattr(network, "library", None)) is not None:
-            require_library(library, network.__name__)
+    def _require_libraries(self) -> None:
+        """Refuses a module or a network whose library is not installed, before any data is read."""
+        for place in ("model", "model.init_args.network"):
+            named = self.config[str(self.subcommand)].get(f"{place}.class_path")
+            found: Any = pkgutil.resolve_name(named) if named else None
+            if (library := getattr(found, "library", None)) is not None:
+                require_library(library, found.__name__)
 
     def _build_network_as_saved(self) -> None:
         """Has a network that is evaluated built from the checkpoint alone, where that holds its config."""

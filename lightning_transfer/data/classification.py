@@ -22,6 +22,7 @@ from lightning_transfer.data.loader import (
     shuffled_batches,
     training_loader,
 )
+from lightning_transfer.data.private_examples import poisson_batches, refuse_what_tells, sampling_rate, taking_none
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
@@ -66,6 +67,9 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         balanced_sampling: Whether an epoch has equally many examples of each class: those of rare classes come several
             times, and of frequent ones each epoch has others. Epochs are as long as without it, and validation and test
             as they are. An example that comes several times in an epoch is augmented in the same way there.
+        private: Whether the training examples are private, for ``PrivateClassifier``. Each is drawn into each batch by
+            a chance of its own, and ``batch_size`` is the expected number. Nothing is measured on them. Only how many
+            there are is said and recorded.
         reader: How CSV files and their like are written, where it cannot be seen.
         on_error: Whether examples that are missing or cannot be read are refused (raise), or left out, counted and
             listed (skip).
@@ -93,6 +97,7 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         resident_gib: float = 4.0,
         problem_type: ProblemType = "classification",
         balanced_sampling: bool = False,
+        private: bool = False,
         reader: ReaderOptions | None = None,
         on_error: OnError = "raise",
     ) -> None:
@@ -121,7 +126,11 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
             test_seed,
             group_column,
             reader,
+            private,
         )
+        if private:
+            refuse_what_tells(balanced_sampling=balanced_sampling)
+        self.sampling_seed: int | None = None  # of a private training, which keeps it secret
         self.balanced_sampling = balanced_sampling
         self.on_error: OnError = on_error
         self.batch_size = batch_size
@@ -168,6 +177,24 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         return ordered_batches(rows, batch_size=self.eval_batch_size, **share)
 
     @property
+    def sampling_rate(self) -> float:
+        """The chance of each training example to be in a batch of a private training, after ``setup``."""
+        return sampling_rate(len(self._train_rows), self.batch_size)
+
+    def private_batches(self, rows: np.ndarray, **share: int) -> EpochBatches:
+        """Draws the batches of an epoch of a private training; ``share`` is this rank's part of each.
+
+        Raises:
+            UserError: If no private training has given the seed.
+        """
+        if self.sampling_seed is None:
+            raise UserError(
+                "data.private is true: expected PrivateClassifier as model, which keeps the draws of the batches secret"
+                " and counts what they cost; compose configs/options/private.yaml"
+            )
+        return poisson_batches(rows, batch_size=self.batch_size, seed=self.sampling_seed, **share)
+
+    @property
     def training_part(self) -> tuple[Split[Inputs], np.ndarray]:
         """The split that is trained on and its rows that are, int64 [rows] ascending, after ``setup``."""
         return self._split(self.train_split), np.sort(self._train_rows)
@@ -185,15 +212,16 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
     @property
     def facts(self) -> dict[str, Any]:
         """What a record of a run says of its data: fingerprints of the splits read and numbers of examples."""
-        fingerprints = {name: split.fingerprint for name, split in self._splits.items()}
         train, validation = len(self._train_rows), len(self._validation_rows)
-        facts = {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
-        if train and self.problem_type != "regression":
+        facts: dict[str, Any] = {"train_examples": train, "validation_examples": validation}
+        if not self.private:  # a fingerprint tells whether a guess of all examples is right
+            facts = {"fingerprints": {name: split.fingerprint for name, split in self._splits.items()}, **facts}
+        if train and self.problem_type != "regression" and not self.private:
             facts["training_examples_by_class"] = dict(zip(self.class_names, self.class_counts.tolist(), strict=True))
         if self.test_split in self._splits:
             facts["test_examples"] = len(self._splits[self.test_split])
         left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
-        if left_out:
+        if left_out and not self.private:
             facts["left_out"] = {name: [row._asdict() for row in rows] for name, rows in left_out.items()}
         if self._validates_on is not None:
             facts["validation_split"] = self._validates_on
@@ -248,16 +276,22 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
             )
             if self._validates_on is not None:
                 self._validation_rows = np.arange(len(self._split(self._validates_on)))
-        if stage == "fit" and self.problem_type != "regression":
+        if stage == "fit":
+            self._announce_classes()
+
+    def _announce_classes(self) -> None:
+        if self.problem_type != "regression" and not self.private:
             announce_classes(self.class_counts, self.class_names, self.train_split)
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training set in random order."""
         split = self._split(self.train_split)
-        batches = self.train_batches(split, self._train_rows, **self._share())
-        self._train_loader = training_loader(
-            self.batch_maker(split, is_training=True), batches, self.trainer, self._resume_at
-        )
+        take = self.batch_maker(split, is_training=True)
+        if self.private:
+            take, batches = taking_none(take), self.private_batches(self._train_rows, **self._share())
+        else:
+            batches = self.train_batches(split, self._train_rows, **self._share())
+        self._train_loader = training_loader(take, batches, self.trainer, self._resume_at)
         self._resume_at = {}
         return self._train_loader
 
@@ -295,8 +329,8 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
                 )
         self._train_rows, self._validation_rows = other._train_rows, other._validation_rows
         self._validates_on = other._validates_on
-        if stage == "fit" and self.problem_type != "regression":
-            announce_classes(self.class_counts, self.class_names, self.train_split)
+        if stage == "fit":
+            self._announce_classes()
 
     def labels_in(self, stage: Stage) -> Tensor:
         """Gives the labels of all rows of the split that a stage takes its examples from, after ``setup``."""

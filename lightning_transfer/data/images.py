@@ -28,6 +28,7 @@ from lightning_transfer.data.pictures.locating import folders_of_names
 from lightning_transfer.data.pictures.sequences import ColumnPictures, Pictures
 from lightning_transfer.data.pictures.to_predict import pictures_to_predict
 from lightning_transfer.data.pictures.windows import Window
+from lightning_transfer.data.private_examples import refuse_sample, refuse_what_tells, require_given
 from lightning_transfer.data.splits import Split, evenly_spaced
 from lightning_transfer.data.views import Views
 from lightning_transfer.errors import UserError
@@ -93,6 +94,10 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         size, interpolation = image_size, None
         if normalise_as is not None:
             mean, std, size, interpolation = preprocessing_of_weights(normalise_as)
+        if self.private:
+            refuse_what_tells(mixing=mixing, near_duplicate_bits=near_duplicate_bits)
+            require_given("those of the starting weights, or 0.5 three times", mean=mean, std=std)
+            require_given("such as 32, or that of the starting weights", image_size=size)
         if std is not None and min(std) <= 0:
             raise UserError(f"data.std is {list(std)}: expected numbers above 0")
         if views is not None and (augmentation is not None or mixing is not None):
@@ -133,7 +138,10 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         """The values that become black and white, where images have more than 8 bits: asked for, or measured."""
         if not self._window_is_known:
             _, pictures = self._open_pictures(self.train_split)
-            self._window, self._window_is_known = typical_window(pictures, self.on_error), True
+            window = typical_window(pictures, self.on_error)
+            if self.private and window is not None:
+                require_given("the range of values of your device", window=None)
+            self._window, self._window_is_known = window, True
         return self._window
 
     @cached_property
@@ -244,6 +252,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         Returns:
             float32 [count, 3, image_size, image_size].
         """
+        refuse_sample(self.private)
         rows = self._train_rows[evenly_spaced(len(self._train_rows), count)]
         return self._normalise(self._split(self.train_split).inputs[torch.from_numpy(rows)])
 

@@ -16,6 +16,7 @@ class ClassificationOptions(TypedDict, total=False):
     label_column: str | list[str]
     problem_type: ProblemType
     balanced_sampling: bool
+    private: bool
     on_error: OnError
     train_split: str
     validation_split: str | None

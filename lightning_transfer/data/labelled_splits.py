@@ -40,8 +40,10 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
         test_seed: int,
         group_column: str | None,
         reader: ReaderOptions | None,
+        private: bool = False,
     ) -> None:
         super().__init__()
+        self.private = private
         self.path = path
         self.reader = reader
         self.problem_type = problem_type
@@ -118,6 +120,8 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
     def count_shared(self, role: Role, split: str) -> None:
         """Counts the examples of a split that the training split has as well, once, and warns of them."""
         fact = f"{role}_examples_in_training_split"
+        if self.private:
+            return
         if fact not in self._shared_examples:
             train, other = self._split(self.train_split), self._split(split)
             if self.problem_type != "regression" and (self.trainer is None or self.trainer.training):
@@ -135,8 +139,10 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
     def count_contradictions(self) -> None:
         """Counts the examples of the training split that are there with another label too, and warns of them."""
         split = self._split(self.train_split)
-        if self.problem_type == "classification" and (
-            count := count_contradictions(self.train_split, self.content_of(split), split.labels.numpy())
+        if (
+            not self.private
+            and self.problem_type == "classification"
+            and (count := count_contradictions(self.train_split, self.content_of(split), split.labels.numpy()))
         ):
             self._shared_examples["training_examples_with_different_labels"] = count
 

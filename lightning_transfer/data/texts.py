@@ -15,6 +15,7 @@ from lightning_transfer.data.classification import ClassificationDataModule, req
 from lightning_transfer.data.keyword_arguments import LabelledTextOptions, TextOptions
 from lightning_transfer.data.loader import BatchLoader, EpochBatches
 from lightning_transfer.data.overlap import Rows
+from lightning_transfer.data.private_examples import refuse_sample, require_given
 from lightning_transfer.data.reading.documents import columns_of_given, read_documents
 from lightning_transfer.data.reading.tables import columns_of_texts, warn_of_missing_texts
 from lightning_transfer.data.splits import Split, evenly_spaced, names_of
@@ -144,7 +145,8 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
             self.write_tokenizer(self.trainer)
             validation = self._split(self._validates_on or self.train_split)
             train = self._split(self.train_split).inputs
-            self.announce_tokens(train, self._train_rows, validation.inputs, self._validation_rows)
+            if not self.private:
+                self.announce_tokens(train, self._train_rows, validation.inputs, self._validation_rows)
 
     def training_sample(self, count: int) -> Tensor:
         """Takes training documents from all over the training set, whole, after ``setup``.
@@ -155,6 +157,7 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         Returns:
             int64 [tokens]: one after the other, with padding between them and in place of unknown words.
         """
+        refuse_sample(self.private)
         token_ids, offsets = self._split(self.train_split).inputs
         rows = self._train_rows[evenly_spaced(len(self._train_rows), count)]
         padded = [np.append(token_ids[offsets[row] : offsets[row + 1]], PADDING_ID) for row in rows]
@@ -206,6 +209,8 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
 
     def training_texts(self) -> tuple[list[Collection[str]], str]:
         """The texts of the training split by columns, and a fingerprint of them."""
+        if self.private:
+            require_given("that of the starting weights, or name a pretrained data.tokenizer", vocabulary_path=None)
         return columns_of_texts(self.open_split(self.train_split, text_column=self.text_columns), self.text_columns)
 
     def _cut_lengths(self, split: Split[Documents]) -> np.ndarray:

@@ -34,7 +34,7 @@ class CachedFeatures(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._cache: FeatureCache | None = None
+        self._cache: FeatureCache | None = None  # in a fit
         self._first_validation_row = 0  # rows of a validation split of its own are no training rows
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -43,6 +43,19 @@ class CachedFeatures(L.Callback):
         self._cache = FeatureCache(pl_module.network, pl_module.forward, data, trainer.world_size)  # type: ignore[arg-type]
         self._first_validation_row = getattr(data, "first_validation_row", 0)
         pl_module.forward = self._cache.logits_of  # type: ignore[method-assign]
+
+    def head_and_features(self, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Tensor] | None:
+        """Gives the module that turns features of the present batch into logits, and these features.
+
+        What is computed next is no longer of known rows.
+
+        Args:
+            inputs: Those of the batch, which is not empty.
+
+        Returns:
+            None where no module alone does that, as while more than the head trains.
+        """
+        return None if self._cache is None else self._cache.head_and_features(inputs)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int
@@ -155,6 +168,18 @@ class FeatureCache:
                 mode = "training" if self.network.training else "evaluation"
                 raise cut.refusal(f"in {mode} what follows needs more than the first tensor that it is given")
         return logits
+
+    def head_and_features(self, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Tensor] | None:
+        """Gives what :meth:`CachedFeatures.head_and_features` does."""
+        cut = None if self.rows is None else self._present_cut()
+        if cut is None:
+            return None
+        features = self._features(cut, inputs)
+        self.rows = None
+        if cut.end is None:
+            return None
+        self._checked_modes.add(self.network.training)  # what takes the features alone needs nothing more
+        return cut.end, features.squeeze(1)
 
     def _present_cut(self) -> NetworkCut | None:
         """Finds where to cut, and forgets what was computed with other weights."""

@@ -149,6 +149,11 @@ class NetworkCut:
                 if forward is not None:
                     module.forward = forward
 
+    @property
+    def end(self) -> nn.Module | None:
+        """The module that turns features [batch, ...] into logits, as a head does; None where none alone does."""
+        return None if self.has_time else self._end
+
     # ---- whether it may be cut here ---------------------------------------------------------------------------------
 
     @property

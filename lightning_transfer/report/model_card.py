@@ -33,6 +33,11 @@ def model_card(name: str, licence: str | None, export: Mapping[str, Any], record
         "Exported by": f"`{export['command']}`",
         "Commit": record.get("commit") or "unknown",
     }
+    if privacy := record.get("privacy"):
+        facts["Privacy"] = (
+            f"differentially private training, ε {privacy['epsilon']:.2f} at δ {privacy['delta']:g}; not in it:"
+            f" {'; '.join(privacy['not_in_epsilon'])}"
+        )
     examples = {key: data[key] for key in ("train_examples", "validation_examples", "test_examples") if key in data}
     figures = [*_figures(record.get("test"), "test", data), *_figures(record.get("validation"), "validation", data)]
     lines = ["---", *head, "---", "", f"# {name}", ""]

@@ -24,6 +24,7 @@ CHARTS = {
     "Update of the weights / weights": ("ratio of the norms", ("update_ratio/",)),
     "Share of the parameters that train": ("share, %", ("phase/trainable_share",)),
     "Training examples per second": ("examples/s", ("speed/examples_per_second",)),
+    "Privacy that is spent, ε": ("ε", ("privacy/epsilon",)),
     "Share of the time between steps": ("share, %", ("speed/data_wait_share",)),
 }
 TOP_LOSSES = "Top losses: the worst mistakes of the validation"

@@ -105,6 +105,7 @@ class ResultsRecorder(L.Callback):
             "train_seconds": round(train_seconds, 3),
             "train_examples_per_second": round(steps.examples / train_seconds, 1),
             "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
+            "privacy": getattr(trainer.lightning_module, "privacy", None),
             "data": getattr(getattr(trainer, "datamodule", None), "facts", None),
             "device": _device(trainer),
             "processes": trainer.world_size,
@@ -156,6 +157,11 @@ def table(record: dict[str, Any], folder: Path) -> str:
     lines.append(took)
     if record.get("skipped_steps"):
         lines.append(f"{record['skipped_steps']} of {record['steps']} steps skipped: their gradients were not finite")
+    if privacy := record.get("privacy"):
+        lines.append(
+            f"epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:g} after {privacy['steps']} private steps;"
+            f" not in it: {'; '.join(privacy['not_in_epsilon'])}"
+        )
     lines.append(f"results: {folder}/results.json")
     if any(folder.glob("events.out.tfevents.*")):
         lines.append(shlex.join(["tensorboard", "--logdir", str(folder.parents[1])]))

@@ -33,7 +33,8 @@ def cell_row(cell: Cell, choices: Choices) -> dict[str, Any]:
         return {**row, "status": "failed" if cell.failure else "not run", "error": cell.failure or ""}
     metrics = {**(result["validation"] or {}), **(result["test"] or {})}
     seconds = {key: result[key] for key in ("fit_seconds", "train_seconds")}
-    return {**row, "status": "finished", **metrics, **seconds, "commit": result["commit"]}
+    privacy = {name: value for name, value in (result.get("privacy") or {}).items() if name in ("epsilon", "delta")}
+    return {**row, "status": "finished", **metrics, **seconds, **privacy, "commit": result["commit"]}
 
 
 def summary_row(outcomes: Outcomes, outcome: Outcome) -> dict[str, Any]:

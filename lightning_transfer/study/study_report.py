@@ -173,11 +173,32 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
         items.append(f"**The data changed during the study**: {len(fingerprints)} different fingerprints.")
     if shared := max((data.get("test_examples_in_training_split") or 0 for data in facts), default=0):
         items.append(f"**{shared:,} examples of the test split are in the training split too.**")
+    items += _privacy(outcomes)
     yield Bullets(items)
     failures = [f"`{cell.name}`: {cell.failure}" for cell in [*outcomes.tuning, *outcomes.cells] if cell.failure]
     if failures:
         yield Heading("Failed runs")
         yield Bullets(failures)
+
+
+def _privacy(outcomes: Outcomes) -> Iterator[str]:
+    """Says what private runs cost, and what that leaves out."""
+    told = {cell: found for cell, result in outcomes.results.items() if (found := result.get("privacy"))}
+    if not told:
+        return
+    largest = {
+        f"{outcome.label} at size {_size(outcome.size)}": max(costs)
+        for outcome in outcomes
+        if (costs := [told[cell]["epsilon"] for cell in outcome.cells if cell in told])
+    }
+    deltas = listed(sorted({f"{found['delta']:g}" for found in told.values()}))
+    runs = len(outcomes.tuning) + len(outcomes.cells)
+    yield (
+        f"**Private runs**, the largest ε of each row at δ {deltas}: "
+        f"{'; '.join(f'{name} {epsilon:.2f}' for name, epsilon in largest.items())}. Each ε is that of one run. Not in "
+        f"it: the validation examples, and that this study has {runs} runs on the same training examples"
+        f"{f', {len(outcomes.tuning)} of them to tune' if outcomes.tuning else ''}."
+    )
 
 
 def _halving(outcomes: Outcomes) -> str:

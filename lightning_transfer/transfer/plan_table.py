@@ -218,6 +218,8 @@ def plan(trainer: pl.Trainer, pl_module: pl.LightningModule, datamodule: pl.Ligh
     pl_module.configure_model()
     trainer.strategy.setup_optimizers(trainer)
     _ = trainer.estimated_stepping_batches  # this loads the training data as fit does
+    if getattr(datamodule, "private", False):  # the memory tells what is in the batch
+        return unfreezing.plan_table(trainer, pl_module) + "\nmemory not measured: data.private is true"
     batch = trainer.precision_plugin.convert_input(next(iter(trainer.train_dataloader)))  # type: ignore[arg-type]
     batch = pl_module._on_before_batch_transfer(batch)
     batch = pl_module._apply_batch_transfer_handler(batch, device=pl_module.device)

@@ -94,6 +94,11 @@ def range_test(
         raise UserError(f"lowest is {lowest} and highest {highest}: expected 0 < lowest < highest")
     if steps < _FEWEST_STEPS:
         raise UserError(f"steps is {steps}: expected {_FEWEST_STEPS} or more")
+    if getattr(datamodule, "private", False):
+        raise UserError(
+            "lr-find trains on examples without counting it, and data.private is true: choose the learning rate by"
+            " validation, or on public data"
+        )
     if trainer.world_size > 1:
         raise UserError(f"lr-find runs in one process, not {trainer.world_size}: set --trainer.devices 1")
     model = copy.deepcopy(model)

@@ -225,6 +225,8 @@ def _sample(work: _Work, chosen: Chosen, inputs: Inputs, count: int) -> tuple[In
 
 def _nearest(work: _Work, inputs: Inputs, missing: str | None, facts: dict[str, Any]) -> list[list[np.ndarray | None]]:
     """Adds the nearest training examples to the examples, or a note why there are none; gives their pictures."""
+    if missing is None and getattr(work.data, "private", False):
+        missing = "data.private is true"
     if missing is not None:
         facts["notes"].append(f"The nearest training examples are left out: {missing}.")
         return [[] for _ in facts["examples"]]

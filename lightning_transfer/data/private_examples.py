@@ -1,0 +1,113 @@
+"""Treats training examples as private: draws each into each batch by a chance of its own, and measures nothing on them.
+
+:class:`~lightning_transfer.privacy.private_classifier.PrivateClassifier` counts what the batches cost.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lightning_transfer.data.loader import Batches, EpochBatches
+from lightning_transfer.errors import UserError
+
+Made = TypeVar("Made", bound=tuple[Any, ...])
+
+
+def sampling_rate(rows: int, batch_size: int) -> float:
+    """Returns the chance of each row to be in a batch, by which ``batch_size`` are expected in it."""
+    return min(1.0, batch_size / rows)
+
+
+def poisson_batches(
+    rows: np.ndarray, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+) -> EpochBatches:
+    """Makes training batches of rows that are drawn independently, alike on any number of ranks.
+
+    A batch may have any number of rows, also none. A row may come in several batches of an epoch, or in none. An epoch
+    has as many batches as it has without this.
+
+    Args:
+        rows: int64 [rows], the rows to draw from.
+        batch_size: Expected examples in a batch over all ranks together.
+        seed: Decides the draws. Whoever knows it knows the batches.
+        rank: Index of the share of each batch to give.
+        world_size: Number of shares.
+
+    Returns:
+        A function from the epoch to its batches.
+    """
+    rate = sampling_rate(len(rows), batch_size)
+    count = max(1, len(rows) // batch_size)
+
+    def batches(epoch: int) -> Batches:
+        generator = np.random.default_rng([seed, epoch])
+        # A binomial number of rows, all sets of that size being equally likely: the same as a draw for each row.
+        sizes = generator.binomial(len(rows), rate, count)
+        drawn = [generator.choice(rows, size, replace=False, shuffle=False) for size in sizes]
+        return [batch[rank::world_size] for batch in drawn]
+
+    return batches
+
+
+def taking_none(take: Callable[[np.ndarray], Made]) -> Callable[[np.ndarray], Made]:
+    """Has what makes a batch of rows make one of no rows, too.
+
+    Args:
+        take: Makes a named tuple of tensors [batch, ...] from at least one row.
+    """
+
+    def take_any(rows: np.ndarray) -> Made:
+        if len(rows):
+            return take(rows)
+        like = take(np.zeros(1, np.int64))
+        return type(like)(*(field[:0] for field in like))
+
+    return take_any
+
+
+def refuse_what_tells(**given: object) -> None:
+    """Refuses settings of data with which a private training would not be private.
+
+    Args:
+        given: Each by its name; it is allowed where it is None, False or 0.
+
+    Raises:
+        UserError: For the first one that is given.
+    """
+    for name, value in given.items():
+        if value:
+            raise UserError(
+                f"data.{name} is {value}: expected none with data.private true, as it joins or counts private examples"
+            )
+
+
+def refuse_sample(private: bool) -> None:
+    """Refuses to give training examples to what is not counted, such as the calibration of an export.
+
+    Raises:
+        UserError: If they are private.
+    """
+    if private:
+        raise UserError(
+            "data.private is true: expected no use of training examples beside a private training, whose count leaves"
+            " it out; leave it off"
+        )
+
+
+def require_given(what: str, **given: object) -> None:
+    """Refuses to measure on private examples what was not given.
+
+    Args:
+        what: The way out.
+        given: Each setting by its name; None where it was not given.
+
+    Raises:
+        UserError: For the first one that was not.
+    """
+    for name, value in given.items():
+        if value is None:
+            raise UserError(
+                f"data.{name} is null: expected a value with data.private true, as it would be measured on private"
+                f" training examples; {what}"
+            )

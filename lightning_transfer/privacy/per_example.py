@@ -1,0 +1,147 @@
+"""Computes the gradient of each example alone, and adds up those of a batch, each clipped to a norm."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from lightning_transfer.errors import UserError
+
+Gradients = dict[str, Tensor]  # by the names of the parameters
+
+
+class PerExampleGradients:
+    """Computes gradients of single examples: each goes through the network as a batch of its own.
+
+    So no layer can mix examples, whatever it does. Norm layers with running statistics use these and leave them as
+    they are; another layer that changes its buffers is refused. Examples are computed together by ``torch.func``. A
+    network that this cannot do, such as one with an LSTM, takes one example after the other.
+
+    Args:
+        module: Has ``training_loss`` of logits and labels; its parameters that require grad count.
+    """
+
+    def __init__(self, module: L.LightningModule) -> None:
+        self._loss = _ExampleLoss(module)
+        self._is_vectorised = not any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that train now, by name."""
+        return {name: p for name, p in self._loss.named_parameters() if p.requires_grad}
+
+    def clipped_sum(
+        self, examples: tuple[Tensor, ...], clip_norm: float, at_once: int, head: nn.Module | None = None
+    ) -> Gradients:
+        """Adds up the gradients of a batch, each scaled down to a norm over all parameters that train.
+
+        An example whose gradient is not finite adds nothing.
+
+        Args:
+            examples: The inputs and the labels of a batch, [batch, ...] each; the batch may be empty.
+            clip_norm: The largest norm.
+            at_once: Number of examples whose gradients are in memory together.
+            head: The part of the network that takes these inputs; all of it if not given.
+
+        Returns:
+            A sum for each parameter that trains, of its shape.
+
+        Raises:
+            UserError: For a layer that changes a buffer.
+        """
+        self._loss.logits = (self._loss.module if head is None else head).__call__
+        total = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        for part in zip(*(tensor.split(at_once) for tensor in examples), strict=True):  # type: ignore[no-untyped-call]
+            if not len(part[0]):
+                continue
+            gradients = self(part)
+            norms = torch.stack([_norms(gradient) for gradient in gradients.values()]).norm(dim=0)
+            is_finite = norms.isfinite()
+            factors = (clip_norm / norms[is_finite]).clamp(max=1)
+            for name, gradient in gradients.items():
+                finite = gradient if is_finite.all() else gradient[is_finite]
+                total[name] += torch.tensordot(factors.to(gradient.dtype), finite, 1)
+        return total
+
+    def __call__(self, examples: tuple[Tensor, ...]) -> Gradients:
+        """Computes the gradient of each example, [batch, ...] for each parameter that trains."""
+        parameters: dict[str, Tensor] = dict(self.parameters)
+        with _running_statistics(self._loss), self._unchanged_buffers():
+            if self._is_vectorised:
+                try:
+                    return self._together(parameters, examples)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    self._is_vectorised = False
+                    reason = str(error).strip().splitlines()[0]
+                    rank_zero_info(f"gradients are computed for one example after the other: {reason}")
+            return self._one_by_one(parameters, examples)
+
+    def _together(self, parameters: dict[str, Tensor], examples: tuple[Tensor, ...]) -> Gradients:
+        def loss(own: dict[str, Tensor], *example: Tensor) -> Any:
+            return functional_call(self._loss, own, example)
+
+        detached = {name: parameter.detach() for name, parameter in parameters.items()}
+        gradients: Callable[..., Gradients] = vmap(
+            grad(loss), in_dims=(None, *(0 for _ in examples)), randomness="different"
+        )
+        return gradients(detached, *examples)
+
+    def _one_by_one(self, parameters: dict[str, Tensor], examples: tuple[Tensor, ...]) -> Gradients:
+        found = [
+            torch.autograd.grad(self._loss(*example), [*parameters.values()], allow_unused=True, materialize_grads=True)
+            for example in zip(*(tensor.unbind() for tensor in examples), strict=True)
+        ]
+        return {name: torch.stack(of_one) for name, of_one in zip(parameters, zip(*found, strict=True), strict=True)}
+
+    @contextmanager
+    def _unchanged_buffers(self) -> Iterator[None]:
+        before = [(name, buffer, buffer._version) for name, buffer in self._loss.named_buffers()]
+        yield
+        now = dict(self._loss.named_buffers())
+        for name, buffer, version in before:
+            if now.get(name) is not buffer or buffer._version != version:
+                path, _, own = name.removeprefix("module.").rpartition(".")
+                raise UserError(
+                    f"{path} changes its buffer {own} by what it sees of training examples, which no noise would hide:"
+                    " freeze its layer group with ProgressiveUnfreezing, or choose another network"
+                )
+
+
+def _norms(gradients: Tensor) -> Tensor:
+    wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+    norms: Tensor = wide.reshape(len(wide), -1).norm(dim=1)
+    return norms
+
+
+class _ExampleLoss(nn.Module):
+    """The training loss of one example, as a module with all parameters."""
+
+    def __init__(self, module: L.LightningModule) -> None:
+        super().__init__()
+        self.module = module
+        self.logits: Callable[..., Tensor] = module.__call__  # a method: as a module it would have a second name
+
+    def forward(self, *example: Tensor) -> Tensor:
+        *inputs, labels = (tensor.unsqueeze(0) for tensor in example)
+        loss: Tensor = self.module.training_loss(self.logits(*inputs), labels)  # type: ignore[operator]
+        return loss
+
+
+@contextmanager
+def _running_statistics(module: nn.Module) -> Iterator[None]:
+    """Has norm layers use their running statistics: those of a batch would mix its examples, and be kept."""
+    training = [layer for layer in module.modules() if layer.training and hasattr(layer, "running_mean")]
+    for layer in training:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True

@@ -1,0 +1,262 @@
+"""A classifier whose training is differentially private: DP-SGD, with the account of what it costs."""
+
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_transfer.data.batches import Batch, parts
+from lightning_transfer.errors import UserError, require_library
+from lightning_transfer.keywords import Keywords
+from lightning_transfer.modules.classifier import Classifier, ClassifierOptions
+from lightning_transfer.modules.feature_cache import CachedFeatures
+from lightning_transfer.privacy.accounting import ACCOUNTANT, Mechanism, calibrated
+from lightning_transfer.privacy.conditions import check_can_be_private
+from lightning_transfer.privacy.per_example import Gradients, PerExampleGradients
+from lightning_transfer.privacy.readers import close_readers, unknown_callbacks
+from lightning_transfer.privacy.secret import new_secret, noise_generator, read_secret, write_secret
+
+
+class PrivateClassifier(Classifier):
+    """A classifier that keeps its training examples private: the weights tell little of any one of them (DP-SGD).
+
+    Each step draws every example by a chance of its own, computes the gradient of each alone, scales it down to
+    ``clip_norm``, and adds noise to the sum. ε says how much the whole run can tell of an example, for a chance
+    ``delta`` of failing: see ``docs/private.md``. It is logged as ``privacy/epsilon``, and in ``results.json``. Layers
+    that are frozen cost no noise. Norm layers with running statistics use and keep those of the starting weights.
+    What else would tell of single examples is switched off or refused, among it ``train/loss``. It needs
+    ``data.private`` and the extra ``opacus``.
+
+    Args:
+        target_epsilon: The most that ε may be. It sets the noise by the length of the training, if no noise is given,
+            and the run ends before a step that would exceed it.
+        delta: The chance with which the promise may fail: below 1 divided by the number of training examples.
+        noise_multiplier: Standard deviation of the noise, divided by ``clip_norm``.
+        clip_norm: The norm to which the gradient of each example is scaled down, over all that trains.
+        examples_at_once: Number of examples whose gradients are in memory together. The result is the same.
+
+    Raises:
+        UserError: If opacus is missing, neither a target nor noise is given, or a value is out of range. On ``fit``,
+            for what cannot be private.
+
+    Source:
+        Abadi et al., Deep Learning with Differential Privacy, 2016.
+    """
+
+    library: ClassVar[str] = "opacus"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        target_epsilon: float | None = None,
+        delta: float = 1e-5,
+        noise_multiplier: float | None = None,
+        clip_norm: float = 1.0,
+        examples_at_once: int = 32,
+        **kwargs: Keywords[ClassifierOptions],
+    ) -> None:
+        require_library(self.library, type(self).__name__)
+        super().__init__(network, num_classes, **kwargs)
+        if target_epsilon is None and noise_multiplier is None:
+            raise UserError("model.target_epsilon is null: expected a number such as 3, or model.noise_multiplier")
+        numbers = {"target_epsilon": target_epsilon, "noise_multiplier": noise_multiplier, "clip_norm": clip_norm}
+        for name, value in numbers.items():
+            if value is not None and not value > 0:
+                raise UserError(f"model.{name} is {value}: expected more than 0")
+        if not 0 < delta < 1:
+            raise UserError(f"model.delta is {delta}: expected a chance between 0 and 1, such as 1e-5")
+        if examples_at_once < 1:
+            raise UserError(f"model.examples_at_once is {examples_at_once}: expected 1 or more")
+        self.target_epsilon, self.delta, self.noise_multiplier = target_epsilon, delta, noise_multiplier
+        self.clip_norm, self.examples_at_once = clip_norm, examples_at_once
+        self._steps = 0
+        self._secret = 0
+        self._mechanism: Mechanism | None = None  # once the length of the training is known
+        self._most_steps: float = float("inf")
+        self._gradients: PerExampleGradients | None = None
+        self._sums: Gradients = {}
+        self._expected = 0.0  # examples in a batch over all processes
+        self._not_in_epsilon: list[str] = []
+
+    @property
+    def privacy(self) -> dict[str, Any] | None:
+        """What a record of a run says of its privacy, in plain types; None before a fit."""
+        if self._mechanism is None:
+            return None
+        return {
+            "epsilon": self._mechanism.epsilon(self._steps),
+            "delta": self.delta,
+            "target_epsilon": self.target_epsilon,
+            "steps": self._steps,
+            "noise_multiplier": self._mechanism.noise_multiplier,
+            "sampling_rate": self._mechanism.sampling_rate,
+            "clip_norm": self.clip_norm,
+            "accountant": ACCOUNTANT,
+            "not_in_epsilon": self._not_in_epsilon,
+        }
+
+    # ---- the way in -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Begins a private training with a secret of its own; a checkpoint is loaded after this.
+
+        Raises:
+            UserError: For data, a trainer or callbacks with which a training cannot be private.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            check_can_be_private(self.trainer, self)
+            close_readers(self.trainer)
+            self._steps, self._mechanism = 0, None
+            self._use(new_secret(self.trainer))
+
+    def _use(self, secret: int) -> None:
+        self._secret = self.trainer.datamodule.sampling_seed = secret  # type: ignore[attr-defined]
+
+    def fit_network_to_data(self) -> None:
+        """Leaves the network as it is: what it would compute of training examples is not private."""
+        if getattr(self.network, "sample_size", 0):
+            rank_zero_warn(
+                f"private: {type(self.network).__name__} is not fitted to training examples before the first step, and"
+                " learns more slowly: start from weights (--init_from) that have it"
+            )
+
+    def on_fit_start(self) -> None:
+        """Sets the noise, and says what the training promises.
+
+        Raises:
+            UserError: For a delta that promises nothing, a training without an end, and a checkpoint of another one.
+        """
+        super().on_fit_start()
+        write_secret(self.trainer, self._secret)
+        self._gradients = PerExampleGradients(self)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        examples, held_out = data.facts["train_examples"], data.facts["validation_examples"]
+        if self.delta * examples >= 1:
+            raise UserError(
+                f"model.delta is {self.delta}: expected below 1 / {examples}, as a higher one would allow to publish an"
+                " example"
+            )
+        total = self.trainer.estimated_stepping_batches
+        planned = int(total) if 0 <= total < float("inf") else None
+        rate = data.sampling_rate
+        self._expected = rate * examples
+        if self._mechanism is None:
+            self._mechanism = self._chosen(rate, planned)
+        elif self._mechanism.sampling_rate != rate:
+            raise UserError(
+                f"data.batch_size of {examples} training examples is a chance of {rate:.6g} for each, and the"
+                f" checkpoint's is {self._mechanism.sampling_rate:.6g}: go on with the data that the run began with"
+            )
+        if self.target_epsilon is not None:
+            self._most_steps = self._mechanism.steps_within(self.target_epsilon, planned)
+        self._not_in_epsilon = [
+            *([f"the {held_out} validation examples, by which checkpoints are chosen"] if held_out else []),
+            "other runs on the same examples, such as those of tuning",
+            *(f"what {name} reads" for name in unknown_callbacks(self.trainer)),
+        ]
+        whole = "" if planned is None else f"epsilon {self._mechanism.epsilon(planned):.2f} after all {planned} steps, "
+        rank_zero_info(
+            f"private: {whole}delta {self.delta:g}, noise multiplier {self._mechanism.noise_multiplier:.3g}, each of"
+            f" {examples} examples in a batch with a chance of {rate:.3g}; not in epsilon: "
+            f"{'; '.join(self._not_in_epsilon)}"
+        )
+
+    def _chosen(self, rate: float, planned: int | None) -> Mechanism:
+        if self.noise_multiplier is not None:
+            return Mechanism(self.noise_multiplier, rate, self.delta)
+        assert self.target_epsilon is not None
+        if planned is None:
+            raise UserError(
+                f"model.target_epsilon is {self.target_epsilon}: expected a training of known length, set"
+                " trainer.max_epochs or trainer.max_steps, or give model.noise_multiplier"
+            )
+        return calibrated(self.target_epsilon, rate, self.delta, max(1, planned))
+
+    # ---- a step -----------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:  # type: ignore[override]
+        """Ends the training before a step that would exceed the target."""
+        if self._steps >= self._most_steps:
+            if not self.trainer.should_stop:
+                rank_zero_info(
+                    f"private: the training ends after {self._steps} steps, as another would exceed epsilon"
+                    f" {self.target_epsilon}"
+                )
+            self.trainer.should_stop = True
+            return -1
+        super().on_train_batch_start(batch, batch_idx)
+        return None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Computes the sum of the clipped gradients of a batch. What it returns is always 0: a loss is not private."""
+        assert self._gradients is not None
+        inputs, labels = parts(batch, self.network)
+        caches = [c for c in self.trainer.callbacks if isinstance(c, CachedFeatures)]  # type: ignore[attr-defined]
+        cached = caches[0].head_and_features(inputs) if caches and len(labels) else None
+        head, inputs = (None, inputs) if cached is None else (cached[0], (cached[1],))
+        self._sums = self._gradients.clipped_sum((*inputs, labels), self.clip_norm, self.examples_at_once, head)
+        self._steps += 1
+        if self.trainer.is_last_batch:  # the accountant takes a tenth of a second
+            self.log_means()
+        return torch.zeros((), device=self.device, requires_grad=True)
+
+    @torch.no_grad()
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Adds noise to the sum over all processes, and makes the mean over the expected batch the gradient."""
+        assert self._gradients is not None
+        assert self._mechanism is not None
+        processes, sums = self.trainer.world_size, self._sums
+        if processes > 1:
+            for total in sums.values():
+                torch.distributed.all_reduce(total)
+        if not sums:  # nothing trains, and nothing is told
+            return
+        deviation = self._mechanism.noise_multiplier * self.clip_norm
+        generator = noise_generator(self._secret, self._steps, [*sums.values()], processes)
+        for name, parameter in self._gradients.parameters.items():
+            total = sums[name]
+            noise = torch.randn(total.shape, generator=generator, device=total.device, dtype=total.dtype)
+            parameter.grad = (total + deviation * noise) / self._expected
+        self._sums = {}
+
+    def means_so_far(self) -> dict[str, Tensor]:
+        """Computes what is logged of the training steps: ε of all until now."""
+        assert self._mechanism is not None
+        return {"privacy/epsilon": torch.tensor(self._mechanism.epsilon(self._steps), device=self.device)}
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the account, without the secret: a checkpoint may be published."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["privacy"] = self.privacy
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the saved account, in a fit.
+
+        Raises:
+            UserError: For a checkpoint of a training that was not private, or had other settings.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if not self.is_fitting:
+            return
+        if (saved := checkpoint.get("privacy")) is None:
+            raise UserError(
+                "the checkpoint is of a training that was not private: expected one of PrivateClassifier; start by"
+                " --init_from, if its weights have never seen the private examples"
+            )
+        given = {"delta": self.delta, "clip_norm": self.clip_norm}
+        if self.noise_multiplier is not None:
+            given["noise_multiplier"] = self.noise_multiplier
+        for name, value in given.items():
+            if saved[name] != value:
+                raise UserError(
+                    f"model.{name} is {value}, and the checkpoint's {saved[name]}: go on with that, or start by"
+                    " --init_from, which adds a whole epsilon"
+                )
+        self._steps = saved["steps"]
+        self._mechanism = Mechanism(saved["noise_multiplier"], saved["sampling_rate"], saved["delta"])
+        self._use(read_secret(self.trainer))
