@@ -198,6 +198,17 @@ def test_examples_that_test_and_training_share_are_said(plan: Plan) -> None:
     assert "**3 examples of the test split are in the training split too.**" in report(plan)
 
 
+def test_privacy_of_runs_is_said_and_what_it_leaves_out(plan: Plan) -> None:
+    assert "Private runs" not in report(plan)
+    pretend(plan.final()[0], 0.5, privacy={"epsilon": 2.9876, "delta": 1e-5})
+    text = report(plan)
+    runs = len(plan.tuning()) + len(plan.final())
+    assert "**Private runs**, the largest ε of each row at δ 1e-05: " in text
+    assert re.search(r": \w+ at size 2 2\.99\. Each ε is that of one run\. Not in it: the validation examples", text)
+    assert f"this study has {runs} runs on the same training examples" in text
+    assert [row["epsilon"] for row in rows("toy_cells.csv") if row["epsilon"]] == ["2.9876"]
+
+
 def test_page_needs_nothing_from_elsewhere(plan: Plan) -> None:
     report(plan)
     page = Path("report/toy.html").read_text()

@@ -1,0 +1,110 @@
+"""Private training of what is fine-tuned: heads on cached features, norm layers, adapters, and networks of texts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from backbones import TRANSFORMERS, transformer
+from private_toys import SmallNetwork, by_opacus, fit, private, weights
+from test_private import loop_over_examples, texts
+from torch import Tensor, nn
+
+from lightning_transfer import DemoTexts, LowRankAdaptation, LSTMClassifier, PrivateClassifier, ProgressiveUnfreezing
+from lightning_transfer.privacy import private_classifier
+from lightning_transfer.privacy.per_example import PerExampleGradients
+
+pytest.importorskip("opacus")
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_gradients_of_every_family_of_transformers_equal_a_loop(family: str) -> None:
+    module = private(transformer(family, dropout=0.0).double()).train()
+    given = texts()
+    found, expected = PerExampleGradients(module)(given), loop_over_examples(module, given)
+    for key, gradients in expected.items():
+        assert (found[f"module.{key}"] - gradients).norm() / gradients.norm().clamp(min=1e-12) < 1e-6, key
+
+
+class CountingConvolution(nn.Conv2d):
+    images = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        return super().forward(images)
+
+
+class Counting(SmallNetwork):
+    """Counts the images that pass its first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = CountingConvolution(3, 4, 3)
+
+
+@pytest.fixture
+def known_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches and noise are the same in all runs, also where a sum differs in its last digit."""
+    monkeypatch.setattr(private_classifier, "new_secret", lambda _: 1)
+    monkeypatch.setattr(
+        private_classifier, "noise_generator", lambda secret, step, *_: torch.Generator().manual_seed(step)
+    )
+
+
+@pytest.mark.usefixtures("known_noise")
+@pytest.mark.parametrize("schedule", ["linear_probe", "gradual"])
+def test_cached_features_train_as_the_whole_network(schedule: Any, tmp_path: Path) -> None:
+    found = []
+    for cache in (False, True):
+        torch.manual_seed(0)
+        module = private(Counting(), cache_features=cache)
+        unfreezing = ProgressiveUnfreezing(schedule=schedule, until={"steps": 8} if schedule == "gradual" else None)
+        fit(tmp_path, module, callbacks=[unfreezing], max_epochs=4)
+        found.append((weights(module), module.network.stem.images))
+    (whole, _), (cached, images) = found
+    for name, value in whole.items():
+        torch.testing.assert_close(cached[name], value)
+    if schedule == "linear_probe":
+        assert images < 64 + 12 + 6 * 8  # each example once, and a few batches to check
+
+
+def test_norm_and_bias_train_on_the_statistics_of_the_starting_weights(tmp_path: Path) -> None:
+    module = private()
+    before = weights(module)
+    fit(tmp_path, module, callbacks=[ProgressiveUnfreezing(schedule="full", parameters=["norm", "bias"])])
+    changed = {name for name, value in weights(module).items() if not value.equal(before[name])}
+    expected = ("stem.bias", "norm.weight", "norm.bias", "head.weight", "head.bias")
+    assert changed == {f"network.{name}" for name in expected}
+
+
+def test_adapters_train_privately_and_the_rest_stays(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    module = private()
+    before = weights(module)
+    adapters = LowRankAdaptation(rank=2)
+    unfreezing = ProgressiveUnfreezing(schedule="full", parameters=["*.lora_*"], thaw_frozen=True)
+    fit(tmp_path, module, callbacks=[adapters, unfreezing])
+    changed = {name for name, value in weights(module).items() if not value.equal(before[name])}
+    assert changed == {f"network.{name}" for name in ("stem.weight", "head.weight", "head.bias")}
+    assert module.privacy["epsilon"] == pytest.approx(by_opacus(16, 1.0, 0.125, 1e-5), abs=1e-9)
+
+
+@pytest.mark.parametrize("network", ["lstm", "bert"])
+def test_texts_in_a_given_vocabulary_train_privately_also_in_empty_batches(network: str, tmp_path: Path) -> None:
+    public = DemoTexts(task="source")
+    public.setup("validate")
+    vocabulary = tmp_path / "tokenizer.json"
+    vocabulary.write_text(public.tokenizer.to_str())
+    data = DemoTexts("target", private=True, batch_size=1, examples_per_class=8, vocabulary_path=str(vocabulary))
+    size = public.vocabulary_size
+    chosen = (
+        LSTMClassifier(size, 2, embedding_size=4, hidden_size=4, dropout=0.1)
+        if network == "lstm"
+        else transformer("bert", 2, model_arguments={"vocab_size": size, "max_position_embeddings": 400})
+    )
+    torch.manual_seed(0)
+    module = PrivateClassifier(chosen, 2, noise_multiplier=1.0)
+    before = weights(module)
+    fit(tmp_path, module, data=data, max_epochs=1)
+    assert module.privacy["steps"] == 16
+    assert all(not value.equal(before[name]) for name, value in module.named_parameters())
