@@ -66,9 +66,9 @@ class Views:
                 most = " and at most 1" if name == "crop_area" else ""
                 raise UserError(f"views.{name} is {[low, high]}: expected two rising numbers above 0{most}")
         shares = ("brightness", "contrast", "saturation", "jitter_probability", "grey_probability", "blur_probability")
-        for name, most in {**dict.fromkeys(shares, 1.0), "hue": 0.5}.items():
-            if not 0 <= (value := getattr(self, name)) <= most:
-                raise UserError(f"views.{name} is {value}: expected from 0 to {most:g}")
+        for name, largest in {**dict.fromkeys(shares, 1.0), "hue": 0.5}.items():
+            if not 0 <= (value := getattr(self, name)) <= largest:
+                raise UserError(f"views.{name} is {value}: expected from 0 to {largest:g}")
 
     def __call__(self, images: Tensor, indices: Tensor, *, seed: int, epoch: int) -> Tensor:
         """Makes both views of each image.

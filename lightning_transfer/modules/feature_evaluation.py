@@ -110,7 +110,8 @@ def effective_rank(features: Tensor) -> Tensor:
     squares = torch.linalg.eigvalsh(features.double().T @ features.double())
     shares = squares.clamp_min(0).sqrt()
     shares = shares / shares.sum().clamp_min(1e-12)
-    return torch.special.entr(shares).sum().exp().float()
+    entropy: Tensor = torch.special.entr(shares).sum()
+    return entropy.exp().float()
 
 
 def spread(embeddings: Tensor) -> Tensor:
@@ -127,4 +128,5 @@ def spread(embeddings: Tensor) -> Tensor:
         Chen and He, Exploring Simple Siamese Representation Learning, 2021, section 4.1.
     """
     deviations = F.normalize(embeddings, dim=1).std(0, correction=0)
-    return deviations.mean() * embeddings.shape[1] ** 0.5
+    width: Tensor = deviations.mean() * embeddings.shape[1] ** 0.5
+    return width

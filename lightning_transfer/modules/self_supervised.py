@@ -52,6 +52,8 @@ class SelfSupervisedModule(OptimizedModule):
         UserError: For values out of range, and a network without a linear layer at its end.
     """
 
+    _sums: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -135,7 +137,7 @@ class SelfSupervisedModule(OptimizedModule):
         bank = self._training_features()
         probe = LinearProbe(bank, self.num_classes)
         correct = torch.zeros(2, device=self.device, dtype=torch.float64)
-        for features, own in zip(queries.split(sizes), labels.split(sizes), strict=True):
+        for features, own in zip(torch.split(queries, sizes), torch.split(labels, sizes), strict=True):
             scores = neighbour_shares(features, bank, self.num_classes, self.neighbours), probe.logits(features)
             correct += torch.stack([(each.argmax(1) == own).sum() for each in scores])
         counts = torch.cat([correct, correct.new_tensor([len(labels)])])
@@ -156,7 +158,7 @@ class SelfSupervisedModule(OptimizedModule):
         if not len(data.training_part[1]):  # a test alone does not read them
             data.setup("validate")
         split, rows = data.training_part
-        limit: int | float = self.trainer.limit_train_batches  # type: ignore[attr-defined]
+        limit: int | float = self.trainer.limit_train_batches
         rows = rows[: limit * data.batch_size if isinstance(limit, int) else int(limit * len(rows))]
         places = torch.from_numpy(rows).to(self.device)
         features = torch.zeros(len(rows), self.head.in_features, device=self.device)
@@ -165,7 +167,7 @@ class SelfSupervisedModule(OptimizedModule):
                 batch = self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
                 features[torch.searchsorted(places, batch.indices)] = self(batch.images).float()
         # Each process has computed some rows, and has 0 in the others.
-        features = self.trainer.strategy.reduce(features, reduce_op="sum")  # type: ignore[assignment]
+        features = self.trainer.strategy.reduce(features, reduce_op="sum")
         return LabelledFeatures(features, split.labels.to(self.device)[places])
 
     # ---- the way in, and the training log ---------------------------------------------------------------------------
@@ -199,7 +201,8 @@ class SelfSupervisedModule(OptimizedModule):
     def _clear_log(self) -> None:
         # Of loss and spread since the last log, as one tensor, which no step has to read; not a buffer, which gets the
         # precision of the weights.
-        self._sums, self._batches = torch.zeros(2), 0
+        self._sums = torch.zeros(2)
+        self._batches = 0
 
     def begin_interval(self) -> None:
         """Forgets the training steps before."""

@@ -49,7 +49,7 @@ class ProjectionHead(nn.Module):
             float [batch, all], as :meth:`parts` takes it apart; in training [batch of all processes, all].
         """
         if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            features = torch.cat(all_gather(features.contiguous()))
+            features = torch.cat(all_gather(features.contiguous()))  # type: ignore[no-untyped-call]
         projections = self.projector(features)
         predictions = [] if self.predictor is None else [self.predictor(projections)]
         return torch.cat([projections, *predictions, features.to(projections.dtype)], 1)
@@ -57,7 +57,8 @@ class ProjectionHead(nn.Module):
     def parts(self, outputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Takes the outputs apart: projections, what is predicted (None without a predictor), and features."""
         predicted = 0 if self.predictor is None else self.out_features
-        projections, predictions, features = outputs.split([self.out_features, predicted, self.in_features], 1)
+        sizes = [self.out_features, predicted, self.in_features]
+        projections, predictions, features = torch.split(outputs, sizes, 1)
         return projections, predictions if predicted else None, features
 
 
