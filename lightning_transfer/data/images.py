@@ -275,9 +275,9 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch | TwoViewBatch:
         """Augments and mixes training images and normalises all, on the device: only bytes were transferred."""
-        ready = self._augment(batch)
+        changed = self._augment(batch)
         # Lightning converts a batch to the precision of the weights before this, when images are bytes yet.
-        return ready if self.trainer is None else self.trainer.precision_plugin.convert_input(ready)
+        return changed if self.trainer is None else self.trainer.precision_plugin.convert_input(changed)
 
     def _augment(self, batch: ImageBatch) -> ImageBatch | TwoViewBatch:
         images, labels, indices = batch

@@ -63,8 +63,8 @@ class Views:
         for name in ("crop_area", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "crop_area" and high > 1):
-                most = " and at most 1" if name == "crop_area" else ""
-                raise UserError(f"views.{name} is {[low, high]}: expected two rising numbers above 0{most}")
+                bound = " and at most 1" if name == "crop_area" else ""
+                raise UserError(f"views.{name} is {[low, high]}: expected two rising numbers above 0{bound}")
         shares = ("brightness", "contrast", "saturation", "jitter_probability", "grey_probability", "blur_probability")
         for name, largest in {**dict.fromkeys(shares, 1.0), "hue": 0.5}.items():
             if not 0 <= (value := getattr(self, name)) <= largest:

@@ -1,5 +1,6 @@
 """Says what features are worth that were learned without labels, by labelled ones: nearest neighbours, linear probe."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -110,8 +111,8 @@ def effective_rank(features: Tensor) -> Tensor:
     squares = torch.linalg.eigvalsh(features.double().T @ features.double())
     shares = squares.clamp_min(0).sqrt()
     shares = shares / shares.sum().clamp_min(1e-12)
-    entropy: Tensor = torch.special.entr(shares).sum()
-    return entropy.exp().float()
+    rank: Tensor = torch.special.entr(shares).sum().exp().float()
+    return rank
 
 
 def spread(embeddings: Tensor) -> Tensor:
@@ -127,6 +128,5 @@ def spread(embeddings: Tensor) -> Tensor:
     Source:
         Chen and He, Exploring Simple Siamese Representation Learning, 2021, section 4.1.
     """
-    deviations = F.normalize(embeddings, dim=1).std(0, correction=0)
-    width: Tensor = deviations.mean() * embeddings.shape[1] ** 0.5
-    return width
+    deviation: Tensor = F.normalize(embeddings, dim=1).std(0, correction=0).mean()
+    return deviation * math.sqrt(embeddings.shape[1])

@@ -52,7 +52,7 @@ class ProjectionHead(nn.Module):
             features = torch.cat(all_gather(features.contiguous()))  # type: ignore[no-untyped-call]
         projections = self.projector(features)
         predictions = [] if self.predictor is None else [self.predictor(projections)]
-        return torch.cat([projections, *predictions, features.to(projections.dtype)], 1)
+        return torch.cat([projections, *predictions, features], 1)
 
     def parts(self, outputs: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Takes the outputs apart: projections, what is predicted (None without a predictor), and features."""
