@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_transfer import ExponentialMovingAverage, Muon, ProgressiveUnfreezing
+from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
 from lightning_transfer.run import training_steps
 from lightning_transfer.run.training_steps import MOST_IN_A_ROW, TrainingSteps, has_no_finite_norm
@@ -145,6 +147,16 @@ def test_run_in_which_they_persist_ends_with_one_line(reads: bool, monkeypatch: 
         fit([Spoilt(every=True), TrainingSteps()], module=module, max_epochs=9, log_every_n_steps=10)
     assert len(module.steps) == MOST_IN_A_ROW - 1
     assert all(value.isfinite().all() for value in module.parameters())
+
+
+def test_rows_of_a_batch_that_is_not_finite_are_said() -> None:
+    rows_of_batches = [np.arange(10) + 100 * number for number in range(9)]
+    loader = BatchLoader(lambda rows: torch.ones(len(rows), 4), lambda epoch: rows_of_batches)
+    rows = "300, 301, 302, 303, 304, 305, 306, 307 and 2 more"
+    with pytest.warns(UserWarning, match=f"such steps are skipped, and counted; its batch has the rows {rows}$"):
+        fit([Spoilt(), TrainingSteps()], loader)
+    with pytest.raises(UserError, match=r"\(trainer\.gradient_clip_val\); its batch has the rows 100, "):
+        fit([Spoilt(every=True), TrainingSteps()], loader, max_epochs=9)
 
 
 def test_half_of_two_optimizers_that_diverges_for_good_ends_the_run() -> None:

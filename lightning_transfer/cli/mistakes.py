@@ -47,6 +47,9 @@ _CHOICES = ("phases", "until", "plateau")  # a later one replaces an earlier one
 _SHORT = 200  # characters
 # Lightning and torch word these errors clearly: too few batches, and a metric or a size that is not known.
 _CLEAR = ("`val_check_interval`", "Early stopping conditioned on metric", "Attempted to use an uninitialized parameter")
+_DEAD_WORKER = re.compile(
+    r"DataLoader worker \(pid(\(s\))? (?P<pid>[\d, ]+)\) (is (?P<killed>killed by signal: .*)|exited unexpectedly)"
+)
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
 
 
@@ -136,10 +139,27 @@ def message_of(error: BaseException) -> str | None:
         return _of_the_system(error)
     if isinstance(error, RuntimeError | ValueError) and any(words in str(error) for words in _CLEAR):
         return " ".join(str(error).split())
+    if (line := _of_a_dead_worker(error)) is not None:
+        return line
     if isinstance(error, RuntimeError) and (match := _STATE_DICT.match(str(error))):
         differences = textwrap.shorten(match["differences"], _SHORT, placeholder=" ...")
         return f"the checkpoint is of another model than the config: {differences}"
     return None
+
+
+def _of_a_dead_worker(error: BaseException) -> str | None:
+    """Words the end of a process that loads data; torch's errors for it follow one another. None for other errors."""
+    one: BaseException | None = error
+    line = None
+    while one is not None:
+        if match := _DEAD_WORKER.match(str(one)):
+            how = "was " + match["killed"].strip(" .") if match["killed"] else "ended"
+            reason = "memory may have run out: take fewer workers (num_workers), or smaller examples"
+            line = f"a worker of the DataLoader, process {match['pid']}, {how}; {reason}"
+            if match["killed"]:
+                return line
+        one = one.__cause__ or one.__context__
+    return line
 
 
 def _of_the_system(error: OSError) -> str | None:

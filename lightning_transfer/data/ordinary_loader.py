@@ -5,7 +5,11 @@ examples twice and others never, and nobody could say of which row a prediction 
 """
 
 import contextlib
+import functools
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,6 +49,8 @@ class OrdinaryLoader(BatchLoader):
         self._position = 0  # batches of this epoch that were given
         drawn = _Drawn(loader.dataset, self._seed)
         kept = {name: getattr(loader, name) for name in _KEPT}
+        if loader.num_workers:
+            kept["worker_init_fn"] = functools.partial(_begin_work, loader.worker_init_fn)
         rest: Any = _Rest(self._left, len(batch_sampler))
         self._loader: DataLoader[Any] = DataLoader(drawn, batch_sampler=rest, **kept)
         super().__init__(lambda rows: [loader.dataset[row] for row in rows.tolist()], self._batches_of)
@@ -121,6 +127,28 @@ class _Drawn(Dataset[Any]):
         with _generators_at(hash((self._seed, epoch, number))):
             take_all = getattr(self._dataset, "__getitems__", None)
             return list(take_all(rows)) if take_all else [self._dataset[row] for row in rows]
+
+
+def _begin_work(given: Callable[[int], None] | None, number: int) -> None:
+    """Has a worker leave to its parent when it ends: the parent needs batches until the end of its step.
+
+    A terminal or a scheduler sends the signals that ask to stop to all processes.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+    if given is not None:
+        given(number)
+
+
+def _end_for(parent: int) -> None:
+    """Ends this process when its parent sends SIGTERM, as torch does with a worker that hangs."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextlib.contextmanager

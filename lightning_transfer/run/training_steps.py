@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
@@ -16,9 +17,11 @@ from torch.nn.modules.batchnorm import _NormBase  # the base of norm layers with
 from torch.optim import Optimizer
 
 from lightning_transfer.data.batches import examples_in
+from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
 
 MOST_IN_A_ROW = 20  # skipped steps
+_ROWS_SAID = 8
 
 
 class TrainingSteps(L.Callback):
@@ -146,8 +149,9 @@ class TrainingSteps(L.Callback):
         if self.skipped == self._known:
             return
         step = trainer.global_step
+        rows = rows_of_batch(trainer) if self.in_a_row else ""  # else it was an earlier batch
         if not self._known:
-            rank_zero_warn(f"the gradients after step {step} are not finite: such steps are skipped, and counted")
+            rank_zero_warn(f"the gradients after step {step} are not finite: such steps are skipped, and counted{rows}")
         self._known = self.skipped
         for logger in trainer.loggers:
             logger.log_metrics({"train/skipped_steps": self._known}, step=step)
@@ -155,8 +159,17 @@ class TrainingSteps(L.Callback):
         if self.in_a_row >= MOST_IN_A_ROW:
             raise UserError(
                 f"the gradients of {self.in_a_row} steps in a row are not finite after step {step}: the training"
-                " diverged, lower the learning rate or clip gradients (trainer.gradient_clip_val)"
+                f" diverged, lower the learning rate or clip gradients (trainer.gradient_clip_val){rows}"
             )
+
+
+def rows_of_batch(trainer: L.Trainer) -> str:
+    """Says which rows of the training set are in the batch of this step; empty where the loader does not know them."""
+    loader, number = trainer.train_dataloader, trainer.fit_loop.epoch_loop.batch_idx
+    if not isinstance(loader, BatchLoader):
+        return ""
+    first, more = np.split(loader.batches(trainer.current_epoch)[number], [_ROWS_SAID])
+    return f"; its batch has the rows {', '.join(map(str, first))}{f' and {len(more)} more' if len(more) else ''}"
 
 
 def training_steps(trainer: L.Trainer) -> TrainingSteps:
