@@ -28,8 +28,9 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def heard_signals() -> None:
-    """Ctrl-C is heard, also where a shell runs the tests in its background and has it ignored."""
+    """Ctrl-C and the end of a terminal are heard, also where a shell or nohup has them ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

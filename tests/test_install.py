@@ -1,11 +1,12 @@
 """What an installation rests on: the constraints of the release, the files of the image, and the exit statuses."""
 
 import re
-import signal
 import tomllib
 
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
+
+from lightning_transfer.cluster.signals import SIGNALS
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 CONSTRAINTS = f"docs/constraints/{PROJECT['version']}.txt"
@@ -32,5 +33,5 @@ def test_image_takes_files_that_exist_and_the_constraints_of_the_release() -> No
 
 
 def test_page_has_the_status_of_each_signal() -> None:
-    for status in (0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR1):
+    for status in (0, 1, 2, *(128 + signum for signum in SIGNALS)):
         assert f"\n| {status} |" in PAGE

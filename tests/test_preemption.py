@@ -60,14 +60,15 @@ def test_stopped_run_goes_on_as_the_uninterrupted_one(case: str, image_folder: P
         assert curves(stopped) == curves(whole)
 
 
-def test_user_signal_stops_with_its_own_status_right_after_the_step(
-    image_folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["SIGUSR1", "SIGHUP"])
+def test_signal_stops_with_its_own_status_right_after_the_step(
+    kind: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as status:
-        main(arguments(image_folder, "plain", "stopped", 5, kind="SIGUSR1"))
-    assert status.value.code == 128 + signal.SIGUSR1
+        main(arguments(image_folder, "plain", "stopped", 5, kind=kind))
+    assert status.value.code == 128 + signal.Signals[kind]
     assert last_checkpoint(Path("logs/default/stopped"))["global_step"] == 5
-    assert "SIGUSR1: stopped after step 5, in logs/default/stopped/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert f"{kind}: stopped after step 5, in logs/default/stopped/checkpoints/last.ckpt" in capsys.readouterr().out
 
 
 def test_ctrl_c_saves_and_ends_with_the_command_that_goes_on(
@@ -98,15 +99,16 @@ def test_ctrl_c_waits_in_training_but_a_second_one_or_one_outside_does_not() -> 
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_process_that_ignores_ctrl_c_goes_on_to() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_process_that_ignores_a_signal_goes_on_to(signum: int) -> None:
+    before = signal.signal(signum, signal.SIG_IGN)
     try:
         with StopSignals() as signals:
             signals.training = True
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signum)
             assert not signals.received
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signum, before)
 
 
 def test_nothing_is_saved_while_gradients_are_added_up_nor_in_an_evaluation(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.cli.soup import mean_weights
-from lightning_transfer.run.folder import read_checkpoint
+from lightning_transfer.run.reading import read_checkpoint
 
 
 def test_soup_equals_the_mean_of_its_runs_and_is_an_ordinary_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:

@@ -239,9 +239,15 @@ def test_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture
     assert not Path("logs").exists()  # before any run
 
 
-def test_cell_cut_short_while_its_checkpoint_was_written_starts_anew(tmp_path: Path) -> None:
+def test_cell_without_a_whole_checkpoint_starts_anew_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cell = Cell("name", tmp_path, "final", ("fit",), {}, ())
+    assert cell.resume() == []
     checkpoint = tmp_path / "name" / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"PK\x03\x04 half a checkpoint")
     assert cell.resume() == []
+    line = f"{checkpoint} is damaged: it is now last.ckpt.damaged, and its run starts from the beginning\n"
+    assert capsys.readouterr().out == line
+    assert [file.name for file in checkpoint.parent.iterdir()] == ["last.ckpt.damaged"]

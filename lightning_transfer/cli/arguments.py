@@ -96,6 +96,12 @@ def add_experiment_arguments(parser: LightningArgumentParser) -> None:
     )
     parser.add_argument("--logs", type=str, default="logs", help="Folder of all experiments.")
     parser.add_argument(
+        "--resume",
+        type=str | None,
+        help="Run that fit goes on with, by its folder or by its name below logs: with its config, in its folder, from"
+        " its newest whole checkpoint. Other arguments change its config.",
+    )
+    parser.add_argument(
         "--track",
         type=TrackerName | list[TrackerName] | None,
         help="Trackers of fit beside TensorBoard: wandb, mlflow, csv (the metrics as a table), or a list of them.",

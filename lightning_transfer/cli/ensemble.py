@@ -1,7 +1,6 @@
 """Implements ``lightning-transfer ensemble``: it evaluates finished runs as one, by the mean of their predictions."""
 
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -172,8 +171,7 @@ def predictions_of(run: Path, split: str, others: list[str], checkpoint: Path | 
     """
     files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint or checkpoint_of(run))]
     quiet = ["--trainer.enable_progress_bar", "false"]
-    with StopSignals() as signals, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # those are the ensemble's own
+    with StopSignals() as signals:
         return _Evaluation([_COMMANDS[split], *files, *quiet, *others], signals).collect()
 
 

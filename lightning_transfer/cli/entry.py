@@ -1,8 +1,6 @@
 """Runs ``lightning-transfer``: it finds the command, and prints one line for a user's mistake."""
 
 import importlib
-import shlex
-import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -11,14 +9,13 @@ from lightning_transfer.cli.allocation import keep_freed_memory
 from lightning_transfer.cli.commands import find_command, front_page
 from lightning_transfer.cli.mistakes import message_of, print_error
 from lightning_transfer.cli.origins import own_line
+from lightning_transfer.cluster.signals import GO_ON, StopSignals, ends_in_one_line
 from lightning_transfer.run.verbosity import hush_lightning, output_of_a_command
 
 if TYPE_CHECKING:  # this import is slow, and a help does not need it
     from lightning.pytorch.cli import ArgsType
 
-_SIGNALLED = 128  # a process that a signal ended has this status plus the signal's number
-_INTERRUPTED = _SIGNALLED + signal.SIGINT
-_GO_ON = ("study", "transfer")  # commands that go on where they stopped when they are given again
+_GO_ON = (["study"], ["transfer"])  # commands that go on where they stopped when they are given again
 
 
 def main(args: "ArgsType" = None) -> None:
@@ -28,58 +25,53 @@ def main(args: "ArgsType" = None) -> None:
         args: The arguments as a list of strings; those of the process if None.
 
     Raises:
-        SystemExit: Status 2 after one line on standard error, if the input is at fault; 130 after Ctrl-C.
+        SystemExit: Status 2 after one line on standard error, if the input is at fault; 128 plus the number of a signal
+            that ended the command, after a line that says how to go on.
     """
     given = sys.argv[1:] if args is None else args
-    with output_of_a_command():
+    words = given if isinstance(given, list) else []
+    with output_of_a_command(), ends_in_one_line(words, words[:1] in _GO_ON) as signals:
         try:
             if isinstance(given, list):
-                _run(given, args)
+                _run(given, args, signals)
             else:
-                _run_experiment(args)
-        except KeyboardInterrupt:
-            raise SystemExit(_INTERRUPTED) from None
-        except SystemExit as stop:
-            if not isinstance(stop.__context__, KeyboardInterrupt):
-                raise
-            raise SystemExit(_INTERRUPTED) from None  # Lightning says 1 after Ctrl-C
+                _run_experiment(args, signals)
         except Exception as error:
+            if signals.ended_by:
+                raise
             message = message_of(error)
             if message is None:
                 if (line := own_line(error)) is not None:
                     error.add_note(f"the line in your code: {line}")  # the traceback ends in a library's
                 raise
             print_error(message)
+            for note in (note for note in getattr(error, "__notes__", ()) if GO_ON in note):
+                print(note, file=sys.stderr)
             raise SystemExit(2) from None
 
 
-def _run(words: list[str], args: "ArgsType") -> None:
+def _run(words: list[str], args: "ArgsType", signals: StopSignals) -> None:
     page = front_page(words[0]) if words else None
     if page is not None:
         print(page)
         raise SystemExit(0)
     command = find_command(words)
     if command is not None and command.module is not None:
+        signals.no_training_follows()
         _prepare_process()
-        try:
-            importlib.import_module(command.module).main(words[1:])
-        except (KeyboardInterrupt, SystemExit) as stop:
-            status = stop.code if isinstance(stop, SystemExit) else _INTERRUPTED
-            if words[0] in _GO_ON and isinstance(status, int) and status > _SIGNALLED:
-                print(f"go on: {shlex.join(['lightning-transfer', *words])}", file=sys.stderr)
-            raise
+        importlib.import_module(command.module).main(words[1:])
     elif words[0].startswith("--print_completion"):
         importlib.import_module("lightning_transfer.cli.completion").print_completion(words)
     else:
-        _run_experiment(args)
+        _run_experiment(args, signals)
 
 
-def _run_experiment(args: "ArgsType") -> None:
+def _run_experiment(args: "ArgsType", signals: StopSignals) -> None:
     _prepare_process()
-    from lightning_transfer.cli.experiment import run_experiment
+    from lightning_transfer.cli.experiment import CommandLine
 
     hush_lightning()
-    run_experiment(args)
+    CommandLine(args, signals)
 
 
 def _prepare_process() -> None:

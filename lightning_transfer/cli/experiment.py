@@ -11,36 +11,25 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_transfer.cli.experiment_builder import ExperimentBuilder
 from lightning_transfer.cli.range_curves import write_curves
 from lightning_transfer.cli.repetition import says_how_to_go_on
 from lightning_transfer.cli.trainer import check_callbacks
-from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.run_card import hyperparameters_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import write_json
 from lightning_transfer.lightning_internals import shorten_steps
 from lightning_transfer.run.best_checkpoint import best_checkpoint
-from lightning_transfer.run.folder import read_checkpoint
+from lightning_transfer.run.last_checkpoint import LastCheckpoint
 from lightning_transfer.run.predictions import KnownRows, class_names_of, write_predictions
+from lightning_transfer.run.reading import read_checkpoint
 from lightning_transfer.run.record import print_metrics, print_record
 from lightning_transfer.run.verbosity import print_result
 from lightning_transfer.trackers.tracking import summarise, tracked
 from lightning_transfer.transfer.distillation import give_old_head
 from lightning_transfer.transfer.weights import WeightsReport, load_starting_weights
-
-
-def run_experiment(args: ArgsType) -> None:
-    """Runs one of the commands that LightningCLI knows.
-
-    Args:
-        args: The arguments as a list of strings; those of the process if None.
-    """
-    with StopSignals() as signals:
-        CommandLine(args, signals)
 
 
 class CommandLine(ExperimentBuilder):
@@ -85,6 +74,8 @@ class CommandLine(ExperimentBuilder):
     def fit(self, **kwargs: Any) -> None:
         """Trains, from a checkpoint where there is one to go on from."""
         shorten_steps(self.trainer, self.model, self.datamodule)
+        if not any(isinstance(callback, LastCheckpoint) for callback in self.trainer.checkpoint_callbacks):
+            self._signals.no_training_follows()  # none that could be saved
         with says_how_to_go_on(self.trainer, self._given):
             self._track()
             self.trainer.fit(**{**kwargs, "ckpt_path": self.checkpoint})

@@ -13,12 +13,13 @@ import lightning as L
 import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments, choose_monitor
 from lightning_transfer.cli.finite_numbers import check_numbers
 from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
 from lightning_transfer.cli.repetition import nulls, own_options, repetition
+from lightning_transfer.cli.resuming import resumed
 from lightning_transfer.cli.suggestions import exported_classes
 from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_settings
 from lightning_transfer.cluster.signals import StopSignals
@@ -27,10 +28,12 @@ from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_file, check_folder, check_name
 from lightning_transfer.lightning_internals import SilentProfiler
-from lightning_transfer.run.folder import folder_of_run, read_checkpoint, start_of_fit
+from lightning_transfer.run.event_files import OrderedEventFiles
+from lightning_transfer.run.folder import folder_of_run, start_of_fit
 from lightning_transfer.run.known_order import KnownOrder
 from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
 from lightning_transfer.run.progress import progress_bar
+from lightning_transfer.run.reading import read_checkpoint, why_not_last
 from lightning_transfer.run.record import ResultsRecorder
 from lightning_transfer.run.resumption import SameOptimizers
 from lightning_transfer.run.saved_paths import FilesOfTheRun
@@ -59,7 +62,7 @@ class ExperimentBuilder(LightningCLI):
     def __init__(self, args: ArgsType, signals: StopSignals) -> None:
         self._signals = signals
         given = sys.argv[1:] if args is None else args
-        self._given = given if isinstance(given, list) else None
+        self._given = resumed(given) if isinstance(given, list) else None
         self._trackers: list[Logger] = []
         with contextlib.ExitStack() as self._held:  # the folder of the run, until it ends
             self._parse_and_run(args)
@@ -80,6 +83,13 @@ class ExperimentBuilder(LightningCLI):
             save_config_kwargs={"overwrite": True, "multifile": False},  # by the parser's dump
             args=args,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the arguments, with those of a run that ``--resume`` names."""
+        if self._given is None:
+            super().parse_arguments(parser, args)
+        else:
+            self.config = parser.parse_args(self._given)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -126,6 +136,8 @@ class ExperimentBuilder(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Checks, before anything is built, what would otherwise fail late."""
+        if self.subcommand != "fit":
+            self._signals.no_training_follows()
         self._check_settings()
         choose_monitor(self.config[str(self.subcommand)])
         self._require_libraries()
@@ -149,7 +161,7 @@ class ExperimentBuilder(LightningCLI):
                 )
             # Lightning warns that the callbacks of the training are missing. They have nothing to do here.
             warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
-        saved = read_checkpoint(checkpoint) if checkpoint is not None else {}
+        saved = read_checkpoint(checkpoint, self.subcommand == "fit") if checkpoint is not None else {}
         self._saved = saved if self.subcommand != "fit" else {}
         self._build_network_as_saved()
         self.checkpoint = checkpoint
@@ -161,6 +173,8 @@ class ExperimentBuilder(LightningCLI):
     def _check_settings(self) -> None:
         config = self.config[str(self.subcommand)]
         check_numbers(config)
+        if config["resume"] is not None:
+            raise UserError(f"--resume is {config['resume']}: expected it on the command line of fit, and nowhere else")
         for option in ("experiment", "logs"):
             if config[option] is None:
                 raise UserError(f"{option} is null: expected text, or leave it out")
@@ -236,13 +250,17 @@ class ExperimentBuilder(LightningCLI):
         logs, experiment, version = (self._get(self.config, name) for name in ("logs", "experiment", "version"))
         runs = Path(logs, experiment)
         folder = self._held.enter_context(folder_of_run(trainer, runs, version))
-        self.checkpoint = start_of_fit(self._get(self.config, "ckpt_path"), runs, version)
+        asked = self._get(self.config, "ckpt_path")
+        self.checkpoint = start_of_fit(asked, runs, version)
+        other = self.checkpoint if trainer.is_global_zero and self.checkpoint != asked else None
+        if other is not None and (reason := why_not_last(Path(other))) is not None:
+            print(reason, file=sys.stderr)
         trainer.run_folder = str(folder)
         loggers = [*trainer.loggers, *self._get(self.config_init, "loggers")]
         if has_default_logger:
             # Events are written every ten seconds, so a killed run loses no more than those of ten seconds.
             name = str(folder.relative_to(runs))
-            loggers.insert(0, TensorBoardLogger(logs, experiment, name, default_hp_metric=False, flush_secs=10))
+            loggers.insert(0, OrderedEventFiles(logs, experiment, name, default_hp_metric=False, flush_secs=10))
         trainer.loggers = loggers
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:

@@ -2,13 +2,13 @@
 
 import contextlib
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import lightning as L
-
-from lightning_transfer.run.last_checkpoint import LastCheckpoint
+from lightning_transfer.cli.resuming import RESUME
+from lightning_transfer.cli.trainer import Trainer
+from lightning_transfer.cluster.signals import GO_ON
+from lightning_transfer.run.reading import LAST
 
 PROGRAM = "lightning-transfer"
 
@@ -29,21 +29,31 @@ def own_options(experiment: Path, version: str | None, ckpt_path: str | None) ->
 
 
 @contextlib.contextmanager
-def says_how_to_go_on(trainer: L.Trainer, arguments: Sequence[str] | None) -> Iterator[None]:
-    """Prints the command that goes on from the last checkpoint, in one line, where a training is asked to stop.
+def says_how_to_go_on(trainer: Trainer, arguments: Sequence[str] | None) -> Iterator[None]:
+    """Notes the command that goes on from the last checkpoint, where a training is asked to stop or fails.
 
     Args:
         trainer: The trainer of the run.
         arguments: The arguments of the run's command; None where the run was started without a command.
     """
+    folder = Path(trainer.run_folder or "nowhere")
+    last = folder / "checkpoints" / LAST
+    before = _change_of(last)
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        last = next((one for one in trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
-        if arguments is not None and last is not None and Path(last.path).is_file() and trainer.is_global_zero:
-            command = shlex.join([PROGRAM, *arguments, "--ckpt_path", last.path])
-            print(f"go on: {command}", file=sys.stderr, flush=True)
+    except BaseException as error:
+        is_there = last.is_file() and (folder / "config.yaml").is_file()
+        if arguments is not None and is_there and trainer.is_global_zero:
+            line = f"{GO_ON}{shlex.join([PROGRAM, 'fit', RESUME, str(folder)])}"
+            if not isinstance(error, Exception):
+                error.add_note(line)
+            elif _change_of(last) != before:  # what failed at once would fail at once again
+                error.add_note(f"{last} was saved before that; {line}")
         raise
+
+
+def _change_of(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
 def repetition(arguments: Sequence[str] | None, own: Sequence[str]) -> str | None:

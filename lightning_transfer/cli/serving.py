@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from lightning_transfer.cli.loading import files_of, load
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
+from lightning_transfer.cluster.signals import SIGHUP
 from lightning_transfer.data.images import ImageDataModule
 from lightning_transfer.data.texts import TextDataModule
 from lightning_transfer.errors import UserError, require_library
@@ -74,7 +75,7 @@ def serve_run(
         f"{run}: loads, and answers at {address} when GET /health says ok",
         {"event": "serve", "address": address, **identity, **facts},
     )
-    _stop_at_sigterm()
+    _stop_as_by_ctrl_c()
     server.run(host=host, port=port, num_api_servers=1, log_level="warning", generate_client_file=False)
 
 
@@ -140,12 +141,14 @@ def _facts(member: Member) -> dict[str, Any]:
     }
 
 
-def _stop_at_sigterm() -> None:
-    """Has SIGTERM end all processes of the server, as Ctrl-C does."""
+def _stop_as_by_ctrl_c() -> None:
+    """Has SIGTERM and the end of the terminal end all processes of the server, as Ctrl-C does."""
     process = os.getpid()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         if os.getpid() == process:  # those that it forks have it too
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for signum in (signal.SIGTERM, SIGHUP):
+        if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:  # nohup ignores the second
+            signal.signal(signum, stop)

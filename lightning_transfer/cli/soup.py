@@ -13,7 +13,7 @@ from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_file
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
-from lightning_transfer.run.folder import read_checkpoint
+from lightning_transfer.run.reading import read_checkpoint
 from lightning_transfer.transfer.sources import checkpoint_of
 
 Weights = Mapping[str, Tensor]

@@ -1,37 +1,53 @@
-"""Notes SIGTERM, SIGINT and SIGUSR1 during training, which acts on them at the next step boundary."""
+"""Hears the signals that ask a command to stop, and says in one line how to go on."""
 
+import contextlib
+import os
+import shlex
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
+
+from lightning_transfer.cluster.launchers import is_launched_child
 
 SIGUSR1 = getattr(signal, "SIGUSR1", None)  # Windows has none
-SIGNALS = (signal.SIGTERM, signal.SIGINT, *([SIGUSR1] if SIGUSR1 else []))
+SIGHUP = getattr(signal, "SIGHUP", None)  # likewise
+SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, SIGHUP, SIGUSR1) if number is not None)
+GO_ON = "go on: "  # begins the line that says how
+_SIGNALLED = 128  # a process that a signal ended has this status plus the signal's number
 
 
 class StopSignals:
-    """A context in which SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 do not kill the process while it trains.
+    """A context in which a signal that asks to stop ends the command in order, or lets its training save first.
 
-    Outside training, SIGTERM ends the process at once with exit status 143. So does SIGINT with 130, and a second one
-    within training. Schedulers send SIGUSR1 ahead of a time limit: before training it waits for the first step, and
-    after training it has no effect.
+    The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1. Within training, a signal is
+    noted for the next step boundary. Outside, it ends the process with exit status 128 plus its number. A second Ctrl-C
+    ends the process wherever it is. Schedulers send SIGUSR1 ahead of a time limit: if a training follows, it waits for
+    the first step, and after the training it has no effect.
+
+    Args:
+        is_training_ahead: Whether a training may follow.
     """
 
-    def __init__(self) -> None:
-        self.received = 0  # the number of the signal; the higher one if both came, 0 if none
+    def __init__(self, is_training_ahead: bool = True) -> None:
+        self.received = 0  # the number of the signal that was noted; the highest if there were several, 0 if none
+        self.ended_by = 0  # the number of the signal that has ended what ran here
         self.training = False
-        self.on_signal: Callable[[], None] = lambda: None  # called when a signal is noted
+        self.on_signal: Any = lambda: None  # called when a signal is noted
         # After SIGUSR1 the job is requeued, which makes SLURM send SIGTERM: that must not end the process any more.
         self.stopping = False
+        self._is_training_ahead = is_training_ahead
+        self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
-            # Who ignores Ctrl-C goes on to: a worker of a study does, and its study decides. The script of a SLURM job
-            # ignores SIGUSR1, which is for this process.
-            ignores = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-            heard = [signum for signum in SIGNALS if signum != signal.SIGINT or not ignores]
+            # Who ignores Ctrl-C or the end of a terminal goes on to: a worker of a study does the one, and its study
+            # decides; nohup asks for the other. The script of a SLURM job ignores SIGUSR1, which is for this process.
+            ignored = [signum for signum in SIGNALS if signal.getsignal(signum) == signal.SIG_IGN]
+            heard = [signum for signum in SIGNALS if signum == SIGUSR1 or signum not in ignored]
             self._previous = {signum: signal.signal(signum, self._handle) for signum in heard}
         return self
 
@@ -41,10 +57,106 @@ class StopSignals:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
+    def no_training_follows(self) -> None:
+        """Has SIGUSR1 end the process at once, also one that has come already."""
+        self._is_training_ahead = False
+        if self.received:
+            self._end(self.received)
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGTERM and not (self.training or self.stopping):
-            raise SystemExit(128 + signum)
-        if signum == signal.SIGINT and (self.received or not self.training) and not self.stopping:
+        if os.getpid() != self._process:  # a process that was forked from this one, such as a worker that loads data
+            if signum == signal.SIGTERM:
+                raise SystemExit(_SIGNALLED + signum)
+            return  # a terminal sends the others to all: the first process decides
+        if signum == SIGHUP:
+            _leave_terminal()
+        is_ctrl_c = signum == signal.SIGINT
+        if (self.stopping or self.ended_by) and not is_ctrl_c:
+            return
+        is_noted = self.training or (signum == SIGUSR1 and self._is_training_ahead)
+        if is_noted and not (is_ctrl_c and self.received):
+            self.received = max(self.received, signum)
+            self.on_signal()
+            return
+        self._end(signum)
+
+    def _end(self, signum: int) -> NoReturn:
+        self.ended_by = signum
+        if signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = max(self.received, signum)
-        self.on_signal()
+        raise SystemExit(_SIGNALLED + signum)
+
+
+@contextlib.contextmanager
+def ends_in_one_line(words: Sequence[str], goes_on: bool = False) -> Iterator[StopSignals]:
+    """Has a signal that ends a command leave one line, and the exit status that shells expect.
+
+    The line says how to go on: by the note that an exception has which begins with ``go on: ``, or by the command.
+
+    Args:
+        words: The command line without the name of the program.
+        goes_on: Whether the command goes on where it stopped when it is given again.
+
+    Raises:
+        SystemExit: If a signal has ended the command.
+    """
+    with StopSignals() as signals:
+        try:
+            yield signals
+        except BaseException as error:
+            # A library may have made another error of it.
+            signum = signals.ended_by or _signal_of(error)
+            if not signum:
+                raise
+            if not is_launched_child():
+                print(_how_to_go_on(error, signum, words, goes_on), file=sys.stderr, flush=True)
+            raise SystemExit(_SIGNALLED + signum) from None
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Has signals to stop wait for the end of a block; processes that it starts hear none, until they let them through.
+
+    Windows holds none back.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_through() -> None:
+    """Has this process hear the signals that its parent has held back."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _signal_of(error: BaseException) -> int:
+    """Finds the signal behind an exception; 0 if there is none."""
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return signal.SIGINT
+    status = error.code if isinstance(error, SystemExit) else None
+    return status - _SIGNALLED if isinstance(status, int) and status - _SIGNALLED in SIGNALS else 0
+
+
+def _how_to_go_on(error: BaseException, signum: int, words: Sequence[str], goes_on: bool) -> str:
+    for note in getattr(error, "__notes__", ()):
+        if note.startswith(GO_ON):
+            return str(note)
+    command = shlex.join(["lightning-transfer", *words])
+    return f"{GO_ON}{command}" if goes_on else f"{signal.Signals(signum).name}: stopped; start again: {command}"
+
+
+def _leave_terminal() -> None:
+    """Has words go nowhere that would go to a terminal that is gone, where each would be an error."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)

@@ -10,11 +10,13 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
 from lightning_transfer.lightning_internals import rest_hook, wake_hook
+from lightning_transfer.transfer.damage import damage_of
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -211,6 +213,9 @@ def _bring(checkpoint: Path, folder: Path) -> None:
 
 def _step_of(checkpoint: Path) -> int | None:
     if not checkpoint.is_file():
+        return None
+    if (damage := damage_of(checkpoint)) is not None:
+        rank_zero_warn(f"{checkpoint} is damaged, it {damage}: another may become the best")
         return None
     step: int = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"]
     return step

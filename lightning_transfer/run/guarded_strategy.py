@@ -7,8 +7,8 @@ from typing import Any
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.strategies import Strategy
 
-from lightning_transfer.run.folder import read_checkpoint
 from lightning_transfer.run.plain_types import plain
+from lightning_transfer.run.reading import read_checkpoint
 
 
 def guard(strategy: Strategy) -> None:

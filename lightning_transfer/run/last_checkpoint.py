@@ -24,10 +24,10 @@ _STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 class LastCheckpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``: after every epoch, every validation within one, and where the run is asked to stop.
 
-    After SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 the run stops at the next step boundary. Several processes stop one
-    boundary later, when all know of the signal. By then the optimizer has stepped and a due validation is done, and a
-    resumed run goes on from there. The exit status is 128 plus the signal's number, 143 for SIGTERM and 130 for SIGINT.
-    On SIGUSR1 a SLURM job also puts itself back into the queue.
+    After SIGINT (Ctrl-C), SIGTERM, SIGHUP or SIGUSR1 the run stops at the next step boundary. Several processes stop
+    one boundary later, when all know of the signal. By then the optimizer has stepped and a due validation is done, and
+    a resumed run goes on from there. The exit status is 128 plus the signal's number, 143 for SIGTERM and 130 for
+    SIGINT. On SIGUSR1 a SLURM job also puts itself back into the queue.
 
     Args:
         signals: Notes the signals.

@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 import traceback
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,12 +208,17 @@ class Cell:
         return [f"--trainer.callbacks+={json.dumps(pause)}"]
 
     def resume(self) -> list[str]:
-        """Returns the argument that resumes the run from its last checkpoint; deletes that one if it is not whole."""
-        last = self.folder / "checkpoints" / "last.ckpt"
-        # A zip file ends with its directory, so a file that was cut short is not recognised as one.
-        if last.is_file() and not zipfile.is_zipfile(last):
-            last.unlink()
-        return [f"--ckpt_path={last}"] if last.exists() else []
+        """Returns the argument that resumes the run; renames its last checkpoint where none is whole, and says so."""
+        from lightning_transfer.run.reading import newest_whole  # imported late, because it loads torch
+
+        try:
+            newest = newest_whole(self.folder / "checkpoints")
+        except UserError:
+            last = self.folder / "checkpoints" / "last.ckpt"
+            aside = last.replace(last.with_name(f"{last.name}.damaged"))
+            print(f"{last} is damaged: it is now {aside.name}, and its run starts from the beginning", flush=True)
+            newest = None
+        return [] if newest is None else ["--ckpt_path=last"]
 
 
 @contextlib.contextmanager

@@ -102,6 +102,14 @@ class Progress:
         return f"  best so far {self._best[1]} (val/{self.metric} {self._best[0]:.4f})" if self._best else ""
 
 
+def standing(plan: Plan) -> str:
+    """Says how many runs of a study are finished, and how many of the others have a checkpoint to go on from."""
+    cells = [*plan.pretraining(), *plan.tuning(), *plan.final()]
+    begun = sum((cell.folder / "checkpoints" / "last.ckpt").exists() and not cell.is_finished for cell in cells)
+    finished = f"{sum(cell.is_finished for cell in cells)} of {len(cells)} runs are finished"
+    return f"{finished}, {begun} {'has' if begun == 1 else 'have'} a checkpoint" if begun else finished
+
+
 def _metrics(cell: Cell) -> dict[str, float]:
     """Returns the metrics of a finished run, or those of a paused one's last validation."""
     if (result := cell.result) is not None:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_folder
 from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.progress_lines import standing
 from lightning_transfer.study.runner import Execute, run_study
 from lightning_transfer.study.slurm import run_on_slurm
 from lightning_transfer.study.workers import Workers, run_here
@@ -45,7 +46,8 @@ def run_unfinished(plan: Plan, workers: int, launcher: Launcher = "local", retry
             run_seconds = run_study(plan, execute, parallel, retry_failed)
             seconds = time.perf_counter() - start
     except (KeyboardInterrupt, SystemExit):
-        print("asked to stop: the study goes on when it is started again", flush=True)
+        elsewhere = "" if here else "; its jobs go on"
+        print(f"asked to stop: {standing(plan)}{elsewhere}; the study goes on when it is started again", flush=True)
         raise
     if run_seconds and here:
         share = 1 - run_seconds / (seconds * parallel)

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
+from lightning_transfer.cluster.signals import SIGNALS, SIGUSR1, held_back, let_through
 from lightning_transfer.study.cells import Cell
 
 _EXPERIMENT = "lightning_transfer.cli.experiment"  # imports all that a run needs
@@ -58,12 +59,16 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         workers = [*self._idle, *(worker for worker, _ in self._busy.values())]
-        for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.join()
+        try:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                self._stop(error)
+        finally:
+            for worker in workers:
+                worker.process.kill()
+            for worker in workers:
+                worker.process.join()
 
     def run(self, cells: list[Cell]) -> Iterator[Ended]:
         """Runs cells.
@@ -75,21 +80,17 @@ class Workers:
             Each cell once it is over, in the order in which they end, and its seconds.
 
         Raises:
-            SystemExit: If a worker is asked to stop, or this process by Ctrl-C. Then all stop, and their cells go on at
-                the next start.
+            SystemExit: If a worker is asked to stop. The context then stops the others.
         """
         waiting = list(reversed(cells))
         while waiting or self._busy:
             while waiting and (self._idle or self._not_started):
-                worker = self._idle.pop() if self._idle else _Worker(self._not_started.pop(0), self._threads)
-                cell = waiting.pop()
-                worker.connection.send(cell)
-                self._busy[worker.connection] = (worker, cell)
-            try:
-                ended = wait(list(self._busy))
-            except KeyboardInterrupt:
-                self._stop(signal.SIGTERM, signal.SIGINT)
-            for connection in ended:
+                with held_back():  # no worker is left unknown, and the server that forks them hears no signal
+                    worker = self._idle.pop() if self._idle else _Worker(self._not_started.pop(0), self._threads)
+                    cell = waiting.pop()
+                    worker.connection.send(cell)
+                    self._busy[worker.connection] = (worker, cell)
+            for connection in wait(list(self._busy)):
                 yield self._receive(connection)
 
     def _receive(self, connection: Any) -> Ended:
@@ -100,15 +101,18 @@ class Workers:
             worker.process.join()
             status = worker.process.exitcode or 0
             if signum := _stop_signal(status):
-                self._stop(signum)
+                raise SystemExit(128 + signum) from None
             cell.fail(f"its process ended with exit status {status}")
             self._not_started.append(worker.number)
             return cell, 0.0
         self._idle.append(worker)
         return cell, seconds
 
-    def _stop(self, signum: int, reason: int | None = None) -> NoReturn:
-        """Makes all workers stop at their next step with a checkpoint, because one of them has, or for a reason."""
+    def _stop(self, reason: KeyboardInterrupt | SystemExit) -> None:
+        """Makes all workers stop at their next step with a checkpoint, and waits for them."""
+        # A cell that gets SIGUSR1 also puts its SLURM job back into the queue.
+        asked = reason.code if isinstance(reason, SystemExit) else None
+        signum = SIGUSR1 if SIGUSR1 is not None and asked == 128 + SIGUSR1 else signal.SIGTERM
         busy = [worker.process for worker, _ in self._busy.values()]
         for process in busy:
             if process.pid is not None and process.is_alive():
@@ -116,13 +120,12 @@ class Workers:
         deadline = time.monotonic() + _STOP_SECONDS
         for process in busy:
             process.join(max(0.0, deadline - time.monotonic()))
-        raise SystemExit(128 + (reason or signum))
 
 
 def _stop_signal(status: int) -> int:
     """Finds the signal that stopped a worker, within a training or outside; 0 if it ended in another way."""
     signum = status - 128 if status > 128 else -status
-    return signum if signum in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)) else 0
+    return signum if signum in SIGNALS else 0
 
 
 class _Worker:
@@ -146,6 +149,7 @@ def _work(connection: Connection, number: int, threads: int, environment: dict[s
     """Runs the cells that come over the connection, until the connection ends."""
     os.environ.clear()  # that of the server may be of an earlier study
     os.environ.update(environment)
+    let_through()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     importlib.import_module(_EXPERIMENT)  # before gc.freeze
@@ -154,7 +158,10 @@ def _work(connection: Connection, number: int, threads: int, environment: dict[s
     _choose_gpu(number)
     gc.freeze()  # otherwise the collection after each cell would take half a second
     while True:
-        cell = connection.recv()
+        try:
+            cell = connection.recv()
+        except EOFError:  # the study ends
+            return
         seconds = cell.run()
         gc.collect()  # a trainer is a cycle of references, so its memory stays until a collection
         connection.send(seconds)

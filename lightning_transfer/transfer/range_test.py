@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.lightning_internals import step_frozen_without_scaler
+from lightning_transfer.lightning_internals import leave_signals_alone, step_frozen_without_scaler
 from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.learning_rates import decay_factors
 from lightning_transfer.transfer.low_rank import adapt_ahead
@@ -196,7 +196,7 @@ class _RangeTest(L.Callback):
 
 
 def _short_trainer(trainer: L.Trainer, test: _RangeTest, steps: int) -> L.Trainer:
-    return L.Trainer(
+    short = L.Trainer(
         accelerator=trainer.strategy.root_device.type,
         devices=1,
         precision=trainer.precision,
@@ -214,3 +214,5 @@ def _short_trainer(trainer: L.Trainer, test: _RangeTest, steps: int) -> L.Traine
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    leave_signals_alone(short)
+    return short

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_transfer.errors import UserError, did_you_mean, require_library
 from lightning_transfer.files import in_mirror, is_hub_id, model_folder, named_in, read_json
+from lightning_transfer.transfer.damage import damage_of
 
 HUB_PREFIX = "hf://"
 PART_MARK = "::"
@@ -124,6 +125,8 @@ def _whole_name(source: str) -> str:
 
 
 def _read_file(file: Path) -> Source:
+    if file.is_file() and (damage := damage_of(file)) is not None:
+        raise UserError(f"{file} is damaged: it {damage}; fetch or copy it again")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
