@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 
 from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments, choose_monitor
+from lightning_transfer.cli.building import within_memory
 from lightning_transfer.cli.finite_numbers import check_numbers
 from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
 from lightning_transfer.cli.repetition import nulls, own_options, repetition
@@ -209,6 +210,11 @@ class ExperimentBuilder(LightningCLI):
         arguments = vars(data.init_args) if data is not None and "init_args" in data else {}
         if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
             arguments["normalise_as"] = source
+
+    def instantiate_classes(self) -> None:
+        """Builds the data, the module and the trainer."""
+        with within_memory(self.config[str(self.subcommand)].as_dict()):
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer, with the logger, the record and the progress bar where the config names none."""

@@ -19,6 +19,7 @@ from lightning_transfer.data.decoding import ImageShape, decode, decode_all, typ
 from lightning_transfer.data.keyword_arguments import BatchedClassificationOptions
 from lightning_transfer.data.left_out import OnError, warn_of_left_out
 from lightning_transfer.data.loader import BatchLoader
+from lightning_transfer.data.memory import require_memory
 from lightning_transfer.data.mixing import Mixing
 from lightning_transfer.data.near_duplicates import find_near_duplicates
 from lightning_transfer.data.normalisation import channel_statistics, preprocessing_of_weights
@@ -194,6 +195,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
     def read_split(self, split: str) -> Split[Tensor]:
         """Reads a split: its images from the cache once they have been decoded."""
         dataset, pictures = self._open_pictures(split)
+        self._require_memory(min(self.batch_size, len(pictures)), 4)  # float32
         labels = self.read_labels(dataset, split)
         images, rows, left_out = decode(
             pictures, self._shape(), self.on_error, f"{dataset._fingerprint}/{self.image_column}"
@@ -203,6 +205,11 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def _shape(self) -> ImageShape:
         return ImageShape(self.image_size, self.window, self._interpolation)
+
+    def _require_memory(self, images: int, bytes_per_value: int) -> None:
+        """Refuses a size of which so many images do not fit into the memory."""
+        needed = images * 3 * self.image_size**2 * bytes_per_value
+        require_memory(needed, f"data.image_size is {self.image_size}: {images:,} images", "give a smaller one")
 
     def _open_pictures(self, split: str) -> tuple[datasets.Dataset, ColumnPictures]:
         """Opens a split and its column of images."""
@@ -270,6 +277,7 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         return self._split_of(GivenPictures(examples, self.window), "raise")
 
     def _split_of(self, pictures: Pictures, on_error: OnError) -> Split[Tensor]:
+        self._require_memory(len(pictures), 1)  # bytes
         images, rows, left_out = decode_all(pictures, self._shape(), on_error)
         return Split(images, torch.full((len(images),), -1), "", [pictures.names[row] for row in rows], left_out)
 

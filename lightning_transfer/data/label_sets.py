@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.data.label_values import NamedValues, is_nothing, named_values, places_of, row_name, some_of
+from lightning_transfer.data.memory import require_memory
 from lightning_transfer.data.natural_order import in_natural_order
 from lightning_transfer.errors import UserError
 
@@ -67,6 +68,11 @@ def read(dataset: datasets.Dataset, columns: Sequence[str], split: str, names: l
             f"label {label!r} in {row_name(dataset, split, row)} is out of range: expected one of {some_of(names)};"
             " correct the data, or name another label_column"
         )
+    require_memory(
+        4 * len(dataset) * len(names),
+        f"label column {columns[0]!r} of split {split!r} has {len(names):,} classes: labels of {len(dataset):,} rows",
+        "name another label_column, or leave rare classes out",
+    )
     shares = np.zeros((len(dataset), len(names)), np.float32)
     shares[_rows(dataset, columns[0]), places[labels.codes]] = 1
     return torch.from_numpy(shares)

@@ -14,6 +14,7 @@ from lightning_transfer.errors import UserError
 
 _NAMEABLE = ("int", "uint", "float", "decimal", "bool", "string", "large_string", "null")
 _WAY_OUT = "name another label_column"
+_MOST_CLASSES = 100_000  # a network's head of more would take gigabytes; the largest sets of photographs have 20,000
 
 
 def class_names(dataset: datasets.Dataset, columns: Sequence[str], split: str) -> list[str]:
@@ -26,9 +27,18 @@ def class_names(dataset: datasets.Dataset, columns: Sequence[str], split: str) -
 
     Raises:
         UserError: For a column that holds neither whole numbers nor words, or a row without a label, and for a column
-            that has a single class, or another word in each row.
+            that has a single class, more than 100,000, or another word in each row.
     """
-    [column] = columns
+    names = _names_of_classes(dataset, columns[0], split)
+    if len(names) > _MOST_CLASSES:
+        raise UserError(
+            f"label column {columns[0]!r} of split {split!r} has {len(names):,} classes: expected at most"
+            f" {_MOST_CLASSES:,}; {_WAY_OUT}, or set data.problem_type to regression for numbers"
+        )
+    return names
+
+
+def _names_of_classes(dataset: datasets.Dataset, column: str, split: str) -> list[str]:
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
         names = list(feature.names)  # also of those without an example

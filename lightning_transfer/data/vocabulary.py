@@ -26,6 +26,7 @@ from lightning_transfer.files import write_text
 
 _SAMPLE = 20_000  # documents of either kind whose tokens are compared
 _MANY_UNSEEN = 0.25
+_LARGEST = 10_000_000  # entries of a vocabulary: the library takes their memory at once, and would end the process
 
 
 class TokenizedTexts:
@@ -41,7 +42,7 @@ class TokenizedTexts:
             network that starts from that run's weights needs it.
 
     Raises:
-        UserError: For a vocabulary that is too small, and a tokenizer that is not there.
+        UserError: For a vocabulary that is too small or too large, and a tokenizer that is not there.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class TokenizedTexts:
         smallest = {"words": 3, "byte_level_bpe": 258}.get(tokenizer, 0)  # special tokens, and one word or all bytes
         if max_vocabulary_size < smallest:
             raise UserError(f"data.max_vocabulary_size is {max_vocabulary_size}: expected {smallest} or more")
+        if max_vocabulary_size > _LARGEST:
+            raise UserError(f"data.max_vocabulary_size is {max_vocabulary_size}: expected at most {_LARGEST:,}")
         self.tokenizer_kind = tokenizer
         self.max_vocabulary_size = max_vocabulary_size
         self.vocabulary_path = vocabulary_path

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.lstm_layer import LayerState, LSTMLayer
 
+_MOST_LAYERS = 1000  # each would be built, one after the other, until the memory ends
+
 
 class BareEncoderOptions(TypedDict, total=False):
     """Names and types of :class:`LSTMEncoder`'s arguments, except the vocabulary's size and ``dropout``."""
@@ -57,7 +59,7 @@ class LSTMEncoder(nn.Module):
             sequence (Gal and Ghahramani, 2016).
 
     Raises:
-        UserError: For sizes below 1, and probabilities outside 0 to below 1.
+        UserError: For sizes below 1, more than 1,000 layers, and probabilities outside 0 to below 1.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class LSTMEncoder(nn.Module):
         require_sizes(
             embedding_size=embedding_size, hidden_size=hidden_size, num_layers=num_layers, output_size=output_size
         )
+        if num_layers > _MOST_LAYERS:
+            raise UserError(f"network.num_layers is {num_layers}: expected 1 to {_MOST_LAYERS:,}")
         require_probabilities(
             token_dropout=token_dropout,
             word_dropout=word_dropout,
