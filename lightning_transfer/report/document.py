@@ -1,11 +1,12 @@
 """Writes a document of headings, paragraphs, tables and figures as Markdown and as one HTML page."""
 
-import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_transfer.report.page import page
+from markupsafe import Markup, escape
+
+from lightning_transfer.report.page import joined, page, table
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Figure:
     """
 
     file: str
-    svg: str
+    svg: Markup
     caption: str
 
 
@@ -63,7 +64,7 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """Writes a document as an HTML page that needs no other file."""
-    return page(title, "\n".join(_html(block) for block in blocks))
+    return page(title, joined((_html(block) for block in blocks), Markup("\n")))
 
 
 def _markdown(block: Block) -> str:
@@ -81,26 +82,29 @@ def _markdown(block: Block) -> str:
             return f"![{caption}]({file})"
 
 
-def _html(block: Block) -> str:
+def _html(block: Block) -> Markup:
     match block:
         case Heading(text, level):
-            return f"<h{level}>{_inline(text)}</h{level}>"
+            return Markup("<h{0}>{1}</h{0}>").format(level, _inline(text))
         case Paragraph(text):
-            return f"<p>{_inline(text)}</p>"
+            return Markup("<p>{}</p>").format(_inline(text))
         case Bullets(items):
-            return f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>"
+            return Markup("<ul>{}</ul>").format(joined(Markup("<li>{}</li>").format(_inline(item)) for item in items))
         case Table(header, rows):
-            head = "".join(f'<th scope="col">{_inline(name)}</th>' for name in header)
-            body = "".join(f"<tr>{_row(*row)}</tr>\n" for row in rows)
-            return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+            lines = [Markup("<tr>{}</tr>\n").format(_row(*row)) for row in rows]
+            return Markup('<div class="scroll">{}</div>').format(table([*map(_inline, header)], lines))
         case Figure(_, svg, caption):
-            return f'<figure class="wide">{svg}<figcaption>{_inline(caption)}</figcaption></figure>'
+            element = Markup('<figure class="wide">{}<figcaption>{}</figcaption></figure>')
+            return element.format(svg, _inline(caption))
 
 
-def _row(name: str, *cells: str) -> str:
-    return f'<th scope="row">{_inline(name)}</th>' + "".join(f"<td>{_inline(cell)}</td>" for cell in cells)
+def _row(name: str, *cells: str) -> Markup:
+    return Markup('<th scope="row">{}</th>').format(_inline(name)) + joined(
+        Markup("<td>{}</td>").format(_inline(cell)) for cell in cells
+    )
 
 
-def _inline(text: str) -> str:
-    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text, quote=False))
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
+def _inline(text: str) -> Markup:
+    """Escapes a text, and then marks what it has in bold and as code."""
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escape(text))
+    return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", bold))

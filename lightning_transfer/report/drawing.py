@@ -4,7 +4,6 @@ TensorBoard already installs Pillow, which has a scalable font of its own and dr
 """
 
 import base64
-import html
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from itertools import cycle, pairwise
 from typing import Literal, Protocol
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from lightning_transfer.report.palette import COLORS, Color
@@ -137,23 +137,29 @@ class SvgCanvas:
     """
 
     def __init__(self, width: float, height: float, label: str) -> None:
-        size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" font-family="system-ui, sans-serif"'
-        self._parts = [f'<svg {size} role="img" aria-label="{html.escape(label)}">']
+        element = Markup(
+            '<svg viewBox="0 0 {0:g} {1:g}" width="{0:g}" font-family="system-ui, sans-serif" role="img"'
+            ' aria-label="{2}">'
+        )
+        self._parts = [element.format(width, height, label)]
 
     def rectangle(
         self, x: float, y: float, width: float, height: float, color: Color, opacity: float = 1, title: str = ""
     ) -> None:
         """Fills a rectangle."""
-        shape = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
-        style = f'fill="var(--{color})" opacity="{opacity:.2f}" shape-rendering="crispEdges"'
-        self._parts.append(f"<rect {shape} {style}>{_title(title)}</rect>")
+        element = Markup(
+            '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill="var(--{})" opacity="{:.2f}"'
+            ' shape-rendering="crispEdges">{}</rect>'
+        )
+        self._parts.append(element.format(x, y, width, height, color, opacity, _title(title)))
 
     def polygon(
         self, corners: Sequence[tuple[float, float]], color: Color, opacity: float = 1, title: str = ""
     ) -> None:
         """Fills a polygon."""
-        style = f'fill="var(--{color})"' + (f' opacity="{opacity:g}"' if opacity < 1 else "")
-        self._parts.append(f'<polygon points="{_path(corners)}" {style}>{_title(title)}</polygon>')
+        shade = Markup(' opacity="{:g}"').format(opacity) if opacity < 1 else ""
+        element = Markup('<polygon points="{}" fill="var(--{})"{}>{}</polygon>')
+        self._parts.append(element.format(_path(corners), color, shade, _title(title)))
 
     def line(
         self,
@@ -164,28 +170,36 @@ class SvgCanvas:
         dashes: Sequence[float] = (),
     ) -> None:
         """Draws a line."""
-        style = f'fill="none" stroke="var(--{color})" stroke-width="{width:g}" stroke-linejoin="round"'
+        dashed = ""
         if dashes:
-            style += f' stroke-dasharray="{" ".join(f"{length:g}" for length in dashes)}"'
-        self._parts.append(f'<polyline points="{_path(points)}" {style}>{_title(title)}</polyline>')
+            dashed = Markup(' stroke-dasharray="{}"').format(" ".join(f"{length:g}" for length in dashes))
+        element = Markup(
+            '<polyline points="{}" fill="none" stroke="var(--{})" stroke-width="{:g}" stroke-linejoin="round"{}>{}'
+            "</polyline>"
+        )
+        self._parts.append(element.format(_path(points), color, width, dashed, _title(title)))
 
     def text(
         self, x: float, y: float, text: str, color: Color = "ink", size: float = 12, anchor: Anchor = "start"
     ) -> None:
         """Writes a line of text."""
-        style = f'fill="var(--{color})" font-size="{size:g}" text-anchor="{anchor}" dominant-baseline="central"'
-        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" {style}>{html.escape(text)}</text>')
+        element = Markup(
+            '<text x="{:.1f}" y="{:.1f}" fill="var(--{})" font-size="{:g}" text-anchor="{}"'
+            ' dominant-baseline="central">{}</text>'
+        )
+        self._parts.append(element.format(x, y, color, size, anchor, text))
 
     def heatmap(self, x: float, y: float, width: float, height: float, opacities: np.ndarray) -> None:
         """Fills a grid of cells by a mask of one pixel each: ten thousand cells need a few kilobytes."""
-        self._parts.append(
-            f'<image x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" preserveAspectRatio="none"'
-            f' style="image-rendering:pixelated" href="{_accent_pixels(opacities)}"/>'
+        element = Markup(
+            '<image x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" preserveAspectRatio="none"'
+            ' style="image-rendering:pixelated" href="{}"/>'
         )
+        self._parts.append(element.format(x, y, width, height, _accent_pixels(opacities)))
 
-    def svg(self) -> str:
+    def svg(self) -> Markup:
         """Returns the ``svg`` element."""
-        return "".join([*self._parts, "</svg>"])
+        return Markup("").join([*self._parts, Markup("</svg>")])
 
 
 @cache
@@ -260,5 +274,5 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _title(text: str) -> str:
-    return f"<title>{html.escape(text)}</title>" if text else ""
+def _title(text: str) -> Markup:
+    return Markup("<title>{}</title>").format(text) if text else Markup("")

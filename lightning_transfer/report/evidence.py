@@ -1,9 +1,9 @@
 """Draws what predictions rest on: in blue what speaks for a class, in orange what speaks against it."""
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 from PIL import ImageColor
 
 from lightning_transfer.report.drawing import PixelCanvas, text_width
@@ -39,15 +39,19 @@ def enlarged(picture: np.ndarray, side: int = 160) -> np.ndarray:
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
-def words_html(words: Sequence[str], scores: Sequence[float]) -> str:
+def words_html(words: Sequence[str], scores: Sequence[float]) -> Markup:
     """Writes words with a coloured ground, whose score is under the mouse."""
     scale = max(map(abs, scores), default=0) or 1
-    marked = (
-        f'<span style="background: color-mix(in srgb, var(--{_color(score)})'
-        f' {70 * abs(score) / scale:.0f}%, transparent)" title="{score:+.3g}">{html.escape(word)}</span>'
-        for word, score in zip(words, scores, strict=True)
+    marked = (marked_word(word, score, score / scale) for word, score in zip(words, scores, strict=True))
+    return Markup('<p class="tokens">{}</p>').format(Markup(" ").join(marked))
+
+
+def marked_word(word: str, score: float, strength: float) -> Markup:
+    """Writes a word on a ground in the colour of its score, which is under the mouse; a strength of 1 is the most."""
+    element = Markup(
+        '<span style="background: color-mix(in srgb, var(--{}) {:.0f}%, transparent)" title="{:+.3g}">{}</span>'
     )
-    return f'<p class="tokens">{" ".join(marked)}</p>'
+    return element.format(_color(score), 70 * abs(strength), score, word)
 
 
 def words_picture(words: Sequence[str], scores: Sequence[float]) -> np.ndarray:

@@ -1,22 +1,22 @@
 """Writes the page of an explanation: verdict, examples with what they rest on, and the sanity checks behind it."""
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from lightning_transfer.report.drawing import data_uri, png
 from lightning_transfer.report.evidence import enlarged, overlay, words_html
 from lightning_transfer.report.line_charts import Curves
-from lightning_transfer.report.page import page
+from lightning_transfer.report.page import joined, page, table
 
-_STYLE = """<style>
+_STYLE = Markup("""<style>
 .example { border-top: 1px solid var(--grid); padding: 0.4rem 0 1rem; }
 .row { display: flex; flex-wrap: wrap; gap: 0.4rem 1rem; } .row figure { margin: 0.4rem 0; max-width: 11rem; }
 .row img { image-rendering: pixelated; width: 10rem; max-width: 100%; } .near img { width: 5rem; }
 .near figure { max-width: 6rem; font-size: 0.85rem; } .good { color: var(--good); } .bad { color: var(--bad); }
-</style>"""
+</style>""")
 _COLOURS = "Blue speaks for the class, orange against it. A stronger colour speaks more."
 
 
@@ -31,26 +31,26 @@ def explanation_page(
         nearest: Of each example its nearest training images, likewise.
     """
     title = f"Explanation of {facts['run']}"
-    examples = "".join(
+    examples = joined(
         _example(example, facts, picture, near)
         for example, picture, near in zip(facts["examples"], pictures, nearest, strict=True)
     )
     body = [
         _STYLE,
-        f"<h1>{html.escape(title)}</h1>",
-        f'<p class="headline">{html.escape(headline(facts))}</p>',
-        f"<p>{html.escape(_subject(facts))} {_COLOURS}</p>",
-        *(f"<p>{html.escape(note)}</p>" for note in facts["notes"]),
-        "<h2>Examples</h2>",
+        Markup("<h1>{}</h1>").format(title),
+        Markup('<p class="headline">{}</p>').format(headline(facts)),
+        Markup("<p>{} {}</p>").format(_subject(facts), _COLOURS),
+        *map(Markup("<p>{}</p>").format, facts["notes"]),
+        Markup("<h2>Examples</h2>"),
         examples,
-        "<h2>Sanity checks</h2>",
+        Markup("<h2>Sanity checks</h2>"),
         _checks(facts),
         *(
             _curves(method, "number" if facts["problem_type"] == "regression" else "probability")
             for method in facts["methods"]
         ),
     ]
-    return page(title, "\n".join(body))
+    return page(title, joined(body, Markup("\n")))
 
 
 def headline(facts: Mapping[str, Any]) -> str:
@@ -82,22 +82,23 @@ def _example(
     facts: Mapping[str, Any],
     picture: np.ndarray | None,
     near: Sequence[np.ndarray | None],
-) -> str:
+) -> Markup:
     name = f"example {example['name']}" if example["name"].isdigit() else example["name"]
-    parts = [f'<section class="example"><h3>{html.escape(name)}</h3><p>{_verdict(example)}</p>']
+    parts = [Markup("<h3>{}</h3><p>{}</p>").format(name, _verdict(example))]
     found = [(method["title"], example["attributions"][method["name"]]) for method in facts["methods"]]
     if picture is not None:
         shown = [("the picture", picture)]
         shown += [(title, overlay(picture, np.array(attribution["map"]))) for title, attribution in found]
-        parts.append(f'<div class="row">{"".join(_picture(each, html.escape(name)) for name, each in shown)}</div>')
+        row = joined(_picture(each, name) for name, each in shown)
+        parts.append(Markup('<div class="row">{}</div>').format(row))
     else:
         parts += [words_html(attribution["words"], attribution["scores"]) for _, attribution in found]
     if example.get("nearest"):
         parts.append(_nearest(example["nearest"], near))
-    return "".join([*parts, "</section>"])
+    return Markup('<section class="example">{}</section>').format(joined(parts))
 
 
-def _verdict(example: Mapping[str, Any]) -> str:
+def _verdict(example: Mapping[str, Any]) -> Markup:
     """Says what is predicted, what it is, and what is explained."""
     outcomes = example.get("probabilities") or example["values"]
     named = example.get("class", example.get("classes"))
@@ -107,13 +108,13 @@ def _verdict(example: Mapping[str, Any]) -> str:
         names = [named] if isinstance(named, str) else named
         said = ", ".join(f"{name}: {100 * outcomes[name]:.0f} %" for name in names) or "no class"
     label, is_right = example["label"], example["label"] == named
-    words = f"<strong>{html.escape(said)}</strong>"
+    parts = [Markup("<strong>{}</strong>").format(said)]
     if label is not None:
-        mark = "" if named is None else f' class="{"good" if is_right else "bad"}"'
-        words += f", <span{mark}>is {html.escape(_label_words(label))}</span>"
+        mark = "" if named is None else Markup(' class="{}"').format("good" if is_right else "bad")
+        parts.append(Markup(", <span{}>is {}</span>").format(mark, _label_words(label)))
     if example["explained"] != named:
-        words += f"; explained is {html.escape(example['explained'])}"
-    return words
+        parts.append(Markup("; explained is {}").format(example["explained"]))
+    return joined(parts)
 
 
 def _capital(text: str) -> str:
@@ -127,26 +128,25 @@ def _label_words(label: Any) -> str:
     return label if isinstance(label, str) else ", ".join(label) or "no class"
 
 
-def _picture(pixels: np.ndarray, caption: str) -> str:
-    address = data_uri(png(enlarged(pixels)))
-    return f'<figure><img src="{address}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+def _picture(pixels: np.ndarray, caption: str) -> Markup:
+    element = Markup('<figure><img src="{0}" alt="{1}"><figcaption>{1}</figcaption></figure>')
+    return element.format(data_uri(png(enlarged(pixels))), caption)
 
 
-def _nearest(entries: Sequence[Mapping[str, Any]], pictures: Sequence[np.ndarray | None]) -> str:
-    said = "<p>The nearest training examples, by the cosine of what goes into the head:</p>"
+def _nearest(entries: Sequence[Mapping[str, Any]], pictures: Sequence[np.ndarray | None]) -> Markup:
+    said = Markup("<p>The nearest training examples, by the cosine of what goes into the head:</p>")
     cells = []
     for entry, pixels in zip(entries, pictures, strict=True):
-        caption = f"{html.escape(_label_words(entry['label']))}, {entry['cosine']:.2f}"
+        caption = f"{_label_words(entry['label'])}, {entry['cosine']:.2f}"
         if pixels is not None:
             cells.append(_picture(pixels, caption))
         else:
-            cells.append(f"<li><strong>{caption}:</strong> {html.escape(entry['text'])}</li>")
-    if pictures[0] is not None:
-        return f'{said}<div class="row near">{"".join(cells)}</div>'
-    return f"{said}<ul>{''.join(cells)}</ul>"
+            cells.append(Markup("<li><strong>{}:</strong> {}</li>").format(caption, entry["text"]))
+    element = Markup("<ul>{}</ul>" if pictures[0] is None else '<div class="row near">{}</div>')
+    return said + element.format(joined(cells))
 
 
-def _checks(facts: Mapping[str, Any]) -> str:
+def _checks(facts: Mapping[str, Any]) -> Markup:
     """Writes a table of all checks, and in words what they are."""
     rows = []
     for method in facts["methods"]:
@@ -161,31 +161,30 @@ def _checks(facts: Mapping[str, Any]) -> str:
             share = f"misses {100 * complete['missed_share']:.2g} % (bound {100 * complete['bound']:g} %)"
             cells.append(_cell(share, complete["passed"]))
         else:
-            cells.append("<td>not promised</td>")
-        rows.append(f'<tr><th scope="row">{html.escape(_capital(method["title"]))}</th>{"".join(cells)}</tr>')
+            cells.append(Markup("<td>not promised</td>"))
+        element = Markup('<tr><th scope="row">{}</th>{}</tr>')
+        rows.append(element.format(_capital(method["title"]), joined(cells)))
     heads = ("method", "like that of a random network", "insertion minus deletion", "completeness")
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f"{_meaning(facts)}<div class='scroll'>{table}</div>"
+    return _meaning(facts) + Markup('<div class="scroll">{}</div>').format(table(heads, rows))
 
 
-def _cell(text: str, passed: bool) -> str:
-    word = "passes" if passed else "fails"
-    return f'<td>{html.escape(text)} <strong class="{"good" if passed else "bad"}">{word}</strong></td>'
+def _cell(text: str, passed: bool) -> Markup:
+    element = Markup('<td>{} <strong class="{}">{}</strong></td>')
+    return element.format(text, *(("good", "passes") if passed else ("bad", "fails")))
 
 
-def _meaning(facts: Mapping[str, Any]) -> str:
+def _meaning(facts: Mapping[str, Any]) -> Markup:
     networks = facts["methods"][0]["sanity"]["randomisation"]["random_networks"]
-    return (
-        f"<p>On {html.escape(facts['sanity_on'])}. A picture that follows from the network changes when its weights are"
+    return Markup("<p>{}</p>").format(
+        f"On {facts['sanity_on']}. A picture that follows from the network changes when its weights are"
         f" put in random order: its rank correlation with that of {networks} random networks has to be small. The class"
         " has to fade early where what speaks for it is taken away, and appear early where it is put in: the area"
         " between both curves has to beat rules that look at no network. Integrated gradients promise to add up to the"
-        " difference of the scores.</p>"
+        " difference of the scores."
     )
 
 
-def _curves(method: Mapping[str, Any], outcome: str) -> str:
+def _curves(method: Mapping[str, Any], outcome: str) -> Markup:
     sanity, charts = method["sanity"], []
     stages = sanity["randomisation"]["stages"]
     names = {"rank_correlation": "rank correlation", "ssim": "SSIM"}
@@ -205,5 +204,5 @@ def _curves(method: Mapping[str, Any], outcome: str) -> str:
         }
         charts.append(Curves(said, lines, outcome, x_label="share of the parts, %").html())
     where = f" on {method['layer']}" if method.get("layer") else ""
-    heading = f"<h3>{html.escape(_capital(method['title']) + where)}</h3>"
-    return f'{heading}<div class="charts">{"".join(charts)}</div><p class="muted">Steps {html.escape(order)}</p>'
+    element = Markup('<h3>{}</h3><div class="charts">{}</div><p class="muted">Steps {}</p>')
+    return element.format(_capital(method["title"]) + where, joined(charts), order)

@@ -51,7 +51,11 @@ def _record(run: Run) -> Record:
 
 def _settings(run: Run) -> str:
     """Returns the command of a run without what may differ between repetitions; its name if there is no command."""
-    kept, words = [], iter(shlex.split(run.results.get("command") or ""))
+    try:
+        words = iter(shlex.split(run.results.get("command") or ""))
+    except ValueError:  # a quotation without its end
+        return run.name
+    kept = []
     for word in words:
         if match := _OF_ONE_RUN.match(word):
             if not match[2]:

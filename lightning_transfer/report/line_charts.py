@@ -1,12 +1,14 @@
 """Draws the curves of runs for a page: a chart of lines over training steps, its legend and its numbers as a table."""
 
-import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from markupsafe import Markup
+
 from lightning_transfer.report.charts import PERCENT, UNLIMITED, Chart, Line, Points, around, draw_legend
 from lightning_transfer.report.drawing import SvgCanvas
+from lightning_transfer.report.page import joined, table
 from lightning_transfer.report.palette import series
 
 _MOST_POINTS = 400
@@ -38,12 +40,12 @@ class Curves:
     best: Mapping[str, float | None] = field(default_factory=dict)
     x_label: str = "training step"
 
-    def html(self) -> str:
+    def html(self) -> Markup:
         """Returns a ``figure`` element, or an empty text where there is nothing to draw."""
         found = {name: self._points(points) for name, points in self.lines.items()}
         found = {name: points for name, points in found.items() if points}
         if not found:
-            return ""
+            return Markup("")
         numbers = self.numbers or {name: index for index, name in enumerate(found)}
         stars = {name: star for name, points in found.items() if (star := self._star(name, points))}
         drawn: list[Line] = []
@@ -54,8 +56,9 @@ class Curves:
         canvas = SvgCanvas(_WIDTH, _HEIGHT, f"{self.title}: {', '.join(found)}")
         self._chart(drawn).draw(canvas, 0, 0, _WIDTH, _HEIGHT)
         legend = _legend(self.keys or {name: numbers[name] for name in found}, bool(stars))
-        caption = f"<figcaption>{html.escape(self.title)}{legend}</figcaption>"
-        return f"<figure>{caption}{canvas.svg()}{_table(found, stars, self.unit or self.title, self.x_label)}</figure>"
+        numbers_table = _table(found, stars, self.unit or self.title, self.x_label)
+        element = Markup("<figure><figcaption>{}{}</figcaption>{}{}</figure>")
+        return element.format(self.title, legend, canvas.svg(), numbers_table)
 
     def _points(self, points: Points) -> Points:
         factor = 100 if self.is_share else 1
@@ -79,26 +82,26 @@ class Curves:
         )
 
 
-def _legend(keys: Mapping[str, int], has_stars: bool) -> str:
+def _legend(keys: Mapping[str, int], has_stars: bool) -> Markup:
     """Writes the names beside pieces of their lines, and what a star is; empty where there is nothing to tell apart."""
     entries = [(name, Line("", [], series(number), number, dash=number)) for name, number in keys.items()]
     entries = entries if len(entries) > 1 else []
     if has_stars:
         entries.append(("best epoch", Line("", [], "ink", _STAR, is_joined=False)))
     if not entries:
-        return ""
-    words = (f'<span class="key">{_sample(line)}{html.escape(name)}</span>' for name, line in entries)
-    return f'<span class="legend">{" ".join(words)}</span>'
+        return Markup("")
+    words = (Markup('<span class="key">{}{}</span>').format(_sample(line), name) for name, line in entries)
+    return Markup('<span class="legend">{}</span>').format(joined(words, Markup(" ")))
 
 
-def _sample(line: Line) -> str:
+def _sample(line: Line) -> Markup:
     """Draws a piece of a line, as the legend of a study does; screen readers skip it."""
     canvas = SvgCanvas(24, 12, "")
     draw_legend(canvas, [line], 2, -4, 24)
-    return canvas.svg().replace("<svg ", '<svg aria-hidden="true" ', 1)
+    return canvas.svg().replace("<svg ", Markup('<svg aria-hidden="true" '), 1)
 
 
-def _table(lines: Mapping[str, Points], stars: Mapping[str, tuple[float, float]], unit: str, x_label: str) -> str:
+def _table(lines: Mapping[str, Points], stars: Mapping[str, tuple[float, float]], unit: str, x_label: str) -> Markup:
     """Writes the numbers of a chart, for who cannot see it."""
     columns = ("first", *(("best epoch",) if stars else ()), "lowest", "highest", "last")
     rows = []
@@ -106,16 +109,19 @@ def _table(lines: Mapping[str, Points], stars: Mapping[str, tuple[float, float]]
         by_value = sorted(points, key=lambda point: point[1])
         found = {"first": points[0], "lowest": by_value[0], "highest": by_value[-1], "last": points[-1]}
         found |= {"best epoch": stars[name]} if name in stars else {}
-        cells = (f"<td>{_number(found.get(column))}</td>" for column in columns)
-        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
-    heads = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in (unit, *columns))
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    note = f"<p>The {html.escape(x_label)} stands in brackets.</p>"
-    return f'<details class="numbers"><summary>numbers</summary>{note}<div class="scroll">{table}</div></details>'
+        cells = joined(Markup("<td>{}</td>").format(_number(found.get(column))) for column in columns)
+        rows.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(name, cells))
+    element = Markup(
+        '<details class="numbers"><summary>numbers</summary><p>The {} stands in brackets.</p>'
+        '<div class="scroll">{}</div></details>'
+    )
+    return element.format(x_label, table((unit, *columns), rows))
 
 
-def _number(point: tuple[float, float] | None) -> str:
-    return "" if point is None else f'{point[1]:.4g} <span class="muted">({point[0]:,.0f})</span>'
+def _number(point: tuple[float, float] | None) -> Markup:
+    if point is None:
+        return Markup("")
+    return Markup('{:.4g} <span class="muted">({:,.0f})</span>').format(point[1], point[0])
 
 
 def _thinned(points: Points) -> Points:

@@ -49,7 +49,7 @@ def with_own_colors(svg: str) -> str:
 
     Programs without dark mode find the colours for white, as plain attributes.
     """
-    rules = ""
+    rules, svg = "", str(svg)
     for name, (light, dark) in COLORS.items():
         svg = svg.replace(f"var(--{name})", light)
         rules += f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}'

@@ -1,11 +1,14 @@
 """Writes the table of the results of runs, which a page sorts by the column that is pressed."""
 
-import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from lightning_transfer.report.conclusion import share_interval
+from lightning_transfer.report.page import joined, table
 from lightning_transfer.report.run_files import Run
 from lightning_transfer.report.tasks import Task, is_share
 
@@ -14,7 +17,7 @@ _NAMES = {"run", "strategy"}
 _NOTE = "After a test accuracy: its 95 % interval over the test examples. Another seed may give another result."
 
 
-def results_table(task: Task, names: dict[str, str]) -> str:
+def results_table(task: Task, names: dict[str, str]) -> Markup:
     """Writes the table of a task: the test first, and the best run on top.
 
     Args:
@@ -28,15 +31,17 @@ def results_table(task: Task, names: dict[str, str]) -> str:
     rows = [_row(run, names[run.name]) for run in task.ranked]
     settings = ("best epoch", "strategy", "seed", "training examples", "seconds")
     columns = _columns(("run", *decides, "val/loss", *settings), rows)
-    table = f'<div class="scroll results">{_table(columns, rows)}</div>'
+    parts = [Markup('<div class="scroll results">{}</div>').format(_table(columns, rows))]
     if any(column.has_interval(row) for column in columns for row in rows):
-        table += f'<p class="muted">{_NOTE}</p>'
+        parts.append(Markup('<p class="muted">{}</p>').format(_NOTE))
     logged = {name for row in rows for name in row if name.startswith(("val/", "test/"))}
     others = sorted(logged - {column.name for column in columns})
     if others:
-        more = f'<div class="scroll">{_table(_columns(("run", *others), rows), rows)}</div>'
-        table += f'<details class="numbers"><summary>other metrics</summary>{more}</details>'
-    return table
+        element = Markup(
+            '<details class="numbers"><summary>other metrics</summary><div class="scroll">{}</div></details>'
+        )
+        parts.append(element.format(_table(_columns(("run", *others), rows), rows)))
+    return joined(parts)
 
 
 def _row(run: Run, name: str) -> Row:
@@ -74,19 +79,21 @@ class _Column:
 
     def has_interval(self, row: Row) -> bool:
         """Tells whether the cell has an interval over the test examples."""
-        return self.name == "test/accuracy" and self.is_percent and {self.name, "test examples"} <= row.keys()
+        is_share_of_examples = self.name == "test/accuracy" and self.is_percent and self.name in row
+        return is_share_of_examples and bool(row.get("test examples"))
 
-    def cell(self, row: Row) -> str:
+    def cell(self, row: Row) -> Markup:
         value: Any = row.get(self.name)
         if self.name == "run":
-            name = html.escape(value).replace("/", "/<wbr>").replace("_", "_<wbr>")
-            return f'<th scope="row" class="name">{name}</th>'
+            name = joined(re.split(r"(?<=[/_])", value), Markup("<wbr>"))
+            return Markup('<th scope="row" class="name">{}</th>').format(name)
         if self.name == "strategy":
-            return f'<td class="name">{html.escape(value or "")}</td>'
+            return Markup('<td class="name">{}</td>').format(value or "")
         words = "" if value is None else self._words(value)
         if value is not None and value == self.best:
-            words = f"<strong>{words}</strong>"
-        return f'<td data-value="{-1 if value is None else value}">{words}{self._note(row)}</td>'
+            words = Markup("<strong>{}</strong>").format(words)
+        key = -1 if value is None else value
+        return Markup('<td data-value="{}">{}{}</td>').format(key, words, self._note(row))
 
     def _words(self, value: float) -> str:
         if self.is_percent:
@@ -95,15 +102,15 @@ class _Column:
             return f"{value:,.1f}"
         if isinstance(value, float):
             return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
-        return html.escape(f"{value:,}" if isinstance(value, int) else str(value))
+        return f"{value:,}" if isinstance(value, int) else str(value)
 
-    def _note(self, row: Row) -> str:
+    def _note(self, row: Row) -> Markup:
         if self.name == "best epoch" and self.name in row and "epochs" in row:
-            return f' <span class="muted">of {row["epochs"]}</span>'
+            return Markup(' <span class="muted">of {}</span>').format(row["epochs"])
         if self.has_interval(row):
             low, high = share_interval(row[self.name], row["test examples"])
-            return f' <span class="muted">{100 * low:.1f} to {100 * high:.1f}</span>'
-        return ""
+            return Markup(' <span class="muted">{:.1f} to {:.1f}</span>').format(100 * low, 100 * high)
+        return Markup("")
 
 
 def _columns(names: Sequence[str], rows: Sequence[Row]) -> list[_Column]:
@@ -117,11 +124,12 @@ def _columns(names: Sequence[str], rows: Sequence[Row]) -> list[_Column]:
     return columns
 
 
-def _table(columns: Sequence[_Column], rows: Sequence[Row]) -> str:
-    body = "".join(f"<tr>{''.join(column.cell(row) for column in columns)}</tr>" for row in rows)
-    heads = "".join(
-        f'<th scope="col" class="{"name" if column.name in _NAMES else "number"}">'
-        f"<button>{html.escape(column.title)}</button></th>"
+def _table(columns: Sequence[_Column], rows: Sequence[Row]) -> Markup:
+    heads = [
+        Markup('<th scope="col" class="{}"><button>{}</button></th>').format(
+            "name" if column.name in _NAMES else "number", column.title
+        )
         for column in columns
-    )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    ]
+    lines = [Markup("<tr>{}</tr>").format(joined(column.cell(row) for column in columns)) for row in rows]
+    return table(heads, lines, head=Markup("{}"))

@@ -1,7 +1,9 @@
 """Reads finished and unfinished runs from their event files and ``results.json``."""
 
 import json
+import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_transfer.directions import direction_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import read_json
+from lightning_transfer.report.expected_content import DATA, Results, expected
 
 # Values of this plugin are data for the report. TensorBoard has no plugin of this name, so it does not show them.
 PLUGIN = "lightning_transfer"
+_MOST_NAMED = 4  # parts that are left out, in a line
 
 
 @dataclass
@@ -115,7 +119,7 @@ def read_run(folder: Path, name: str) -> Run:
     # 0 keeps all scalars. The last image and the last tensor of a tag are enough.
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     events.Reload()
-    run = Run(name)
+    run, wrong = Run(name), list[str]()
     for tag in events.Tags()["scalars"]:
         run.scalars[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
     for tag in events.Tags()["images"]:
@@ -123,23 +127,36 @@ def read_run(folder: Path, name: str) -> Run:
             run.images[tag], run.steps[tag] = pictures[-1].encoded_image_string, pictures[-1].step
     for tag in events.Tags()["tensors"]:
         if events.SummaryMetadata(tag).plugin_data.plugin_name == PLUGIN and events.Tensors(tag):
-            run.data[tag] = json.loads(events.Tensors(tag)[-1].tensor_proto.string_val[0])
-            run.steps[tag] = events.Tensors(tag)[-1].step
+            content = _parsed(events.Tensors(tag)[-1].tensor_proto.string_val)
+            if (found := expected(content, DATA.get(tag, Any), tag, wrong)) is not None:
+                run.data[tag], run.steps[tag] = found, events.Tensors(tag)[-1].step
     file = folder / "results.json"
     if file.is_file():
         try:
-            run.results = read_json(file)
+            run.results = expected(read_json(file), Results, file.name, wrong)
         except UserError as error:  # it costs this run's record, and no other's
             print(f"{name} is shown without its record: {error}", file=sys.stderr)
+    if wrong:
+        more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        said = "; ".join(wrong[:_MOST_NAMED])
+        print(f"{name} is shown without what is of another type than a run writes: {said}{more}", file=sys.stderr)
     if not run.scalars:
         run.scalars = _curves(run.results.get("validations") or [])
     return run
 
 
+def _parsed(texts: Sequence[bytes]) -> Any:
+    """Reads data of an event file; what is no JSON is an empty text, which is of no type that is expected."""
+    try:
+        return json.loads(texts[0])
+    except (ValueError, IndexError, RecursionError):
+        return ""
+
+
 def _curves(validations: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:
     """Builds the curves of the metrics in a record, at Lightning's steps, which count from 0."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for entry in validations:
+    for entry in (entry for entry in validations if math.isfinite(entry.get("step", math.nan))):
         for name in entry.keys() - {"step"}:
             curves.setdefault(name, []).append((int(entry["step"]) - 1, entry[name]))
     return curves

@@ -1,11 +1,12 @@
 """Writes the report: one HTML page about one run or many, from the files that they left."""
 
-import html
 from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
 
 from lightning_transfer.report.findings import findings
 from lightning_transfer.report.line_charts import Curves
-from lightning_transfer.report.page import page
+from lightning_transfer.report.page import joined, page
 from lightning_transfer.report.results_table import results_table
 from lightning_transfer.report.run_files import Run
 from lightning_transfer.report.run_section import run_section
@@ -24,29 +25,29 @@ def report(runs: Sequence[Run], title: str) -> str:
     """
     tasks = tasks_of(runs)
     compared = [task for task in tasks if not task.is_source]
-    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts = [Markup("<h1>{}</h1>").format(title)]
     for task in compared:
         name = f"{task.title}: " if len(compared) > 1 else ""
-        parts += [f'<p class="headline">{html.escape(name + sentence)}</p>' for sentence in findings(task)]
+        parts += [Markup('<p class="headline">{}</p>').format(name + sentence) for sentence in findings(task)]
     for task in tasks:
         parts += _task(task, is_open=len(runs) == 1)
-    return page(title, "\n".join([*parts, f"<script>{SCRIPT}</script>"]))
+    return page(title, joined([*parts, Markup("<script>{}</script>").format(Markup(SCRIPT))], Markup("\n")))
 
 
-def _task(task: Task, is_open: bool) -> list[str]:
+def _task(task: Task, is_open: bool) -> list[Markup]:
     names = brief_names([run.name for run in task.runs])
-    parts = [f"<h2>{html.escape(task.title)}</h2>"]
+    parts = [Markup("<h2>{}</h2>").format(task.title)]
     if task.facts:
-        parts.append(f'<p class="muted">{task.facts}</p>')
+        parts.append(Markup('<p class="muted">{}</p>').format(task.facts))
     if task.is_source:
-        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in findings(task)]
+        parts += [Markup("<p>{}</p>").format(sentence) for sentence in findings(task)]
     parts.append(results_table(task, names))
     if len(task.runs) > 1:
         parts.append(_comparison(task, names))
     return [*parts, *(run_section(run, "Details" if is_open else names[run.name], is_open) for run in task.ranked)]
 
 
-def _comparison(task: Task, names: Mapping[str, str]) -> str:
+def _comparison(task: Task, names: Mapping[str, str]) -> Markup:
     runs, is_crowded = task.runs, len(task.runs) > _NAMED_LINES
     labels = [run.strategy or "strategy not recorded" if is_crowded else names[run.name] for run in runs]
     places = {label: number for number, label in enumerate(dict.fromkeys(labels))}
@@ -59,4 +60,4 @@ def _comparison(task: Task, names: Mapping[str, str]) -> str:
         unit = f"{title.replace('_', ' ')}, %" if percent else title.replace("_", " ")
         keys = places if is_crowded else None
         charts.append(Curves(f"Validation {unit}", lines, unit, percent, numbers, keys, best).html())
-    return f'<div class="charts">{"".join(charts)}</div>'
+    return Markup('<div class="charts">{}</div>').format(joined(charts))

@@ -1,16 +1,18 @@
 """Writes the section of one run in a report: its timeline, curves, pictures, and how to repeat it."""
 
-import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 
 from lightning_transfer.report.change_figure import LayerGroupChanges
 from lightning_transfer.report.drawing import SvgCanvas, data_uri
+from lightning_transfer.report.evidence import marked_word
 from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability, Timeline
 from lightning_transfer.report.line_charts import Curves
+from lightning_transfer.report.page import joined, table
 from lightning_transfer.report.run_files import Run
 from lightning_transfer.report.tasks import is_share
 
@@ -36,7 +38,7 @@ PICTURES = {
 _PHONE = 500  # a wider figure scrolls on a phone, where its letters would be too small
 
 
-def run_section(run: Run, name: str, is_open: bool) -> str:
+def run_section(run: Run, name: str, is_open: bool) -> Markup:
     """Writes the section.
 
     Args:
@@ -44,37 +46,48 @@ def run_section(run: Run, name: str, is_open: bool) -> str:
         name: The name that its heading shows.
         is_open: Whether the section is unfolded.
     """
-    parts = [
-        _figure(Timeline, run, "phase/timeline_data", "Unfreezing: what trained when, and how fast"),
-        _phases(run),
-        _changes(run),
-        _missed_phases(run),
-        f'<div class="charts">{"".join(_charts(run))}</div>',
-        '<div class="charts">',
+    parts = [_unless_damaged(part, run) for part in _PARTS]
+    full_name = Markup(' <span class="muted">{}</span>').format(run.name) if name != run.name else ""
+    element = Markup('<details class="run"{}><summary>{}{}</summary>{}</details>')
+    return element.format(" open" if is_open else "", name, full_name, joined(parts))
+
+
+def _unless_damaged(part: Callable[[Run], Markup], run: Run) -> Markup:
+    """Writes a part of a section. If the run's files hold what no run has written, it says so in its place."""
+    try:
+        return part(run)
+    except (ArithmeticError, LookupError, OSError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        words = "Not shown: the files of this run hold what no run has written ({}: {})."
+        return Markup("<p>{}</p>").format(words.format(type(error).__name__, error))
+
+
+def _timeline(run: Run) -> Markup:
+    return _figure(Timeline, run, "phase/timeline_data", "Unfreezing: what trained when, and how fast")
+
+
+def _confusion(run: Run) -> Markup:
+    figures = (
         _figure(ConfusionMatrix, run, "validation/confusion_matrix_data", "Confusion matrix of the validation"),
         _figure(Reliability, run, "validation/reliability_data", "Reliability of the confidences"),
-        "</div>",
-        _most_confused(run),
-        _bins(run),
-        *(_picture(_dated(title, run, tag), run.images[tag]) for tag, title in PICTURES.items() if tag in run.images),
-        _worst_texts(run),
-        _tokens(run),
-        _card(run),
-    ]
-    heading = html.escape(name) + (f' <span class="muted">{html.escape(run.name)}</span>' if name != run.name else "")
-    return f'<details class="run"{" open" if is_open else ""}><summary>{heading}</summary>{"".join(parts)}</details>'
+    )
+    return Markup('<div class="charts">{}</div>').format(joined(figures))
 
 
-def _changes(run: Run) -> str:
+def _pictures(run: Run) -> Markup:
+    shown = {tag: title for tag, title in PICTURES.items() if tag in run.images}
+    return joined(_picture(_dated(title, run, tag), run.images[tag]) for tag, title in shown.items())
+
+
+def _changes(run: Run) -> Markup:
     # A run that goes on takes back the picture, but the data beside it stays: event files keep all data.
     if "change/layer_groups" not in run.images:
-        return ""
+        return Markup("")
     return _figure(LayerGroupChanges, run, "change/layer_groups_data", "What the training changed, from start to end")
 
 
-def _phases(run: Run) -> str:
+def _phases(run: Run) -> Markup:
     if "phase/timeline_data" not in run.data:
-        return ""
+        return Markup("")
     phases = Timeline(**run.data["phase/timeline_data"]).phases
     rows = [
         (str(number), f"{step:,}", ", ".join(names) or "nothing")
@@ -83,9 +96,9 @@ def _phases(run: Run) -> str:
     return _folded("phases in numbers", _plain_table("", ("phase", "from step", "trains"), rows))
 
 
-def _bins(run: Run) -> str:
+def _bins(run: Run) -> Markup:
     if "validation/reliability_data" not in run.data:
-        return ""
+        return Markup("")
     found = Reliability(**run.data["validation/reliability_data"])
     width = 100 / len(found.counts)
     rows = [
@@ -93,23 +106,26 @@ def _bins(run: Run) -> str:
         for place, (count, right) in enumerate(zip(found.counts, found.correct, strict=True))
         if count
     ]
-    table = _plain_table("", ("confidence", "predictions", "right"), rows)
-    return _folded("reliability in numbers", table)
+    return _folded("reliability in numbers", _plain_table("", ("confidence", "predictions", "right"), rows))
 
 
-def _folded(summary: str, content: str) -> str:
-    return f'<details class="numbers"><summary>{summary}</summary>{content}</details>'
+def _folded(summary: str, content: Markup) -> Markup:
+    return Markup('<details class="numbers"><summary>{}</summary>{}</details>').format(summary, content)
 
 
-def _missed_phases(run: Run) -> str:
+def _missed_phases(run: Run) -> Markup:
     unfreezing = run.results.get("unfreezing") or {}
     if not unfreezing.get("because"):
-        return ""
+        return Markup("")
     words = f"{unfreezing['because']}. Never trained: {', '.join(unfreezing['never_trained']) or 'none'}."
-    return f"<p>{html.escape(words[0].upper() + words[1:])}</p>"
+    return Markup("<p>{}</p>").format(words[0].upper() + words[1:])
 
 
-def _charts(run: Run) -> Iterable[str]:
+def _charts(run: Run) -> Markup:
+    return Markup('<div class="charts">{}</div>').format(joined(_each_chart(run)))
+
+
+def _each_chart(run: Run) -> Iterable[Markup]:
     # The head comes first, as in the timeline. A layer group has the same colour in all charts.
     groups = list(reversed(run.data.get("phase/timeline_data", {}).get("groups", [])))
     for title, (unit, tags) in CHARTS.items():
@@ -124,7 +140,7 @@ def _charts(run: Run) -> Iterable[str]:
         yield _curves(run, name[0].upper() + name[1:], name, (tag.replace("val/", "train/", 1), tag))
 
 
-def _curves(run: Run, title: str, unit: str, tags: Sequence[str]) -> str:
+def _curves(run: Run, title: str, unit: str, tags: Sequence[str]) -> Markup:
     """Draws a chart of tags; those of a validation have the best epoch marked."""
     lines = {tag: run.scalars[tag] for tag in tags if tag in run.scalars}
     values = [value for points in lines.values() for _, value in points]
@@ -134,15 +150,15 @@ def _curves(run: Run, title: str, unit: str, tags: Sequence[str]) -> str:
     return Curves(title, lines, unit if percent else unit.removesuffix(", %"), percent, best=best).html()
 
 
-def _figure(kind: type[Any], run: Run, tag: str, title: str) -> str:
+def _figure(kind: type[Any], run: Run, tag: str, title: str) -> Markup:
     if tag not in run.data:
-        return ""
+        return Markup("")
     title = _dated(title, run, tag)
     figure: Figure = kind(**run.data[tag])
     canvas = SvgCanvas(*figure.size, title)
     figure.draw(canvas)
-    wide = ' class="wide"' if figure.size[0] > _PHONE else ""
-    return f"<figure{wide}><figcaption>{html.escape(title)}</figcaption>{canvas.svg()}</figure>"
+    wide = Markup(' class="wide"') if figure.size[0] > _PHONE else ""
+    return Markup("<figure{}><figcaption>{}</figcaption>{}</figure>").format(wide, title, canvas.svg())
 
 
 def _dated(title: str, run: Run, tag: str) -> str:
@@ -158,26 +174,25 @@ def _dated(title: str, run: Run, tag: str) -> str:
     return f"{title} ({shown}; the table is of {chosen}, the best)"
 
 
-def _picture(title: str, png: bytes) -> str:
+def _picture(title: str, png: bytes) -> Markup:
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as picture:
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
         picture.convert("RGB").save(buffer, "WEBP", quality=80)  # a fifth of the size of the PNG
-        size = f'width="{picture.width // 2}" height="{picture.height // 2}"'
-    address = data_uri(buffer.getvalue(), "webp")
-    caption = html.escape(title)
-    return f'<figure><figcaption>{caption}</figcaption><img src="{address}" {size} alt="{caption}"></figure>'
+        width, height = picture.width // 2, picture.height // 2
+    element = Markup('<figure><figcaption>{0}</figcaption><img src="{1}" width="{2}" height="{3}" alt="{0}"></figure>')
+    return element.format(title, data_uri(buffer.getvalue(), "webp"), width, height)
 
 
-def _most_confused(run: Run) -> str:
+def _most_confused(run: Run) -> Markup:
     if "validation/confusion_matrix_data" not in run.data:
-        return ""
+        return Markup("")
     pairs = ConfusionMatrix(**run.data["validation/confusion_matrix_data"]).most_confused(10)
     rows = [(label, prediction, str(count), f"{100 * share:.0f} %") for label, prediction, count, share in pairs]
     title = _dated("Confused most often", run, "validation/confusion_matrix_data")
     return _plain_table(title, ("label", "taken for", "times", "of the label's"), rows)
 
 
-def _worst_texts(run: Run) -> str:
+def _worst_texts(run: Run) -> Markup:
     entries = [entry for entry in run.data.get("validation/top_losses_data", []) if "text" in entry]
     rows = [
         (e["label"], e["prediction"], f"{100 * e['confidence']:.0f} %", f"{e['loss']:.2f}", e["text"]) for e in entries
@@ -186,48 +201,44 @@ def _worst_texts(run: Run) -> str:
     return _plain_table(_dated(TOP_LOSSES, run, "validation/top_losses_data"), head, rows)
 
 
-def _plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     if not rows:
-        return ""
+        return Markup("")
     kinds = ["text" if name == "text" else "name" for name in head]
-    lines = (
-        "".join(f'<td class="{kind}">{html.escape(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))
-        for row in rows
-    )
-    heads = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-    caption = f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
-    return f'<figure class="scroll">{caption}{table}</figure>'
+    cell = Markup('<td class="{}">{}</td>').format
+    lines = [Markup("<tr>{}</tr>").format(joined(map(cell, kinds, row))) for row in rows]
+    caption = Markup("<figcaption>{}</figcaption>").format(title) if title else ""
+    return Markup('<figure class="scroll">{}{}</figure>').format(caption, table(head, lines))
 
 
-def _tokens(run: Run) -> str:
+def _tokens(run: Run) -> Markup:
     lines = []
     for entry in run.data.get("attribution/tokens_data", []):
-        words = [
-            f'<span style="background: color-mix(in srgb, var(--{"accent" if score > 0 else "second"})'
-            f' {70 * abs(score):.0f}%, transparent)" title="{score:+.2f}">{html.escape(token)}</span>'
-            for token, score in zip(entry["tokens"], entry["scores"], strict=True)
-        ]
-        verdict = f"{html.escape(entry['prediction'])}, is {html.escape(entry['label'])}"
-        lines.append(f'<p class="tokens"><strong>{verdict}:</strong> {" ".join(words)}</p>')
+        words = joined(map(marked_word, entry["tokens"], entry["scores"], entry["scores"]), Markup(" "))
+        element = Markup('<p class="tokens"><strong>{}, is {}:</strong> {}</p>')
+        lines.append(element.format(entry["prediction"], entry["label"], words))
     if not lines:
-        return ""
+        return Markup("")
     title = "Gradient x input: what speaks for the prediction (blue) and against it (orange)"
     title = _dated(title, run, "attribution/tokens_data")
-    return f"<figure><figcaption>{title}</figcaption>{''.join(lines)}</figure>"
+    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(title, joined(lines))
 
 
-def _card(run: Run) -> str:
+def _card(run: Run) -> Markup:
     card = run.data.get("run/card_data")
     if card is None:
-        return ""
+        return Markup("")
     used = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     text = ["# the command, then the same from the saved configuration", *card["commands"]]
-    parts = [
-        f"<pre>{html.escape(chr(10).join(text))}</pre>",
-        f'<p class="muted">commit {html.escape(str(card["commit"]))}; {html.escape(used)}</p>',
-        f"<pre>{html.escape(card['plan'])}</pre>" if card["plan"] else "",
-        f"<details><summary>Configuration</summary><pre>{html.escape(card['configuration'])}</pre></details>",
-    ]
-    return f"<h3>To repeat this run</h3>{''.join(parts)}"
+    plan = Markup("<pre>{}</pre>").format(card["plan"]) if card["plan"] else ""
+    element = Markup(
+        '<h3>To repeat this run</h3><pre>{}</pre><p class="muted">commit {}; {}</p>{}'
+        "<details><summary>Configuration</summary><pre>{}</pre></details>"
+    )
+    return element.format("\n".join(text), card["commit"], used, plan, card["configuration"])
+
+
+_PARTS = (
+    *(_timeline, _phases, _changes, _missed_phases, _charts, _confusion, _most_confused, _bins, _pictures),
+    *(_worst_texts, _tokens, _card),
+)

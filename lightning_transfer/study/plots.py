@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 
+from markupsafe import Markup
+
 from lightning_transfer.report.charts import PERCENT, UNLIMITED, Chart, Line, draw_legend, legend_height
 from lightning_transfer.report.drawing import SvgCanvas
 from lightning_transfer.report.palette import series
@@ -15,7 +17,7 @@ _SPREAD = 0.06  # of the x axis: the arms stand side by side
 _SEEDS = 0.007  # of the x axis: the single seeds stand beside the interval of their arm
 
 
-def learning_curve(outcomes: Outcomes) -> str:
+def learning_curve(outcomes: Outcomes) -> Markup:
     """Draws the metric over the number of training examples.
 
     Each arm has a line through its means, their 95 % intervals as bars, and its seeds as small dots. The arms stand
@@ -37,7 +39,7 @@ def learning_curve(outcomes: Outcomes) -> str:
     return _figure(_described("learning curves", outcomes, labels), [chart], lines, columns=1, height=400)
 
 
-def accuracy_over_seconds(outcomes: Outcomes) -> str:
+def accuracy_over_seconds(outcomes: Outcomes) -> Markup:
     """Draws the metric over the seconds of training, a panel for each size, with the Pareto front as steps.
 
     A large mark is the mean of an arm, the small dots of its colour are its seeds.
@@ -63,7 +65,7 @@ def accuracy_over_seconds(outcomes: Outcomes) -> str:
     return _figure(label, panels, keys, columns=min(3, len(panels)), height=240)
 
 
-def _figure(label: str, panels: Sequence[Chart], keys: Sequence[Line], columns: int, height: float) -> str:
+def _figure(label: str, panels: Sequence[Chart], keys: Sequence[Line], columns: int, height: float) -> Markup:
     rows, width = math.ceil(len(panels) / columns), (_WIDTH - 2 * _EDGE + _GAP) / columns
     canvas = SvgCanvas(_WIDTH, rows * height + 2 * _EDGE + legend_height(keys, _WIDTH), label)
     for place, panel in enumerate(panels):
