@@ -320,7 +320,7 @@ def test_field_that_is_left_empty_is_named() -> None:
 
 def test_config_that_is_no_text_is_named() -> None:
     Path("picture.yaml").write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(UserError, match=r"^config picture\.yaml is not YAML: "):
+    with pytest.raises(UserError, match=r"picture\.yaml is no text in UTF-8: expected a config in YAML"):
         plan_of(toy_study(strategies={"scratch": "picture.yaml"}))
 
 

@@ -4,8 +4,6 @@ import shlex
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from lightning_transfer.cli.loading import files_of, load
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.quantisation import held_out_of, quantise
@@ -14,6 +12,7 @@ from lightning_transfer.data.texts import TextDataModule
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_folder, read_json, replacing, write_json, write_text
 from lightning_transfer.report.model_card import model_card
+from lightning_transfer.run.config_files import read_yaml
 from lightning_transfer.run.exports.answers import Axes, Exported, exported_of
 from lightning_transfer.run.exports.checks import write_and_compare
 from lightning_transfer.run.exports.programs import FILES, Format
@@ -135,7 +134,7 @@ def _write_beside(exported: Exported, facts: dict[str, Any], run: Path, licence:
     write_json(folder / "preprocessing.json", exported.data.preprocessing)
     if isinstance(exported.data, TextDataModule):
         write_text(folder / "tokenizer.json", exported.data.tokenizer.to_str())
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(run / "config.yaml")
     write_json(folder / "config.json", _network(config, exported))
     results = run / "results.json"
     record = read_json(results) if results.exists() else {}

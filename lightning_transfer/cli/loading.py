@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -21,6 +20,7 @@ from lightning_transfer.cli.trainer import Trainer
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.errors import UserError
+from lightning_transfer.run.config_files import read_yaml
 from lightning_transfer.run.predictor import Member, Predictor
 from lightning_transfer.transfer.sources import checkpoint_of
 
@@ -68,12 +68,19 @@ def _member(run: Path, device: str | None) -> Member:
     config, checkpoint = files_of(run)
     try:
         with _silence(), isolate_rng():
-            restored = _Restored(yaml.safe_load(config.read_text(encoding="utf-8")), checkpoint, device)
+            restored = _Restored(_content(config), checkpoint, device)
     except Exception as error:
         if (line := message_of(error)) is None or isinstance(error, UserError):
             raise
         raise UserError(line) from error
     return Member(str(run), restored.model, restored.datamodule, restored.trainer.precision_plugin, restored.place)
+
+
+def _content(config: Path) -> dict[str, Any]:
+    content = read_yaml(config)
+    if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
+        raise UserError(f"{config} is no config of a run: expected a mapping with its model, data and trainer")
+    return content
 
 
 @contextlib.contextmanager

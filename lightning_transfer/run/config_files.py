@@ -1,14 +1,18 @@
-"""Finds a config file by its name: in the working directory, in its folder ``configs``, or in the package."""
+"""Finds a config file by its name, in the working directory, its folder ``configs`` or the package, and reads it."""
 
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lightning_transfer.errors import UserError
 
 YAML = (".yaml", ".yml")
 _FOLDER = "configs"
 _INSIDE = Path(__file__).parents[1] / _FOLDER  # where a wheel has them; a clone has them beside the package
+_MOST_VALUES = 100_000  # of a config, with every alias written out
 PACKAGED = _INSIDE if _INSIDE.is_dir() else _INSIDE.parents[1] / _FOLDER
 
 
@@ -44,6 +48,77 @@ def portable_name(file: Path) -> str:
     """Names a config file so that any installation of the package finds it, for commands that are written down."""
     is_packaged = file.is_relative_to(PACKAGED)
     return f"{_FOLDER}/{file.relative_to(PACKAGED).as_posix()}" if is_packaged else str(file)
+
+
+def read_yaml(file: Path) -> Any:
+    """Reads a config as data.
+
+    Raises:
+        UserError: If it is no text, not valid YAML, or has no end.
+    """
+    try:
+        return parse_yaml(text_of_config(file), str(file))
+    except yaml.YAMLError as error:
+        raise UserError(f"config {file} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def text_of_config(file: Path) -> str:
+    """Reads the text of a config.
+
+    Raises:
+        UserError: If it is not in UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text in UTF-8: expected a config in YAML") from error
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Parses YAML as data: dictionaries, lists, texts and numbers.
+
+    Args:
+        text: The text.
+        name: What the error calls it.
+
+    Raises:
+        UserError: If an alias contains itself, aliases of aliases would fill the memory, or it is nested too deeply.
+        yaml.YAMLError: If it is not valid YAML.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        values = _values(root, {})
+        if values > _MOST_VALUES:
+            raise UserError(f"{name} has {values:,} values through its aliases: expected at most {_MOST_VALUES:,}")
+        return loader.construct_document(root)
+    except RecursionError as error:
+        raise UserError(f"{name} is nested too deeply: expected a config") from error
+    except _ContainsItselfError as error:
+        where = f"line {error.args[0]}"
+        raise UserError(f"{name} has an alias that contains itself ({where}): expected values that end") from error
+    finally:
+        loader.dispose()
+
+
+class _ContainsItselfError(Exception):
+    """A node of a YAML text is below itself; the argument is its line."""
+
+
+def _values(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Counts the values of a node, with aliases written out; ``known`` has those counted, and None for those begun."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = None
+        children = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
+        known[id(node)] = 1 + sum(_values(child, known) for child in children)
+    count = known[id(node)]
+    if count is None:
+        raise _ContainsItselfError(node.start_mark.line + 1)
+    return count
 
 
 def _candidates(name: str, kind: str) -> Iterator[Path]:

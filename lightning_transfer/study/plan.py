@@ -8,10 +8,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_transfer.errors import UserError
-from lightning_transfer.run.config_files import find_config, portable_name
+from lightning_transfer.run.config_files import find_config, portable_name, read_yaml
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Pretraining, Study, Tuning
 from lightning_transfer.study.grid import expand, flags
@@ -228,10 +226,7 @@ def _short(name: str) -> str:
 
 
 def _content(file: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(find_config(file).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {file} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(find_config(file))
     return content if isinstance(content, dict) else {}
 
 
