@@ -59,6 +59,19 @@ def test_damaged_entry_is_rebuilt_with_one_line_of_notice(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    ["[]", "3", "{}", '{"files": []}', '{"files": {}}', '{"files": {"ones.npy": 3}}', "[" * 100_000, "\0"],
+)
+def test_manifest_of_another_shape_is_a_damaged_entry(manifest: str, shared_cache: Path) -> None:
+    cache.load_or_build("shapes", {"n": 1}, build_ones)
+    [file] = (shared_cache / "shapes").glob("*/manifest.json")
+    before = file.read_text()
+    file.write_text(manifest)
+    assert cache.load_or_build("shapes", {"n": 1}, build_ones)["ones"].sum() == 1000
+    assert file.read_text() == before
+
+
 def test_damage_is_noticed_in_every_block_of_a_file(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_BLOCK_BYTES", 512)
     cache.load_or_build("blocks", {"n": 1}, build_ones)

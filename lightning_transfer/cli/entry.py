@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from lightning_transfer.cli.allocation import keep_freed_memory
+from lightning_transfer.cli.broken_output import ends_with_output, words_failures_of_threads
 from lightning_transfer.cli.commands import find_command, front_page
 from lightning_transfer.cli.mistakes import message_of, print_error
 from lightning_transfer.cli.origins import own_line
@@ -30,7 +31,12 @@ def main(args: "ArgsType" = None) -> None:
     """
     given = sys.argv[1:] if args is None else args
     words = given if isinstance(given, list) else []
-    with output_of_a_command(), ends_in_one_line(words, words[:1] in _GO_ON) as signals:
+    with (
+        ends_with_output(),
+        words_failures_of_threads(),
+        output_of_a_command(),
+        ends_in_one_line(words, words[:1] in _GO_ON) as signals,
+    ):
         try:
             if isinstance(given, list):
                 _run(given, args, signals)

@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import partial_of, replacing, write_json
+from lightning_transfer.files import partial_of, read_json, replacing, write_json
 
 CACHE_VARIABLE = "LIGHTNING_TRANSFER_CACHE"
 _MANIFEST = "manifest.json"
@@ -173,12 +173,12 @@ def _build(folder: Path, key: Mapping[str, object], build: Callable[[Path], None
 
 def _is_valid(folder: Path) -> bool:
     try:
-        files = json.loads((folder / _MANIFEST).read_text())["files"]
-        return all(
+        files = read_json(folder / _MANIFEST)["files"]
+        return files.keys() == {file.name for file in folder.glob("*.npy")} and all(
             (folder / name).stat().st_size == facts["bytes"] and _crc32(folder / name) == facts["crc32"]
             for name, facts in files.items()
         )
-    except (OSError, ValueError, KeyError):
+    except (AttributeError, KeyError, OSError, TypeError, UserError):
         return False
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import replacing
 from lightning_transfer.lightning_internals import rest_hook, wake_hook
 from lightning_transfer.transfer.damage import damage_of
 
@@ -208,7 +209,8 @@ def _bring(checkpoint: Path, folder: Path) -> None:
     try:
         os.link(checkpoint, own)
     except OSError:
-        shutil.copyfile(checkpoint, own)
+        with replacing(own) as partial:
+            shutil.copyfile(checkpoint, partial)
 
 
 def _step_of(checkpoint: Path) -> int | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_transfer.errors import UserError, require_library
+from lightning_transfer.files import replacing
 from lightning_transfer.networks.layer_groups import LayerGroup, some_of
 from lightning_transfer.transfer.shown_groups import head_of, own_groups, unfreezing_of
 from lightning_transfer.transfer.starting_point import refuse_divided_weights
@@ -127,12 +128,13 @@ class LowRankAdaptation(pl.Callback):
         adapters = get_peft_model_state_dict(network, {name: own[name] for name in network.state_dict()})
         heads = [path for path, module in network.named_modules() if path and module in self._head.modules]
         head = {name: value for name, value in own.items() if any(name.startswith(f"{path}.") for path in heads)}
-        folder.mkdir(exist_ok=True)
         tensors = {f"base_model.model.{name}": value.contiguous() for name, value in {**adapters, **head}.items()}
-        save_file(tensors, folder / "adapter_model.safetensors")
         config = copy.copy(self._tuner.peft_config["default"])
         config.modules_to_save = [path for path in heads if path.rpartition(".")[0] not in heads]
-        config.save_pretrained(folder)
+        with replacing(folder) as partial:
+            partial.mkdir()
+            save_file(tensors, partial / "adapter_model.safetensors")
+            config.save_pretrained(partial)
 
     def _merge_saved(self, hook: Hook) -> Hook:
         """Follows the module's own hook, which Lightning calls after those of the callbacks: the average is there."""
