@@ -20,6 +20,7 @@ from lightning_transfer.errors import UserError
 
 MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and names of files are longer than that of their run
+_HUB_SECONDS = 10.0  # to wait for the Hub's first answer
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -238,13 +239,38 @@ def model_folder(name: str, patterns: Sequence[str], option: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+        with without_waiting_for_hub():
+            return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:  # those of the network are OSErrors
         raise UserError(
             f"{option} {name!r} is no folder and in no mirror, and the Hub does not give it"
             f" ({(str(error) or type(error).__name__).splitlines()[0]}): set {MIRROR_VARIABLE} to a folder that holds"
             f" {name}, or give its folder"
         ) from error
+
+
+@contextlib.contextmanager
+def without_waiting_for_hub() -> Iterator[bool]:
+    """Has a block look only in the cache of the Hub where that cannot be reached.
+
+    Its library would ask again and again, which takes more than a minute for a data set.
+
+    Yields:
+        Whether it looks only there.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # it is exported without being listed
+
+    was_offline = constants.HF_HUB_OFFLINE
+    if not was_offline:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+        except Exception:  # the library asks by one of several others, each with its own errors
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield constants.HF_HUB_OFFLINE
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
 
 
 @contextlib.contextmanager

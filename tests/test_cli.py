@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import huggingface_hub.constants
 import pytest
 import torch
 import yaml
@@ -20,7 +22,7 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import locate
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.resumption import SameOptimizers
-from lightning_transfer.transfer.sources import checkpoint_of
+from lightning_transfer.transfer.sources import checkpoint_of, read_source
 
 
 def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -330,20 +332,35 @@ def test_abbreviated_flag_is_refused_with_the_whole_one(capsys: pytest.CaptureFi
     assert line.startswith("unknown option 'trainer.max_epoch': did you mean trainer.max_epochs or ")
 
 
+UNFREEZING = "lightning_transfer.ProgressiveUnfreezing"
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
         ({"trainer": {"max_epoch": 3}}, "unknown option 'trainer.max_epoch': did you mean trainer.max_epochs or"),
-        ({"data": {"init_args": {"batchsize": 3}}}, "unknown option 'batchsize': did you mean batch_size or"),
-        ({"model": {"init_args": {"los": "x"}}}, "unknown option 'los': did you mean loss"),
+        ({"data": {"init_args": {"batchsize": 3}}}, "unknown option 'data.batchsize': did you mean batch_size or"),
+        ({"model": {"init_args": {"los": "x"}}}, "unknown option 'model.los': did you mean loss"),
         ({"data": {"class_path": "CIFAR11"}}, "data: 'CIFAR11' is not a class that can be imported: did you mean"),
-        ({"data": {"init_args": {"batch_size": "many"}}}, "batch_size is many: expected a whole number"),
-        ({"data": {"init_args": {"mean": [1, 2]}}}, "mean is [1, 2]: expected a tuple with 3 elements"),
+        ({"data": {"init_args": {"batch_size": "many"}}}, "data.batch_size is many: expected a whole number"),
+        ({"data": {"init_args": {"mean": [1, 2]}}}, "data.mean is [1, 2]: expected a tuple with 3 elements"),
         ({"trainer": {"max_epochs": "many"}}, "trainer.max_epochs is many: expected a whole number or null"),
-        ({"model": {"init_args": {"lr_schedule": "x"}}}, "lr_schedule is x: expected constant, linear or cosine"),
+        ({"model": {"init_args": {"lr_schedule": "x"}}}, "model.lr_schedule is x: expected constant, linear or cosine"),
         (
             {"trainer": {"precision": "half"}},
             "trainer.precision is half: expected a whole number, transformer-engine, ",
+        ),
+        (
+            {"model": {"init_args": {"network": {"class_path": "LSTMClassifier", "init_args": {"hidden_size": "x"}}}}},
+            "model.network.hidden_size is x: expected a whole number",
+        ),
+        (
+            {"trainer": {"callbacks": {"class_path": UNFREEZING, "init_args": {"phases": [{"groups": 1}]}}}},
+            "trainer.callbacks.phases.groups is 1: expected a list",
+        ),
+        (
+            {"trainer": {"callbacks": {"class_path": UNFREEZING, "init_args": {"schedule": 3}}}},
+            "trainer.callbacks.schedule is 3: expected",
         ),
     ],
 )
@@ -351,7 +368,8 @@ def test_wrong_key_or_value_is_named_with_what_is_valid(
     config: dict, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("wrong.yaml").write_text(yaml.safe_dump(config))
-    assert expected in error_line(capsys, "fit", "--config", "configs/quickstart.yaml", "--config", "wrong.yaml")
+    line = error_line(capsys, "fit", "--config", "configs/quickstart.yaml", "--config", "wrong.yaml")
+    assert line.startswith(expected)
 
 
 @pytest.mark.usefixtures("no_mirror")
@@ -367,6 +385,23 @@ def test_missing_data_is_named_with_the_ways_to_get_it(
     Path("films.csv").touch()
     line = error_line(capsys, *fit_arguments(Path("films.csv")))
     assert line == "data path 'films.csv' is a file: give the folder that holds it"
+
+
+@pytest.mark.usefixtures("no_mirror")
+def test_mistyped_path_without_a_network_is_refused_within_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(library, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    assert "the Hub cannot be reached" in error_line(capsys, *fit_arguments(Path("pictres/cats")))
+    with pytest.raises(UserError, match=r"pictres/cats/x\.pt cannot be downloaded"):
+        read_source("hf://pictres/cats/x.pt")
+    assert time.monotonic() - start < 20
+    assert not datasets.config.HF_HUB_OFFLINE
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_mirror_that_does_not_exist_is_named(

@@ -2,14 +2,20 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY, fit_arguments
+from study_toys import toy_study
 from test_cli import error_line
+from test_study_plan import plan_of
 
+from lightning_transfer.cli.loading import load
 from lightning_transfer.cli.mistakes import message_of
+from lightning_transfer.cluster.launchers import check_address
+from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_name
 
 QUICK = ["fit", "--config", "configs/quickstart.yaml", "--trainer.max_steps", "1", "--dashboards", "null"]
@@ -92,6 +98,39 @@ def test_study_whose_names_are_paths_is_refused_before_it_runs(part: str, capsys
     assert not Path("logs").exists()
 
 
+ENDLESS = [
+    ("a: &a [*a]", "has an alias that contains itself (line 1)"),
+    (
+        "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+        "has 1,234,567,909 values through its aliases",
+    ),
+    ("[" * 5000, "is nested too deeply"),
+    ("trainer: 3", "is no config of a run"),
+    ("\0", "is not YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), ENDLESS[:3], ids=["cycle", "aliases of aliases", "nesting"])
+def test_config_without_an_end_is_refused_wherever_it_is_read(text: str, line: str) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    for file in ("run/config.yaml", "run/checkpoints/best.ckpt", "part.yaml"):
+        Path(file).write_text(text)
+    with pytest.raises(UserError, match=re.escape(f"run/config.yaml {line}")):
+        load("run")
+    with pytest.raises(UserError, match=re.escape(f"part.yaml {line}")):
+        plan_of(toy_study(strategies={"scratch": "part.yaml"}))
+
+
+@pytest.mark.parametrize(("text", "line"), ENDLESS[3:], ids=["number", "zero"])
+def test_config_of_a_run_that_is_none_is_refused(text: str, line: str) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    for file in ("run/config.yaml", "run/checkpoints/best.ckpt"):
+        Path(file).write_text(text)
+    with pytest.raises(UserError, match=f"run/config.yaml {line}"):
+        load("run")
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -127,6 +166,19 @@ def test_file_in_the_place_of_the_run_is_kept(image_folder: Path, capsys: pytest
     line = error_line(capsys, *fit_arguments(image_folder, "--version", "taken"))
     assert line == "logs/default/taken is there already: choose another place, or move it away"
     assert Path("logs/default/taken").read_text() == "mine"
+
+
+def test_address_that_leads_nowhere_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for address in ("no host", "nowhere.invalid", "a" * 70 + ".b"):
+        monkeypatch.setenv("MASTER_ADDR", address)
+        with pytest.raises(UserError, match=f"^MASTER_ADDR is {address}: expected the name or number of the host of"):
+            check_address()
+    two = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    assert error_line(capsys, *QUICK, *two).startswith(f"MASTER_ADDR is {address}: ")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    check_address()
 
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EMFILE", "ENAMETOOLONG", "ENOTDIR", "EISDIR"])

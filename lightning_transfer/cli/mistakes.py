@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 import lightning_transfer
 from lightning_transfer.cli.named_configs import CONFIG_ACTIONS, NamedConfig
-from lightning_transfer.cli.origins import described, is_below_parser, origin, own_line
+from lightning_transfer.cli.origins import described, is_below_parser, origin, own_line, place_in_config
 from lightning_transfer.cli.suggestions import nearest
 from lightning_transfer.errors import UserError, did_you_mean
 from lightning_transfer.run.verbosity import print_styled
@@ -27,7 +27,7 @@ _LITERAL = re.compile(r"typing\.Literal\[([^\]]*)\]")
 _AMBIGUOUS_CLASS = re.compile(
     r'key "(?P<key>[\w.]+)".*Multiple subclasses with name (?P<name>\w+)\..*ambiguity: (?P<paths>[\w., ]+)\.'
 )
-_EXPECTED = r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]*)\]|(tuple with \d+ elements))"
+_EXPECTED = r"Expected an? (?:<class '[\w.]*?(\w+)'>|typing\.Literal\[([^\]]*)\]|(tuple with \d+ elements))"
 _WRONG_VALUE = re.compile(
     rf'Parser key "(?P<key>[\w.]+)": (Does not validate .* Errors: )?(?P<expected>((- )?{_EXPECTED}[. ]*)+)'
     r"(Got value: |Given value type: .* Given value: )(?P<value>.*)"
@@ -38,7 +38,9 @@ _KINDS = {
     "bool": "true or false",
     "str": "text",
     "list": "a list",
+    "Sequence": "a list",
     "dict": "a mapping",
+    "Mapping": "a mapping",
     "NoneType": "null",
 }
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
@@ -50,6 +52,7 @@ _CLEAR = ("`val_check_interval`", "Early stopping conditioned on metric", "Attem
 _DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid(\(s\))? (?P<pid>[\d, ]+)\) (is (?P<killed>killed by signal: .*)|exited unexpectedly)"
 )
+_NO_MEMORY = re.compile("allocate memory|out of memory")  # of the machine, and of an accelerator
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
 
 
@@ -69,7 +72,7 @@ class Parser(ArgumentParser):
 
     def line_of(self, message: str, ex: Exception | None = None) -> str:
         """Words an error in one line. An error that a class's module raised keeps its own words."""
-        line = one_line(message, self.hint)
+        line = one_line(message, self.hint, place_in_config())
         if ex is not None and own_line(raised := origin(ex)):
             line = message_of(raised) or line
         return line
@@ -91,32 +94,33 @@ def print_error(line: str) -> None:
     print_styled(f"lightning-transfer: error: {line}", "red", sys.stderr)
 
 
-def one_line(message: str, hint: Callable[[str], str]) -> str:
+def one_line(message: str, hint: Callable[[str], str], place: str = "") -> str:
     """Folds an error of the parser into one line, with the nearest valid name for an unknown one.
 
     Args:
         message: The error as jsonargparse words it.
         hint: Suggests the option that an unknown one may mean.
+        place: Dotted path of the setting whose class the error is about, with a dot; empty where there is none.
     """
     message = " ".join(message.split())
     if match := _UNKNOWN_OPTION.search(message):
         name = match["a"] or match["b"]
-        return f"unknown option '{name}'{hint(name)}"
+        return f"unknown option '{place}{name}'{hint(name)}"
     if (match := _UNKNOWN_CLASS.search(message)) and _NO_NUMBER.fullmatch(match["name"].strip("'")):
-        return f"{match['key']} is {match['name']}: expected a finite number"
+        return f"{place}{match['key']} is {match['name']}: expected a finite number"
     if match := _UNKNOWN_CLASS.search(message):
         names = re.findall(r"\w+", " ".join(_LITERAL.findall(message)))
         meant = did_you_mean(match["name"], [*lightning_transfer.__all__, *names])
-        return f"{match['key']}: '{match['name']}' is not a class that can be imported{meant and f': {meant}'}"
+        return f"{place}{match['key']}: '{match['name']}' is not a class that can be imported{meant and f': {meant}'}"
     if match := _NOT_IMPORTED.search(message):
-        return f"{match['key']}: '{match['name']}' is not a class that can be imported: {match['reason']}"
+        return f"{place}{match['key']}: '{match['name']}' is not a class that can be imported: {match['reason']}"
     if match := _WRONG_VALUE.fullmatch(message):
-        return f"{match['key']} is {match['value']}: expected {_in_words(match['expected'])}"
+        return f"{place}{match['key']} is {match['value']}: expected {_in_words(match['expected'])}"
     if match := _MISSING.search(message):
         return f"nothing is given for {match['names']}: name a file that has it (--config), or give the argument"
     if match := _AMBIGUOUS_CLASS.search(message):
         paths = match["paths"].replace(", ", " or ")
-        return f"{match['key']}: {match['name']} is the name of several classes, write {paths}"
+        return f"{place}{match['key']}: {match['name']} is the name of several classes, write {paths}"
     return " ".join(_NOISE.sub("", message).split())
 
 
@@ -141,6 +145,9 @@ def message_of(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if (line := _of_a_dead_worker(error)) is not None:
         return line
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        asked = textwrap.shorten(str(error), _SHORT, placeholder=" ...")
+        return f"there is not enough memory: give smaller sizes, as of data.batch_size{asked and f' ({asked})'}"
     if isinstance(error, RuntimeError) and (match := _STATE_DICT.match(str(error))):
         differences = textwrap.shorten(match["differences"], _SHORT, placeholder=" ...")
         return f"the checkpoint is of another model than the config: {differences}"

@@ -4,6 +4,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 
@@ -30,6 +31,19 @@ def origin(error: BaseException) -> BaseException:
 def is_below_parser(error: BaseException) -> bool:
     """Says whether the parser called the code that raised the error: a constructor, or the module of a class."""
     return any(_is_within(file, {_PARSER}) for file, _ in _lines(error))
+
+
+def place_in_config() -> str:
+    """Finds the argument whose class's settings the parser is reading: its dotted path and a dot; empty outside one.
+
+    jsonargparse has a parser of its own for each class, which only knows the names of that class's settings.
+    """
+    arguments: list[Any] = []
+    for frame, _ in traceback.walk_stack(None):
+        owner = frame.f_locals.get("self")
+        if type(owner).__name__ == "ActionTypeHint" and owner not in arguments[-1:]:
+            arguments.append(owner)
+    return "".join(f"{argument.dest}." for argument in reversed(arguments))
 
 
 def own_line(error: BaseException) -> str | None:

@@ -8,6 +8,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_transfer.cluster.launchers import check_address
 from lightning_transfer.directions import decide_direction, direction_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.processor import has_bfloat16
@@ -37,7 +38,8 @@ def check_settings(trainer: L.Trainer) -> L.Trainer:
 
     Raises:
         UserError: If an interval is not more than 0, a number is below 0, or weights are in float16 on a CPU. Also if
-            the strategy trains in copies of this process, from which the record of the run does not come back.
+            the strategy trains in copies of this process, from which the record of the run does not come back. Also if
+            the address of the first process is none.
     """
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         value = getattr(trainer, name)
@@ -47,6 +49,8 @@ def check_settings(trainer: L.Trainer) -> L.Trainer:
         value = getattr(trainer, name)
         if value is not None and value < 0:
             raise UserError(f"trainer.{name} is {value}: expected 0 or more")
+    if trainer.world_size > 1:
+        check_address()
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher):
         raise UserError(f"trainer.strategy is ddp_{launcher._start_method}: expected ddp, which starts its processes")

@@ -3,8 +3,11 @@
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
+
+from lightning_transfer.errors import UserError
 
 _PARENT_VARIABLE = "LIGHTNING_TRANSFER_PARENT"
 _PR_SET_PDEATHSIG = 1  # a constant of Linux, see prctl(2)
@@ -13,6 +16,24 @@ _PR_SET_PDEATHSIG = 1  # a constant of Linux, see prctl(2)
 def is_restart() -> bool:
     """Says whether SLURM or torchrun has started this job before."""
     return any(int(os.environ.get(name, 0)) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+
+
+def check_address() -> None:
+    """Refuses an address of the first process that does not lead to a host. All others would wait for it in vain.
+
+    Raises:
+        UserError: If ``MASTER_ADDR`` is set, and cannot be found.
+    """
+    address = os.environ.get("MASTER_ADDR")
+    if not address:
+        return
+    try:
+        socket.getaddrinfo(address, None)
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"MASTER_ADDR is {address}: expected the name or number of the host of the first process ({error});"
+            " correct it, or unset it where all processes are on one host"
+        ) from error
 
 
 def requeue() -> None:

@@ -21,7 +21,7 @@ from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.split_words import find_split, in_order, is_test, is_training
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import MIRROR_VARIABLE, in_mirror, is_hub_id
+from lightning_transfer.files import MIRROR_VARIABLE, in_mirror, is_hub_id, without_waiting_for_hub
 
 # What archives raise that the library unpacks.
 _DAMAGE = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -71,7 +71,7 @@ def load_split(
     """
     location = locate(path)
     layout = find_layout(Path(location), reader, texts) if Path(location).is_dir() else None
-    with _explained(path, split):
+    with _explained(path, split), _without_waiting(location):
         dataset = _load_by_library(path, location, split) if layout is None else _load_part(path, layout, split)
     for note in layout.notes if layout else ():
         rank_zero_warn(f"data set {path!r}: {note}")
@@ -93,7 +93,7 @@ def split_names(path: str) -> list[str]:
     location = locate(path)
     if Path(location).is_dir() and (layout := find_layout(Path(location))):
         return list(layout.splits)
-    with _explained(path, ""):
+    with _explained(path, ""), _without_waiting(location):
         builder = datasets.load_dataset_builder(location)
     return in_order(builder.info.splits or builder.config.data_files or ())
 
@@ -144,6 +144,21 @@ def _unknown(path: str, split: str, names: Sequence[str]) -> UserError:
     if any(map(is_training, names)) and is_test(split):
         way_out += ", or hold a part of each class out of the training split by data.test_fraction 0.2"
     return UserError(f"data set {path!r} has no split {split!r}: its splits are {', '.join(names)}; {way_out}")
+
+
+@contextmanager
+def _without_waiting(location: str) -> Iterator[None]:
+    """Has the library look only in its cache where a Hub id is to be loaded, and the Hub cannot be reached."""
+    if Path(location).is_dir():
+        yield
+        return
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    with without_waiting_for_hub() as is_offline:
+        datasets.config.HF_HUB_OFFLINE = was_offline or is_offline
+        try:
+            yield
+        finally:
+            datasets.config.HF_HUB_OFFLINE = was_offline
 
 
 @contextmanager

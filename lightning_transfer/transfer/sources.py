@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_transfer.errors import UserError, did_you_mean, require_library
-from lightning_transfer.files import in_mirror, is_hub_id, model_folder, named_in, read_json
+from lightning_transfer.files import in_mirror, is_hub_id, model_folder, named_in, read_json, without_waiting_for_hub
 from lightning_transfer.transfer.damage import damage_of
 
 HUB_PREFIX = "hf://"
@@ -228,6 +228,7 @@ def _download(source: str) -> Path:
     if not file:
         raise UserError(f"{source!r} names no file: expected {HUB_PREFIX}owner/repository/file")
     try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file))
+        with without_waiting_for_hub():
+            return Path(hf_hub_download(f"{owner}/{repository}", file))
     except (OSError, ValueError) as error:
         raise UserError(f"{source} cannot be downloaded: {_first_line(error)}") from error
