@@ -263,8 +263,8 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("given", "hint"),
     [
-        ("--data.path", "unknown option 'path': data.path is an argument of ClassificationDataModule"),
-        ("--model.lr", "unknown option 'lr': model.optimizer.lr is an argument of SGD"),
+        ("--data.path", "unknown option 'data.path': data.path is an argument of ClassificationDataModule"),
+        ("--model.lr", "unknown option 'model.lr': model.optimizer.lr is an argument of SGD"),
         ("--batch_size", "unknown option 'batch_size': data.batch_size is an argument of ClassificationDataModule"),
         ("--seed", "unknown option 'seed': did you mean seed_everything?"),
         ("--trainer.help", "unknown option 'trainer.help': --help lists all options"),

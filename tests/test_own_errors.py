@@ -152,7 +152,7 @@ def marked(name: str) -> str:
         # What is not there at all has no place in the user's code.
         (
             {"model.network": "own.Nothing"},
-            "network: 'own.Nothing' is not a class that can be imported: module 'own' has no attribute 'Nothing'",
+            "model.network: 'own.Nothing' is not a class that can be imported: module 'own' has no attribute 'Nothing'",
         ),
         (
             {"trainer.callbacks+": "lost.Own"},

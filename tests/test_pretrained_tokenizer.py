@@ -16,6 +16,7 @@ from lightning_transfer import DemoTexts, TextDataModule
 from lightning_transfer.data.pretrained_tokenizer import special_tokens
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import MIRROR_VARIABLE
+from lightning_transfer.transfer.sources import read_source
 
 LETTERS = {letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
 
@@ -149,6 +150,15 @@ def test_tokenizer_that_is_not_there_is_explained(
     with pytest.raises(UserError) as refused:
         _ = DemoTexts(tokenizer=tokenizer).tokenizer
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize("text", ["{}", "", "[" * 1000, "\0", '{"model": {"type": "BPE", "vocab": 3}}'])
+def test_tokenizer_of_a_checkpoint_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^what the checkpoint holds is not a tokenizer: "):
+        DemoTexts().take_tokenizer(text)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "DemoTexts": {"tokenizer": text}}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"^the tokenizer beside the starting weights is none: "):
+        read_source(str(tmp_path / "weights.pt"))
 
 
 def test_learned_tokenizers_have_the_special_tokens_of_this_project() -> None:

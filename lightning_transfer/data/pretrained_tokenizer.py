@@ -63,10 +63,7 @@ def read_pretrained_tokenizer(name: str, kinds: tuple[str, ...]) -> str:
         file = model_folder(name, [_FILE, *_SETTINGS], "data.tokenizer") / _FILE
     if not file.exists():
         raise UserError(f"data.tokenizer {name} has no {_FILE}: save one by save_pretrained of transformers' tokenizer")
-    try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the Rust library raises Exception itself
-        raise UserError(f"{file} is not a tokenizer: {error}") from error
+    tokenizer = tokenizer_of(file.read_bytes().decode(errors="replace"), str(file))
     tokenizer.no_truncation()
     padding = _padding(tokenizer, [_settings(file.with_name(setting)) for setting in _SETTINGS])
     tokenizer.no_padding()  # to a fixed length, for instance
@@ -92,6 +89,22 @@ def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
     if unknown is None:  # where every text has tokens but the empty one
         unknown = [*plain.encode(" ", add_special_tokens=False).ids, encoded.ids[text[0]]][0]
     return SpecialTokens(padding, unknown, before, after, separator, mask)
+
+
+def tokenizer_of(text: str, source: str) -> Tokenizer:
+    """Reads the rules of a tokenizer, as data.
+
+    Args:
+        text: The content of a ``tokenizer.json``.
+        source: What the error calls it.
+
+    Raises:
+        UserError: If it is something else.
+    """
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the Rust library raises Exception itself
+        raise UserError(f"{source} is not a tokenizer: {' '.join(str(error).split())}") from error
 
 
 def without_padding(tokenizer: Tokenizer) -> Tokenizer:

@@ -11,7 +11,12 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tokenizers import Tokenizer, models
 
-from lightning_transfer.data.pretrained_tokenizer import SpecialTokens, read_pretrained_tokenizer, special_tokens
+from lightning_transfer.data.pretrained_tokenizer import (
+    SpecialTokens,
+    read_pretrained_tokenizer,
+    special_tokens,
+    tokenizer_of,
+)
 from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.data.tokenizer import (
     Documents,
@@ -72,7 +77,7 @@ class TokenizedTexts:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of a checkpoint, of ``vocabulary_path`` or a model, or one learned from the training texts."""
         if self._tokenizer is None:
-            self._tokenizer = Tokenizer.from_str(self._read_or_learn_tokenizer())
+            self._tokenizer = tokenizer_of(self._read_or_learn_tokenizer(), "the tokenizer of the data")
         return self._tokenizer
 
     @property
@@ -101,7 +106,7 @@ class TokenizedTexts:
         """Uses the tokenizer of a checkpoint from now on, and says whether it differs from the one before."""
         if self._tokenizer is not None and self._tokenizer.to_str() == text:
             return False
-        self._tokenizer = Tokenizer.from_str(text)
+        self._tokenizer = tokenizer_of(text, "what the checkpoint holds")
         return True
 
     def write_tokenizer(self, trainer: L.Trainer | None) -> None:
@@ -153,8 +158,8 @@ class TokenizedTexts:
             )
         try:
             text = Path(self.vocabulary_path).read_text(encoding="utf-8")
-            Tokenizer.from_str(text)
-        except Exception as error:  # the Rust library raises Exception itself
+            tokenizer_of(text, "it")
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"data.vocabulary_path {self.vocabulary_path!r} is not the tokenizer.json of a run: {error}"
             ) from error

@@ -195,7 +195,10 @@ def _tokens(tokenizer: str) -> list[str]:
     """Lists the tokens of a tokenizer in the order of their ids."""
     from tokenizers import Tokenizer
 
-    ids: dict[str, int] = Tokenizer.from_str(tokenizer).get_vocab()
+    try:
+        ids: dict[str, int] = Tokenizer.from_str(tokenizer).get_vocab()
+    except Exception as error:  # the Rust library raises Exception itself
+        raise UserError(f"the tokenizer beside the starting weights is none: {_first_line(error)}") from error
     return sorted(ids, key=ids.__getitem__)
 
 
