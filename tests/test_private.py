@@ -19,6 +19,7 @@ from lightning_transfer.data.private_examples import poisson_batches, taking_non
 from lightning_transfer.errors import UserError
 from lightning_transfer.privacy.per_example import PerExampleGradients
 from lightning_transfer.privacy.secret import FILE
+from lightning_transfer.report.model_card import model_card
 
 pytest.importorskip("opacus")
 
@@ -271,3 +272,13 @@ def test_option_makes_a_run_private_and_its_record_says_so(capsys: pytest.Captur
     assert "train/loss" not in printed
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["model"]["init_args"]["network"]["class_path"].endswith("SeedCNN")  # the experiment's own
+
+
+def test_model_card_says_what_a_run_cost() -> None:
+    privacy = {"epsilon": 2.9876, "delta": 1e-5, "steps": 7, "not_in_epsilon": ["other runs"]}
+    texts = dict.fromkeys(("network", "problem_type", "data", "file", "command", "preprocessing"), "x")
+    export = {**texts, "inputs": {}, "outputs": {}, "classes": [], "check": {"batches": [], "max_difference": 0.0}}
+    assert "- **Privacy:** differentially private training, ε 2.99 at δ 1e-05; not in it: other runs" in model_card(
+        "a", None, export, {"privacy": privacy}
+    )
+    assert "Privacy" not in model_card("a", None, export, {"privacy": None})

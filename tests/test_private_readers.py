@@ -181,6 +181,23 @@ def test_plan_looks_at_no_batch_and_the_range_test_is_refused(tmp_path: Path) ->
         range_test(trainer(tmp_path), private(), SmallImages(), 1e-4, 1.0, 20)
 
 
+def test_network_that_was_trained_privately_is_used_without_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_transfer.errors.importlib.util.find_spec", lambda _: None)
+    module = private()
+    trainer(tmp_path).test(module, SmallImages(), verbose=False)
+    with pytest.raises(UserError, match="PrivateClassifier needs opacus"):
+        fit(tmp_path, module)
+
+
+def test_second_fit_of_a_module_names_the_first(tmp_path: Path) -> None:
+    module = fit(tmp_path, max_epochs=1)
+    first = module.privacy["epsilon"]
+    fit(tmp_path, module, max_epochs=1)
+    assert f"an earlier fit of this module, with epsilon {first:.2f}" in module.privacy["not_in_epsilon"]
+
+
 def test_missing_library_is_named_before_any_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

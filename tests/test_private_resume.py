@@ -10,9 +10,9 @@ import pytest
 import torch
 from launching import run_ranks
 from lightning.pytorch.callbacks import ModelCheckpoint
-from private_toys import EXAMPLES, SmallImages, by_opacus, fit, private, trainer, weights
+from private_toys import EXAMPLES, SmallImages, SmallNetwork, by_opacus, fit, private, trainer, weights
 
-from lightning_transfer import ProgressiveUnfreezing, UserError
+from lightning_transfer import Classifier, ProgressiveUnfreezing, UserError
 from lightning_transfer.privacy.secret import FILE, noise_generator
 
 pytest.importorskip("opacus")
@@ -59,6 +59,14 @@ def test_checkpoint_of_other_privacy_is_refused(more: dict[str, Any], words: str
     checkpoint = stopped(tmp_path)
     with pytest.raises(UserError, match=words):
         fit(tmp_path, private(**more), checkpoint)
+
+
+def test_checkpoint_of_a_training_that_was_not_private_is_refused(tmp_path: Path) -> None:
+    runner = trainer(tmp_path, max_epochs=1)
+    runner.fit(Classifier(SmallNetwork(), 3, optimizer=private().optimizer), SmallImages(private=False))
+    runner.save_checkpoint(tmp_path / "open.ckpt")
+    with pytest.raises(UserError, match=r"the checkpoint is of a training that was not private"):
+        fit(tmp_path, checkpoint=tmp_path / "open.ckpt")
 
 
 def test_run_does_not_go_on_with_other_chances_or_without_its_secret(tmp_path: Path) -> None:

@@ -191,8 +191,9 @@ class ExperimentBuilder(LightningCLI):
             check_file(Path(self._get(self.config, "output")))
 
     def _require_libraries(self) -> None:
-        """Refuses a module or a network whose library is not installed, before any data is read."""
-        for place in ("model", "model.init_args.network"):
+        """Refuses a network whose library is not installed, before any data is read, and in a fit also a module."""
+        places = ("model", "model.init_args.network") if self.subcommand == "fit" else ("model.init_args.network",)
+        for place in places:
             named = self.config[str(self.subcommand)].get(f"{place}.class_path")
             found: Any = pkgutil.resolve_name(named) if named else None
             if (library := getattr(found, "library", None)) is not None:

@@ -37,8 +37,8 @@ class PrivateClassifier(Classifier):
         examples_at_once: Number of examples whose gradients are in memory together. The result is the same.
 
     Raises:
-        UserError: If opacus is missing, neither a target nor noise is given, or a value is out of range. On ``fit``,
-            for what cannot be private.
+        UserError: If neither a target nor noise is given, or a value is out of range. On ``fit``, if opacus is missing,
+            and for what cannot be private.
 
     Source:
         Abadi et al., Deep Learning with Differential Privacy, 2016.
@@ -57,7 +57,6 @@ class PrivateClassifier(Classifier):
         examples_at_once: int = 32,
         **kwargs: Keywords[ClassifierOptions],
     ) -> None:
-        require_library(self.library, type(self).__name__)
         super().__init__(network, num_classes, **kwargs)
         if target_epsilon is None and noise_multiplier is None:
             raise UserError("model.target_epsilon is null: expected a number such as 3, or model.noise_multiplier")
@@ -79,6 +78,7 @@ class PrivateClassifier(Classifier):
         self._sums: Gradients = {}
         self._expected = 0.0  # examples in a batch over all processes
         self._not_in_epsilon: list[str] = []
+        self._earlier: list[str] = []  # fits of this module
 
     @property
     def privacy(self) -> dict[str, Any] | None:
@@ -103,12 +103,16 @@ class PrivateClassifier(Classifier):
         """Begins a private training with a secret of its own; a checkpoint is loaded after this.
 
         Raises:
-            UserError: For data, a trainer or callbacks with which a training cannot be private.
+            UserError: If opacus is missing, which nothing but a fit needs. Also for data, a trainer or callbacks with
+                which a training cannot be private.
         """
         super().setup(stage)
         if stage == "fit":
+            require_library(self.library, type(self).__name__)
             check_can_be_private(self.trainer, self)
             close_readers(self.trainer)
+            if (earlier := self.privacy) is not None:
+                self._earlier.append(f"an earlier fit of this module, with epsilon {earlier['epsilon']:.2f}")
             self._steps, self._mechanism = 0, None
             self._use(new_secret(self.trainer))
 
@@ -155,6 +159,7 @@ class PrivateClassifier(Classifier):
         self._not_in_epsilon = [
             *([f"the {held_out} validation examples, by which checkpoints are chosen"] if held_out else []),
             "other runs on the same examples, such as those of tuning",
+            *self._earlier,
             *(f"what {name} reads" for name in unknown_callbacks(self.trainer)),
         ]
         whole = "" if planned is None else f"epsilon {self._mechanism.epsilon(planned):.2f} after all {planned} steps, "
