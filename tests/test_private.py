@@ -17,6 +17,7 @@ from lightning_transfer import FastCNN, LSTMClassifier, SeedCNN, TimmNetwork, To
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.private_examples import poisson_batches, taking_none
 from lightning_transfer.errors import UserError
+from lightning_transfer.privacy.accounting import Mechanism, calibrated
 from lightning_transfer.privacy.per_example import PerExampleGradients
 from lightning_transfer.privacy.secret import FILE
 from lightning_transfer.report.model_card import model_card
@@ -223,6 +224,22 @@ def test_target_sets_the_noise_and_is_kept(tmp_path: Path) -> None:
     module = fit(tmp_path, private(noise_multiplier=None, target_epsilon=4.0))
     assert module.privacy["steps"] == 16
     assert 3.9 < module.privacy["epsilon"] <= 4.0
+
+
+def test_noise_that_hides_next_to_nothing_is_told_by_the_robust_accountant() -> None:
+    from opacus.accountants import RDPAccountant
+
+    loose = Mechanism(0.05, 0.1, 1e-5)
+    accountant = RDPAccountant()
+    accountant.history = [(0.05, 0.1, 100)]
+    assert loose.accountant(100) == "rdp"
+    assert loose.epsilon(100) == accountant.get_epsilon(delta=1e-5) > 50
+    assert Mechanism(1.0, 0.1, 1e-5).accountant(100) == "prv"
+
+
+def test_target_that_no_noise_reaches_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model.target_epsilon is 1e-08: expected more"):
+        calibrated(1e-8, 0.1, 1e-5, 10)
 
 
 def test_training_ends_before_a_step_that_would_exceed_the_target(tmp_path: Path) -> None:

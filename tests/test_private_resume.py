@@ -38,10 +38,9 @@ def stopped(folder: Path, **more: Any) -> Path:
 
 
 def test_longer_training_keeps_the_noise_and_ends_at_the_target(tmp_path: Path) -> None:
-    checkpoint = stopped(tmp_path, noise_multiplier=None, target_epsilon=2.0)
+    checkpoint = stopped(tmp_path, noise_multiplier=1.5)
     module = fit(tmp_path, private(noise_multiplier=None, target_epsilon=2.2), checkpoint, max_epochs=30)
-    saved = torch.load(checkpoint, weights_only=True)["privacy"]
-    assert module.privacy["noise_multiplier"] == saved["noise_multiplier"]
+    assert module.privacy["noise_multiplier"] == 1.5
     assert 8 < module.privacy["steps"] < 240
     assert module.privacy["epsilon"] <= 2.2
 

@@ -11,7 +11,7 @@ from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.classifier import Classifier, ClassifierOptions
 from lightning_transfer.modules.feature_cache import CachedFeatures
-from lightning_transfer.privacy.accounting import ACCOUNTANT, Mechanism, calibrated
+from lightning_transfer.privacy.accounting import Mechanism, calibrated
 from lightning_transfer.privacy.conditions import check_can_be_private
 from lightning_transfer.privacy.per_example import Gradients, PerExampleGradients
 from lightning_transfer.privacy.readers import close_readers, unknown_callbacks
@@ -93,7 +93,7 @@ class PrivateClassifier(Classifier):
             "noise_multiplier": self._mechanism.noise_multiplier,
             "sampling_rate": self._mechanism.sampling_rate,
             "clip_norm": self.clip_norm,
-            "accountant": ACCOUNTANT,
+            "accountant": self._mechanism.accountant(self._steps),
             "not_in_epsilon": self._not_in_epsilon,
         }
 
