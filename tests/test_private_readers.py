@@ -26,7 +26,7 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.privacy.readers import REFUSED, SHOWING
 from lightning_transfer.run.record import ResultsRecorder
-from lightning_transfer.run.training_steps import TrainingSteps
+from lightning_transfer.run.training_steps import TrainingSteps, rows_of_batch
 from lightning_transfer.transfer.plan_table import plan
 from lightning_transfer.transfer.range_test import range_test
 
@@ -81,6 +81,16 @@ def test_record_has_the_number_of_examples_and_nothing_else_of_them(tmp_path: Pa
     record = recorder.record(runner, None)
     assert record["data"] == {"train_examples": 64, "validation_examples": 12, "validation_split": "validation"}
     assert record["privacy"]["steps"] == record["steps"] == 8
+
+
+def test_rows_of_a_batch_are_not_said_where_they_are_private(tmp_path: Path) -> None:
+    said = []
+    for module, is_private in ((private(), True), (Classifier(SmallNetwork(), CLASSES), False)):
+        runner = trainer(tmp_path, max_epochs=1)
+        runner.fit(module, SmallImages(private=is_private))
+        said.append(rows_of_batch(runner))
+    assert said[0] == ""
+    assert "its batch has the rows" in said[1]
 
 
 def test_nothing_is_counted_or_measured_on_private_examples(

@@ -166,7 +166,8 @@ class TrainingSteps(L.Callback):
 def rows_of_batch(trainer: L.Trainer) -> str:
     """Says which rows of the training set are in the batch of this step; empty where the loader does not know them."""
     loader, number = trainer.train_dataloader, trainer.fit_loop.epoch_loop.batch_idx
-    if not isinstance(loader, BatchLoader):
+    data: Any = getattr(trainer, "datamodule", None)
+    if not isinstance(loader, BatchLoader) or getattr(data, "private", False):  # who is in a private batch is secret
         return ""
     first, more = np.split(loader.batches(trainer.current_epoch)[number], [_ROWS_SAID])
     return f"; its batch has the rows {', '.join(map(str, first))}{f' and {len(more)} more' if len(more) else ''}"
