@@ -13,6 +13,7 @@ import torch
 from conftest import run_folder
 from interruptions import assert_equal_runs
 from launching import run_ranks
+from PIL import Image
 from self_supervised_toys import SCENARIOS, Agreement, ColourNetwork, fit, images, module, trainer, write_images
 from test_cli import error_line
 from torch import Tensor, nn
@@ -256,7 +257,7 @@ def test_a_training_that_goes_well_is_never_taken_for_a_collapse(folder: Path) -
     ("options", "message"),
     [
         ({"loss": "moco"}, "model.loss is moco: expected simclr, barlow_twins, simsiam or a module"),
-        ({"num_classes": 1}, "model.num_classes is 1: expected 2 or more"),
+        ({"num_classes": 0}, "model.num_classes is 0: expected 1 or more"),
         ({"neighbours": 0}, "model.neighbours is 0: expected 1 or more"),
         ({"projector": []}, r"model.projector is \[\]: expected one number of outputs or more"),
         ({"projector": [8, 0]}, r"model.projector is \[8, 0\]"),
@@ -325,6 +326,27 @@ def test_a_run_reports_the_last_epoch_and_shows_the_features(folder: Path, capsy
     with pytest.raises(UserError, match=r"SelfSupervisedModule predicts no classes"):
         load(run)
     main(["report", str(run)])
+    [page] = run.glob("*.html")
+    assert "knn_accuracy" in page.read_text()
+
+
+@pytest.mark.parametrize("place", ["", "all", "train"])
+def test_a_folder_of_pictures_without_labels_is_learned_from(tmp_path: Path, place: str) -> None:
+    pictures = tmp_path / "pictures" / place
+    pictures.mkdir(parents=True)
+    for number in range(40):
+        Image.new("RGB", (40, 36), (6 * number, 100, 255 - 6 * number)).save(pictures / f"{number}.png")
+    given = experiment(tmp_path / "pictures", "--data.label_column", "null", "--data.image_column", "image")
+    main(["fit", *given, "--trainer.log_every_n_steps", "1"])
+    record = json.loads((run_folder() / "results.json").read_text())
+    assert record["validation"].keys() == {"val/effective_rank"}
+    assert record["data"]["training_examples_by_class"] == {"unlabelled": 32}
+
+
+def test_a_classifier_of_images_without_labels_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--data", "CIFAR10", "--data.path", str(folder), "--data.label_column", "null"]
+    line = error_line(capsys, "fit", *given, "--model.network", "SeedCNN")
+    assert line == "model.num_classes is 1: expected 2 or more"
 
 
 def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_was_not(folder: Path) -> None:

@@ -41,6 +41,7 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         label_column: The column of the labels: class labels, whole numbers, truth values or words. The values that
             occur in the training split are the classes, in natural order: 2 before 10. With problem_type multilabel a
             column of lists of these, or several columns of 0 and 1; with regression one or several columns of numbers.
+            Null for images without labels, from which SelfSupervisedModule learns.
         train_split: The split to train on, and to validate on where the data has no split for that.
         validation_split: The split to validate on; nothing is then held out of the training split. If null, the one
             called validation, valid, val or dev, if any. With the name of the training split, part of that is held out.
@@ -81,7 +82,7 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
     def __init__(
         self,
         path: str,
-        label_column: str | list[str] = "label",
+        label_column: str | list[str] | None = "label",
         train_split: str = "train",
         validation_split: str | None = None,
         test_split: str = "test",

@@ -13,7 +13,7 @@ from lightning_transfer.data.views import Views
 class ClassificationOptions(TypedDict, total=False):
     """The arguments of every data module for classification."""
 
-    label_column: str | list[str]
+    label_column: str | list[str] | None
     problem_type: ProblemType
     balanced_sampling: bool
     private: bool

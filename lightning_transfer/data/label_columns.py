@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, get_args
 
 import datasets
+import torch
 from torch import Tensor
 
 from lightning_transfer.data import label_numbers, label_sets, labels
@@ -27,23 +28,26 @@ _READERS: dict[ProblemType, LabelReader] = {
     "regression": label_numbers,
 }
 
+_UNLABELLED = "unlabelled"  # the name of the only class
+
 
 class LabelColumns:
     """Reads the labels of data.
 
     Args:
         problem_type: What each example has.
-        label_column: The column, or several.
+        label_column: The column, or several; None for data without labels, whose examples are all of one class.
 
     Raises:
         UserError: For an unknown problem type, no column at all, and several columns for one class.
     """
 
-    def __init__(self, problem_type: ProblemType, label_column: str | Sequence[str]) -> None:
+    def __init__(self, problem_type: ProblemType, label_column: str | Sequence[str] | None) -> None:
         if problem_type not in _READERS:
             raise UserError(f"data.problem_type is {problem_type}: expected {', '.join(get_args(ProblemType))}")
-        self.names = [label_column] if isinstance(label_column, str) else list(label_column)
-        if not self.names or (problem_type == "classification" and len(self.names) > 1):
+        self.names = [label_column] if isinstance(label_column, str) else list(label_column or ())
+        self._has_none = label_column is None and problem_type == "classification"
+        if (not self.names and not self._has_none) or (problem_type == "classification" and len(self.names) > 1):
             raise UserError(
                 f"data.label_column is {self.names}: expected one column with data.problem_type {problem_type}"
             )
@@ -51,6 +55,8 @@ class LabelColumns:
 
     def class_names(self, dataset: datasets.Dataset, split: str) -> list[str]:
         """Reads the names of the classes, or of the numbers, from the split that is trained on."""
+        if self._has_none:
+            return [_UNLABELLED]
         return _READERS[self._problem_type].class_names(dataset, self.names, split)
 
     def read(self, dataset: datasets.Dataset, split: str, class_names: list[str]) -> Tensor:
@@ -59,4 +65,6 @@ class LabelColumns:
         Returns:
             int64 [rows]; with several classes or numbers float32 [rows, classes or numbers].
         """
+        if self._has_none:
+            return torch.zeros(len(dataset), dtype=torch.int64)
         return _READERS[self._problem_type].read(dataset, self.names, split, class_names)

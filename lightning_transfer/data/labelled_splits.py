@@ -32,7 +32,7 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
         self,
         path: str,
         problem_type: ProblemType,
-        label_column: str | list[str],
+        label_column: str | list[str] | None,
         train_split: str,
         validation_split: str | None,
         test_split: str,
@@ -52,7 +52,7 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
         self.validation_split = validation_split
         self.test_split = test_split
         self.group_column = group_column
-        column = self.label_columns.names[0] if problem_type == "classification" else None
+        column = next(iter(self.label_columns.names), None) if problem_type == "classification" else None
         self.test_hold_out = TestHoldOut(test_fraction, test_seed, train_split, test_split, column, group_column)
         self._class_names: list[str] | None = None
         self._is_opened = False  # whether ``path`` has been, and not a class of the user's made the splits

@@ -35,8 +35,8 @@ class SelfSupervisedModule(OptimizedModule):
     Logs ``train/loss`` and ``train/spread``, that of the projections: about 1 where they point everywhere. Where all
     images get nearly the same one, the training stops. Validation and test log for the features, which come before the
     projector, ``knn_accuracy``, ``probe_accuracy`` and ``effective_rank``. The two accuracies are those of the nearest
-    of all training examples, and of a linear classifier of them. Labels are used there alone, and the last weights are
-    the result: no best checkpoint is chosen.
+    of all training examples, and of a linear classifier of them; images without labels have none. Labels are used
+    there alone, and the last weights are the result: no best checkpoint is chosen.
 
     Args:
         network: The network: takes images, and has a linear layer at its end.
@@ -65,8 +65,8 @@ class SelfSupervisedModule(OptimizedModule):
         **kwargs: Keywords[OptimizationOptions],
     ) -> None:
         super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
-        if num_classes is None or num_classes < 2:
-            raise UserError(f"model.num_classes is {num_classes}: expected 2 or more")
+        if num_classes is None or num_classes < 1:
+            raise UserError(f"model.num_classes is {num_classes}: expected 1 or more")
         if neighbours < 1:
             raise UserError(f"model.neighbours is {neighbours}: expected 1 or more")
         if isinstance(loss, str) and loss not in VIEW_LOSSES:
@@ -118,6 +118,8 @@ class SelfSupervisedModule(OptimizedModule):
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Keeps the features of a batch."""
+        if batch_idx == 0:
+            self._queries.clear()
         self._queries.append(LabelledFeatures(self(batch.images).float(), batch.labels))
 
     test_step = validation_step
@@ -135,6 +137,9 @@ class SelfSupervisedModule(OptimizedModule):
         sizes = [len(one.labels) for one in self._queries]
         self._queries.clear()
         bank = self._training_features()
+        self.log(f"{stage}/effective_rank", effective_rank(bank.features), sync_dist=True)
+        if self.num_classes == 1:  # images without labels
+            return
         probe = LinearProbe(bank, self.num_classes)
         correct = torch.zeros(2, device=self.device, dtype=torch.float64)
         for features, own in zip(torch.split(queries, sizes), torch.split(labels, sizes), strict=True):
@@ -145,7 +150,6 @@ class SelfSupervisedModule(OptimizedModule):
         for name, number in zip(("knn_accuracy", "probe_accuracy"), found, strict=True):
             # Equal on all processes already; sync_dist keeps Lightning from warning that they might not be.
             self.log(f"{stage}/{name}", (number / count).float(), prog_bar=True, sync_dist=True)
-        self.log(f"{stage}/effective_rank", effective_rank(bank.features), sync_dist=True)
 
     def _training_features(self) -> LabelledFeatures:
         """Computes the features of the training examples as they are, on all processes together."""

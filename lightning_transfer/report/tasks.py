@@ -30,12 +30,13 @@ class Task:
 
     @property
     def metric(self) -> str:
-        """The metric that decides, without its stage: ``accuracy`` where a run has it."""
+        """The metric that decides, without its stage: ``accuracy`` where a run has it, or that of neighbours."""
         logged = {
             name for run in self.runs for name in (*run.scalars, *run.tested, *(run.results.get("validation") or ()))
         }
-        if logged & {"val/accuracy", "test/accuracy"}:
-            return "accuracy"
+        for name in ("accuracy", "knn_accuracy"):
+            if logged & {f"val/{name}", f"test/{name}"}:
+                return name
         selected = (str(run.results["selected_by"]) for run in self.runs if run.results.get("selected_by"))
         return next(selected, "loss").removeprefix("val/")
 
