@@ -135,6 +135,21 @@ def test_each_loss_trains_what_comes_before_the_head(folder: Path, name: Any) ->
     assert (found.head.predictor is not None) == (name == "simsiam")
 
 
+def loss_of(views: Tensor, **options: Any) -> float:
+    """The loss of the first step on two views of each image."""
+    loader: Any = torch.utils.data.DataLoader([TwoViewBatch(views, torch.arange(len(views)))], batch_size=None)  # type: ignore[arg-type]
+    used = trainer(max_epochs=1)
+    used.fit(module(**options), loader)
+    return used.callback_metrics["train/loss"].item()
+
+
+def test_the_two_views_of_an_image_are_compared_and_each_is_predicted_from_the_other() -> None:
+    views = torch.randn(8, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert loss_of(views[:, :1].repeat(1, 2, 1, 1, 1), loss=Agreement()) == pytest.approx(0, abs=1e-5)
+    assert loss_of(views, loss=Agreement()) > 0.01
+    assert loss_of(views.flip(1), loss="simsiam") == pytest.approx(loss_of(views, loss="simsiam"), rel=1e-5)
+
+
 def test_each_loss_has_the_head_of_its_paper_unless_another_is_asked_for() -> None:
     expected = {"simclr": (512, 128), "barlow_twins": (2048,) * 3, "simsiam": (2048,) * 3}
     for name, widths in expected.items():
@@ -247,10 +262,17 @@ def test_a_collapse_is_said_in_one_line_and_not_trained_on(folder: Path, capsys:
     assert not (run_folder() / "results.json").exists()
 
 
-def test_a_training_that_goes_well_is_never_taken_for_a_collapse(folder: Path) -> None:
-    used = trainer(max_epochs=30)
-    used.fit(module(loss=Agreement(), optimizer=partial(torch.optim.SGD, lr=0.0)), datamodule=images(folder))
-    assert used.current_epoch == 30
+def test_an_untrained_network_has_an_interval_to_spread_what_it_gives(folder: Path) -> None:
+    def fit_steps(count: int) -> L.Trainer:
+        found = module(projector=[8])
+        torch.nn.init.constant_(found.head.projector[0].bias, 100.0)
+        used = trainer(max_epochs=-1, max_steps=count, log_every_n_steps=3)
+        used.fit(found, datamodule=images(folder))
+        return used
+
+    assert fit_steps(3).callback_metrics["train/spread"] < 0.1
+    with pytest.raises(UserError, match=r"train/spread is 0\.\d+ after step 5: expected 0\.1 or more"):
+        fit_steps(6)
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ class SelfSupervisedModule(OptimizedModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if (kind := getattr(data, "problem_type", "classification")) != "classification":
             raise UserError(f"data.problem_type is {kind}: expected classification, for the validation by neighbours")
-        if getattr(data, "views", self) is None:
+        if hasattr(data, "views") and data.views is None:
             raise UserError("data.views is null: expected two views of each image, as by --data.views {}")
         self._sums = self._sums.to(self.device)
         self.fit_network_to_data()
