@@ -25,6 +25,7 @@ from lightning_transfer.cli import experiment
 from lightning_transfer.cli.commands import COMMANDS
 from lightning_transfer.cli.entry import main
 from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.workers import Workers
 from lightning_transfer.transfer.range_test import _RangeTest
@@ -89,6 +90,27 @@ def test_fit_that_keeps_no_checkpoint_ends_at_once(
     assert capsys.readouterr().err.splitlines()[-1].startswith("SIGUSR1: stopped; start again: lightning-transfer fit")
 
 
+def test_training_that_fails_says_how_to_go_on_if_it_has_saved(
+    image_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(module: Classifier) -> None:
+        if module.current_epoch == 1:
+            raise UserError("it fails")
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_start", fail)
+    run = "logs/default/run"
+    line = f"{run}/checkpoints/last.ckpt was saved before that; go on: lightning-transfer fit --resume {run}"
+    for command, lines in (
+        (fit_arguments(image_folder, "--version", "run", "--trainer.max_epochs", "2"), [line]),
+        (["fit", "--resume", "run"], []),  # it fails again before its first step
+    ):
+        with pytest.raises(SystemExit) as status:
+            main(command)
+        assert status.value.code == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said[said.index("lightning-transfer: error: it fails") + 1 :] == lines
+
+
 def test_range_test_is_stopped_by_the_signal_of_schedulers(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +171,17 @@ def test_end_of_the_terminal_ends_a_command_in_order() -> None:
     assert b"ready" in os.read(ours, 100)
     os.close(ours)
     assert process.wait(30) == 128 + signal.SIGHUP
+
+
+def test_stop_that_ends_the_reader_of_the_output_too_keeps_its_status() -> None:
+    script = (
+        "import os, sys\nfrom lightning_transfer.cluster.signals import ends_in_one_line, say_last\n"
+        "reader, writer = os.pipe()\nos.dup2(writer, 1)\nos.close(reader)\n"
+        "with ends_in_one_line(['report']):\n    say_last('saved', sys.stdout)\n    raise KeyboardInterrupt"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "SIGINT: stopped; start again: lightning-transfer report\n"
 
 
 class Waiting(Cell):

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import select
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from lightning_transfer.cluster.launchers import is_launched_child
 
@@ -68,8 +69,7 @@ class StopSignals:
             if signum == signal.SIGTERM:
                 raise SystemExit(_SIGNALLED + signum)
             return  # a terminal sends the others to all: the first process decides
-        if signum == SIGHUP:
-            _leave_terminal()
+        _leave_lost_outputs()
         is_ctrl_c = signum == signal.SIGINT
         if (self.stopping or self.ended_by) and not is_ctrl_c:
             return
@@ -109,7 +109,7 @@ def ends_in_one_line(words: Sequence[str], goes_on: bool = False) -> Iterator[St
             if not signum:
                 raise
             if not is_launched_child():
-                print(_how_to_go_on(error, signum, words, goes_on), file=sys.stderr, flush=True)
+                say_last(_how_to_go_on(error, signum, words, goes_on), sys.stderr)
             raise SystemExit(_SIGNALLED + signum) from None
 
 
@@ -151,12 +151,21 @@ def _how_to_go_on(error: BaseException, signum: int, words: Sequence[str], goes_
     return f"{GO_ON}{command}" if goes_on else f"{signal.Signals(signum).name}: stopped; start again: {command}"
 
 
-def _leave_terminal() -> None:
-    """Has words go nowhere that would go to a terminal that is gone, where each would be an error."""
-    for stream in (1, 2):
-        try:
-            os.write(stream, b"")
-        except OSError:
+def say_last(line: str, stream: TextIO) -> None:
+    """Prints one of the last lines of a command. Who would read it may have ended by the same signal, as ``| tee``."""
+    _leave_lost_outputs()
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        _leave_lost_outputs()  # otherwise Python would try again as it ends, and change the exit status
+
+
+def _leave_lost_outputs() -> None:
+    """Has words go nowhere that would go to a terminal or a pipe that is gone, where each would be an error."""
+    for descriptor in (1, 2) if hasattr(select, "poll") else ():
+        watch = select.poll()
+        watch.register(descriptor, 0)  # for nothing but errors
+        if watch.poll(0):
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream)
+            os.dup2(nowhere, descriptor)
             os.close(nowhere)

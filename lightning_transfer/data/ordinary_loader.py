@@ -6,6 +6,7 @@ examples twice and others never, and nobody could say of which row a prediction 
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import random
 import signal
@@ -137,14 +138,15 @@ def _begin_work(given: Callable[[int], None] | None, number: int) -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    parent = multiprocessing.parent_process()
+    if hasattr(signal, "sigwaitinfo") and parent is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_for, args=(parent.pid,), daemon=True).start()
     if given is not None:
         given(number)
 
 
-def _end_for(parent: int) -> None:
+def _end_for(parent: int | None) -> None:
     """Ends this process when its parent sends SIGTERM, as torch does with a worker that hangs."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass

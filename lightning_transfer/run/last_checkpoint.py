@@ -1,6 +1,7 @@
 """Keeps the last checkpoint of a run, and ends a run that is asked to stop."""
 
 import signal
+import sys
 from typing import Any
 
 import lightning as L
@@ -11,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_transfer.cluster.launchers import is_launched_child, requeue
-from lightning_transfer.cluster.signals import SIGUSR1, StopSignals
+from lightning_transfer.cluster.signals import SIGUSR1, StopSignals, say_last
 from lightning_transfer.lightning_internals import leave_signals_alone, rest_hook, wake_hook
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.run.guarded_strategy import guard
@@ -139,7 +140,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._signals.stopping = True
         if trainer.is_global_zero:
             name = signal.Signals(self._stopping).name
-            print(f"{name}: stopped after step {trainer.global_step}, in {self.path}", flush=True)
+            say_last(f"{name}: stopped after step {trainer.global_step}, in {self.path}", sys.stdout)
             if self._stopping == SIGUSR1:
                 requeue()
         # Lightning's launcher kills the main process where a child fails, before it can give its own status.

@@ -1,5 +1,6 @@
 """Starts a study: locks its folder, and starts the processes or the jobs that run its cells."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from lightning_transfer.cluster.signals import say_last
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_folder
 from lightning_transfer.study.plan import Plan
@@ -47,7 +49,8 @@ def run_unfinished(plan: Plan, workers: int, launcher: Launcher = "local", retry
             seconds = time.perf_counter() - start
     except (KeyboardInterrupt, SystemExit):
         elsewhere = "" if here else "; its jobs go on"
-        print(f"asked to stop: {standing(plan)}{elsewhere}; the study goes on when it is started again", flush=True)
+        line = f"asked to stop: {standing(plan)}{elsewhere}; the study goes on when it is started again"
+        say_last(line, sys.stdout)
         raise
     if run_seconds and here:
         share = 1 - run_seconds / (seconds * parallel)
