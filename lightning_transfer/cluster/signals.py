@@ -17,6 +17,7 @@ SIGUSR1 = getattr(signal, "SIGUSR1", None)  # Windows has none
 SIGHUP = getattr(signal, "SIGHUP", None)  # likewise
 SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, SIGHUP, SIGUSR1) if number is not None)
 GO_ON = "go on: "  # begins the line that says how
+_READER_ENDS = 50  # milliseconds in which a signal to all processes also ends who reads the output, such as tee
 _SIGNALLED = 128  # a process that a signal ended has this status plus the signal's number
 
 
@@ -69,7 +70,7 @@ class StopSignals:
             if signum == signal.SIGTERM:
                 raise SystemExit(_SIGNALLED + signum)
             return  # a terminal sends the others to all: the first process decides
-        _leave_lost_outputs()
+        _leave_lost_outputs(_READER_ENDS)
         is_ctrl_c = signum == signal.SIGINT
         if (self.stopping or self.ended_by) and not is_ctrl_c:
             return
@@ -160,12 +161,18 @@ def say_last(line: str, stream: TextIO) -> None:
         _leave_lost_outputs()  # otherwise Python would try again as it ends, and change the exit status
 
 
-def _leave_lost_outputs() -> None:
-    """Has words go nowhere that would go to a terminal or a pipe that is gone, where each would be an error."""
-    for descriptor in (1, 2) if hasattr(select, "poll") else ():
-        watch = select.poll()
+def _leave_lost_outputs(milliseconds: int = 0) -> None:
+    """Has words go nowhere that would go to a terminal or a pipe that is gone, where each would be an error.
+
+    Args:
+        milliseconds: The time in which it may still be lost.
+    """
+    if not hasattr(select, "poll"):
+        return
+    watch = select.poll()
+    for descriptor in (1, 2):
         watch.register(descriptor, 0)  # for nothing but errors
-        if watch.poll(0):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+    for descriptor, _ in watch.poll(milliseconds):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)

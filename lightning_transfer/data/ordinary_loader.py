@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ _KEPT = (
     *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"),
     *("prefetch_factor", "persistent_workers"),
 )
+
+_WORD_SECONDS = 1.0  # time that the word of a dead worker may take
 
 Place = tuple[int, int, list[int]]  # of a batch: its epoch, its number and its rows
 
@@ -73,9 +76,14 @@ class OrdinaryLoader(BatchLoader):
         yield self._counted()
 
     def _counted(self) -> Iterator[Any]:
-        for batch in self._loader:
-            self._position += 1  # not when its rows are drawn: workers are ahead
-            yield batch
+        try:
+            for batch in self._loader:
+                self._position += 1  # not when its rows are drawn: workers are ahead
+                yield batch
+        except (OSError, EOFError):
+            if self._loader.num_workers:  # one may have died with a batch; torch is told so, and raises the cause
+                time.sleep(_WORD_SECONDS)
+            raise
 
     def state_dict(self) -> dict[str, int]:
         """Returns the place: the epoch, and the number of its batches already given."""
