@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -54,8 +55,9 @@ def of_runs(name: str) -> list[Path]:
         ('{"test": {"test/accuracy": "<b>1</b>"}}', "has no number as test/accuracy"),
         ('{"test": 3}', "has no number as test/accuracy"),
         ("[" * 100_000, "is damaged: expected JSON ("),
+        ("{}", "has no commit"),
     ],
-    ids=["cut", "empty", "list", "nan", "text", "number", "nested"],
+    ids=["cut", "empty", "list", "nan", "text", "number", "nested", "nothing"],
 )
 def test_damaged_result_of_a_study_costs_its_own_run(
     content: str, line: str, command: list[str], capsys: pytest.CaptureFixture[str]
@@ -70,6 +72,28 @@ def test_damaged_result_of_a_study_costs_its_own_run(
     assert other.exists()
     main(command)  # the run's training is over: only its record is made again
     assert json.loads(damaged.read_text())["test"] == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fit_seconds", "soon"),
+        ("train_seconds", ["<b>"]),
+        ("data", {"train_examples": "many"}),
+        ("versions", {}),
+        ("commit", 3),
+        ("validation", {"val/loss": "low"}),
+    ],
+)
+def test_text_in_the_place_of_a_number_costs_the_run_alone(
+    key: str, value: Any, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged, _ = of_runs("results.json")
+    damaged.write_text(json.dumps(json.loads(damaged.read_text()) | {key: value}))
+    main([*command, "--report_only"])
+    out = capsys.readouterr().out
+    assert f"{damaged}.{key}" in out
+    assert "it is now results.json.damaged, and its run goes on without it" in out
 
 
 def test_damaged_record_of_a_failure_is_no_failure(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

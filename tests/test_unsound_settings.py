@@ -44,6 +44,8 @@ def from_file(text: str) -> list[str]:
         ("trainer: {log_every_n_steps: -1}", "trainer.log_every_n_steps is -1: expected 0 or more"),
         ("data: {init_args: {batch_size: null}}", "data.batch_size is null: expected 1 or more"),
         ("data: {init_args: {image_size: 1}}", "data.image_size is 1: expected 2 or more"),
+        ('logs: "a\\0b"', "logs is 'a\\x00b': expected a text without a zero character"),
+        ('init_from: "a\\0b"', "init_from is 'a\\x00b': expected a text without a zero character"),
     ],
 )
 def test_number_that_means_nothing_is_refused(change: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,7 +173,6 @@ class ExperimentBuilder(LightningCLI):
 
     def _check_settings(self) -> None:
         config = self.config[str(self.subcommand)]
-        check_numbers(config)
         if config["resume"] is not None:
             raise UserError(f"--resume is {config['resume']}: expected it on the command line of fit, and nowhere else")
         for option in ("experiment", "logs"):
@@ -185,6 +184,7 @@ class ExperimentBuilder(LightningCLI):
         for option in ("ckpt_path", "init_from"):
             if config[option] == "":
                 raise UserError(f"--{option} is empty: name a file, or leave it out")
+        check_numbers(config)
 
     def _check_output(self) -> None:
         if self.subcommand == "predict":

@@ -1,4 +1,4 @@
-"""Refuses numbers in a config that no setting can mean."""
+"""Refuses numbers and texts in a config that no setting can mean."""
 
 import math
 from typing import Any
@@ -13,6 +13,8 @@ _MAY_BE_INFINITE = ("trainer", "model.init_args.network")
 
 def check_numbers(config: Namespace) -> None:
     """Refuses values that are not numbers, and infinite ones of the data, the module and its optimizer.
+
+    A text with a zero character is refused too, as no file has such a name.
 
     Args:
         config: The config of a command.
@@ -30,6 +32,8 @@ def _check(value: Any, key: str) -> None:
     elif isinstance(value, list | tuple):
         for place, part in enumerate(value):
             _check(part, f"{key}[{place}]")
+    elif isinstance(value, str) and "\0" in value:
+        raise UserError(f"{key.replace('.init_args', '')} is {value!r}: expected a text without a zero character")
     elif isinstance(value, float) and not _is_sound(value, key):
         raise UserError(f"{key.replace('.init_args', '')} is {value}: expected a finite number")
 

@@ -123,12 +123,14 @@ def expected(content: Any, kind: Any, name: str, wrong: list[str]) -> Any:
         wrong.append(f"{name} is {textwrap.shorten(repr(content), _SHORT, placeholder=' ...')}")
         return None
     before, kept = len(wrong), {}
+    needed = kind.__required_keys__ if is_typeddict(kind) else frozenset()
+    wrong += [f"{name} has no {key}" for key in sorted(needed - content.keys())]
     for key, part, of in parts:
         count = len(wrong)
         found = expected(part, of, f"{name}.{key}", wrong)
         if found is not None or len(wrong) == count:
             kept[key] = found
-    is_open = get_origin(kind) is dict or (is_typeddict(kind) and not kind.__required_keys__)
+    is_open = get_origin(kind) is dict or (is_typeddict(kind) and not needed)
     if len(wrong) > before and not is_open:
         return None
     return [*kept.values()] if isinstance(content, list) else kept

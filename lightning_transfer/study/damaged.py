@@ -2,11 +2,40 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import read_json
+from lightning_transfer.report.expected_content import Facts, Number, expected
 from lightning_transfer.study.cells import FAILURE, RESULTS, VALIDATED
+
+
+class _Versions(TypedDict):
+    """The version that the report of a study names."""
+
+    torch: str
+
+
+class _Record(TypedDict):
+    """What a study reads in the record of a run."""
+
+    validation: dict[str, Number] | None
+    test: dict[str, Number] | None
+    data: Facts | None
+    fit_seconds: float
+    train_seconds: float
+    device: str | None
+    commit: str | None
+    versions: _Versions
+
+
+class _Failure(TypedDict):
+    """The record of a failure."""
+
+    error: str
+
+
+_KINDS: dict[str, Any] = {RESULTS: _Record, FAILURE: _Failure, VALIDATED: dict[str, dict[str, Number]]}
 
 
 def set_aside_damaged(folder: Path, metric: str) -> None:
@@ -19,7 +48,7 @@ def set_aside_damaged(folder: Path, metric: str) -> None:
         metric: Name of the metric that is compared.
     """
     for file in sorted(folder.glob("*/*.json")):
-        if file.name in (RESULTS, FAILURE, VALIDATED) and (problem := _problem(file, metric)):
+        if file.name in _KINDS and (problem := _problem(file, metric)):
             aside = file.with_name(f"{file.name}.damaged")
             file.replace(aside)
             print(f"{problem}: it is now {aside.name}, and its run goes on without it", flush=True)
@@ -30,8 +59,6 @@ def _problem(file: Path, metric: str) -> str | None:
         content = read_json(file)
     except UserError as error:
         return str(error).partition(";")[0]
-    if file.name == FAILURE and not isinstance(content.get("error"), str):
-        return f"{file} names no error"
     if file.name == VALIDATED and not all(map(_is_number, content)):
         return f"{file} has a share that is no number"
     if file.name == RESULTS:
@@ -39,7 +66,9 @@ def _problem(file: Path, metric: str) -> str | None:
             logged = content.get(split) or {}
             if not isinstance(logged, dict) or not _is_number(logged.get(name, 0.0)):
                 return f"{file} has no number as {name}"
-    return None
+    wrong: list[str] = []
+    expected(content, _KINDS[file.name], str(file), wrong)
+    return wrong[0] if wrong else None
 
 
 def _is_number(value: Any) -> bool:
