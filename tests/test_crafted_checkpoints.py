@@ -14,6 +14,7 @@ import torch
 from conftest import fit_arguments
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from test_cli import error_line
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
@@ -84,6 +85,37 @@ def test_resuming_a_crafted_checkpoint_fetches_runs_and_deletes_nothing(image_fo
     assert all(Path(name, "file").exists() for name in ("precious", "precious.ckpt"))
     record = json.loads((checkpoints.parent / "results.json").read_text())
     assert Path(record["best_checkpoint"]).samefile(checkpoints / "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(fit_arguments(image_folder, "--dashboards", "null", "--version", "run"))
+    return folder / "logs/default/run/checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("CIFAR10", None, {}),
+        ("CIFAR10", "class_names", 3),
+        ("callbacks", "ResultsRecorder", 3),
+        ("loops", None, {}),
+    ],
+)
+def test_state_that_no_run_has_saved_is_one_line(
+    part: str, key: str | None, value: Any, whole: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(whole, weights_only=True)
+    names = [name for name in state[part] if key is not None and name.startswith(key)]
+    state |= {part: value} if key is None else {part: state[part] | dict.fromkeys(names, value)}
+    torch.save(state, "other.ckpt")
+    command = fit_arguments(image_folder, "--dashboards", "null", "--ckpt_path", "other.ckpt")
+    line = error_line(capsys, *command, "--trainer.max_epochs", "2")
+    assert line.startswith(("the state in the checkpoint does not fit this run (", "the checkpoint"))
 
 
 def loaded(callback: ModelCheckpoint, state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_what_no_run_writes_is_left_out_of_the_report_and_said(
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(RESULTS | {key: value}))
     main(["report", "logs"])
-    line = f"a/version_0 is shown without what is of another type than a run writes: {said}"
+    line = f"a/version_0 is shown without what no run writes: {said}"
     assert capsys.readouterr().err.splitlines() == [line]
     page = Path("logs/report.html").read_text()
     assert "<script>alert" not in page
@@ -164,7 +164,7 @@ def test_damaged_data_of_an_event_file_cost_their_own_part(capsys: pytest.Captur
     boards = Boards([TensorBoardLogger("logs", "a", "version_0")])
     for tag, content in SOUND["data"].items():
         add_data(boards, tag, content, 3)
-    add_data(boards, "run/card_data", {"commands": 3}, 4)
+    add_data(boards, "run/card_data", SOUND["data"]["run/card_data"] | {"commands": 3}, 4)
     add_data(boards, "phase/timeline_data", {"groups": ["stem"], "rates": [[0, [0.1, 0.2]], [1, []]], "end": 2}, 4)
     add_picture(boards, "training/examples", np.zeros((4, 4, 3), np.uint8), 4)
     for writer in boards._writers:

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 import lightning_transfer
 from lightning_transfer.cli.named_configs import CONFIG_ACTIONS, NamedConfig
-from lightning_transfer.cli.origins import described, is_below_parser, origin, own_line, place_in_config
+from lightning_transfer.cli.origins import described, is_below_parser, is_restoring, origin, own_line, place_in_config
 from lightning_transfer.cli.suggestions import nearest
 from lightning_transfer.errors import UserError, did_you_mean
 from lightning_transfer.run.verbosity import print_styled
@@ -53,6 +53,7 @@ _DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid(\(s\))? (?P<pid>[\d, ]+)\) (is (?P<killed>killed by signal: .*)|exited unexpectedly)"
 )
 _NO_MEMORY = re.compile("allocate memory|out of memory")  # of the machine, and of an accelerator
+_OF_OTHER_STATE = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
 _NOISE = re.compile(r"( - )?(Subtypes: \[.*?\]|Given value.*|Does not validate against any of the Union subtypes)")
 
 
@@ -145,6 +146,8 @@ def message_of(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if (line := _of_a_dead_worker(error)) is not None:
         return line
+    if isinstance(error, _OF_OTHER_STATE) and own_line(error) is None and is_restoring(error):
+        return f"the state in the checkpoint does not fit this run ({described(error)}): go on from another, or anew"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
         asked = textwrap.shorten(str(error), _SHORT, placeholder=" ...")
         return f"there is not enough memory: give smaller sizes, as of data.batch_size{asked and f' ({asked})'}"

@@ -46,6 +46,15 @@ def place_in_config() -> str:
     return "".join(f"{argument.dest}." for argument in reversed(arguments))
 
 
+def is_restoring(error: BaseException) -> bool:
+    """Says whether Lightning was giving the state in a checkpoint to the parts of a run as the error came."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(
+        Path(frame.filename).name == "checkpoint_connector.py" and frame.name.strip("_").startswith("restore")
+        for frame in frames
+    )
+
+
 def own_line(error: BaseException) -> str | None:
     """Names the innermost line of the user's own code that the error went through, as ``file.py:7``; None without one.
 

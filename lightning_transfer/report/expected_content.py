@@ -123,8 +123,8 @@ def expected(content: Any, kind: Any, name: str, wrong: list[str]) -> Any:
         wrong.append(f"{name} is {textwrap.shorten(repr(content), _SHORT, placeholder=' ...')}")
         return None
     before, kept = len(wrong), {}
-    needed = kind.__required_keys__ if is_typeddict(kind) else frozenset()
-    wrong += [f"{name} has no {key}" for key in sorted(needed - content.keys())]
+    needed = kind.__required_keys__ if is_typeddict(kind) else ()
+    wrong += [f"{name} has no {key}" for key in sorted(needed) if key not in content]
     for key, part, of in parts:
         count = len(wrong)
         found = expected(part, of, f"{name}.{key}", wrong)

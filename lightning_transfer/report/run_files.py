@@ -139,7 +139,7 @@ def read_run(folder: Path, name: str) -> Run:
     if wrong:
         more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         said = "; ".join(wrong[:_MOST_NAMED])
-        print(f"{name} is shown without what is of another type than a run writes: {said}{more}", file=sys.stderr)
+        print(f"{name} is shown without what no run writes: {said}{more}", file=sys.stderr)
     if not run.scalars:
         run.scalars = _curves(run.results.get("validations") or [])
     return run
