@@ -333,6 +333,7 @@ def test_abbreviated_flag_is_refused_with_the_whole_one(capsys: pytest.CaptureFi
 
 
 UNFREEZING = "lightning_transfer.ProgressiveUnfreezing"
+A_CLASS = "expected the name of a class, or class_path and init_args"
 
 
 @pytest.mark.parametrize(
@@ -362,6 +363,13 @@ UNFREEZING = "lightning_transfer.ProgressiveUnfreezing"
             {"trainer": {"callbacks": {"class_path": UNFREEZING, "init_args": {"schedule": 3}}}},
             "trainer.callbacks.schedule is 3: expected",
         ),
+        ({"trainer": ""}, "trainer is '': expected a mapping of its settings, or a file that has it"),
+        ({"model": {"init_args": {"optimizer": 1e300}}}, f"model.optimizer is 1e+300: {A_CLASS}"),
+        ({"model": {"init_args": {"lr_scheduler": [2]}}}, f"model.lr_scheduler is [2]: {A_CLASS}"),
+        ({"model": {"init_args": {"network": 7}}}, f"model.network is 7: {A_CLASS}"),
+        ({"model": {"init_args": {"network": {"class_path": 3}}}}, f"model.network is no class: {A_CLASS}"),
+        ({"trainer": {"callbacks": [3]}}, f"trainer.callbacks is 3: {A_CLASS}"),
+        ({"trainer": {"callbacks": 3}}, f"trainer.callbacks is no class: {A_CLASS}"),
     ],
 )
 def test_wrong_key_or_value_is_named_with_what_is_valid(

@@ -32,6 +32,12 @@ _WRONG_VALUE = re.compile(
     rf'Parser key "(?P<key>[\w.]+)": (Does not validate .* Errors: )?(?P<expected>((- )?{_EXPECTED}[. ]*)+)'
     r"(Got value: |Given value type: .* Given value: )(?P<value>.*)"
 )
+_NO_CLASS = re.compile(
+    r'Parser key "(?P<key>[\w.]+)": (?!.*Problem with given class_path).*'
+    r"(Not a valid subclass of|expects a function or a callable class|argument of type '\w+' is not iterable)"
+)
+_GIVEN = re.compile(r"(Got value: |but got )(?P<value>.*?)( Sub\w+ types| - |\. Got value| Given value|$)")
+_NO_SECTION = re.compile(r'Parser key "(?P<key>[\w.]+)": Unable to load config (?P<value>\S+)')
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -122,6 +128,12 @@ def one_line(message: str, hint: Callable[[str], str], place: str = "") -> str:
     if match := _AMBIGUOUS_CLASS.search(message):
         paths = match["paths"].replace(", ", " or ")
         return f"{place}{match['key']}: {match['name']} is the name of several classes, write {paths}"
+    if match := _NO_CLASS.search(message):
+        given = _GIVEN.search(message)
+        named = f"{place}{match['key']} is {given['value'] if given else 'no class'}"
+        return f"{named}: expected the name of a class, or class_path and init_args"
+    if match := _NO_SECTION.search(message):
+        return f"{place}{match['key']} is {match['value']}: expected a mapping of its settings, or a file that has it"
     return " ".join(_NOISE.sub("", message).split())
 
 
