@@ -57,12 +57,17 @@ def test_command_that_is_asked_to_stop_ends_in_one_line(
 
 
 @pytest.mark.parametrize("kind", ENDING)
-def test_stop_during_the_imports_is_one_line_whatever_they_make_of_it(kind: str, tmp_path: Path) -> None:
-    (tmp_path / "jsonargparse.py").write_text(
-        "import os, signal\n"
-        f"try: os.kill(os.getpid(), signal.{kind})\n"
-        "except BaseException: raise ImportError('initialization failed')\n"
-    )
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "try: os.kill(os.getpid(), {kind})\nexcept BaseException: raise ImportError('initialization failed')",
+        "exec('os.kill(os.getpid(), {kind})')",  # as dataclasses and named tuples are made
+    ],
+    ids=["error", "exec"],
+)
+def test_stop_during_the_imports_is_one_line_whatever_they_make_of_it(kind: str, imported: str, tmp_path: Path) -> None:
+    code = imported.format(kind=f"signal.{kind}")
+    (tmp_path / "jsonargparse.py").write_text(f"import os, signal\n{code}\n")
     variables = environment()
     variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), variables["PYTHONPATH"]])
     done = subprocess.run([*FIT, "report", "logs"], env=variables, capture_output=True, text=True)

@@ -21,6 +21,10 @@ _READER_ENDS = 50  # milliseconds in which a signal to all processes also ends w
 _SIGNALLED = 128  # a process that a signal ended has this status plus the signal's number
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C. Where Python's own class has passed through ``exec``, Python ends by the signal, without a status."""
+
+
 class StopSignals:
     """A context in which a signal that asks to stop ends the command in order, or lets its training save first.
 
@@ -84,7 +88,7 @@ class StopSignals:
     def _end(self, signum: int) -> NoReturn:
         self.ended_by = signum
         if signum == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise _Interrupted
         raise SystemExit(_SIGNALLED + signum)
 
 
