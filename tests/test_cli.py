@@ -323,6 +323,10 @@ def test_help_of_no_class_in_particular_names_the_classes(
         " TimmNetwork, TorchvisionNetwork, TransformersLanguageModel, TransformersNetwork, or one of your own"
     )
     assert error_line(capsys, "fit", "--data.help").startswith("--data.help takes the name of a class: CIFAR10, ")
+    losses = error_line(capsys, "fit", "--model.loss.help")
+    assert losses.startswith(
+        "--model.loss.help takes the name of a class: BarlowTwinsLoss, SimCLRLoss, SimSiamLoss, or"
+    )
     line = error_line(capsys, "fit", "--model.help", "SedCNN")
     assert line == "model.help: 'SedCNN' is not a class that can be imported: did you mean SeedCNN?"
 

@@ -60,12 +60,15 @@ def _classes() -> Iterator[tuple[str, type]]:
     import lightning as L
     import torch
 
+    from lightning_transfer.modules.view_losses import ViewLoss
+
     # These options take classes of these kinds. The first kind that fits counts, as a LightningModule is a Module too.
     kinds: dict[str, type] = {
         "data": L.LightningDataModule,
         "model": L.LightningModule,
         "model.optimizer": torch.optim.Optimizer,
         "trainer.callbacks": L.Callback,
+        "model.loss": ViewLoss,
         "model.network": torch.nn.Module,
     }
     for found in (*exported_classes(), torch.optim.AdamW, torch.optim.SGD):
