@@ -64,6 +64,7 @@ networks: list[torch.nn.Module] = [
     lt.TransformersLanguageModel(name="folder"),
 ]
 classifier = lt.Classifier(lt.SeedCNN(10), num_classes=10, lr_schedule="cosine", lr_decay=2.6)
+private = lt.PrivateClassifier(lt.SeedCNN(10), num_classes=10, target_epsilon=3.0, examples_at_once=8)
 adversarial = lt.AdversarialClassifier(lt.LSTMClassifier(100), 2, label_smoothing=0.1, warmup_fraction=0.1)
 multitask = lt.MultiTaskModule(lt.SeedCNN(12), {"fine": 10, "coarse": 2}, weighting="uncertainty", lr_decay=2.6)
 losses: list[torch.nn.Module] = [lt.SimCLRLoss(0.2), lt.BarlowTwinsLoss(0.01), lt.SimSiamLoss()]
