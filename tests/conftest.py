@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -17,6 +18,12 @@ REPOSITORY = Path(__file__).parents[1]
 if os.environ.get(MIRROR_VARIABLE):  # tests leave the folder that a relative path starts from
     folders = os.environ[MIRROR_VARIABLE].split(os.pathsep)
     os.environ[MIRROR_VARIABLE] = os.pathsep.join(str(Path(folder).resolve()) for folder in folders)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has the files with most slow tests come first, so that no process works on one while the others are done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

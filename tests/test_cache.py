@@ -133,7 +133,7 @@ def test_rows_without_room_are_refused_before_the_first_and_leave_nothing(small_
 def test_texts_without_room_are_refused_and_leave_nothing(small_disk: Path) -> None:
     tokenizer = train_tokenizer(["a film"], "words", 10)
     with pytest.raises(UserError, match=NO_ROOM.format("texts")):
-        cached_documents(tokenizer, ["film " * 2000] * 400, "f", 400)
+        cached_documents(tokenizer, [["film " * 2000] * 400], "f", 400)
     assert entries(small_disk) == []
 
 

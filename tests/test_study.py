@@ -202,10 +202,9 @@ def test_study_killed_at_random_moments_gives_the_table_of_the_uninterrupted_one
     study = small(overrides={"trainer": {"max_epochs": 40, "callbacks+": {"class_path": "study_toys.Pause"}}})
     main([*study, "--workers", "0", "--logs", "uninterrupted"])
     moments = random.Random(0)
-    for number in range(4):
-        begun, workers = time.time(), "2" if number % 3 == 0 else "0"
+    for workers, sign in (("2", "*/cell.json"), ("0", "*/checkpoints/last.ckpt")):
+        begun = time.time()
         process = start(*study, "--workers", workers, pause_seconds=0.1)
-        sign = "*/cell.json" if number % 2 == 0 else "*/checkpoints/last.ckpt"
         wait_for(lambda: process.poll() is not None or is_new(sign, begun), 300, "a run to begin")  # noqa: B023
         time.sleep(moments.uniform(0, 1))
         assert process.poll() is None, "the study was over before it was killed"

@@ -37,12 +37,12 @@ def failures() -> list[str]:
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_runs_of_two_processes_follow_one_another_even_after_one_that_failed(workers: str, tmp_path: Path) -> None:
     Path("diverging.yaml").write_text("model: {init_args: {optimizer: {init_args: {lr: 1.0e+30}}}}")
-    strategies = {"diverging": "diverging.yaml", "full": STRATEGIES["full"]}
+    strategies = {"diverging": "diverging.yaml", "scratch": STRATEGIES["scratch"]}
     # Lightning looks every five seconds whether a rank has failed: the last run is there for longer than that.
     study = write_study(strategies, configs=["base.yaml", "configs/hardware/ddp_cpu.yaml"])
     status, output = run([*FIT, *study, "--workers", workers], tmp_path)
     assert status == 0, output
-    assert {name: result["processes"] for name, result in results().items()} == {"full": 2}
+    assert {name: result["processes"] for name, result in results().items()} == {"scratch": 2}
     assert failures() == ["diverging-size_2-seed_0"]
     assert "FAILED: val/loss is nan after step" in output
 

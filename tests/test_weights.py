@@ -209,7 +209,7 @@ def test_pickle_with_code_is_refused_and_not_executed(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         ("bomb", "is damaged, or holds more than weights and was not opened"),
-        ("truncated", "is damaged or no file of weights"),
+        ("truncated", "is damaged: it was cut short"),
     ],
 )
 def test_local_copy_of_torchvision_weights_is_opened_as_carefully(
@@ -251,14 +251,14 @@ def test_truncated_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     content = checkpoint.read_bytes()
     for suffix in (".ckpt", ".safetensors"):
         (tmp_path / f"cut{suffix}").write_bytes(content[: len(content) // 2])
-        with pytest.raises(UserError, match="is damaged or no file of weights"):
+        with pytest.raises(UserError, match="is damaged: it was cut short"):
             load_starting_weights(SeedCNN(3), f"cut{suffix}")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is damaged or no file of weights: EOFError"),
+        (b"", "is damaged: it is empty"),
         (b"<html>not found</html>", "is damaged, or holds more than weights"),
         (b"version https://git-lfs.github.com/spec/v1", "is damaged, or holds more than weights"),
         ([torch.zeros(2)], "holds no tensors by name"),
