@@ -55,7 +55,16 @@ def trees(draw: st.DrawFn) -> tuple[list[str], Counter[tuple[str, str, str]]]:
     return files, expected
 
 
+def _tree(*files: tuple[str, str, str]) -> tuple[list[str], Counter[tuple[str, str, str]]]:
+    return [file for *_, file in files], Counter(files)
+
+
+WRAPPED = [("train", "train", "train/images/train/0.png"), ("train", "test", "train/images/test/0.png")]
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(_tree(*WRAPPED, ("test", "test", "test/test/0.png")))
+@example(_tree(*WRAPPED, ("test", "test", "test/test/patient 1/0.png")))
 @given(trees())
 @pytest.mark.usefixtures("no_mirror")
 @pytest.mark.filterwarnings("ignore:data set")

@@ -53,7 +53,7 @@ def divide(files: Iterable[str]) -> ClassFolders:
     """
     notes: list[str] = []
     splits = _splits_of(_without_wrappers({file: file.split("/") for file in files}), notes)
-    tops = [{parts[0] for parts in paths.values()} for paths in splits.values()]
+    tops = [_tops(paths) for paths in splits.values()]
     known = set().union(*(top for top in tops if len(top) > 1))  # not taken off where a split has them alone
     splits = {name: _unwrapped(name, paths, known) for name, paths in splits.items()}
     _set_unlabelled_apart(splits, notes)
@@ -93,16 +93,22 @@ def _splits_of(paths: _Paths, notes: list[str]) -> dict[str, _Paths]:
             notes.append(f"{_some(at_top)} left out, beside the folders of the splits")
         splits: dict[str, _Paths] = {}
         for folder, files in below.items():
-            beside = (
-                parts[0] for other in below.keys() - {folder} for parts in below[other].values() if len(parts) > 1
-            )
             # A class of that name, which this split has alone, lies in other splits too.
-            files = files if folder in beside else _without_own_name(folder, files)
+            is_class = any(folder in _tops(below[other]) for other in below.keys() - {folder})
+            files = files if is_class else _without_own_name(folder, files)
             splits.setdefault(words.get(folder, folder), {}).update(files)
         return splits
     if below and all(any(_is_training_folder(parts) for parts in files.values()) for files in below.values()):
         return _splits_within_classes(paths, notes)
     return {"train": paths}
+
+
+def _tops(paths: _Paths) -> set[str]:
+    """Lists what lies at the top, or below a folder that tells nothing, such as ``images``, where all lie in that."""
+    tops = {parts[0] for parts in paths.values()}
+    if len(tops) == 1 and is_neutral(*tops) and all(len(parts) > 2 for parts in paths.values()):
+        return _tops({file: parts[1:] for file, parts in paths.items()})
+    return tops
 
 
 def _words_that_lead(below: dict[str, _Paths]) -> dict[str, str]:
