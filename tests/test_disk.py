@@ -111,7 +111,6 @@ ELSEWHERE = {
     ("run/guarded_strategy.py", "save_plain"): "asks the plugin that writes checkpoints",
     ("study/cells.py", "_output_to"): "adds lines to the log of a run",
     ("run/verbosity.py", "_choose"): "opens the device that keeps nothing",
-    ("cli/broken_output.py", "_is_lost"): "opens the device that keeps nothing",
 }
 
 

@@ -2,15 +2,13 @@
 
 import contextlib
 import errno
-import os
-import select
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TextIO
 
 from lightning_transfer.cli.mistakes import message_of, print_error
+from lightning_transfer.cluster.lost_outputs import lost_outputs, send_nowhere
 
 _READER_IS_GONE = 141  # the status of a process that SIGPIPE ends: 128 plus the signal's number
 _RAISED_AGAIN = "_AsyncWriterThread"  # TensorBoard's writer raises its error in the main thread too
@@ -48,18 +46,15 @@ def _is_lost(error: OSError) -> bool:
             return False
     except OSError:
         pass
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    send_nowhere(sys.stdout.fileno())
     return True
 
 
 def _has_no_reader(stream: TextIO) -> bool:
     try:
-        question = select.poll()
-        question.register(stream.fileno(), select.POLLOUT)
-    except (AttributeError, OSError):  # Windows has no poll, and a text in memory no number
+        return bool(lost_outputs([stream.fileno()]))
+    except OSError:  # a text in memory has no number
         return False
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in question.poll(0))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import select
 import shlex
 import signal
 import sys
@@ -12,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, TextIO
 
 from lightning_transfer.cluster.launchers import is_launched_child
+from lightning_transfer.cluster.lost_outputs import lost_outputs, send_nowhere
 
 SIGUSR1 = getattr(signal, "SIGUSR1", None)  # Windows has none
 SIGHUP = getattr(signal, "SIGHUP", None)  # likewise
@@ -166,17 +166,5 @@ def say_last(line: str, stream: TextIO) -> None:
 
 
 def _leave_lost_outputs(milliseconds: int = 0) -> None:
-    """Has words go nowhere that would go to a terminal or a pipe that is gone, where each would be an error.
-
-    Args:
-        milliseconds: The time in which it may still be lost.
-    """
-    if not hasattr(select, "poll"):
-        return
-    watch = select.poll()
-    for descriptor in (1, 2):
-        watch.register(descriptor, 0)  # for nothing but errors
-    for descriptor, _ in watch.poll(milliseconds):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+    for descriptor in lost_outputs((1, 2), milliseconds):
+        send_nowhere(descriptor)
