@@ -19,7 +19,6 @@ from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.suggestions import classes_for, nearest_option
 from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.files import replacing
-from lightning_transfer.modules.self_supervised import SelfSupervisedModule
 from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 from lightning_transfer.run.verbosity import add_verbosity_options
@@ -155,7 +154,7 @@ def choose_monitor(config: Namespace) -> None:
     if config["checkpoint.monitor"] != "val/accuracy":
         return
     module: Any = pkgutil.resolve_name(config["model.class_path"])
-    if isinstance(module, type) and issubclass(module, SelfSupervisedModule):
+    if not getattr(module, "has_best", True):
         config["checkpoint.monitor"] = None
     elif (problem_type := config.get("data.init_args.problem_type", "classification")) != "classification":
         score, config["checkpoint.mode"] = TARGETS[problem_type].chosen_by

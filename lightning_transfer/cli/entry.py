@@ -39,9 +39,9 @@ def main(args: "ArgsType" = None) -> None:
     ):
         try:
             if isinstance(given, list):
-                _run(given, args, signals)
+                _run(given, signals)
             else:
-                _run_experiment(args, signals)
+                _run_experiment(given, signals)
         except Exception as error:
             if signals.ended_by:
                 raise
@@ -56,7 +56,7 @@ def main(args: "ArgsType" = None) -> None:
             raise SystemExit(2) from None
 
 
-def _run(words: list[str], args: "ArgsType", signals: StopSignals) -> None:
+def _run(words: list[str], signals: StopSignals) -> None:
     page = front_page(words[0]) if words else None
     if page is not None:
         print(page)
@@ -69,7 +69,7 @@ def _run(words: list[str], args: "ArgsType", signals: StopSignals) -> None:
     elif words[0].startswith("--print_completion"):
         importlib.import_module("lightning_transfer.cli.completion").print_completion(words)
     else:
-        _run_experiment(args, signals)
+        _run_experiment(words, signals)
 
 
 def _run_experiment(args: "ArgsType", signals: StopSignals) -> None:

@@ -22,7 +22,13 @@ from lightning_transfer.data.loader import (
     shuffled_batches,
     training_loader,
 )
-from lightning_transfer.data.private_examples import poisson_batches, refuse_what_tells, sampling_rate, taking_none
+from lightning_transfer.data.private_examples import (
+    TELLING_FACTS,
+    poisson_batches,
+    refuse_what_tells,
+    sampling_rate,
+    taking_none,
+)
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.splits import Inputs, Split, split_train_validation
 from lightning_transfer.errors import UserError
@@ -214,21 +220,21 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
     def facts(self) -> dict[str, Any]:
         """What a record of a run says of its data: fingerprints of the splits read and numbers of examples."""
         train, validation = len(self._train_rows), len(self._validation_rows)
-        facts: dict[str, Any] = {"train_examples": train, "validation_examples": validation}
-        if not self.private:  # a fingerprint tells whether a guess of all examples is right
-            facts = {"fingerprints": {name: split.fingerprint for name, split in self._splits.items()}, **facts}
-        if train and self.problem_type != "regression" and not self.private:
+        fingerprints = {name: split.fingerprint for name, split in self._splits.items()}
+        facts = {"fingerprints": fingerprints, "train_examples": train, "validation_examples": validation}
+        if train and self.problem_type != "regression":
             facts["training_examples_by_class"] = dict(zip(self.class_names, self.class_counts.tolist(), strict=True))
         if self.test_split in self._splits:
             facts["test_examples"] = len(self._splits[self.test_split])
         left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
-        if left_out and not self.private:
+        if left_out:
             facts["left_out"] = {name: [row._asdict() for row in rows] for name, rows in left_out.items()}
         if self._validates_on is not None:
             facts["validation_split"] = self._validates_on
         if self.test_hold_out.fraction:
             facts["test_fraction"] = self.test_hold_out.fraction
-        return {**facts, **self._shared_examples}
+        facts |= self._shared_examples
+        return {name: fact for name, fact in facts.items() if not (self.private and name in TELLING_FACTS)}
 
     @property
     def first_validation_row(self) -> int:

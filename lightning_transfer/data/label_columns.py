@@ -13,7 +13,7 @@ from lightning_transfer.errors import UserError
 
 
 class LabelReader(Protocol):
-    """What reads the labels of a problem type: a module with two functions."""
+    """What reads labels: a module with two functions, or the like."""
 
     def class_names(self, dataset: datasets.Dataset, columns: Sequence[str], split: str) -> list[str]:
         """Reads the names of the classes or numbers."""
@@ -22,13 +22,21 @@ class LabelReader(Protocol):
         """Reads the labels of a split, a row for each example."""
 
 
+class _NoLabels:
+    """Reads data without labels, whose examples are all of one class."""
+
+    def class_names(self, dataset: datasets.Dataset, columns: Sequence[str], split: str) -> list[str]:
+        return ["unlabelled"]
+
+    def read(self, dataset: datasets.Dataset, columns: Sequence[str], split: str, names: list[str]) -> Tensor:
+        return torch.zeros(len(dataset), dtype=torch.int64)
+
+
 _READERS: dict[ProblemType, LabelReader] = {
     "classification": labels,
     "multilabel": label_sets,
     "regression": label_numbers,
 }
-
-_UNLABELLED = "unlabelled"  # the name of the only class
 
 
 class LabelColumns:
@@ -55,9 +63,7 @@ class LabelColumns:
 
     def class_names(self, dataset: datasets.Dataset, split: str) -> list[str]:
         """Reads the names of the classes, or of the numbers, from the split that is trained on."""
-        if self._has_none:
-            return [_UNLABELLED]
-        return _READERS[self._problem_type].class_names(dataset, self.names, split)
+        return self._reader.class_names(dataset, self.names, split)
 
     def read(self, dataset: datasets.Dataset, split: str, class_names: list[str]) -> Tensor:
         """Reads the labels of a split and checks them.
@@ -65,6 +71,8 @@ class LabelColumns:
         Returns:
             int64 [rows]; with several classes or numbers float32 [rows, classes or numbers].
         """
-        if self._has_none:
-            return torch.zeros(len(dataset), dtype=torch.int64)
-        return _READERS[self._problem_type].read(dataset, self.names, split, class_names)
+        return self._reader.read(dataset, self.names, split, class_names)
+
+    @property
+    def _reader(self) -> LabelReader:
+        return _NoLabels() if self._has_none else _READERS[self._problem_type]

@@ -12,6 +12,8 @@ from lightning_transfer.data.loader import Batches, EpochBatches
 from lightning_transfer.errors import UserError
 
 Made = TypeVar("Made", bound=tuple[Any, ...])
+# What a record says of training examples beyond their number. A fingerprint tells whether a guess of all is right.
+TELLING_FACTS = ("fingerprints", "training_examples_by_class", "left_out")
 
 
 def sampling_rate(rows: int, batch_size: int) -> float:

@@ -1,7 +1,7 @@
 """Learning from images without labels: two views of each image, and labels in validation alone."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class SelfSupervisedModule(OptimizedModule):
         UserError: For values out of range, and a network without a linear layer at its end.
     """
 
+    has_best: ClassVar[bool] = False  # to choose one takes labels
     _sums: Tensor
 
     def __init__(
