@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def run_ranks(script: str, folder: Path) -> list[dict[str, Any]]:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def assert_trained_as_one(ranks: Sequence[dict[str, Any]], alone: dict[str, torch.Tensor], scenario: str) -> None:
+    """Asserts that two processes ended with equal tensors, and with those of one process to 1e-6."""
+    first, second = ranks
+    assert alone.keys() == first[scenario].keys()
+    for name, value in alone.items():
+        assert torch.equal(first[scenario][name], second[scenario][name]), name
+        torch.testing.assert_close(first[scenario][name], value, rtol=0, atol=1e-6, msg=name)
 
 
 def run(command: list[str], folder: Path, seconds: float = 480, **variables: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from conftest import run_folder
 from interruptions import Interruption, assert_equal_runs
-from launching import run_ranks
+from launching import assert_trained_as_one, run_ranks
 from lightning.pytorch.loggers import TensorBoardLogger
 from multitask_toys import SCENARIOS, SmallNetwork, fit, module, tasks, trainer, write_tasks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -526,9 +526,5 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_two_processes_train_as_one(ranks: Any, scenario: str) -> None:
-    found, (first, second) = ranks
-    alone = fit(found, scenario)
-    assert alone.keys() == first[scenario].keys()
-    for name, value in alone.items():
-        assert torch.equal(first[scenario][name], second[scenario][name]), name
-        torch.testing.assert_close(first[scenario][name], value, rtol=0, atol=1e-6, msg=name)
+    found, both = ranks
+    assert_trained_as_one(both, fit(found, scenario), scenario)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import run_folder
 from interruptions import assert_equal_runs, curves
-from launching import run_ranks
+from launching import assert_trained_as_one, run_ranks
 from PIL import Image
 from self_supervised_toys import SCENARIOS, Agreement, ColourNetwork, fit, images, module, trainer, write_images
 from test_cli import error_line
@@ -431,9 +431,5 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_processes_train_as_one(ranks: Any, name: str) -> None:
-    found, (first, second) = ranks
-    alone = fit(found / "set", name)
-    assert alone.keys() == first[name].keys()
-    for key, value in alone.items():
-        assert torch.equal(first[name][key], second[name][key]), key
-        torch.testing.assert_close(first[name][key], value, rtol=0, atol=1e-6, msg=key)
+    found, both = ranks
+    assert_trained_as_one(both, fit(found / "set", name), name)

@@ -75,24 +75,26 @@ def test_stop_during_the_imports_is_one_line_whatever_they_make_of_it(kind: str,
     assert done.stderr == f"{kind}: stopped; start again: lightning-transfer report logs\n"
 
 
+def assert_begins_again(capsys: pytest.CaptureFixture[str], kind: str, fit: list[str]) -> None:
+    """Asserts that a fit ends by the signal that it gets, and says to start it again."""
+    with pytest.raises(SystemExit) as status:
+        main(fit)
+    assert status.value.code == 128 + signal.Signals[kind]
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{kind}: stopped; start again: lightning-transfer fit")
+
+
 def test_fit_that_is_asked_to_stop_before_its_first_step_says_to_start_it_again(
     image_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CIFAR10, "prepare_data", ask_to_stop("SIGTERM"))
-    with pytest.raises(SystemExit) as status:
-        main(fit_arguments(image_folder, "--version", "run"))
-    assert status.value.code == 143
-    assert capsys.readouterr().err.splitlines()[-1].startswith("SIGTERM: stopped; start again: lightning-transfer fit")
+    assert_begins_again(capsys, "SIGTERM", fit_arguments(image_folder, "--version", "run"))
 
 
 def test_fit_that_keeps_no_checkpoint_ends_at_once(
     image_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Classifier, "on_train_start", ask_to_stop("SIGUSR1"))
-    with pytest.raises(SystemExit) as status:
-        main(fit_arguments(image_folder, "--trainer.enable_checkpointing", "false"))
-    assert status.value.code == 128 + signal.SIGUSR1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("SIGUSR1: stopped; start again: lightning-transfer fit")
+    assert_begins_again(capsys, "SIGUSR1", fit_arguments(image_folder, "--trainer.enable_checkpointing", "false"))
 
 
 def test_training_that_fails_says_how_to_go_on_if_it_has_saved(
