@@ -59,7 +59,7 @@ from torch.utils.data import TensorDataset
 
 labels = torch.arange(150) % 2
 images = torch.rand(150, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-images[range(150), labels] += 0.5  # the first class is redder, the second greener
+images[range(150), labels] += 2  # the first class is redder, the second greener
 training, validation = TensorDataset(images[30:], labels[30:]), TensorDataset(images[:30], labels[:30])
 """
 
