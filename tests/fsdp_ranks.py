@@ -93,5 +93,5 @@ if __name__ == "__main__":
             results[f"{network} {name}"] = weights
         results[f"{network} metrics"] = evaluate(network, folder, devices=2, strategy=FullyShardedStrategy())
     results["muon whole"] = train("muon", folder, devices=2, strategy=FullyShardedStrategy())
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if os.environ["LOCAL_RANK"] == "0":
         torch.save(results, folder / "results.pt")

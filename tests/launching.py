@@ -1,12 +1,15 @@
 """Runs in processes of their own, which leave no process behind."""
 
+import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,28 +30,46 @@ def environment(**more: str) -> dict[str, str]:
 
 def run_ranks(script: str, folder: Path) -> list[dict[str, Any]]:
     """Runs a script of the tests in two processes of one group, and returns what each saved as rank0.pt or rank1.pt."""
+    start_ranks(script, folder)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def start_ranks(script: str, folder: Path, seconds: float = 300) -> None:
+    """Runs a script of the tests in two processes of one group, which share what one process has imported."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", NODE_RANK="0")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", HERE / script, folder],
-            env={**shared, "LOCAL_RANK": str(rank)},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_transfer.cli.experiment"])  # as for the workers of a study
+    ranks = [{**shared, "LOCAL_RANK": str(rank)} for rank in range(2)]
+    processes = [context.Process(target=_run_as_rank, args=(script, folder, variables)) for variables in ranks]
+    for process in processes:
+        process.start()
     try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        deadline = time.monotonic() + seconds
+        for process in processes:
+            process.join(deadline - time.monotonic())
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+            process.join()
+    outputs = [(folder / f"output{rank}.txt").read_text() for rank in range(2)]
+    assert [process.exitcode for process in processes] == [0, 0], "\n".join(outputs)
+
+
+def _run_as_rank(script: str, folder: Path, variables: dict[str, str]) -> None:
+    """Runs a script as a new interpreter would, in a process that has imported the package."""
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    with Path(f"output{variables['LOCAL_RANK']}.txt").open("w") as output:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(output.fileno(), stream.fileno())
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    sys.argv = [script, str(folder)]
+    runpy.run_path(str(HERE / script), run_name="__main__")
 
 
 def assert_trained_as_one(ranks: Sequence[dict[str, Any]], alone: dict[str, torch.Tensor], scenario: str) -> None:

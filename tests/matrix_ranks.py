@@ -43,5 +43,5 @@ def try_out(hardware: str, precision: str, experiment: str) -> str:
 if __name__ == "__main__":
     several = [combination for combination in COMBINATIONS if HARDWARE[combination[0]] > 1]
     outcomes = {name_of(*combination): try_out(*combination) for combination in several}
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        Path(sys.argv[1]).write_text(json.dumps(outcomes))
+    if os.environ["LOCAL_RANK"] == "0":
+        Path(sys.argv[1], "outcomes.json").write_text(json.dumps(outcomes))

@@ -1,12 +1,11 @@
 """Two ranks that share parameters, gradients and optimizer state: the answer of one process, exact on resume."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from fsdp_ranks import STEPS, evaluate, train
-from launching import HERE, run
+from launching import start_ranks
 
 from lightning_transfer.report.run_files import read_run
 
@@ -17,8 +16,7 @@ pytestmark = pytest.mark.slow  # starts processes
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the weights and checkpoints of the two ranks."""
     folder = tmp_path_factory.mktemp("fsdp")
-    status, output = run([sys.executable, str(HERE / "fsdp_ranks.py"), str(folder)], folder)
-    assert status == 0, output
+    start_ranks("fsdp_ranks.py", folder)
     return folder
 
 

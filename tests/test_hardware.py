@@ -1,14 +1,13 @@
 """Hardware files, precisions and data that a CPU can run, each pair of them together."""
 
 import json
-import sys
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 from conftest import REPOSITORY, fit_arguments, run_folder
-from launching import HERE, run
+from launching import start_ranks
 from matrix_ranks import COMBINATIONS, HARDWARE, name_of, try_out
 from test_cli import error_line
 
@@ -23,8 +22,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What went wrong in each combination of two processes."""
     folder = tmp_path_factory.mktemp("matrix")
     (folder / "configs").symlink_to(REPOSITORY / "configs")
-    status, output = run([sys.executable, str(HERE / "matrix_ranks.py"), "outcomes.json"], folder, seconds=500)
-    assert status == 0, output
+    start_ranks("matrix_ranks.py", folder, seconds=500)
     found: dict[str, str] = json.loads((folder / "outcomes.json").read_text())
     return found
 

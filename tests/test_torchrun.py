@@ -17,9 +17,15 @@ UNFREEZING = {
 }
 
 
-def launch(folder: Path, image_folder: Path, version: str, more: list[str], **interruption: object) -> tuple[int, str]:
-    """Three epochs of ten steps on two processes, with a new phase of unfreezing every seven steps."""
-    callbacks = [{"class_path": "interruptions.Interruption", "init_args": {"steps": [], **interruption}}, UNFREEZING]
+def launch(folder: Path, image_folder: Path, version: str, more: list[str], *kinds: str) -> tuple[int, str]:
+    """Three epochs of ten steps on two processes, with a new phase of unfreezing every seven steps.
+
+    Rank 1 is interrupted once by each of the kinds: after step 13, after step 26.
+    """
+    callbacks: list[dict[str, object]] = [UNFREEZING]
+    for step, kind in zip((13, 26), kinds, strict=False):
+        how = {"steps": [step], "kind": kind, "rank": 1}
+        callbacks.append({"class_path": "interruptions.Interruption", "init_args": how})
     arguments = ["--trainer.callbacks", json.dumps(callbacks), "--version", version, "--trainer.max_epochs", "3"]
     arguments += ["--trainer.strategy", "ddp", "--data.batch_size", "8", "--trainer.log_every_n_steps", "2"]
     options = ["--nproc-per-node", "2", "--monitor-interval", "0.5", *more, "--"]
@@ -28,33 +34,21 @@ def launch(folder: Path, image_folder: Path, version: str, more: list[str], **in
     return run(command, folder, PATH=programs)
 
 
-@pytest.fixture(scope="module")
-def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole")
-    status, output = launch(folder, image_folder, "whole", [])
-    assert status == 0, output
-    return folder / "logs" / "default" / "whole"
-
-
-def test_rank_killed_in_two_phases_costs_no_more_than_the_epoch(
-    whole: Path, image_folder: Path, tmp_path: Path
+def test_rank_killed_in_one_phase_and_asked_to_stop_in_another_ends_as_the_uninterrupted_run(
+    image_folder: Path, tmp_path: Path
 ) -> None:
-    status, output = launch(tmp_path, image_folder, "killed", [], steps=[13, 26], kind="SIGKILL", rank=1)
+    status, output = launch(tmp_path, image_folder, "whole", [])
+    assert status == 0, output
+    status, output = launch(tmp_path, image_folder, "hurt", [], "SIGKILL", "SIGTERM")
     assert status == 0, output
     assert {file.name for file in tmp_path.glob("interrupted_*")} == {"interrupted_after_13", "interrupted_after_26"}
-    assert_equal_runs(tmp_path / "logs/default/killed", whole)
-    assert curves(tmp_path / "logs/default/killed") == curves(whole)
-
-
-def test_signal_to_one_rank_restarts_the_run_from_that_step(whole: Path, image_folder: Path, tmp_path: Path) -> None:
-    status, output = launch(tmp_path, image_folder, "stopped", [], steps=[13], kind="SIGTERM", rank=1)
-    assert status == 0, output
-    assert "SIGTERM: stopped after step 14" in output  # both heard of it while the next one ran
-    assert_equal_runs(tmp_path / "logs/default/stopped", whole)
+    assert "SIGTERM: stopped after step 27" in output  # both heard of it while the next one ran
+    hurt, whole = (tmp_path / "logs" / "default" / name for name in ("hurt", "whole"))
+    assert_equal_runs(hurt, whole)
+    assert curves(hurt) == curves(whole)
 
 
 def test_rank_that_fails_without_restarts_left_ends_the_run(image_folder: Path, tmp_path: Path) -> None:
-    status, output = launch(tmp_path, image_folder, "failed", ["--max-restarts", "0"], steps=[13], kind="raise", rank=0)
+    status, output = launch(tmp_path, image_folder, "failed", ["--max-restarts", "0"], "raise")
     assert status not in (0, 143), output
     assert last_checkpoint(tmp_path / "logs/default/failed")["global_step"] == 10
