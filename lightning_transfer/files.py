@@ -7,11 +7,13 @@ network get their data and their pretrained models this way.
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -259,18 +261,26 @@ def without_waiting_for_hub() -> Iterator[bool]:
         Whether it looks only there.
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # it is exported without being listed
 
     was_offline = constants.HF_HUB_OFFLINE
-    if not was_offline:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
-        except Exception:  # the library asks by one of several others, each with its own errors
-            constants.HF_HUB_OFFLINE = True
+    minute = int(time.monotonic() // 60)
+    constants.HF_HUB_OFFLINE = was_offline or not _answers(constants.ENDPOINT, minute)
     try:
         yield constants.HF_HUB_OFFLINE
     finally:
         constants.HF_HUB_OFFLINE = was_offline
+
+
+@functools.lru_cache(maxsize=1)
+def _answers(address: str, minute: int) -> bool:
+    """Says whether a Hub answers. Within a minute it is asked once, as each split of a data set wants to know."""
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # it is exported without being listed
+
+    try:
+        get_session().head(address, timeout=_HUB_SECONDS)
+    except Exception:  # the library asks by one of several others, each with its own errors
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import SpikeDetection
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import locate
 from lightning_transfer.errors import UserError
+from lightning_transfer.files import without_waiting_for_hub
 from lightning_transfer.run.resumption import SameOptimizers
 from lightning_transfer.transfer.sources import checkpoint_of, read_source
 
@@ -414,6 +415,24 @@ def test_mistyped_path_without_a_network_is_refused_within_seconds(
     assert time.monotonic() - start < 20
     assert not datasets.config.HF_HUB_OFFLINE
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_hub_that_does_not_answer_is_asked_again_after_a_minute_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Session:
+        def head(self, address: str, timeout: float) -> None:
+            asked.append(address)
+            raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.test")
+    for seconds in (0, 30, 60):
+        monkeypatch.setattr("lightning_transfer.files.time.monotonic", lambda seconds=seconds: 60e6 + seconds)
+        with without_waiting_for_hub() as is_offline:
+            assert is_offline
+    assert asked == ["https://hub.test"] * 2
 
 
 def test_mirror_that_does_not_exist_is_named(

@@ -12,7 +12,7 @@ from matrix_ranks import COMBINATIONS, HARDWARE, name_of, try_out
 from test_cli import error_line
 
 from lightning_transfer.cli.entry import main
-from lightning_transfer.cli.trainer import check_settings
+from lightning_transfer.cli.trainer import check_trainer
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -63,6 +63,6 @@ def test_bfloat16_warns_where_the_cpu_has_no_instructions_for_it(
     capability: str, warned: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    check_settings(L.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False))
+    check_trainer(L.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False))
     said = [str(warning.message) for warning in recwarn if "precision" in str(warning.message)]
     assert said == ["precision bf16-mixed: this CPU has no instructions for it, 32-true is many times as fast"] * warned

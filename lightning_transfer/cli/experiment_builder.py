@@ -1,7 +1,6 @@
 """Builds the experiment that a command line describes: it checks it, and makes its data, module and trainer."""
 
 import contextlib
-import pkgutil
 import sys
 import warnings
 from argparse import SUPPRESS
@@ -17,17 +16,17 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_transfer.cli.arguments import ExperimentParser, add_experiment_arguments, choose_monitor
 from lightning_transfer.cli.building import within_memory
-from lightning_transfer.cli.finite_numbers import check_numbers
+from lightning_transfer.cli.experiment_checks import check_settings, require_libraries
 from lightning_transfer.cli.linked_numbers import TARGETS, config_key, linked_number
 from lightning_transfer.cli.repetition import nulls, own_options, repetition
 from lightning_transfer.cli.resuming import resumed
 from lightning_transfer.cli.suggestions import exported_classes
-from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_settings
+from lightning_transfer.cli.trainer import ONE_CPU, Trainer, check_trainer
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
-from lightning_transfer.errors import UserError, require_library
-from lightning_transfer.files import check_file, check_folder, check_name
+from lightning_transfer.errors import UserError
+from lightning_transfer.files import check_file, check_folder
 from lightning_transfer.lightning_internals import SilentProfiler
 from lightning_transfer.run.event_files import OrderedEventFiles
 from lightning_transfer.run.folder import folder_of_run, start_of_fit
@@ -139,9 +138,10 @@ class ExperimentBuilder(LightningCLI):
         """Checks, before anything is built, what would otherwise fail late."""
         if self.subcommand != "fit":
             self._signals.no_training_follows()
-        self._check_settings()
-        choose_monitor(self.config[str(self.subcommand)])
-        self._require_libraries()
+        config = self.config[str(self.subcommand)]
+        check_settings(config)
+        choose_monitor(config)
+        require_libraries(config, with_module=self.subcommand == "fit")
         require_trackers(self._trackers_to_open())
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand in LOOKING_AHEAD:
@@ -171,33 +171,9 @@ class ExperimentBuilder(LightningCLI):
         if self.subcommand == "prepare":
             vars(self.config["prepare"]["trainer"]).update(ONE_CPU)  # a login node may have no GPU
 
-    def _check_settings(self) -> None:
-        config = self.config[str(self.subcommand)]
-        if config["resume"] is not None:
-            raise UserError(f"--resume is {config['resume']}: expected it on the command line of fit, and nowhere else")
-        for option in ("experiment", "logs"):
-            if config[option] is None:
-                raise UserError(f"{option} is null: expected text, or leave it out")
-        for option in ("experiment", "version"):
-            if (name := config[option]) is not None:
-                check_name(name, f"--{option}")
-        for option in ("ckpt_path", "init_from"):
-            if config[option] == "":
-                raise UserError(f"--{option} is empty: name a file, or leave it out")
-        check_numbers(config)
-
     def _check_output(self) -> None:
         if self.subcommand == "predict":
             check_file(Path(self._get(self.config, "output")))
-
-    def _require_libraries(self) -> None:
-        """Refuses a network whose library is not installed, before any data is read, and in a fit also a module."""
-        places = ("model", "model.init_args.network") if self.subcommand == "fit" else ("model.init_args.network",)
-        for place in places:
-            named = self.config[str(self.subcommand)].get(f"{place}.class_path")
-            found: Any = pkgutil.resolve_name(named) if named else None
-            if (library := getattr(found, "library", None)) is not None:
-                require_library(library, found.__name__)
 
     def _build_network_as_saved(self) -> None:
         """Has a network that is evaluated built from the checkpoint alone, where that holds its config."""
@@ -246,7 +222,7 @@ class ExperimentBuilder(LightningCLI):
             kwargs["enable_model_summary"] = verbosity() == "verbose"
         if config["profiler"] is None:
             kwargs["profiler"] = SilentProfiler()
-        trainer = make_preemptible(check_settings(super().instantiate_trainer(callbacks=callbacks, **kwargs)))
+        trainer = make_preemptible(check_trainer(super().instantiate_trainer(callbacks=callbacks, **kwargs)))
         assert isinstance(trainer, Trainer)
         if self.subcommand == "fit" and not config["fast_dev_run"]:
             self._enter_folder(trainer, has_default_logger)

@@ -33,7 +33,7 @@ _CANNOT_WORK = {
 }
 
 
-def check_settings(trainer: L.Trainer) -> L.Trainer:
+def check_trainer(trainer: L.Trainer) -> L.Trainer:
     """Refuses settings that cannot give a good training, and warns of a precision that is slow on this CPU.
 
     Raises:
