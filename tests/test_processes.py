@@ -1,5 +1,7 @@
 """Several processes give the answer of one: the same batches, weights and metrics."""
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -8,6 +10,8 @@ import pytest
 import torch
 from conftest import fit_arguments
 from launching import FIT, run
+
+from lightning_transfer.cli.entry import main
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -20,15 +24,25 @@ def arguments(image_folder: Path, processes: int) -> list[str]:
     return fit_arguments(image_folder, *devices, "--data.batch_size", "12", "--data.eval_batch_size", "2")
 
 
+def output_of(words: list[str], folder: Path, processes: int) -> str:
+    """Runs a command in a folder, and gives what it printed: here, where no other process has to run it too."""
+    if processes == 1:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+            main(words)
+        return printed.getvalue()
+    status, output = run([*FIT, *words], folder)
+    assert status == 0, output
+    return output
+
+
 @pytest.fixture(scope="module")
 def runs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """The folders of the same run in one process and in several."""
     folder = tmp_path_factory.mktemp("processes")
     more = ["--data.augmentation.horizontal_flip", "true", "--trainer.max_epochs", "3", "--test_after_fit", "true"]
     for processes in PROCESSES:
-        command = [*FIT, *arguments(image_folder, processes), *more, "--version", str(processes)]
-        status, output = run([*command, "--trainer.log_every_n_steps", "4"], folder)
-        assert status == 0, output
+        command = [*arguments(image_folder, processes), *more, "--version", str(processes)]
+        output = output_of([*command, "--trainer.log_every_n_steps", "4"], folder, processes)
         assert "recommended to use" not in output
     return {processes: folder / "logs" / "default" / str(processes) for processes in PROCESSES}
 
@@ -70,8 +84,7 @@ def test_test_metrics_of_a_checkpoint_are_equal_to_the_last_digit(
     for processes in PROCESSES:
         command = ["test", *arguments(image_folder, processes)[1:]]
         command += ["--ckpt_path", str(runs[1] / "checkpoints" / "best.ckpt")]
-        status, output = run([*FIT, *command], tmp_path)
-        assert status == 0, output
+        output = output_of(command, tmp_path, processes)
         found.append(dict(re.findall(r"(test/\w+)\D+([\d.e-]+)", output)))
     assert set(found[0]) == {"test/loss", "test/accuracy", "test/macro_f1", "test/calibration_error"}
     assert found[1:] == found[:1] * len(PROCESSES[1:])
