@@ -13,7 +13,8 @@ from conftest import write_parquet
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from lightning_transfer import DemoTexts, TextDataModule
-from lightning_transfer.data.pretrained_tokenizer import special_tokens
+from lightning_transfer.data.pretrained_tokenizer import special_tokens, tokenizer_of
+from lightning_transfer.data.tokenizer import tokenize, train_tokenizer
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import MIRROR_VARIABLE
 from lightning_transfer.transfer.sources import read_source
@@ -159,6 +160,44 @@ def test_tokenizer_of_a_checkpoint_that_is_none_is_refused(text: str, tmp_path: 
     torch.save({"state_dict": {"a": torch.zeros(1)}, "DemoTexts": {"tokenizer": text}}, tmp_path / "weights.pt")
     with pytest.raises(UserError, match=r"^the tokenizer beside the starting weights is none: "):
         read_source(str(tmp_path / "weights.pt"))
+
+
+def crafted(**parts: Any) -> str:
+    """A small tokenizer by pairs of letters, of which some parts are another's."""
+    learned = train_tokenizer(["a text of words", "another text"], "byte_level_bpe", 270)
+    content = json.loads(learned.to_str())
+    content["model"] |= parts.pop("model", {})
+    return json.dumps({**content, **parts})
+
+
+# Each of these panics in the Rust library, or takes all memory and ends the process.
+CRAFTED = {
+    "prefix longer than the merged tokens": {"model": {"continuing_subword_prefix": "#" * 9}},
+    "id beyond any memory": {"model": {"vocab": {"a": 0, "b": 2**32 - 1}, "merges": []}},
+    "added id beyond any memory": {"added_tokens": [{"id": 2**31, "content": "x", "special": True}]},
+    "special token that is not there": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
+    },
+    "normalizer that cannot be parsed": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+}
+
+
+@pytest.mark.parametrize("parts", CRAFTED.values(), ids=CRAFTED)
+def test_crafted_tokenizer_is_refused_in_one_line(parts: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^what the checkpoint holds (is not a tokenizer: |has a token with the id )"):
+        DemoTexts().take_tokenizer(crafted(**parts))
+
+
+def test_tokenizer_that_fails_on_a_text_is_one_line() -> None:
+    endless = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    tokenizer = tokenizer_of(crafted(pre_tokenizer=endless), "it")
+    with pytest.raises(UserError, match=r"^the tokenizer of the data cannot read a text: .*retry-limit"):
+        tokenize(tokenizer, ["a" * 60 + "b"])
 
 
 def test_learned_tokenizers_have_the_special_tokens_of_this_project() -> None:

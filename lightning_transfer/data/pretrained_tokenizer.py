@@ -3,8 +3,9 @@
 A pretrained tokenizer is one JSON string, like those that this project learns. It holds the id of its padding too.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.files import model_folder
 
 _FILE = "tokenizer.json"
+_LARGEST_ID = 10_000_000
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")  # name the special tokens by what they are for
 
 
@@ -99,12 +101,38 @@ def tokenizer_of(text: str, source: str) -> Tokenizer:
         source: What the error calls it.
 
     Raises:
-        UserError: If it is something else.
+        UserError: If it is something else, or cannot encode a text.
+    """
+    with failures_of_library(f"{source} is not a tokenizer"):
+        if (largest := _largest_id(json.loads(text))) > _LARGEST_ID:  # it would end the process for want of memory
+            raise UserError(f"{source} has a token with the id {largest}: expected at most {_LARGEST_ID:,}")
+        tokenizer = Tokenizer.from_str(text)
+        special_tokens(tokenizer)
+    return tokenizer
+
+
+@contextlib.contextmanager
+def failures_of_library(what: str) -> Iterator[None]:
+    """Words in one line why the library fails in a block.
+
+    Args:
+        what: What the line says first.
+
+    Raises:
+        UserError: If the library raises an exception, or one of its own code's panics.
     """
     try:
-        return Tokenizer.from_str(text)
-    except Exception as error:  # the Rust library raises Exception itself
-        raise UserError(f"{source} is not a tokenizer: {' '.join(str(error).split())}") from error
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        raise UserError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _largest_id(content: Any) -> int:
+    vocabulary = content["model"]["vocab"]  # by token, or a list in the order of the ids
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else [len(vocabulary)]
+    return max([*ids, *(added["id"] for added in content.get("added_tokens") or [])], default=0)
 
 
 def without_padding(tokenizer: Tokenizer) -> Tokenizer:

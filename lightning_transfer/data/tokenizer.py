@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tqdm import tqdm
 
 from lightning_transfer.data import cache
-from lightning_transfer.data.pretrained_tokenizer import special_tokens, without_padding
+from lightning_transfer.data.pretrained_tokenizer import failures_of_library, special_tokens, without_padding
 
 TokenizerKind = Literal["words", "byte_level_bpe"]
 
@@ -125,7 +125,8 @@ def tokenize(tokenizer: Tokenizer, texts: Iterable[str], total: int | None = Non
     # With disable=None, tqdm shows no bar if standard error is not a terminal.
     with tqdm(desc="Tokenising once", total=total, unit=" texts", disable=True if total is None else None) as bar:
         for chunk in _chunks(texts):
-            encoded = [e.ids or [unknown] for e in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
+            with failures_of_library("the tokenizer of the data cannot read a text"):
+                encoded = [e.ids or [unknown] for e in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
             ids.append(np.fromiter((token for document in encoded for token in document), np.int32))
             lengths += map(len, encoded)
             bar.update(len(chunk))

@@ -1,5 +1,6 @@
 """Reads starting weights from files, folders, torchvision and the Hub. It reads tensors alone, and executes nothing."""
 
+import json
 import pickle
 import re
 from argparse import Namespace
@@ -192,14 +193,15 @@ def _of_data(checkpoint: Mapping[str, Any], name: str, kind: type) -> Any:
 
 
 def _tokens(tokenizer: str) -> list[str]:
-    """Lists the tokens of a tokenizer in the order of their ids."""
-    from tokenizers import Tokenizer
-
+    """Lists the tokens of a tokenizer in the order of their ids. Its library would end the process for some files."""
     try:
-        ids: dict[str, int] = Tokenizer.from_str(tokenizer).get_vocab()
-    except Exception as error:  # the Rust library raises Exception itself
+        content = json.loads(tokenizer)
+        vocabulary = content["model"]["vocab"]
+        listed = vocabulary if isinstance(vocabulary, dict) else {entry[0]: i for i, entry in enumerate(vocabulary)}
+        ids = {**listed, **{token["content"]: token["id"] for token in content.get("added_tokens") or []}}
+        return sorted(ids, key=ids.__getitem__)
+    except Exception as error:  # any, as any of its parts may be of another type
         raise UserError(f"the tokenizer beside the starting weights is none: {_first_line(error)}") from error
-    return sorted(ids, key=ids.__getitem__)
 
 
 def _read_torchvision(name: str) -> Source:
