@@ -89,28 +89,32 @@ def replacing(target: Path) -> Iterator[Path]:
         yield target
         return
     target = target.resolve()
-    partial = partial_of(target)
+    partial, earlier = parts_of(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)
+    _bring_back(earlier, target)
     try:
         yield partial
         for path in [partial, *partial.rglob("*")]:
             _sync(path)
-        if partial.is_dir():  # only a folder may replace a folder: otherwise the target stays as it is
-            _remove(target)
+        # Only a folder may replace a folder: otherwise the target stays as it is. It is moved, as a process that is
+        # killed while it deletes would leave the half of it.
+        if partial.is_dir() and target.exists():
+            target.replace(earlier)
         partial.replace(target)
         _sync(target.parent)  # without this, a crash of the machine may undo the rename
     finally:
         with contextlib.suppress(OSError):
+            _bring_back(earlier, target)
             _remove(partial)
 
 
-def partial_of(target: Path) -> Path:
-    """Returns the path at which :func:`replacing` has its block write.
+def parts_of(target: Path) -> tuple[Path, Path]:
+    """Returns the path at which :func:`replacing` has its block write, and that of a folder which it replaces.
 
-    The name is fixed, not random, so that the next process overwrites what a killed one has left.
+    The names are fixed, not random, so that the next process overwrites what a killed one has left.
     """
-    return target.with_name(f".{target.name}.partial")
+    return target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.earlier")
 
 
 def check_name(name: str, what: str) -> None:
@@ -157,6 +161,14 @@ def read_json(file: Path, kind: type = dict) -> Any:
 def write_json(file: Path, content: Any) -> None:
     """Writes JSON, whole or not at all."""
     write_text(file, json.dumps(content, indent=1))
+
+
+def _bring_back(earlier: Path, target: Path) -> None:
+    """Moves what was to be replaced to its place, or removes it where something else has come there."""
+    if target.exists():
+        _remove(earlier)
+    elif earlier.exists():
+        earlier.replace(target)
 
 
 def _remove(path: Path) -> None:

@@ -187,14 +187,15 @@ def test_saved_array_is_read_as_it_was(array: np.ndarray, tmp_path: Path) -> Non
 def test_parts_of_killed_builds_are_removed_by_the_next_build_but_not_those_of_living_ones(shared_cache: Path) -> None:
     folder = shared_cache / "killed"
     for name in ("dead", "alive"):
-        (folder / f".{name}.partial").mkdir(parents=True)
-        (folder / f".{name}.partial" / "images.npy").write_bytes(bytes(100))
+        for part in (f".{name}.partial", f".{name}.earlier"):
+            (folder / part).mkdir(parents=True)
+            (folder / part / "images.npy").write_bytes(bytes(100))
         (folder / f"{name}.lock").touch()
     with cache.FileLock(folder / "alive.lock"):
         cache.load_or_build("killed", {}, build_ones)
-        assert [path.name for path in folder.glob(".*.partial")] == [".alive.partial"]
+        assert {path.name for path in folder.glob(".*")} == {".alive.partial", ".alive.earlier"}
     cache.load_or_build("killed", {"n": 2}, build_ones)
-    assert [*folder.glob(".*.partial")] == []
+    assert [*folder.glob(".*")] == []
 
 
 def test_cache_that_cannot_be_written_is_one_line_with_the_way_out(

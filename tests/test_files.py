@@ -1,7 +1,10 @@
 """What is written is there whole, or not at all."""
 
+import itertools
 import os
 import re
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,39 @@ def test_folder_replaces_a_folder_with_all_that_was_in_it(folder: Path) -> None:
             partial.mkdir()
             (partial / name).touch()
     assert names(folder / "entry") == ["new"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_kill_at_any_step_of_replacing_a_folder_leaves_the_earlier_or_the_new_one(folder: Path) -> None:
+    def replace(name: str) -> None:
+        with replacing(folder / "entry") as partial:
+            partial.mkdir()
+            for number in range(3):
+                (partial / f"{name}{number}").touch()
+
+    def killed_at(step: int) -> bool:
+        if (child := os.fork()) == 0:
+            events = itertools.count()
+            sys.addaudithook(lambda *_: next(events) == step and os.kill(os.getpid(), signal.SIGKILL))
+            replace("new")
+            os._exit(0)
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+    step, states, left = 0, set(), set()
+    replace("old")
+    while killed_at(step):
+        states.add(" ".join(names(folder / "entry") if (folder / "entry").exists() else []))
+        with pytest.raises(RuntimeError), replacing(folder / "entry"):
+            raise RuntimeError
+        left.add(" ".join(names(folder / "entry")))
+        replace("old")
+        assert names(folder) == ["entry"]
+        assert names(folder / "entry") == ["old0", "old1", "old2"]
+        step += 1
+    assert step > 20
+    # Between two renames there is none, and the next process brings the earlier one back.
+    assert states == {"old0 old1 old2", "new0 new1 new2", ""}
+    assert left == {"old0 old1 old2", "new0 new1 new2"}
 
 
 def test_what_a_killed_process_has_left_is_in_nobodys_way(folder: Path) -> None:

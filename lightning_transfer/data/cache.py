@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import partial_of, read_json, replacing, write_json
+from lightning_transfer.files import parts_of, read_json, replacing, write_json
 
 CACHE_VARIABLE = "LIGHTNING_TRANSFER_CACHE"
 _MANIFEST = "manifest.json"
@@ -155,10 +155,10 @@ def _explained(folder: Path) -> Iterator[None]:
 def _remove_parts_of_killed_builds(folder: Path) -> None:
     """Frees the room of builds of other entries that nobody works at any more."""
     for lock in folder.parent.glob("*.lock"):
-        part = partial_of(lock.with_suffix(""))
-        if part.exists() and part != partial_of(folder):
-            with contextlib.suppress(OSError, Timeout), FileLock(lock, timeout=0):
-                shutil.rmtree(part)
+        for part in parts_of(lock.with_suffix("")):
+            if part.exists() and part not in parts_of(folder):
+                with contextlib.suppress(OSError, Timeout), FileLock(lock, timeout=0):
+                    shutil.rmtree(part)
 
 
 def _build(folder: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> None:
