@@ -14,6 +14,7 @@ hooks that are not callable       Lightning skips them: hooks that do nothing ar
 ``_results``, ``on_batch_end``    metrics are collected only where some were logged (9 %)
 ``register_signal_handlers``      exactness: a run stops at a step boundary, on all processes at the same one
 ``_broadcast_sigterm_tensor``     as above: no process waits in every step for the others
+``on_run_start``, ``on_run_end``  exactness: a run that was killed after its last step ends as it would have
 ``_batches_that_stepped``         the step at which Lightning's own metrics are logged
 ================================  =====================================================================================
 
@@ -242,6 +243,27 @@ def leave_signals_alone(trainer: L.Trainer) -> None:
         connector.register_signal_handlers = lambda: None  # type: ignore[union-attr]
         if has(loop, "_broadcast_sigterm_tensor"):
             loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def end_what_was_trained(trainer: L.Trainer) -> None:
+    """Has the hooks of a training's end called also where it goes on from its last step, which Lightning skips.
+
+    A process that was killed after its last checkpoint would otherwise leave out what is done there, for good.
+    """
+    loop = trainer.fit_loop
+    if not has(loop, "on_run_start", "on_run_end"):
+        return
+    run = loop.run
+
+    def run_or_end() -> None:
+        loop.setup_data()
+        if trainer.ckpt_path and loop.max_batches and trainer.limit_train_batches and loop.done:
+            loop.on_run_start()
+            loop.on_run_end()
+        else:
+            run()
+
+    loop.run = run_or_end  # type: ignore[method-assign]
 
 
 def logged_step(trainer: L.Trainer) -> int:

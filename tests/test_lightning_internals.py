@@ -23,6 +23,7 @@ MEMBERS = (
     "batch_size",
     "register_signal_handlers",
     "_broadcast_sigterm_tensor",
+    "on_run_end",
 )
 
 

@@ -198,14 +198,15 @@ class UnfreezingTimeline(L.Callback):
         self._groups = shown_groups(trainer, pl_module)
         # A layer group freezes as one, so its first parameter shows whether it trains.
         self._first_parameters = [next(iter(group.parameters.values())) for group in self._groups.values()]
-        self._was_trainable: list[bool] | None = None
+        phases, rates = self._timeline.phases, self._timeline.rates
+        self._was_trainable = [name in phases[-1][1] for name in self._groups] if phases else None
         total, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
         self._timeline.groups = list(self._groups)
         self._timeline.total = int(total) if 0 < total < math.inf else 0
         epoch = 0 if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
         self._timeline.steps_per_epoch = epoch
         self._stride = max(_STRIDE, self._timeline.total // _MOST_RATES)
-        self._next_rates = logged_step(trainer)
+        self._next_rates = rates[-1][0] + self._stride if rates else logged_step(trainer)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Notes a transition that came before this step, and the learning rates at intervals."""

@@ -101,6 +101,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Goes on with what is best so far, also where another run has saved it."""
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
         self.best_step, self.best_loss = state_dict.get("best_step"), state_dict.get("best_loss")
+        self.current_score = state_dict.get("current_score")  # Lightning saves it, and does not load it
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets a best checkpoint that is gone, or was overwritten after the checkpoint that a run goes on from.

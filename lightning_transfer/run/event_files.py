@@ -9,8 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.summary.writer import event_file_writer
+
+from lightning_transfer.files import replacing
 
 _STAMP = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
@@ -30,6 +34,15 @@ class OrderedEventFiles(TensorBoardLogger):
             return self._experiment
         with _named_after(Path(self.log_dir)):
             return super().experiment
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes what has been logged, and once the hyperparameters, which a killed process never leaves by half."""
+        file = Path(self.log_dir) / self.NAME_HPARAMS_FILE
+        if file.parent.is_dir() and not file.exists():
+            with replacing(file) as partial:
+                save_hparams_to_yaml(partial, self.hparams)
+        super().save()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_transfer.cluster.launchers import is_launched_child, requeue
 from lightning_transfer.cluster.signals import SIGUSR1, StopSignals, say_last
-from lightning_transfer.lightning_internals import leave_signals_alone, rest_hook, wake_hook
+from lightning_transfer.lightning_internals import end_what_was_trained, leave_signals_alone, rest_hook, wake_hook
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.run.guarded_strategy import guard
 from lightning_transfer.run.plain_types import check_plain
@@ -66,8 +66,14 @@ class LastCheckpoint(ModelCheckpoint):
             wake_hook(self, name)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lets SIGTERM end the process at once again."""
+        """Lets SIGTERM end the process at once again.
+
+        It saves where there is no last checkpoint. A process was then killed before its first, and this one has gone
+        on from the best.
+        """
         super().on_train_end(trainer, pl_module)
+        if not trainer.strategy.broadcast(self._fs.exists(self.path)):
+            self._save(trainer)
         self._signals.training = False
         self._wake()
         if self._question is not None:
@@ -155,10 +161,13 @@ class LastCheckpoint(ModelCheckpoint):
 def make_preemptible(trainer: L.Trainer) -> L.Trainer:
     """Gives a trainer durable checkpoints, unless it has a plugin for them, and removes its own signal handlers.
 
+    A training that was killed after its last step ends when it goes on.
+
     Its checkpoints are data, with every plugin.
     """
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
     guard(trainer.strategy)
     leave_signals_alone(trainer)
+    end_what_was_trained(trainer)
     return trainer

@@ -70,6 +70,15 @@ class WeightInterpolation(KeptStart):
         if stage == "fit":
             self._reset()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the weights to start from, and what was chosen, as the last checkpoint is saved after that."""
+        return super().state_dict() | {"outcome": self.outcome}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint, also from one of an earlier version."""
+        super().load_state_dict(state_dict)
+        self.outcome = state_dict.get("outcome", {})
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checks that a coefficient can be chosen, and finds the layers below the head."""
         self._names = names_below_head(trainer, pl_module)
