@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ class Server(NamedTuple):
 
     process: "subprocess.Popen[str]"
     port: int
+    errors: Path  # what it has said on standard error
 
     def ask(self, method: str, path: str, body: bytes | str = b"", **headers: str) -> tuple[int, Any]:
         """Sends a request: the status, and the answer as JSON or text."""
@@ -65,37 +67,66 @@ class Server(NamedTuple):
         body = b"".join(head + content + b"\r\n" for content in contents) + b"--xxx--\r\n"
         return self.ask("POST", "/predict/files", body, Content_Type="multipart/form-data; boundary=xxx")
 
+    def is_healthy_within(self, seconds: float) -> bool:
+        """Waits until it says ok; False where it ends or takes longer."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None:
+            with suppress(OSError):
+                if self.ask("GET", "/health") == (200, "ok"):
+                    return True
+            time.sleep(0.1)
+        return False
+
     def processes(self) -> list[int]:
         """The process that was started, and its children."""
         listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
         pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
         return [self.process.pid, *(child for child, parent in pairs if parent == self.process.pid)]
 
+    def process_that(self, does: str) -> int:
+        """The process that predicts, speaks HTTP or has the queues."""
+        commands = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in self.processes()[1:]}
+        if does == "predicts":
+            return next(one for one, command in commands.items() if b"spawn_main" in command)
+        forked = sorted((one for one, command in commands.items() if b"\0serve\0" in command), key=_start)
+        return dict(zip(("has the queues", "speaks HTTP"), forked, strict=True))[does]
+
+
+def _start(process: int) -> int:
+    """When a process was started, in ticks of the clock."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+@contextmanager
+def serving(run: Path, folder: Path, *options: str) -> Iterator[Server]:
+    """Serves a run from a folder, until the end of the context."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "lightning_transfer", "serve", str(run), "--port", str(port), *options]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    errors, pipe = folder.with_suffix(".err"), subprocess.PIPE
+    with (
+        errors.open("w") as file,
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=file, text=True) as process,
+    ):
+        started = Server(process, port, errors)
+        try:
+            assert started.is_healthy_within(120), errors.read_text()
+            yield started
+        finally:
+            process.terminate()
+
 
 @pytest.fixture(scope="module")
 def server(image_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:  # noqa: F811
     """A server of a run on images, with small limits, in an empty working directory."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     limits = {"max_examples": "4", "max_bytes": "300_000", "max_pixels": "10_000"}
     options = [word for name, value in limits.items() for word in (f"--{name}", value.replace("_", ""))]
-    command = [sys.executable, "-m", "lightning_transfer", "serve", str(image_run), "--port", str(port), *options]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     folder = tmp_path_factory.mktemp("elsewhere")
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        started = Server(process, port)
-        try:
-            while process.poll() is None:
-                try:
-                    if started.ask("GET", "/health") == (200, "ok"):
-                        break
-                except OSError:
-                    time.sleep(0.2)
-            assert not [*folder.iterdir()]
-            yield started
-        finally:
-            process.terminate()
+    with serving(image_run, folder, *options) as started:
+        assert not [*folder.iterdir()]
+        yield started
 
 
 def contents(count: int = 4) -> list[bytes]:
@@ -232,6 +263,77 @@ def test_server_says_how_it_is_and_what_it_takes(server: Server) -> None:
 
 
 @needs_extra
+def test_process_that_predicts_is_started_again_when_it_is_killed(server: Server, image_run: Path) -> None:  # noqa: F811
+    predicts = server.process_that("predicts")
+    os.kill(predicts, signal.SIGKILL)
+    status, answer = server.predict_files(*contents(1))
+    assert status == 200  # it has waited for the next process
+    found = [*answer["predictions"][0]["probabilities"].values()]
+    assert found == load(image_run).predict(pictures(1)).probabilities[0].tolist()  # type: ignore[index]
+    assert server.is_healthy_within(60)
+    assert predicts != server.process_that("predicts")
+    [line] = server.errors.read_text().splitlines()
+    assert line == "the process that predicts was killed by SIGKILL (memory may have run out); it is started again"
+
+
+@needs_extra
+def test_request_that_a_dead_process_had_taken_is_answered_and_others_wait() -> None:
+    from litserve.utils import ResponseBufferItem, WorkerSetupStatus
+
+    async def death() -> list[bool]:
+        server = unstarted()
+        taken, waiting = (ResponseBufferItem(asyncio.Event(), worker_id=worker) for worker in (0, None))
+        server.response_buffer = {"taken": taken, "waiting": waiting}
+        server.workers_setup_status = {"predict_0": WorkerSetupStatus.READY}
+        watch = asyncio.create_task(server._answer_what_is_lost())
+        await asyncio.sleep(0.5)
+        is_answered = [taken.event.is_set()]
+        server.workers_setup_status = {"predict_0": WorkerSetupStatus.STARTING}
+        await asyncio.wait_for(taken.event.wait(), 5)
+        watch.cancel()
+        error, state = taken.response
+        assert (error.status_code, state) == (503, "ERROR")
+        assert error.detail == "the process that predicts has died, and this request with it: send it again"
+        return [*is_answered, waiting.event.is_set()]
+
+    assert asyncio.run(death()) == [False, False]
+
+
+@pytest.mark.parametrize("does", ["speaks HTTP", "has the queues"])
+@needs_extra
+def test_server_ends_with_a_process_that_cannot_be_replaced(
+    does: str,
+    image_run: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with serving(image_run, tmp_path) as started:
+        processes = started.processes()
+        os.kill(started.process_that(does), signal.SIGKILL)
+        assert started.process.wait(60) == 2
+        [line] = started.errors.read_text().splitlines()
+        assert line.startswith(f"lightning-transfer: error: the process that {does} was killed by SIGKILL (memory may")
+        assert still_there(processes) == []
+
+
+@needs_extra
+def test_no_process_outlives_the_first_one(image_run: Path, tmp_path: Path) -> None:  # noqa: F811
+    with serving(image_run, tmp_path) as started:
+        processes = started.processes()
+        started.process.kill()
+        started.process.wait(60)
+        assert still_there(processes) == []
+        assert started.errors.read_text() == ""
+
+
+def still_there(processes: list[int]) -> list[int]:
+    """Those that have not ended after ten seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end and any(Path(f"/proc/{process}").exists() for process in processes):
+        time.sleep(0.1)  # Python's own helper ends after the others
+    return [process for process in processes if Path(f"/proc/{process}").exists()]
+
+
+@needs_extra
 def test_sigterm_ends_every_process(server: Server) -> None:  # the last one that uses the server
     processes = server.processes()
     assert len(processes) >= 4
@@ -239,10 +341,7 @@ def test_sigterm_ends_every_process(server: Server) -> None:  # the last one tha
     said, _ = server.process.communicate(timeout=60)
     assert server.process.returncode == 0
     assert re.fullmatch(r"\S+: loads, and answers at http://127\.0\.0\.1:\d+ when GET /health says ok\n", said)
-    end = time.monotonic() + 10
-    while time.monotonic() < end and any(Path(f"/proc/{process}").exists() for process in processes):
-        time.sleep(0.1)  # Python's own helper ends after the others
-    assert [process for process in processes if Path(f"/proc/{process}").exists()] == []
+    assert still_there(processes) == []
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -290,17 +389,22 @@ def test_texts_are_answered_as_by_predict_and_bad_ones_are_refused(columns: int)
 
 @needs_extra
 def test_key_of_the_environment_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_transfer.run.server.answering import Answering, Limits
-    from lightning_transfer.run.server.endpoints import build_server
-
     monkeypatch.setattr("litserve.server.LIT_SERVER_API_KEY", "secret")
-    limits = Limits(examples=1, bytes=1000, pixels=1, characters=1)
-    facts = {"device": "cpu", "problem_type": "classification"}
-    answering = Answering(lambda: load("nowhere"), limits, batch_size=2, batch_seconds=0.001)
-    app = build_server(answering, {"run": "a", "version": "b"}, facts, 1, limits).app
+    app = unstarted().app
     assert asyncio.run(_post(app, {"texts": 3}))[0] in (401, 403)
     assert asyncio.run(_post(app, {"texts": 3}, (b"x-api-key", b"guess")))[0] == 401
     assert asyncio.run(_post(app, {"texts": 3}, (b"x-api-key", b"secret")))[0] == 422
+
+
+def unstarted() -> Any:
+    """A server of texts that has not loaded a run."""
+    from lightning_transfer.run.server.answering import Answering, Limits
+    from lightning_transfer.run.server.endpoints import build_server
+
+    limits = Limits(examples=1, bytes=1000, pixels=1, characters=1)
+    facts = {"device": "cpu", "problem_type": "classification"}
+    answering = Answering(lambda: load("nowhere"), limits, batch_size=2, batch_seconds=0.001)
+    return build_server(answering, {"run": "a", "version": "b"}, facts, 1, limits)
 
 
 async def _post(app: Any, body: object, *more: tuple[bytes, bytes]) -> tuple[int, Any]:

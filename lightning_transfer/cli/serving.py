@@ -54,7 +54,7 @@ def serve_run(
         device: Where to compute, such as cpu, cuda or cuda:1. If not given, as in ``load``.
 
     Raises:
-        UserError: If the run cannot be loaded, or the port is taken.
+        UserError: If the run cannot be loaded, the port is taken, or a process has died that cannot be replaced.
     """
     run = Path(run)
     limits = {"max_examples": max_examples, "max_bytes": max_bytes, "max_pixels": max_pixels}
@@ -76,7 +76,9 @@ def serve_run(
         {"event": "serve", "address": address, **identity, **facts},
     )
     _stop_as_by_ctrl_c()
-    server.run(host=host, port=port, num_api_servers=1, log_level="warning", generate_client_file=False)
+    server.run(host=host, port=port, num_api_servers=1, log_level="error", generate_client_file=False)
+    if server.failure is not None:
+        raise UserError(server.failure)
 
 
 def parser() -> Parser:

@@ -1,6 +1,8 @@
 """Predicts in a process of its own, where the model is: it decodes what requests hold, and answers them in batches."""
 
+import contextlib
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from lightning_transfer.data.images import ImageDataModule
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.predictions import in_words
 from lightning_transfer.run.predictor import Predictor
+from lightning_transfer.run.server.processes import end_with_parent
 
 
 class Limits(NamedTuple):
@@ -54,6 +57,16 @@ class OwnEndpoints(LitSpec):  # type: ignore[misc]
         self.api_path = "/predict"
 
 
+class Loop(BatchedLoop):  # type: ignore[misc]
+    """Takes requests from the queue until the server ends."""
+
+    def __call__(self, *arguments: Any) -> None:
+        """Predicts batch after batch. The first process ends this one, also where that of the queues has died."""
+        with contextlib.suppress(EOFError, ConnectionError):
+            super().__call__(*arguments)
+        end_with_parent()
+
+
 class Answering(litserve.LitAPI):  # type: ignore[misc]
     """Answers requests, each of which is a list of examples: strings, or the contents of image files.
 
@@ -67,11 +80,12 @@ class Answering(litserve.LitAPI):  # type: ignore[misc]
     """
 
     def __init__(self, load: Callable[[], Predictor], limits: Limits, batch_size: int, batch_seconds: float) -> None:
-        super().__init__(batch_size, batch_seconds, spec=OwnEndpoints(), loop=BatchedLoop())
+        super().__init__(batch_size, batch_seconds, spec=OwnEndpoints(), loop=Loop())
         self._load, self._limits = load, limits
 
     def setup(self, device: str) -> None:
         """Loads the run."""
+        threading.Thread(target=end_with_parent, daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the first one ends this
         # Pillow refuses, before it decodes, what has more than twice as many pixels, also within a container.
         Image.MAX_IMAGE_PIXELS = self._limits.pixels // 2

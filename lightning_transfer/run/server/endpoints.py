@@ -9,7 +9,6 @@ import reprlib
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-import litserve
 from fastapi import APIRouter, Body, Depends, FastAPI, File, HTTPException, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -20,6 +19,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.run.server.answering import Answering, Limits, Reply
+from lightning_transfer.run.server.processes import Server
 from lightning_transfer.run.server.traffic import Traffic, Watch
 
 Answer = Callable[[list[Any]], Awaitable[Response]]
@@ -53,7 +53,7 @@ _PREDICTIONS: dict[ProblemType, Any] = {"classification": Class, "multilabel": C
 
 def build_server(
     answering: Answering, identity: dict[str, str], facts: dict[str, Any], columns: int | None, limits: Limits
-) -> litserve.LitServer:
+) -> Server:
     """Builds the server.
 
     Args:
@@ -65,7 +65,7 @@ def build_server(
     """
     kind, _, index = facts["device"].partition(":")
     traffic = Traffic()
-    server = litserve.LitServer(
+    server = Server(
         answering,
         accelerator=kind if kind in ("cpu", "cuda", "mps") else "cpu",
         devices=[int(index or 0)],
@@ -73,7 +73,6 @@ def build_server(
         model_metadata={**identity, **facts, "limits": limits._asdict()},
         max_payload_size=limits.bytes,
         middlewares=[(Watch, {"traffic": traffic})],
-        restart_workers=True,
     )
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what the answer says
     app: FastAPI = server.app
@@ -96,7 +95,7 @@ def build_server(
     return server
 
 
-def _answer_by(server: litserve.LitServer, answering: Answering, identity: dict[str, str], traffic: Traffic) -> Answer:
+def _answer_by(server: Server, answering: Answering, identity: dict[str, str], traffic: Traffic) -> Answer:
     """Gives what has the other process predict examples."""
     handler = RegularRequestHandler(answering, server)
 
