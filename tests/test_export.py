@@ -154,6 +154,21 @@ def test_size_of_images_is_fixed_where_the_file_is_right_with_no_other(
     assert figures["max_difference"] <= 1e-5
 
 
+def test_network_that_takes_one_size_of_images_is_traced_with_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Axes] = []
+
+    def write(exported: Exported, format: Format, folder: Path) -> tuple[Axes, Any]:
+        tried.append(exported.axes)
+        return write_program(exported, format, folder)
+
+    monkeypatch.setattr("lightning_transfer.run.exports.checks.write_program", write)
+    axes, figures = write_and_compare(exported(SeedCNN(3)), "pt2", tmp_path)  # else MaxViT would take ten minutes
+    assert tried == [axes] == [({0: "batch"},)]
+    assert figures["max_difference"] <= 1e-5
+
+
 def test_file_with_other_numbers_is_refused(tmp_path: Path) -> None:
     given = exported(SeedCNN(3))
     axes, run = write_program(given, "pt2", tmp_path)

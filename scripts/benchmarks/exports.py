@@ -3,7 +3,6 @@
 It takes every network of this package, and one of each family of torchvision, with random weights.
 """
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -68,7 +67,7 @@ def _networks() -> dict[str, tuple[Callable[[], nn.Module], int | None]]:
 
 
 def latency(settings: Settings) -> list[Row]:
-    """Milliseconds of one example on one thread: torch, ONNX Runtime in float32 and in int8, in turns."""
+    """Milliseconds of one example on one thread, the best turn of 30: torch, ONNX Runtime in float32 and in int8."""
     networks = _networks()
     chosen = [*networks][: settings.scaled(len(networks), 2)]
     return [_row(name, _exported(*networks[name]), settings) for name in chosen]
@@ -109,7 +108,7 @@ def _row(name: str, exported: Exported, settings: Settings) -> Row:
                 row[f"{kind}, MB"] = written.stat().st_size / 1e6
                 runs[kind] = _on_one_thread(written, exported.input_names)
         for kind, found in _seconds(runs, inputs, settings.scaled(30, 2)).items():
-            row[f"{kind}, ms"] = 1000 * statistics.median(found)
+            row[f"{kind}, ms"] = 1000 * min(found)
     print(*row.values(), sep="  ", flush=True)  # the whole table takes long
     return row
 

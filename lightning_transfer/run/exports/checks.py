@@ -15,7 +15,8 @@ TOLERANCE = 1e-5
 def write_and_compare(exported: Exported, format: Format, folder: Path) -> tuple[Axes, dict[str, Any]]:
     """Writes a program and compares it with its module, with images of one size where it is right with no other.
 
-    ONNX has no adaptive pooling, for example: where its output has several pixels, the size of its input is traced.
+    Some networks take one size alone. ONNX has no adaptive pooling, for example: where its output has several pixels,
+    the size of its input is traced.
 
     Args:
         exported: The module.
@@ -28,15 +29,28 @@ def write_and_compare(exported: Exported, format: Format, folder: Path) -> tuple
     Raises:
         UserError: As from :func:`write_program` and :func:`compare`.
     """
+    fixed = with_fixed_images(exported)
+    if not _takes_other_sizes(exported):
+        exported = fixed  # to trace it with any size may take many minutes
     axes, run = write_program(exported, format, folder)
     try:
         return axes, compare(exported, axes, run)
     except UserError:
-        fixed = with_fixed_images(exported)
         if axes == fixed.axes:
             raise
         axes, run = write_program(fixed, format, folder)
         return axes, compare(fixed, axes, run)
+
+
+def _takes_other_sizes(exported: Exported) -> bool:
+    """Says whether the module itself runs on other lengths of texts, or sizes of images."""
+    try:
+        with torch.inference_mode():
+            for number in (1, 2):
+                exported.answers(*exported.examples(1, number))
+    except Exception:  # networks raise many kinds for a size that is not theirs
+        return False
+    return True
 
 
 def compare(exported: Exported, axes: Axes, run: Run) -> dict[str, Any]:
