@@ -80,12 +80,13 @@ def _measured(
         with _server(run) as (process, port):
             load_of = _Load(port, [json.dumps(body) for body in good], [_text(body) for body in bad], expected)
             load_of.run(settings.scaled(5, 1))  # the first requests fill caches
-            before = _memory(process.pid)
             load_of.forget()
             seconds = settings.scaled(120, 2)
-            load_of.run(seconds)
-            after = _memory(process.pid)
-            crashed = process.poll() is not None
+            processes, memory = _processes(process.pid), [_memory(process.pid)]
+            for _ in range(2):
+                load_of.run(seconds / 2)
+                memory.append(_memory(process.pid))
+            died = len({*processes}.difference(_processes(process.pid)))
     count = len(load_of.seconds)
     figures: dict[str, str | float] = {
         "plain loop, good/s": loop,
@@ -96,9 +97,8 @@ def _measured(
         "answers by status": " ".join(f"{status}:{number}" for status, number in sorted(load_of.statuses.items())),
         "wrong answers": load_of.wrong,
         "largest difference of a probability": load_of.difference,
-        "server has ended": str(crashed),
-        "MiB before": before,
-        "MiB after": after,
+        "processes that died": died,
+        "MiB at first, half way and at last": ", ".join(f"{size:.1f}" for size in memory),
     }
     return [{"figure": name, "value": value} for name, value in figures.items()]
 
@@ -144,13 +144,15 @@ def _status(port: int) -> int:
         connection.close()
 
 
+def _processes(process: int) -> list[int]:
+    """The ids of a process and its children."""
+    return [process, *map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
+
+
 def _memory(process: int) -> float:
     """Memory in MiB of a process and its children, without files: with what they share counted once."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    sizes = [
-        Path(f"/proc/{one}/smaps_rollup").read_text().split("Pss_Anon:")[1].split()[0] for one in [process, *children]
-    ]
-    return sum(map(int, sizes)) / 1024
+    files = [Path(f"/proc/{one}/smaps_rollup").read_text() for one in _processes(process)]
+    return sum(int(text.split("Pss_Anon:")[1].split()[0]) for text in files) / 1024
 
 
 @dataclass
