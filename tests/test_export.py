@@ -154,6 +154,16 @@ def test_size_of_images_is_fixed_where_the_file_is_right_with_no_other(
     assert figures["max_difference"] <= 1e-5
 
 
+def test_what_torch_warns_of_at_sizes_that_it_cannot_bound_is_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pooling = [nn.MaxPool2d(3, 2, ceil_mode=True) for _ in range(2)]  # as in GoogLeNet
+    layers = [nn.Conv2d(3, 4, 3, 2, 1), *pooling, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    axes, _ = write_program(exported(nn.Sequential(*layers)), "pt2", tmp_path)
+    assert axes == ({0: "batch", 2: "height", 3: "width"},)
+    assert capfd.readouterr().err == ""
+
+
 def test_network_that_takes_one_size_of_images_is_traced_with_it_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import logging
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +66,7 @@ def _trace(exported: Exported, module: nn.Module) -> tuple[Axes, ExportedProgram
     """Traces a module, and finds the dimensions that stayed free. Torch says nothing of those that it fixes."""
     shapes = tuple(dict.fromkeys(of_input, Dim.AUTO) for of_input in exported.axes)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quiet():
             examples = exported.examples(BATCH_SIZES[0])
             program = torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch raises many kinds
@@ -81,6 +82,20 @@ def _trace(exported: Exported, module: nn.Module) -> tuple[Axes, ExportedProgram
     if wrong := sorted(fixed - {*_MAY_BE_FIXED}):
         raise UserError(f"{_name(exported)} cannot be traced without fixing its {' and '.join(wrong)}; {_WAY_OUT}")
     return _without(exported.axes, _MAY_BE_FIXED if fixed else ()), program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out the warnings of torch, tracebacks among them where it cannot bound a size: the program is checked."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _is_free(size: Any, ranges: Mapping[Any, Any], most: int) -> bool:
@@ -116,8 +131,7 @@ def run_of_onnx(file: Path, input_names: list[str]) -> Run:
 def _write_onnx(exported: Exported, program: ExportedProgram, axes: Axes, file: Path) -> Run:
     import onnx
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             written: Any = torch.onnx.export(
                 program,
