@@ -1,0 +1,1 @@
+"""The parts of scripts/soak: what its commands do, what their processes hold, and the figures of that."""
