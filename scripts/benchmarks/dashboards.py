@@ -14,7 +14,7 @@ from unittest.mock import patch
 import lightning as L
 
 from benchmarks.cnn import CONFIGS
-from benchmarks.measure import Part, Row, Settings, silence
+from benchmarks.measure import RATIO, Part, Row, Settings, silence
 from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.settings import Dashboards
 
@@ -93,7 +93,7 @@ def runs(settings: Settings) -> list[Row]:
         {
             "dashboards": name,
             f"CPU seconds of {epochs} epochs, best": min(values),
-            "median ratio": statistics.median(ratios) if name == "with" else 1.0,
+            RATIO: statistics.median(ratios) if name == "with" else 1.0,
         }
         for name, values in seconds.items()
     ]

@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lightning_transfer.networks.processor import has_bfloat16
 
 # The precisions that this processor has. A row in another one would in truth be computed in float32.
 PRECISIONS = ("32", "bf16") if has_bfloat16() else ("32",)
+RATIO = "time, of the first's"  # the column of what holds on any machine; lower is better
 Row = dict[str, str | float]  # a line of a table: column -> value
 Part = Callable[["Settings"], list[Row]]
 
@@ -107,19 +108,25 @@ def compare(
             "candidate": name,
             f"{unit}/s, best": 1 / min(values),
             f"{unit}/s, median": 1 / statistics.median(values),
-            "time, of the first's": statistics.median(own / other for own, other in zip(values, first, strict=True)),
+            RATIO: statistics.median(own / other for own, other in zip(values, first, strict=True)),
         }
         for name, values in seconds.items()
     ]
 
 
-def print_table(rows: list[Row]) -> None:
-    """Prints rows of the same columns, with numbers to three significant digits."""
+def print_table(rows: list[Row], worse: Collection[int] = ()) -> None:
+    """Prints rows of the same columns, with numbers to three significant digits.
+
+    Args:
+        rows: At least one row.
+        worse: Places of the rows that are printed in red on a terminal.
+    """
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    for line in cells:
+    for number, line in enumerate(cells, start=-1):  # the first line has the names of the columns
         padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        print("  ".join([line[0].ljust(widths[0]), *padded[1:]]), flush=True)
+        text = "  ".join([line[0].ljust(widths[0]), *padded[1:]])
+        print(f"\033[31m{text}\033[0m" if number in worse and sys.stdout.isatty() else text, flush=True)
 
 
 def _text(value: str | float) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cnn import CONFIGS
-from benchmarks.measure import Clock, Part, Row, Settings, silence
+from benchmarks.measure import RATIO, Clock, Part, Row, Settings, silence
 from lightning_transfer import CIFAR10, DemoImages, DemoTexts, ImageDataModule, TextDataModule
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.classification import ClassificationDataModule
@@ -57,7 +57,7 @@ def compared(
         ]
         best = {name: min(turn[name] for turn in turns) for name in candidates}
         for name, (seconds, accuracy, loss) in best.items():
-            times = {"CPU s an epoch": seconds, "rate": best["computed each time"][0] / seconds}
+            times = {"CPU s an epoch": seconds, RATIO: seconds / best["computed each time"][0]}
             rows.append({"trained": trained, "features": name, **times, "hold-out accuracy": accuracy, "loss": loss})
     return rows
 

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks import peers
-from benchmarks.measure import Clock, Part, Row, Settings
+from benchmarks.measure import RATIO, Clock, Part, Row, Settings
 from lightning_transfer import ProgressiveUnfreezing
 from lightning_transfer.transfer.freezing import FreezableModule
 from lightning_transfer.transfer.plan_table import kept_for_backward
@@ -71,8 +71,8 @@ def overhead(settings: Settings) -> list[Row]:
     pairs = [(microseconds(), microseconds(waiting())) for _ in range(3 * settings.repeats)]
     without, ratio = statistics.median(pair[0] for pair in pairs), statistics.median(b / a for a, b in pairs)
     return [
-        {"callback": "none", "µs a step": without, "of that": 1.0},
-        {"callback": "waiting", "µs a step": without * ratio, "of that": ratio},
+        {"callback": "none", "µs a step": without, RATIO: 1.0},
+        {"callback": "waiting", "µs a step": without * ratio, RATIO: ratio},
     ]
 
 
