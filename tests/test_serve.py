@@ -6,12 +6,14 @@ import hashlib
 import http.client
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -299,22 +301,42 @@ def test_request_that_a_dead_process_had_taken_is_answered_and_others_wait() -> 
     assert asyncio.run(death()) == [False, False]
 
 
-@pytest.mark.parametrize("does", ["speaks HTTP", "has the queues"])
+@pytest.mark.slow
 @needs_extra
-def test_server_ends_with_a_process_that_cannot_be_replaced(
-    does: str,
-    image_run: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_server_ends_with_a_process_that_cannot_be_replaced(image_run: Path, tmp_path: Path) -> None:  # noqa: F811
     with serving(image_run, tmp_path) as started:
         processes = started.processes()
-        os.kill(started.process_that(does), signal.SIGKILL)
+        os.kill(started.process_that("speaks HTTP"), signal.SIGKILL)
         assert started.process.wait(60) == 2
         [line] = started.errors.read_text().splitlines()
-        assert line.startswith(f"lightning-transfer: error: the process that {does} was killed by SIGKILL (memory may")
+        assert line.startswith("lightning-transfer: error: the process that speaks HTTP was killed by SIGKILL (memory")
         assert still_there(processes) == []
 
 
+@pytest.mark.parametrize("does", ["has the queues", "speaks HTTP"])
+@needs_extra
+def test_line_says_what_the_dead_process_did(does: str) -> None:
+    from lightning_transfer.run.server.processes import Server
+
+    server = object.__new__(Server)
+    processes = {
+        name: multiprocessing.Process(target=time.sleep, args=(60,)) for name in ("has the queues", "speaks HTTP")
+    }
+    for process in processes.values():
+        process.start()
+    processes[does].kill()
+    vars(server).update(_queues=processes["has the queues"], _shutdown_event=threading.Event(), failure=None)
+    server._end_with_one_of([*processes.values()])
+    for process in processes.values():
+        process.kill()
+        process.join()
+    assert server.failure == (
+        f"the process that {does} was killed by SIGKILL (memory may have run out); start the server again"
+    )
+    assert server._shutdown_event.is_set()
+
+
+@pytest.mark.slow
 @needs_extra
 def test_no_process_outlives_the_first_one(image_run: Path, tmp_path: Path) -> None:  # noqa: F811
     with serving(image_run, tmp_path) as started:
