@@ -173,6 +173,9 @@ def crafted(**parts: Any) -> str:
 # Each of these panics in the Rust library, or takes all memory and ends the process.
 CRAFTED = {
     "prefix longer than the merged tokens": {"model": {"continuing_subword_prefix": "#" * 9}},
+    "prefix that ends within a letter": {
+        "model": {"vocab": {"a": 0, "é": 1, "aé": 2}, "merges": [["a", "é"]], "continuing_subword_prefix": "#"}
+    },
     "id beyond any memory": {"model": {"vocab": {"a": 0, "b": 2**32 - 1}, "merges": []}},
     "added id beyond any memory": {"added_tokens": [{"id": 2**31, "content": "x", "special": True}]},
     "special token that is not there": {

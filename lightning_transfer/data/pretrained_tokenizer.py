@@ -104,8 +104,11 @@ def tokenizer_of(text: str, source: str) -> Tokenizer:
         UserError: If it is something else, or cannot encode a text.
     """
     with failures_of_library(f"{source} is not a tokenizer"):
-        if (largest := _largest_id(json.loads(text))) > _LARGEST_ID:  # it would end the process for want of memory
+        content = json.loads(text)
+        if (largest := _largest_id(content)) > _LARGEST_ID:  # it would end the process for want of memory
             raise UserError(f"{source} has a token with the id {largest}: expected at most {_LARGEST_ID:,}")
+        if (merge := _merge_without_prefix(content["model"])) is not None:  # it would abort the process
+            raise UserError(f"{source} is not a tokenizer: it merges {merge}, and the second has no prefix")
         tokenizer = Tokenizer.from_str(text)
         special_tokens(tokenizer)
     return tokenizer
@@ -133,6 +136,13 @@ def _largest_id(content: Any) -> int:
     vocabulary = content["model"]["vocab"]  # by token, or a list in the order of the ids
     ids = vocabulary.values() if isinstance(vocabulary, dict) else [len(vocabulary)]
     return max([*ids, *(added["id"] for added in content.get("added_tokens") or [])], default=0)
+
+
+def _merge_without_prefix(model: Mapping[str, Any]) -> Any:
+    """Finds a merge whose second token lacks the prefix that the library cuts off, maybe within a letter."""
+    prefix = model.get("continuing_subword_prefix") or ""
+    merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or ())
+    return next((merge for merge in merges if not merge[1].startswith(prefix)), None)
 
 
 def without_padding(tokenizer: Tokenizer) -> Tokenizer:
