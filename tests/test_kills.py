@@ -112,7 +112,7 @@ def place(tmp_path: Path) -> Any:
     """The script's place, with a run to report on in the place of its inputs."""
     place = object.__new__(SCRIPT["Place"])
     folder = tmp_path / "place"
-    vars(place).update(folder=folder, run=folder / "run", inputs=folder / "inputs", import_seconds=0.0)
+    vars(place).update(folder=folder, run=folder / "run", inputs=folder / "inputs", import_seconds={"report": 0.0})
     write_json(place.inputs / "finished" / "results.json", RESULTS)
     return place
 

@@ -110,6 +110,7 @@ ENDLESS = [
     ("[" * 5000, "is nested too deeply"),
     ("trainer: 3", "is no config of a run"),
     ("\0", "is not YAML"),
+    ("!!python/object/apply:os.mkdir [ran]", "is not YAML"),
 ]
 
 
@@ -124,13 +125,14 @@ def test_config_without_an_end_is_refused_wherever_it_is_read(text: str, line: s
         plan_of(toy_study(strategies={"scratch": "part.yaml"}))
 
 
-@pytest.mark.parametrize(("text", "line"), ENDLESS[3:], ids=["number", "zero"])
+@pytest.mark.parametrize(("text", "line"), ENDLESS[3:], ids=["number", "zero", "object"])
 def test_config_of_a_run_that_is_none_is_refused(text: str, line: str) -> None:
     Path("run/checkpoints").mkdir(parents=True)
     for file in ("run/config.yaml", "run/checkpoints/best.ckpt"):
         Path(file).write_text(text)
     with pytest.raises(UserError, match=f"run/config.yaml {line}"):
         load("run")
+    assert not Path("ran").exists()
 
 
 @pytest.mark.parametrize(
