@@ -169,3 +169,15 @@ def test_table_of_the_script_says_how_many_kills_counted_in_each_phase() -> None
     lines = SCRIPT["table"]({"fit": counts | {"differences": []}, "study": counts | {"differences": ["a loss"]}})
     assert lines.splitlines()[1].split() == ["fit", "3.1", "12", "50", "3", "40", "2", "5", "equal"]
     assert lines.splitlines()[2].endswith("1 of 12 differ")
+
+
+def test_script_takes_safetensors_for_equal_whatever_the_order_of_their_metadata(tmp_path: Path) -> None:
+    def digest(header: str, tensors: bytes) -> str:
+        file = tmp_path / "model.safetensors"
+        file.write_bytes(len(header).to_bytes(8, "little") + header.encode() + tensors)
+        return SCRIPT["digest_of"](file)  # type: ignore[no-any-return]
+
+    first, second = '{"__metadata__":{"a":"1","b":"2"}}', '{"__metadata__":{"b":"2","a":"1"}}'
+    assert digest(first, b"12") == digest(second, b"12")
+    assert digest(first, b"12") != digest(first, b"21")
+    assert digest(first, b"12") != digest(first.replace("2", "3"), b"12")
