@@ -1,6 +1,7 @@
 """The benchmark's guard compares ratios, never seconds, and says which are worse than the stored ones."""
 
 import importlib
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "scripts" / "benchmark"
+STORED = SCRIPT.parent / "benchmarks" / "stored.json"
 RATIO = "time, of the first's"
 
 
@@ -74,3 +76,14 @@ def test_file_that_has_no_such_results_is_refused(
     file.write_text(content)
     with pytest.raises(ValueError, match=message):
         guard.stored_parts(file, quick=False)
+
+
+def test_stored_ratios_say_where_they_come_from_and_are_of_parts_that_there_are(guard: ModuleType) -> None:
+    stored = json.loads(STORED.read_text())
+    assert stored["machine"]["processor"]
+    assert stored["commit"]
+    assert stored["settings"]["repeats"] >= 3
+    for name, found in guard.stored_parts(STORED, quick=False).items():
+        suite, _, which = name.partition(".")
+        assert which in importlib.import_module(f"benchmarks.{suite.replace('-', '_')}").PARTS
+        assert guard.ratios({name: found}), name
