@@ -164,8 +164,15 @@ def test_what_torch_warns_of_at_sizes_that_it_cannot_bound_is_left_out(
     assert capfd.readouterr().err == ""
 
 
+class SwinTransformer(nn.Sequential):
+    """Has the name of torchvision's."""
+
+
+@pytest.mark.parametrize(
+    "network", [SeedCNN(3), SwinTransformer(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))]
+)
 def test_network_that_takes_one_size_of_images_is_traced_with_it_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[Axes] = []
 
@@ -174,7 +181,7 @@ def test_network_that_takes_one_size_of_images_is_traced_with_it_at_once(
         return write_program(exported, format, folder)
 
     monkeypatch.setattr("lightning_transfer.run.exports.checks.write_program", write)
-    axes, figures = write_and_compare(exported(SeedCNN(3)), "pt2", tmp_path)  # else MaxViT would take ten minutes
+    axes, figures = write_and_compare(exported(network), "pt2", tmp_path)  # else MaxViT would take ten minutes
     assert tried == [axes] == [({0: "batch"},)]
     assert figures["max_difference"] <= 1e-5
 
