@@ -494,3 +494,24 @@ def test_what_cannot_be_served_is_refused_before_any_work(
         port = taken.getsockname()[1]
         line = error_line(capsys, "serve", str(image_run), "--port", str(port))
     assert line == f"--port is {port}, which cannot be had at 127.0.0.1: Address already in use"
+
+
+def test_memory_of_bodies_is_returned_once_it_is_free() -> None:
+    program = """
+from pathlib import Path
+from lightning_transfer.cli.allocation import keep_freed_memory, return_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+keep_freed_memory()  # as every command does
+return_freed_memory()
+before = resident()
+bodies = [b"a" * 11_000_000 for _ in range(8)]
+assert resident() > before + 80_000_000
+del bodies
+print(resident() - before)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert int(done.stdout) < 8_000_000

@@ -7,6 +7,7 @@ import os
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_ON_HEAP = 32 << 20  # bytes; glibc itself would raise it as far
 _KEPT = 1 << 30  # bytes
+_GLIBC = 128 << 10  # bytes; what glibc begins with
 
 
 def keep_freed_memory() -> None:
@@ -17,8 +18,17 @@ def keep_freed_memory() -> None:
     of a small network's time on a CPU, in one run and not in the next. Without glibc, or where the environment sets it
     (``MALLOC_...``, ``GLIBC_TUNABLES``), nothing is changed.
     """
+    _set(_LARGEST_ON_HEAP, _KEPT)
+
+
+def return_freed_memory() -> None:
+    """Has glibc return freed memory at once, as a server needs that takes bodies of many sizes for weeks."""
+    _set(_GLIBC, _GLIBC)
+
+
+def _set(largest_on_heap: int, kept: int) -> None:
     is_given = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and not is_given:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_MMAP_THRESHOLD, largest_on_heap)
+        mallopt(_M_TRIM_THRESHOLD, kept)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, get_args
 
+from lightning_transfer.cli.allocation import return_freed_memory
 from lightning_transfer.cli.loading import files_of, load
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
@@ -76,6 +77,7 @@ def serve_run(
         {"event": "serve", "address": address, **identity, **facts},
     )
     _stop_as_by_ctrl_c()
+    return_freed_memory()
     server.run(host=host, port=port, num_api_servers=1, log_level="error", generate_client_file=False)
     if server.failure is not None:
         raise UserError(server.failure)
