@@ -343,7 +343,7 @@ def test_most_confused_pairs_leave_out_what_is_right() -> None:
     assert matrix.most_confused(5) == [("c", "a", 5, 0.5), ("a", "b", 2, 0.2)]
 
 
-@pytest.mark.parametrize("classes", [2, 40, 100])
+@pytest.mark.parametrize("classes", [2, 40, 100, 1000])
 def test_confusion_matrix_of_any_number_of_classes_stays_within_a_screen(classes: int) -> None:
     matrix = ConfusionMatrix([[1] * classes] * classes, [f"a long name of class {number}" for number in range(classes)])
     assert max(matrix.size) <= 800

@@ -128,7 +128,7 @@ class ConfusionMatrix:
 
     @property
     def _cell(self) -> float:
-        return min(44.0, max(560 / max(len(self.counts), 1), 5.0))
+        return min(44.0, 560 / max(len(self.counts), 1))
 
     @property
     def _left(self) -> float:
