@@ -26,16 +26,16 @@ def test_every_suite_runs_and_writes_what_it_found(
 ) -> None:
     benchmark(monkeypatch, "--list")
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    # Ranks of peers, and the networks of phases, are torch's and Lightning's own. Startup, growth and the long recipe
-    # are several more interpreters. One record recipe is as good as three, whose configs have tests of their own.
-    left_out = {"unfreezing.phases", "overhead.start", "cnn.growth", "lstm.recipe"}
+    # Ranks of peers, and the networks of phases, are torch's and Lightning's own. Startup and the long recipe are
+    # several more interpreters. One record recipe is as good as three, whose configs have tests of their own.
+    left_out = {"unfreezing.phases", "overhead.start", "lstm.recipe"}
     left_out |= {"cifar10-record.cifar10_96", "cifar10-record.cifar100_75"}
     # Three more interpreters each, and test_serve.py has a short version.
     left_out |= {"serve.images", "serve.texts"}
     # The sentences of a probe are its images again, on slower networks.
     left_out |= {"probe.sentences"}
-    # Comparisons with other libraries have tests of their own.
-    parts = [part for part in listed if part not in left_out and not part.startswith("compare.")]
+    # Comparisons with other libraries, and growth, have tests of their own.
+    parts = [part for part in listed if part not in left_out and not part.startswith(("compare.", "growth."))]
     # It sets the threads and the memory of its process, so it gets one of its own.
     command = [sys.executable, str(SCRIPT), "--quick", *parts, "--json", "found.json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,9 +1,6 @@
 """Measures the classic network on images like CIFAR-10's: by a tutorial's script, a loop by hand and a config."""
 
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,11 +23,11 @@ Channels = tuple[float, float, float]
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def generated(count: int) -> tuple[Tensor, Tensor]:
-    """Makes random images, uint8 [count, 3, 32, 32], and labels."""
-    generator = torch.Generator().manual_seed(0)
+def generated(count: int, classes: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Makes random images, uint8 [count, 3, 32, 32], and labels, of which each class has some."""
+    generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return images, torch.randint(10, (count,), generator=generator)
+    return images, torch.randperm(count, generator=generator) % classes
 
 
 class GeneratedImages(ImageDataModule):
@@ -38,20 +35,24 @@ class GeneratedImages(ImageDataModule):
 
     Args:
         count: Number of training images.
+        classes: Number of classes.
     """
 
-    def __init__(self, count: int, mean: Channels = MEAN, std: Channels = STD, **kwargs: Any) -> None:
-        # These include a hold-out of a hundred, because validation is a part of a run.
-        self.count = count + 110
-        super().__init__("generated", mean=mean, std=std, validation_fraction=100 / self.count, **kwargs)
+    def __init__(
+        self, count: int, classes: int = 10, mean: Channels = MEAN, std: Channels = STD, **kwargs: Any
+    ) -> None:
+        # These include a hold-out of a hundred, or two of each class, because validation is a part of a run.
+        held_out = max(100, 2 * classes)
+        self.count, self.classes = count + held_out + 10, classes
+        super().__init__("generated", mean=mean, std=std, validation_fraction=held_out / self.count, **kwargs)
 
     def read_class_names(self) -> list[str]:
-        """Returns the names of ten classes."""
-        return [str(label) for label in range(10)]
+        """Returns the names of the classes."""
+        return [str(label) for label in range(self.classes)]
 
     def read_split(self, split: str) -> Split[Tensor]:
         """Makes the images."""
-        return Split(*generated(self.count), fingerprint="generated")
+        return Split(*generated(self.count, self.classes, seed=int(split == "test")), fingerprint=f"generated {split}")
 
 
 def by_config(config: str, count: int, batch_size: int, *arguments: str) -> float:
@@ -147,28 +148,4 @@ def seed(settings: Settings) -> list[Row]:
     return compare(candidates, settings, count, "images")
 
 
-def growth(settings: Settings) -> list[Row]:
-    """Measures how the cost of an epoch of configs/cifar10_cnn.yaml grows with the data and with the batch."""
-    sizes = [(50_000 // share, 128) for share in (100, 10, 1)]
-    batches = [(50_000, batch_size) for batch_size in (32, 128, 512, 2048)]
-    rows: list[Row] = []
-    for count, batch_size in [(200, 100)] if settings.quick else dict.fromkeys([*sizes, *batches]):
-        # Each has its own process, because the peak of a process's memory never falls.
-        code = (
-            f"import sys; sys.path[:0] = {sys.path[:2]!r}; from benchmarks import cnn; "
-            f"cnn.print_growth({count}, {batch_size})"
-        )
-        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-        rows.append({"images": count, "batch": batch_size, **json.loads(done.stdout.splitlines()[-1])})
-    return rows
-
-
-def print_growth(count: int, batch_size: int) -> None:
-    """Prints the rate and the peak memory of an epoch, as JSON."""
-    torch.set_num_threads(1)
-    rate = count // batch_size * batch_size / by_config("cifar10_cnn.yaml", count, batch_size)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"images/s": rate, "peak memory, MiB": round(peak)}))
-
-
-PARTS: dict[str, Part] = {"epoch": epoch, "seed": seed, "growth": growth}
+PARTS: dict[str, Part] = {"epoch": epoch, "seed": seed}
