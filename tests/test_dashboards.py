@@ -1,5 +1,6 @@
 """What a run shows in TensorBoard: by layer group, by phase, and where it fails."""
 
+import gc
 import json
 import math
 import os
@@ -19,8 +20,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from torch.utils.data import DataLoader
 
-from lightning_transfer import DemoImages
+from lightning_transfer import DemoImages, SeedCNN
 from lightning_transfer.cli.entry import main
+from lightning_transfer.dashboards.events import Boards
 from lightning_transfer.dashboards.measures import layout
 from lightning_transfer.dashboards.settings import Dashboards
 from lightning_transfer.dashboards.training_curves import TrainingScalars
@@ -411,3 +413,30 @@ def test_two_processes_write_once_what_one_process_writes(image_folder: Path) ->
         if not tag.startswith("speed/"):
             assert [step for step, _ in two.scalars[tag]] == [step for step, _ in points], tag
             assert values(two, tag) == pytest.approx(values(one, tag), rel=1e-3, abs=1e-6), tag
+
+
+def graph_of(network: torch.nn.Module, inputs: torch.Tensor) -> None:
+    Boards([TensorBoardLogger("logs")]).add_graph(network, inputs)
+
+
+def classes() -> int:
+    gc.collect()
+    return sum(isinstance(it, type) for it in gc.get_objects())
+
+
+def test_graphs_of_many_runs_leave_nothing_in_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.jit._recursive, "concrete_type_store", torch.jit._recursive.ConcreteTypeStore())
+    network, inputs = SeedCNN(3).eval(), torch.zeros(1, 3, 32, 32)
+    graph_of(network, inputs)
+    kept = torch.jit._recursive.concrete_type_store.methods_compiled
+    before = classes()
+    graph_of(network, inputs)
+    assert classes() == before
+    assert not kept
+
+
+def test_graph_leaves_other_traced_modules_as_they_are() -> None:
+    network, inputs = SeedCNN(3).eval(), torch.ones(1, 3, 32, 32)
+    traced = torch.jit.trace(network, inputs)  # type: ignore[no-untyped-call]
+    graph_of(network, inputs)
+    assert torch.equal(traced(inputs), network(inputs))

@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from conftest import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import soaks.commands
-from soaks.commands import Work
+from soaks.commands import Fit, Work
 from soaks.figures import draw, figures_of
 from soaks.processes import Held, Sample, left_of, read_samples, take_sample
 
@@ -153,9 +154,21 @@ def test_command_that_ends_by_itself_is_a_problem(
     assert "it has ended by itself" in capsys.readouterr().out
 
 
+class Begun(Fit):
+    """A training of which a checkpoint is there."""
+
+    def start(self) -> "subprocess.Popen[str]":
+        process = super().start()
+        while process.poll() is None and not Path("logs/quickstart/run/checkpoints/best.ckpt").exists():
+            time.sleep(0.1)
+        return process
+
+
 @pytest.mark.slow
 def test_soak_of_a_training_ends_it_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    soak(monkeypatch, *["fit", "--hours", "0.006", "--every", "0.5", "--folder", "soak", "--json", "found.json"])
+    monkeypatch.setitem(soaks.commands.WORKS, "fit", Begun)
+    soak(monkeypatch, *["fit", "--hours", "0.0005", "--every", "0.02", "--folder", "soak", "--json", "found.json"])
     found = json.loads(Path("../found.json").read_text())
     assert found["done"]["status"] == 128 + signal.SIGTERM
     assert found["done"]["steps"] > 0
+    assert not [words for words in found["problems"] if not words.startswith("soak: ")]

@@ -1,13 +1,16 @@
 """Writes what dashboards show beyond Lightning's own metrics, to TensorBoard's event files and to other loggers."""
 
+import contextlib
+import gc
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -19,6 +22,25 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_transfer.report.drawing import png
 from lightning_transfer.report.run_files import PLUGIN
+
+
+@contextlib.contextmanager
+def _traces_forgotten() -> Iterator[None]:
+    """Has torch drop the classes of the modules that are traced within, which it keeps until the process ends.
+
+    They take 1.4 MiB for a SeedCNN. Where other traced or scripted code lives, nothing is dropped: it would lose its
+    methods too.
+    """
+    kept = torch.jit._recursive.concrete_type_store
+    has_others = bool(torch.jit._state._script_classes or kept.type_store) or any(
+        issubclass(type(it), torch.jit.ScriptModule) for it in gc.get_objects()
+    )
+    try:
+        yield
+    finally:
+        if not has_others:
+            torch._C._jit_clear_class_registry()
+            kept.methods_compiled.clear()
 
 
 class Boards:
@@ -58,8 +80,9 @@ class Boards:
 
     def add_graph(self, module: nn.Module, inputs: Any) -> None:
         """Traces the module and writes its graph for TensorBoard."""
-        for writer in self._writers:
-            writer.add_graph(module, inputs)
+        with _traces_forgotten():
+            for writer in self._writers:
+                writer.add_graph(module, inputs)
 
     def add_text(self, tag: str, text: str, step: int) -> None:
         """Writes a text in Markdown."""
