@@ -435,6 +435,15 @@ def test_graphs_of_many_runs_leave_nothing_in_the_memory(monkeypatch: pytest.Mon
     assert not kept
 
 
+def test_graph_is_drawn_by_a_torch_without_the_members_that_forget_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch._C, "_jit_clear_class_registry")
+    logger = TensorBoardLogger("logs")
+    Boards([logger]).add_graph(SeedCNN(3).eval(), torch.zeros(1, 3, 32, 32))
+    logger.experiment.flush()
+    [events] = Path(logger.log_dir).glob("events*")
+    assert b"convolution1" in events.read_bytes()
+
+
 def test_graph_leaves_other_traced_modules_as_they_are() -> None:
     network, inputs = SeedCNN(3).eval(), torch.ones(1, 3, 32, 32)
     traced = torch.jit.trace(network, inputs)  # type: ignore[no-untyped-call]

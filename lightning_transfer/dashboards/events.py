@@ -29,18 +29,21 @@ def _traces_forgotten() -> Iterator[None]:
     """Has torch drop the classes of the modules that are traced within, which it keeps until the process ends.
 
     They take 1.4 MiB for a SeedCNN. Where other traced or scripted code lives, nothing is dropped: it would lose its
-    methods too.
+    methods too. The members of torch are private, and a torch without them keeps the classes.
     """
-    kept = torch.jit._recursive.concrete_type_store
-    has_others = bool(torch.jit._state._script_classes or kept.type_store) or any(
+    state, kept = (getattr(torch.jit, name, None) for name in ("_state", "_recursive"))
+    store: Any = getattr(kept, "concrete_type_store", None)
+    forget: Any = getattr(torch._C, "_jit_clear_class_registry", None)
+    scripted = getattr(state, "_script_classes", True)
+    is_alone = not (store is None or forget is None or scripted or store.type_store) and not any(
         issubclass(type(it), torch.jit.ScriptModule) for it in gc.get_objects()
     )
     try:
         yield
     finally:
-        if not has_others:
-            torch._C._jit_clear_class_registry()
-            kept.methods_compiled.clear()
+        if is_alone:
+            forget()
+            store.methods_compiled.clear()
 
 
 class Boards:
