@@ -1,6 +1,7 @@
 """Implements ``lightning-transfer serve``: it answers requests over HTTP with a run's predictions."""
 
 import functools
+import gc
 import hashlib
 import os
 import signal
@@ -78,7 +79,9 @@ def serve_run(
     )
     _stop_as_by_ctrl_c()
     return_freed_memory()
+    gc.freeze()  # a collection in a forked process would copy what it shares with this one
     server.run(host=host, port=port, num_api_servers=1, log_level="error", generate_client_file=False)
+    gc.unfreeze()
     if server.failure is not None:
         raise UserError(server.failure)
 
