@@ -13,7 +13,7 @@ import pytest
 from conftest import REPOSITORY
 
 from lightning_transfer.cli.broken_output import words_failures_of_threads
-from lightning_transfer.files import partial_of, replacing, write_text
+from lightning_transfer.files import parts_of, replacing, write_text
 
 PACKAGE = REPOSITORY / "lightning_transfer"
 FIT = ["fit", "--config", "configs/quickstart.yaml", "--trainer.accelerator", "cpu", "--data.examples_per_class", "9"]
@@ -83,7 +83,8 @@ def test_what_the_system_refuses_a_thread_is_one_line(capsys: pytest.CaptureFixt
 def test_link_at_the_place_of_a_part_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     for name in ("last.ckpt", "folder"):
-        partial_of(tmp_path / name).symlink_to(tmp_path / "precious")
+        for part in parts_of(tmp_path / name):
+            part.symlink_to(tmp_path / "precious")
     write_text(tmp_path / "last.ckpt", "new")
     with replacing(tmp_path / "folder") as partial:
         partial.mkdir()
