@@ -100,6 +100,7 @@ WRITERS = {
 }
 ELSEWHERE = {
     ("cli/explaining.py", "_write_pictures"): "writes into a folder that appears as a whole",
+    ("run/event_files.py", "save"): "asks the logger of Lightning, which then finds the file written",
     ("run/exports/programs.py", "_write_onnx"): "writes into a folder that appears as a whole",
     ("run/exports/programs.py", "_write_weights"): "writes into a folder that appears as a whole",
     ("run/exports/programs.py", "write_program"): "writes into a folder that appears as a whole",
