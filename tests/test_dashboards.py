@@ -20,8 +20,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from torch.utils.data import DataLoader
 
-from lightning_transfer import DemoImages, SeedCNN
+from lightning_transfer import DemoImages, ProgressiveUnfreezing, SeedCNN
 from lightning_transfer.cli.entry import main
+from lightning_transfer.dashboards import training_curves
 from lightning_transfer.dashboards.events import Boards
 from lightning_transfer.dashboards.measures import layout
 from lightning_transfer.dashboards.settings import Dashboards
@@ -273,6 +274,32 @@ def test_module_without_a_forward_trains_without_pictures_of_it(tmp_path: Path) 
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, logger=logger, callbacks=callbacks, **quiet)
     trainer.fit(Own(), datamodule=DemoImages(examples_per_class=4, batch_size=8))
     assert trainer.state.finished
+
+
+def test_drawings_of_the_timeline_grow_more_slowly_than_the_phases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deep(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(20)))
+            self.layer_groups = [f"layers.{number}" for number in range(20)]
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            return self.layers(batch).square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    drawn: list[int] = []
+    monkeypatch.setattr(training_curves, "add_picture", lambda writer, tag, pixels, step: drawn.append(step))
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    module = Deep()
+    callbacks = [ProgressiveUnfreezing(module.layer_groups, until={"steps": 1}), training_curves.UnfreezingTimeline()]
+    logger = TensorBoardLogger(tmp_path, "deep", "")
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, logger=logger, callbacks=callbacks, **quiet)
+    trainer.fit(module, DataLoader(torch.randn(48, 4), batch_size=2))
+    assert drawn == [*range(8), 15, 23]  # eight phases, the sixteenth and the end
 
 
 def test_every_n_steps_below_one_is_refused(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

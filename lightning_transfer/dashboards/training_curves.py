@@ -23,6 +23,7 @@ from lightning_transfer.transfer.applied_learning_rates import applied_learning_
 from lightning_transfer.transfer.shown_groups import shown_groups, trainable_names
 
 _MOST_RATES = 128  # the figure is too narrow to show more samples of the learning rates
+_DRAWN_PHASES = 8  # after so many, the timeline is drawn again only where their number has doubled, and at the end
 _STRIDE = 10  # minimum number of steps from one sample of the learning rates to the next
 
 
@@ -178,7 +179,8 @@ class _Speed:
 class UnfreezingTimeline(L.Callback):
     """Draws phases and layer groups over steps again at each transition, and writes a line of text for it.
 
-    It works with any callback that freezes by ``requires_grad``. A resumed run continues its timeline.
+    After eight phases they are drawn again where their number has doubled, and at the end of the training. It works
+    with any callback that freezes by ``requires_grad``. A resumed run continues its timeline.
     """
 
     def __init__(self) -> None:
@@ -222,7 +224,9 @@ class UnfreezingTimeline(L.Callback):
         names, phases = trainable_names(self._groups), self._timeline.phases
         if not phases or list(names) != phases[-1][1]:
             phases.append((step, list(names)))
-            self._write(trainer, step)
+            # A drawing grows with the groups. One for each of many phases would cost the square of their number.
+            if len(phases) <= _DRAWN_PHASES or len(phases) & (len(phases) - 1) == 0:
+                self._write(trainer, step)
             writer = boards_of(trainer)
             if writer is not None:
                 words = f"phase {len(phases)} begins; trainable: {', '.join(names) or 'nothing'}"
