@@ -24,7 +24,7 @@ MAY_IMPORT = {
     # It takes away the dashboards that show examples.
     "privacy": ("modules", "dashboards", "transfer", "data.batches"),
     # cli.entry: a cell is a command line, and cli.experiment is what it loads.
-    "study": ("report", "transfer", "run", "cluster.signals", "cli.entry", "cli.experiment"),
+    "study": ("report", "transfer", "run", "cluster.signals", "cluster.orphans", "cli.entry", "cli.experiment"),
     "cli": (
         *("study", "run", "trackers", "report", "dashboards", "modules", "transfer", "data", "networks", "cluster"),
     ),

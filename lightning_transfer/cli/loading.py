@@ -1,11 +1,9 @@
 """Loads finished runs into a Python program, to predict with them."""
 
-import contextlib
 import logging
 import os
 import pkgutil
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +20,7 @@ from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import read_yaml
 from lightning_transfer.run.predictor import Member, Predictor
+from lightning_transfer.run.verbosity import hushed
 from lightning_transfer.transfer.sources import checkpoint_of
 
 _Place = str | os.PathLike[str]
@@ -67,7 +66,8 @@ def files_of(run: Path) -> tuple[Path, Path]:
 def _member(run: Path, device: str | None) -> Member:
     config, checkpoint = files_of(run)
     try:
-        with _silence(), isolate_rng():
+        # Lightning would say what devices there are, and warn that there is nothing to predict yet.
+        with hushed("lightning.pytorch", logging.WARNING), isolate_rng():
             restored = _Restored(_content(config), checkpoint, device)
     except Exception as error:
         if (line := message_of(error)) is None or isinstance(error, UserError):
@@ -81,20 +81,6 @@ def _content(config: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("trainer") or {}, dict):
         raise UserError(f"{config} is no config of a run: expected a mapping with its model, data and trainer")
     return content
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps Lightning from saying what devices there are, and from warning that there is nothing to predict yet."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 class _RaisingParser(ExperimentParser):

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import model_folder
 
+LARGEST_VOCABULARY = 10_000_000  # entries: the library takes their memory at once, and would end the process
 _FILE = "tokenizer.json"
-_LARGEST_ID = 10_000_000
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")  # name the special tokens by what they are for
 
 
@@ -105,8 +105,8 @@ def tokenizer_of(text: str, source: str) -> Tokenizer:
     """
     with failures_of_library(f"{source} is not a tokenizer"):
         content = json.loads(text)
-        if (largest := _largest_id(content)) > _LARGEST_ID:  # it would end the process for want of memory
-            raise UserError(f"{source} has a token with the id {largest}: expected at most {_LARGEST_ID:,}")
+        if (largest := _largest_id(content)) > LARGEST_VOCABULARY:
+            raise UserError(f"{source} has a token with the id {largest}: expected at most {LARGEST_VOCABULARY:,}")
         if (merge := _merge_without_prefix(content["model"])) is not None:  # it would abort the process
             raise UserError(f"{source} is not a tokenizer: it merges {merge}, and the second has no prefix")
         tokenizer = Tokenizer.from_str(text)

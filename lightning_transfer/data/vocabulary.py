@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tokenizers import Tokenizer, models
 
 from lightning_transfer.data.pretrained_tokenizer import (
+    LARGEST_VOCABULARY,
     SpecialTokens,
     read_pretrained_tokenizer,
     special_tokens,
@@ -31,7 +32,6 @@ from lightning_transfer.files import write_text
 
 _SAMPLE = 20_000  # documents of either kind whose tokens are compared
 _MANY_UNSEEN = 0.25
-_LARGEST = 10_000_000  # entries of a vocabulary: the library takes their memory at once, and would end the process
 
 
 class TokenizedTexts:
@@ -61,8 +61,10 @@ class TokenizedTexts:
         smallest = {"words": 3, "byte_level_bpe": 258}.get(tokenizer, 0)  # special tokens, and one word or all bytes
         if max_vocabulary_size < smallest:
             raise UserError(f"data.max_vocabulary_size is {max_vocabulary_size}: expected {smallest} or more")
-        if max_vocabulary_size > _LARGEST:
-            raise UserError(f"data.max_vocabulary_size is {max_vocabulary_size}: expected at most {_LARGEST:,}")
+        if max_vocabulary_size > LARGEST_VOCABULARY:
+            raise UserError(
+                f"data.max_vocabulary_size is {max_vocabulary_size}: expected at most {LARGEST_VOCABULARY:,}"
+            )
         self.tokenizer_kind = tokenizer
         self.max_vocabulary_size = max_vocabulary_size
         self.vocabulary_path = vocabulary_path

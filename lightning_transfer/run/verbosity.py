@@ -117,6 +117,25 @@ def hush_lightning() -> None:
             warnings.filterwarnings("ignore", message=words)
 
 
+@contextlib.contextmanager
+def hushed(name: str, level: int) -> Iterator[None]:
+    """Leaves out all warnings in a block, and what a logger says below a level.
+
+    Args:
+        name: The name of the logger.
+        level: The lowest level that it still says, such as ``logging.ERROR``.
+    """
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
 def _is_worth_saying(record: logging.LogRecord) -> bool:
     if _output.get() is None:  # no command runs any more
         return True

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
+from lightning_transfer.cluster.orphans import end_after_parent
 from lightning_transfer.cluster.signals import SIGNALS, SIGUSR1, held_back, let_through
 from lightning_transfer.study.cells import Cell
 
@@ -151,7 +152,7 @@ def _work(connection: Connection, number: int, threads: int, environment: dict[s
     os.environ.update(environment)
     let_through()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_after_parent, daemon=True).start()  # at once, even in the middle of a fit
     importlib.import_module(_EXPERIMENT)  # before gc.freeze
 
     _use(threads)
@@ -165,14 +166,6 @@ def _work(connection: Connection, number: int, threads: int, environment: dict[s
         seconds = cell.run()
         gc.collect()  # a trainer is a cycle of references, so its memory stays until a collection
         connection.send(seconds)
-
-
-def _end_with_parent() -> None:
-    """Ends this process at once, even in the middle of a fit, when its parent has been killed."""
-    parent = mp.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _use(threads: int) -> None:

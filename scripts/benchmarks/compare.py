@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torchvision import models
 
-from benchmarks.measure import Part, Row, Settings
+from benchmarks.measure import Part, Row, Settings, described
 
 PROGRAMS = Path(__file__).parent / "compare_programs"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -238,12 +238,7 @@ def split(text: str) -> list[str]:
     return re.findall(r"[A-Za-z_][\w-]*", text)
 
 
-def _part(task: str) -> Part:
-    def part(settings: Settings) -> list[Row]:
-        return measure(task, settings)
-
-    part.__doc__ = f"Does a task of docs/tasks.md with three libraries: {TASKS[task]}."
-    return part
-
-
-PARTS: dict[str, Part] = {task: _part(task) for task in TASKS}
+PARTS: dict[str, Part] = {
+    task: described(functools.partial(measure, task), f"Does a task of docs/tasks.md with three libraries: {what}.")
+    for task, what in TASKS.items()
+}

@@ -4,6 +4,7 @@ Networks are small and trainings short, so that all else a command does shows: r
 """
 
 import csv
+import functools
 import json
 import resource
 import subprocess
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from benchmarks.cnn import CONFIGS
-from benchmarks.measure import Part, Row, Settings, silence
+from benchmarks.measure import Part, Row, Settings, described, silence
 from lightning_transfer import run_study
 from lightning_transfer.cli.entry import main
 from lightning_transfer.study.config import Pretraining, Study
@@ -179,12 +180,10 @@ def fitted(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     return best[1]
 
 
-def _part(axis: str) -> Part:
-    def part(settings: Settings) -> list[Row]:
-        return measure(axis, settings)
-
-    part.__doc__ = f"Measures a whole command over the number of {AXES[axis].name}, and fits the exponents."
-    return part
-
-
-PARTS: dict[str, Part] = {axis: _part(axis) for axis in AXES}
+PARTS: dict[str, Part] = {
+    name: described(
+        functools.partial(measure, name),
+        f"Measures a whole command over the number of {axis.name}, and fits the exponents.",
+    )
+    for name, axis in AXES.items()
+}

@@ -114,6 +114,12 @@ def compare(
     ]
 
 
+def described(part: Part, what: str) -> Part:
+    """Gives a part its description, which is the docstring of others."""
+    part.__doc__ = what
+    return part
+
+
 def print_table(rows: list[Row], worse: Collection[int] = ()) -> None:
     """Prints rows of the same columns, with numbers to three significant digits.
 

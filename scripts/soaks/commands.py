@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -64,12 +63,13 @@ class Fit(Work):
 
     def found(self, output: str) -> tuple[dict[str, Any], list[str]]:
         """Says how far it came."""
+        from lightning_transfer.transfer.damage import damage_of
+
         damaged = []
         for name in ("last", "best"):
             try:
-                with zipfile.ZipFile(f"logs/quickstart/run/checkpoints/{name}.ckpt") as file:
-                    broken = file.testzip()
-            except (OSError, zipfile.BadZipFile) as error:
+                broken = damage_of(Path("logs", "quickstart", "run", "checkpoints", f"{name}.ckpt"))
+            except OSError as error:
                 broken = str(error)
             damaged += [f"{name}.ckpt is not whole: {broken}"] if broken else []
         said = [line for line in output.splitlines() if line.startswith("SIGTERM: stopped after step ")]

@@ -3,9 +3,8 @@
 import copy
 import json
 import logging
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.exports.answers import BATCH_SIZES, Axes, Exported
 from lightning_transfer.run.exports.recurrent import translations, with_onnx_layers
+from lightning_transfer.run.verbosity import hushed
 
 Format = Literal["onnx", "pt2", "safetensors", "hub"]
 Run = Callable[[tuple[Tensor, ...]], Tensor]  # gives the answers of what was written to a batch
@@ -84,18 +84,9 @@ def _trace(exported: Exported, module: nn.Module) -> tuple[Axes, ExportedProgram
     return _without(exported.axes, _MAY_BE_FIXED if fixed else ()), program
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[None]:
     """Leaves out the warnings of torch, tracebacks among them where it cannot bound a size: the program is checked."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return hushed("torch.fx.experimental.symbolic_shapes", logging.ERROR)
 
 
 def _is_free(size: Any, ranges: Mapping[Any, Any], most: int) -> bool:

@@ -12,11 +12,11 @@ from litserve.loops import BatchedLoop
 from litserve.specs.base import LitSpec
 from PIL import Image
 
+from lightning_transfer.cluster.orphans import end_after_parent
 from lightning_transfer.data.images import ImageDataModule
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.predictions import in_words
 from lightning_transfer.run.predictor import Predictor
-from lightning_transfer.run.server.processes import end_with_parent
 
 
 class Limits(NamedTuple):
@@ -64,7 +64,7 @@ class Loop(BatchedLoop):  # type: ignore[misc]
         """Predicts batch after batch. The first process ends this one, also where that of the queues has died."""
         with contextlib.suppress(EOFError, ConnectionError):
             super().__call__(*arguments)
-        end_with_parent()
+        end_after_parent()
 
 
 class Answering(litserve.LitAPI):  # type: ignore[misc]
@@ -85,7 +85,7 @@ class Answering(litserve.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Loads the run."""
-        threading.Thread(target=end_with_parent, daemon=True).start()
+        threading.Thread(target=end_after_parent, daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the first one ends this
         # Pillow refuses, before it decodes, what has more than twice as many pixels, also within a container.
         Image.MAX_IMAGE_PIXELS = self._limits.pixels // 2

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -17,6 +17,7 @@ import litserve
 from fastapi import FastAPI, HTTPException
 from litserve.utils import LitAPIStatus, WorkerSetupStatus
 
+from lightning_transfer.cluster.orphans import end_after_parent
 from lightning_transfer.errors import UserError
 
 _LOOK_SECONDS = 0.2  # how often a death is looked for
@@ -93,7 +94,7 @@ class Server(litserve.LitServer):  # type: ignore[misc]
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Watches, in the process that speaks HTTP, the two that it needs."""
-        threading.Thread(target=end_with_parent, args=(self._queues.pid,), daemon=True).start()
+        threading.Thread(target=end_after_parent, args=(self._queues.pid,), daemon=True).start()
         async with super().lifespan(app):
             watch = asyncio.create_task(self._answer_what_is_lost())
             yield
@@ -112,22 +113,6 @@ class Server(litserve.LitServer):  # type: ignore[misc]
                     if request.worker_id is not None and not request.event.is_set():
                         request.response = HTTPException(503, _LOST), LitAPIStatus.ERROR
                         request.event.set()
-
-
-def end_with_parent(*others: int) -> None:
-    """Waits for the end of the first process, then ends this one and others. Nothing is done in the first one.
-
-    Args:
-        others: Their ids.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    parent.join()
-    for process in others:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-    os._exit(1)
 
 
 def _end_of(process: BaseProcess) -> str:
