@@ -1,5 +1,6 @@
 """Tokenizers of pretrained models: their special tokens, the cut of long texts, padding, and the way into a run."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,11 @@ def crafted(**parts: Any) -> str:
     return json.dumps({**content, **parts})
 
 
+def replacement(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    """A rule of the normalisation."""
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
 # Each of these panics in the Rust library, or takes all memory and ends the process.
 CRAFTED = {
     "prefix longer than the merged tokens": {"model": {"continuing_subword_prefix": "#" * 9}},
@@ -187,13 +193,42 @@ CRAFTED = {
         }
     },
     "normalizer that cannot be parsed": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "letters that become ten, twelve times": {
+        "normalizer": {"type": "Sequence", "normalizers": [replacement({"String": "a"}, "a" * 10)] * 12}
+    },
+    "a word between any two letters, again and again": {
+        "normalizer": {"type": "Sequence", "normalizers": [replacement({"Regex": "x*"}, "word")] * 12}
+    },
+    "a book before each text": {"normalizer": {"type": "Prepend", "prepend": "word " * 10**6}},
+    "a book for a letter": {
+        "normalizer": {
+            "type": "Precompiled",
+            "precompiled_charsmap": base64.b64encode(b"\4\0\0\0" + b"\0" * 4 + b"word" * 10**5 + b"\0").decode(),
+        }
+    },
+    "each text ten thousand times": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 10_000,
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {},
+        }
+    },
 }
 
 
 @pytest.mark.parametrize("parts", CRAFTED.values(), ids=CRAFTED)
 def test_crafted_tokenizer_is_refused_in_one_line(parts: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"^what the checkpoint holds (is not a tokenizer: |has a token with the id )"):
+    with pytest.raises(UserError, match=r"^what the checkpoint holds (is not a tokenizer: |has a token |makes )"):
         DemoTexts().take_tokenizer(crafted(**parts))
+
+
+def test_rules_that_pretrained_models_have_are_no_growth_beyond_memory() -> None:
+    quotes = [replacement({"String": "``"}, '"'), replacement({"String": "''"}, '"')]  # as ALBERT and XLNet
+    spaces = [replacement({"Regex": " {2,}"}, " "), replacement({"String": " "}, "▁")]  # as T5 and Gemma
+    rules = [*quotes, *spaces, {"type": "NFKD"}, {"type": "Prepend", "prepend": "▁"}]
+    tokenizer = tokenizer_of(crafted(normalizer={"type": "Sequence", "normalizers": rules}), "it")
+    assert tokenizer.normalizer.normalize_str("a  ``b''") == '▁a▁"b"'
 
 
 def test_tokenizer_that_fails_on_a_text_is_one_line() -> None:

@@ -3,8 +3,10 @@
 A pretrained tokenizer is one JSON string, like those that this project learns. It holds the id of its padding too.
 """
 
+import base64
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.files import model_folder
 
 LARGEST_VOCABULARY = 10_000_000  # entries: the library takes their memory at once, and would end the process
+LARGEST_GROWTH = 1000  # times as long as a text may become by the rules, so that texts fit in the memory
 _FILE = "tokenizer.json"
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")  # name the special tokens by what they are for
 
@@ -109,7 +112,11 @@ def tokenizer_of(text: str, source: str) -> Tokenizer:
             raise UserError(f"{source} has a token with the id {largest}: expected at most {LARGEST_VOCABULARY:,}")
         if (merge := _merge_without_prefix(content["model"])) is not None:  # it would abort the process
             raise UserError(f"{source} is not a tokenizer: it merges {merge}, and the second has no prefix")
+        if (growth := _growth(content.get("normalizer"))) > LARGEST_GROWTH:
+            raise UserError(f"{source} makes texts up to {growth:.3g} times as long: expected at most {LARGEST_GROWTH:,}")
         tokenizer = Tokenizer.from_str(text)
+        if (added := len(tokenizer.encode("a").ids)) > LARGEST_GROWTH:
+            raise UserError(f"{source} makes {added:,} tokens of one letter: expected at most {LARGEST_GROWTH:,}")
         special_tokens(tokenizer)
     return tokenizer
 
@@ -136,6 +143,24 @@ def _largest_id(content: Any) -> int:
     vocabulary = content["model"]["vocab"]  # by token, or a list in the order of the ids
     ids = vocabulary.values() if isinstance(vocabulary, dict) else [len(vocabulary)]
     return max([*ids, *(added["id"] for added in content.get("added_tokens") or [])], default=0)
+
+
+def _growth(rule: Any) -> float:
+    """Bounds how many times as long, in bytes, a rule of the normalisation may make a text of at least a letter."""
+    if not isinstance(rule, Mapping):
+        return 1
+    if rule.get("type") == "Sequence":
+        return math.prod((_growth(one) for one in rule["normalizers"]), start=1.0)
+    if rule.get("type") == "Prepend":
+        return 1 + len(rule["prepend"].encode())
+    if rule.get("type") == "Replace":
+        put, found = len(rule["content"].encode()), len(rule["pattern"].get("String", "").encode())
+        # A regular expression, as an empty text, may be found in front of each letter.
+        return max(1, math.ceil(put / found)) if found else 1 + put
+    if rule.get("type") == "Precompiled":  # the length of a table, the table, and the texts that it puts in
+        table = base64.b64decode(rule["precompiled_charsmap"])
+        return max(1, *map(len, table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")))
+    return 1
 
 
 def _merge_without_prefix(model: Mapping[str, Any]) -> Any:
