@@ -5,6 +5,7 @@ import random
 import re
 import runpy
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,8 +22,13 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.files import write_json
 from lightning_transfer.run.event_files import OrderedEventFiles
 
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+from killing.commands import Case
+from killing.contents import EQUIVALENCE, content_of, damaged_files, difference, digest_of
+from killing.processes import Process
+
 SCRIPT: dict[str, Any] = runpy.run_path(str(REPOSITORY / "scripts" / "kills"))
-EQUIVALENCE: dict[str, Any] = SCRIPT["EQUIVALENCE"]
 OWN = re.compile(r"second|best_k_models")  # times, and paths of the run's own folder
 WORDS = ["report", "finished", "--output", "report.html"]
 
@@ -120,14 +126,14 @@ def place(tmp_path: Path) -> Any:
 def report_of(place: Any, **changes: str) -> Any:
     """What the script expects of a report, with changes of the content of files."""
     place.fresh()
-    assert SCRIPT["Process"](WORDS, place.run).end() == 0
-    content = SCRIPT["content_of"]("report", place.run)
+    assert Process(WORDS, place.run).end() == 0
+    content = content_of("report", place.run)
     folder = place.run.rename(place.folder / "expected")
     return SCRIPT["Expected"](folder, content | changes, seconds=0.01)  # less than it takes, so that kills hit
 
 
 def killed(place: Any, expected: Any, kills: int, case: Any = None) -> tuple[list[str], str]:
-    run = SCRIPT["Run"]("report", case or SCRIPT["Case"](WORDS), place, expected, None, whole=False)
+    run = SCRIPT["Run"]("report", case or Case(WORDS), place, expected, None, whole=False)
     return run.phases, run.go(random.Random(0), kills)
 
 
@@ -142,10 +148,10 @@ def test_script_names_what_differs_what_is_half_and_what_a_command_says_when_it_
     expected = report_of(place, **{"report.html": "another"})
     assert killed(place, expected, kills=0) == ([], "1 values differ: report.html")
     place.fresh()
-    run = SCRIPT["Run"]("report", SCRIPT["Case"](WORDS), place, expected, None, whole=False)
+    run = SCRIPT["Run"]("report", Case(WORDS), place, expected, None, whole=False)
     (place.run / "report.html").write_text("<html>")
     assert run._half() == "a kill has left . by half: ['report.html']"
-    wrong = SCRIPT["Case"](["report", "nowhere"])
+    wrong = Case(["report", "nowhere"])
     words = killed(place, expected, 0, wrong)[1]
     assert words.startswith("status 2: lightning-transfer: error: 'nowhere' is no folder"), words
 
@@ -156,11 +162,11 @@ def test_script_names_a_value_of_a_training_that_differs_but_no_time(tmp_path: P
     for number, record in enumerate(records):
         write_json(tmp_path / str(number) / "results.json", record)
         torch.save({"state_dict": {"w": torch.ones(2)}}, tmp_path / str(number) / "last.ckpt")
-        contents.append(SCRIPT["content_of"]("fit", tmp_path / str(number)))
-    assert SCRIPT["difference"](*contents) == "1 values differ: results.json.test.test/loss"
+        contents.append(content_of("fit", tmp_path / str(number)))
+    assert difference(*contents) == "1 values differ: results.json.test.test/loss"
     (tmp_path / "1" / "last.ckpt").write_bytes((tmp_path / "0" / "last.ckpt").read_bytes()[:300])
     (tmp_path / "1" / "results.json").write_text("{")
-    found = [*SCRIPT["damaged_files"](tmp_path / "1")]
+    found = [*damaged_files(tmp_path / "1")]
     assert found == ["last.ckpt was cut short, or changed at its end", "results.json is damaged"]
 
 
@@ -175,7 +181,7 @@ def test_script_takes_safetensors_for_equal_whatever_the_order_of_their_metadata
     def digest(header: str, tensors: bytes) -> str:
         file = tmp_path / "model.safetensors"
         file.write_bytes(len(header).to_bytes(8, "little") + header.encode() + tensors)
-        return SCRIPT["digest_of"](file)  # type: ignore[no-any-return]
+        return digest_of(file)
 
     first, second = '{"__metadata__":{"a":"1","b":"2"}}', '{"__metadata__":{"b":"2","a":"1"}}'
     assert digest(first, b"12") == digest(second, b"12")

@@ -1,0 +1,1 @@
+"""What the script kills does to commands, and how it compares what they leave."""
