@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from benchmarks.cnn import CONFIGS
 from benchmarks.measure import RATIO, Clock, Part, Row, Settings, silence
 from lightning_transfer.cli.entry import main
 
@@ -153,14 +154,22 @@ def step(settings: Settings) -> list[Row]:
 
 
 def start(settings: Settings) -> list[Row]:
-    """Measures seconds of CPU time until the command shows its help, beside the import of torch and Lightning."""
-    commands = {
-        "import torch, lightning": ["-c", "import torch, lightning"],
-        "lightning-transfer --help": ["-m", "lightning_transfer", "--help"],
-    }
-    times = [
-        {name: _cpu_seconds_of(arguments) for name, arguments in commands.items()} for _ in range(settings.repeats)
-    ]
+    """Measures seconds of CPU time of the help and of a `fit` of one step, beside the import of torch and Lightning."""
+    with tempfile.TemporaryDirectory() as logs:
+        fit = [
+            "fit",
+            *(word for name in ("quickstart", "hardware/cpu") for word in ("--config", f"{CONFIGS}/{name}.yaml")),
+        ]
+        commands = {
+            "import torch, lightning": ["-c", "import torch, lightning"],
+            "lightning-transfer --help": ["-m", "lightning_transfer", "--help"],
+            "lightning-transfer fit": ["-m", "lightning_transfer", *fit, "--trainer.max_steps", "1", "--logs", logs],
+        }
+        for arguments in commands.values():
+            _cpu_seconds_of(arguments)  # fills the caches
+        times = [
+            {name: _cpu_seconds_of(arguments) for name, arguments in commands.items()} for _ in range(settings.repeats)
+        ]
     first = next(iter(commands))
     rows: list[Row] = []
     for name in commands:
