@@ -92,6 +92,10 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parquet(root, train=image_dataset(90), test=image_dataset(30, seed=1))
 
 
+# A run of a second has all pictures with it.
+UNBOUNDED = ("--dashboards.share", "null")
+
+
 def fit_arguments(folder: Path, *more: str) -> list[str]:
     """A run of one epoch on the small image data set."""
     return [

@@ -65,7 +65,7 @@ def evaluate(network: str, folder: Path, **options: Any) -> dict[str, float]:
     """Trains with two validations and all dashboards, tests, and returns the metrics of both."""
     module, data = experiment(network)
     # The batch of the hold-out that is cut in two is cut unevenly: its first half is enough, the second is not.
-    dashboards = Dashboards(every_n_steps=1, embeddings=EVAL_BATCH_SIZE[network] // 2 + 1)
+    dashboards = Dashboards(share=None, every_n_steps=1, embeddings=EVAL_BATCH_SIZE[network] // 2 + 1)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=2,

@@ -13,7 +13,7 @@ from typing import Any
 
 import browser
 import pytest
-from conftest import fit_arguments
+from conftest import UNBOUNDED, fit_arguments
 from selenium import webdriver
 
 from lightning_transfer.cli.entry import main
@@ -34,7 +34,7 @@ def logs(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment with two finished runs."""
     folder = tmp_path_factory.mktemp("finished") / "logs"
     for seed in ("0", "1"):
-        flags = ("--trainer.callbacks+", json.dumps(GRADUAL), "--dashboards.every_n_steps", "2")
+        flags = ("--trainer.callbacks+", json.dumps(GRADUAL), "--dashboards.every_n_steps", "2", *UNBOUNDED)
         often = ("--trainer.log_every_n_steps", "3", "--trainer.max_epochs", "2", "--test_after_fit", "true")
         main(fit_arguments(image_folder, *flags, *often, "--seed_everything", seed, "--logs", str(folder)))
     return folder

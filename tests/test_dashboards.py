@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from conftest import fit_arguments, run_folder
+from conftest import UNBOUNDED, fit_arguments, run_folder
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from torch.utils.data import DataLoader
@@ -44,7 +44,8 @@ OFTEN = ("--dashboards.every_n_steps", "1", "--trainer.log_every_n_steps", "3")
 def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two epochs of nine steps, thawing a layer group every three."""
     logs = tmp_path_factory.mktemp("logs")
-    main(fit_arguments(image_folder, *UNFREEZING, *OFTEN, "--trainer.max_epochs", "2", "--logs", str(logs)))
+    often = (*OFTEN, *UNBOUNDED, "--trainer.max_epochs", "2")
+    main(fit_arguments(image_folder, *UNFREEZING, *often, "--logs", str(logs)))
     return read_run(logs / "default" / "version_0", "run")
 
 
@@ -103,7 +104,7 @@ def test_confusion_matrix_and_reliability_are_those_of_the_last_validation(run: 
 def test_pictures_are_those_of_the_best_checkpoint_and_not_of_the_last(image_folder: Path) -> None:
     # The best epoch is neither the first nor the last.
     moving = ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "0.04", "--trainer.max_epochs", "4")
-    main(fit_arguments(image_folder, *moving, "--dashboards.embeddings", "0"))
+    main(fit_arguments(image_folder, *moving, *UNBOUNDED, "--dashboards.embeddings", "0"))
     run = read_run(run_folder(), "run")
     best_step, validation = run.best_validation()
     last_step = run.scalars["val/loss"][-1][0]
@@ -174,7 +175,7 @@ def test_pictures_are_there(run: Run) -> None:
 
 @pytest.mark.parametrize("examples", [7, 500])
 def test_projector_has_the_sample_before_and_after(examples: int, image_folder: Path) -> None:
-    main(fit_arguments(image_folder, "--dashboards.embeddings", str(examples)))
+    main(fit_arguments(image_folder, *UNBOUNDED, "--dashboards.embeddings", str(examples)))
     points_expected = min(examples, 9)
     folder = run_folder()
     for name in ("before", "after"):
@@ -193,13 +194,14 @@ def test_projector_has_the_sample_as_it_is(image_folder: Path) -> None:
     augmentation = "--data.augmentation", "Augmentation", "--data.augmentation.crop_padding", "8"
     points = []
     for flags in ((), augmentation):
-        main(fit_arguments(image_folder, "--dashboards.embeddings", "9", *flags))
+        main(fit_arguments(image_folder, *UNBOUNDED, "--dashboards.embeddings", "9", *flags))
         points.append((run_folder() / "projector" / "before" / "points.tsv").read_text())
     assert points[0] == points[1]
 
 
 def test_network_that_looks_twice_is_shown_by_its_first_look(image_folder: Path) -> None:
     flags = [
+        *UNBOUNDED,
         "--model.network",
         "FastCNN",
         "--model.network.widths",
@@ -237,7 +239,7 @@ def test_run_is_described_by_what_sets_it_apart(run: Run) -> None:
     ],
 )
 def test_each_dashboard_can_be_switched_off(flags: list[str], gone: list[str], image_folder: Path) -> None:
-    main(fit_arguments(image_folder, *flags))
+    main(fit_arguments(image_folder, *UNBOUNDED, *flags))
     run = read_run(run_folder(), "run")
     tags = [*run.scalars, *run.images, *run.data]
     assert "val/loss" in tags
@@ -246,7 +248,7 @@ def test_each_dashboard_can_be_switched_off(flags: list[str], gone: list[str], i
 
 def test_training_is_bit_equal_with_and_without_dashboards(image_folder: Path) -> None:
     states = []
-    for flags in (["--dashboards", "null"], OFTEN):
+    for flags in (["--dashboards", "null"], [*OFTEN, *UNBOUNDED]):
         main(fit_arguments(image_folder, *UNFREEZING, *flags, "--trainer.max_epochs", "2"))
         checkpoint = torch.load(run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
         states.append((checkpoint["state_dict"], checkpoint["optimizer_states"][0]["state"]))
@@ -270,7 +272,7 @@ def test_module_without_a_forward_trains_without_pictures_of_it(tmp_path: Path) 
 
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     logger = TensorBoardLogger(tmp_path, "own", "")
-    callbacks = Dashboards().callbacks({}, "")
+    callbacks = Dashboards(share=None).callbacks({}, "")
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, logger=logger, callbacks=callbacks, **quiet)
     trainer.fit(Own(), datamodule=DemoImages(examples_per_class=4, batch_size=8))
     assert trainer.state.finished
@@ -418,7 +420,7 @@ def test_gradient_norm_and_update_ratio_are_those_of_the_optimizer_step(accumula
 @pytest.mark.slow
 def test_two_processes_write_once_what_one_process_writes(image_folder: Path) -> None:
     for processes in (1, 2):
-        arguments = fit_arguments(image_folder, *UNFREEZING, *OFTEN, "--experiment", str(processes))
+        arguments = fit_arguments(image_folder, *UNFREEZING, *OFTEN, *UNBOUNDED, "--experiment", str(processes))
         arguments += ["--data.batch_size", "10", "--trainer.devices", str(processes), "--trainer.max_epochs", "2"]
         if processes == 1:
             main(arguments)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import fit_arguments, run_folder
+from conftest import UNBOUNDED, fit_arguments, run_folder
 
 from lightning_transfer import SeedCNN
 from lightning_transfer.cli.entry import main
@@ -31,7 +31,7 @@ def test_distances_are_those_from_the_starting_weights_and_what_is_frozen_stays(
     main(fit_arguments(image_folder, "--version", "a"))
     start = Path("logs/default/a/checkpoints/best.ckpt")
     options = ["--config", "configs/strategies/linear_probe.yaml", "--init_from", str(start), "--version", "b"]
-    main(fit_arguments(image_folder, *options))
+    main(fit_arguments(image_folder, *UNBOUNDED, *options))
     run = read_run(Path("logs/default/b"), "b")
     found = run.data["change/layer_groups_data"]
     assert [name.removeprefix("network.") for name in found["groups"]] == [*SeedCNN(3).layer_groups]
@@ -52,8 +52,9 @@ def test_distances_are_those_from_the_starting_weights_and_what_is_frozen_stays(
 
 
 def test_run_that_resumes_takes_its_changes_back(image_folder: Path) -> None:
-    main(fit_arguments(image_folder, "--version", "a"))
-    more = ["--ckpt_path", "logs/default/a/checkpoints/last.ckpt", "--trainer.max_epochs", "2"]
+    main(fit_arguments(image_folder, "--version", "a", *UNBOUNDED))
+    assert "change/layer_groups" in read_run(Path("logs/default/a"), "a").images
+    more = ["--ckpt_path", "logs/default/a/checkpoints/last.ckpt", "--trainer.max_epochs", "2", *UNBOUNDED]
     arguments = [argument for argument in fit_arguments(image_folder) if argument not in ("--trainer.max_epochs", "1")]
     main([*arguments, *more, "--version", "a"])
     run = read_run(Path("logs/default/a"), "a")
@@ -63,6 +64,6 @@ def test_run_that_resumes_takes_its_changes_back(image_folder: Path) -> None:
 
 
 def test_changes_can_be_switched_off(image_folder: Path) -> None:
-    main(fit_arguments(image_folder, "--dashboards.changes", "false"))
+    main(fit_arguments(image_folder, *UNBOUNDED, "--dashboards.changes", "false"))
     run = read_run(run_folder(), "run")
     assert not [tag for tag in (*run.images, *run.data) if tag.startswith("change/")]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import lightning as L
 import numpy as np
 import pytest
-from conftest import fit_arguments
+from conftest import UNBOUNDED, fit_arguments
 from lightning.pytorch.loggers.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -74,7 +74,8 @@ def test_run_goes_on_in_its_folder_with_any_logger(
 
 def test_loggers_add_to_tensorboard_and_get_what_dashboards_show(image_folder: Path) -> None:
     Pictures.got.clear()
-    main(fit_arguments(image_folder, "--loggers+", "test_loggers.Pictures", "--trainer.log_every_n_steps", "2"))
+    own = ("--loggers+", "test_loggers.Pictures", "--trainer.log_every_n_steps", "2")
+    main(fit_arguments(image_folder, *UNBOUNDED, *own))
     run = Path("logs/default/version_0")
     tags = EventAccumulator(str(run)).Reload().Tags()
     pictures = {tag for tag, value in Pictures.got.items() if isinstance(value, np.ndarray)}

@@ -42,6 +42,7 @@ ALLOWED = {
         "StartingPointPenalty",
     ),
     *("WeightInterpolation", "LayerChanges", "RunCard", "TaskAffinity", "TrainingScalars", "UnfreezingTimeline"),
+    *("Budget", "StartingWeights"),
 }
 
 

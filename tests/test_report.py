@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import fit_arguments, run_folder
+from conftest import UNBOUNDED, fit_arguments, run_folder
 from PIL import Image, ImageColor
 
 from lightning_transfer.cli.entry import main
@@ -43,7 +43,7 @@ def test_report_of_texts_shows_tokens_and_the_worst_documents(own_folder: Path) 
     main(
         [
             *("fit", "--config", "configs/quickstart_text.yaml", "--trainer.accelerator", "cpu"),
-            *("--trainer.max_epochs", "1", "--data.examples_per_class", "60", "--test_after_fit", "false"),
+            *("--trainer.max_epochs", "1", "--data.examples_per_class", "60", "--test_after_fit", "false", *UNBOUNDED),
         ]
     )
     folder = run_folder("quickstart_text")
@@ -57,7 +57,7 @@ def test_report_of_texts_shows_tokens_and_the_worst_documents(own_folder: Path) 
 def test_report_shows_the_best_epoch_in_its_table_and_pictures(image_folder: Path) -> None:
     # The best epoch is neither the first nor the last.
     moving = ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lr", "0.04", "--trainer.max_epochs", "4")
-    main(fit_arguments(image_folder, *moving, "--dashboards.embeddings", "0"))
+    main(fit_arguments(image_folder, *moving, *UNBOUNDED, "--dashboards.embeddings", "0"))
     results = json.loads((run_folder() / "results.json").read_text())
     accuracies = [entry["val/accuracy"] for entry in results["validations"]]
     losses = [entry["val/loss"] for entry in results["validations"]]

@@ -10,7 +10,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import run_folder
+from conftest import UNBOUNDED, run_folder
 from interruptions import assert_equal_runs, curves
 from launching import assert_trained_as_one, run_ranks
 from PIL import Image
@@ -325,7 +325,7 @@ def test_data_of_ones_own_gives_views_as_batches() -> None:
 
 
 def test_a_run_reports_the_last_epoch_and_shows_the_features(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fit", *experiment(folder, "--test_after_fit", "true")])
+    main(["fit", *experiment(folder, *UNBOUNDED, "--test_after_fit", "true")])
     run = run_folder()
     record = json.loads((run / "results.json").read_text())
     names = ("knn_accuracy", "probe_accuracy", "effective_rank")

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchmetrics.functional as scores
 import yaml
-from conftest import write_parquet
+from conftest import UNBOUNDED, write_parquet
 from test_cli import error_line
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -30,7 +30,7 @@ from lightning_transfer.report.run_files import read_run
 HERE = "test_targets"
 SMALL = [
     *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "2", "--trainer.enable_model_summary", "false"),
-    *("--trainer.log_every_n_steps", "2", "--test_after_fit", "true", "--data.batch_size", "10"),
+    *("--trainer.log_every_n_steps", "2", "--test_after_fit", "true", "--data.batch_size", "10", *UNBOUNDED),
 ]
 IMAGES = ["--data", "ImageDataModule", "--model.network", "SeedCNN", *SMALL]
 TEXTS = ["--data", "TextDataModule", "--model.network", "LSTMClassifier", "--model.network.hidden_size", "8", *SMALL]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import fit_arguments
+from conftest import UNBOUNDED, fit_arguments
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError, require_library
@@ -37,7 +37,7 @@ def unconfigured(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run_twice(folder: Path, tracker: str, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
     """A run of two epochs that stops after the first and goes on; gives its record and what the second part printed."""
     command = fit_arguments(folder, "--version", "a", "--track", tracker, "--ckpt_path", "last")
-    command += ["--trainer.log_every_n_steps", "3", "--dashboards.attributions", "false"]
+    command += ["--trainer.log_every_n_steps", "3", *UNBOUNDED, "--dashboards.attributions", "false"]
     command += ["--dashboards.embeddings", "0", "--dashboards.graph", "false", "--test_after_fit", "true"]
     main(command)
     capsys.readouterr()

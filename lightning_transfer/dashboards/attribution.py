@@ -55,10 +55,9 @@ def grad_cam(pl_module: L.LightningModule, groups: dict[str, LayerGroup], images
         Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017.
     """
     candidates = [module for group in list(groups.values())[1:] for module in group.modules]
-    found = _last_feature_map(pl_module, candidates, images)
-    if found is None:
-        return images.new_empty(0), pl_module(images)
-    leaf, _, logits = _with_leaf(pl_module, found, (images,))
+    leaf, logits = _with_last_feature_map(pl_module, candidates, images)
+    if leaf is None:
+        return images.new_empty(0), logits.detach()
     (gradient,) = torch.autograd.grad(_predicted(logits), leaf)
     weights = gradient.float().mean((2, 3), keepdim=True)
     maps = (weights * leaf.float()).sum(1, keepdim=True).relu()
@@ -103,21 +102,30 @@ def _predicted(logits: Tensor) -> Tensor:
     return logits.amax(1).sum()
 
 
-def _last_feature_map(pl_module: L.LightningModule, candidates: Iterable[nn.Module], images: Tensor) -> Any:
-    ran: list[nn.Module] = []
+def _with_last_feature_map(
+    pl_module: L.LightningModule, candidates: Iterable[nn.Module], images: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """Runs the module with each feature map detached from what is below, as any may turn out to be the last one.
 
-    def note(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            ran.append(module)
+    Returns:
+        The last feature map, None where there is none, and the logits.
+    """
+    leaves: dict[nn.Module, Tensor] = {}  # in the order of the last calls; of each module its first one
 
-    hooks = [module.register_forward_hook(note) for module in candidates]
+    def cut(module: nn.Module, _: Any, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor) or output.ndim != 4 or min(output.shape[2:]) <= 1:
+            return None
+        leaf = output.detach().requires_grad_()
+        leaves[module] = leaves.pop(module, leaf)  # of several views of a batch, the first is the batch itself
+        return leaf.clone()  # the layers that follow may change it in place
+
+    hooks = [module.register_forward_hook(cut) for module in candidates]
     try:
-        with torch.no_grad():
-            pl_module(images[:1])
+        logits = pl_module(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return ran[-1] if ran else None
+    return (next(reversed(leaves.values())) if leaves else None), logits
 
 
 def _with_leaf(

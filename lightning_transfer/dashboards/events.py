@@ -36,7 +36,7 @@ def _traces_forgotten() -> Iterator[None]:
     forget: Any = getattr(torch._C, "_jit_clear_class_registry", None)
     scripted = getattr(state, "_script_classes", True)
     is_alone = not (store is None or forget is None or scripted or store.type_store) and not any(
-        issubclass(type(it), torch.jit.ScriptModule) for it in gc.get_objects()
+        issubclass(kind, torch.jit.ScriptModule) for kind in {*map(type, gc.get_objects())}
     )
     try:
         yield
@@ -82,10 +82,14 @@ class Boards:
             writer.add_custom_scalars(layout)
 
     def add_graph(self, module: nn.Module, inputs: Any) -> None:
-        """Traces the module and writes its graph for TensorBoard."""
+        """Traces the module once, without tracing it again as a check, and writes its graph for TensorBoard."""
+        if not self._writers:
+            return
         with _traces_forgotten():
+            traced = torch.jit.trace(module, inputs, check_trace=False)  # type: ignore[no-untyped-call]
             for writer in self._writers:
-                writer.add_graph(module, inputs)
+                writer.add_graph(traced, inputs)  # which traces no module that is traced
+            del traced
 
     def add_text(self, tag: str, text: str, step: int) -> None:
         """Writes a text in Markdown."""

@@ -9,12 +9,14 @@ from typing import Any
 
 import lightning as L
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard.summary import hparams
 
 from lightning_transfer.dashboards.attribution import evaluating
-from lightning_transfer.dashboards.events import add_data, boards_of
-from lightning_transfer.dashboards.samples import is_shown, take
+from lightning_transfer.dashboards.budget import Budget
+from lightning_transfer.dashboards.events import Boards, add_data, boards_of
+from lightning_transfer.dashboards.samples import is_shown
 from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
 from lightning_transfer.run.record import source_commit, versions
 from lightning_transfer.transfer.shown_groups import unfreezing_of
@@ -22,6 +24,7 @@ from lightning_transfer.transfer.shown_groups import unfreezing_of
 # All runs have the same columns in the HParams tab: TensorBoard takes the columns of any one run for all.
 FIRST_COLUMNS = ("strategy", "seed", "training examples", "learning rate")
 METRICS = ("test/accuracy", "test/loss", "val/accuracy", "val/loss", "train/loss", "speed/examples_per_second")
+_GRAPH_SECONDS, _MODULE_SECONDS = 0.1, 0.0035  # to trace a model and write its graph, and for each of its modules
 
 
 class RunCard(L.Callback):
@@ -34,6 +37,7 @@ class RunCard(L.Callback):
         configuration: The whole configuration as YAML.
         command: The command that repeats the run, if there is one.
         anew: The flags that make the saved configuration repeat the run, if that configuration names the run.
+        budget: Counts the seconds of writing; None where nobody asks.
     """
 
     def __init__(
@@ -42,18 +46,23 @@ class RunCard(L.Callback):
         configuration: str = "",
         command: str | None = None,
         anew: Sequence[str] = (),
+        budget: Budget | None = None,
     ) -> None:
         self.hyperparameters = dict(hyperparameters or {})
         self.configuration = configuration
         self.command = command
         self.anew = list(anew)
+        self._budget = budget or Budget()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enters the run in the HParams tab, so that a run that is killed later is there too."""
         wake_hook(self, "on_train_batch_end")
         writer = boards_of(trainer)
-        if writer is None:
-            return
+        if writer is not None:
+            with self._budget.counted():
+                self._enter(trainer, pl_module, writer)
+
+    def _enter(self, trainer: L.Trainer, pl_module: L.LightningModule, writer: Boards) -> None:
         facts: Mapping[str, Any] = getattr(getattr(trainer, "datamodule", None), "facts", {})
         values = {"network": type(pl_module).__name__, **self.hyperparameters}
         values["training examples"] = facts.get("train_examples")
@@ -72,11 +81,12 @@ class RunCard(L.Callback):
         rest_hook(self, "on_train_batch_end")
         writer = boards_of(trainer)
         if writer is not None:
-            unfreezing = unfreezing_of(trainer)
-            card = {"commands": self._commands(trainer), "versions": versions(), "commit": source_commit()}
-            card |= {"plan": unfreezing.plan_text if unfreezing else "", "configuration": self.configuration}
-            writer.add_text("run/card", _markdown(card), logged_step(trainer))
-            add_data(writer, "run/card_data", card, logged_step(trainer))
+            with self._budget.counted():
+                unfreezing = unfreezing_of(trainer)
+                card = {"commands": self._commands(trainer), "versions": versions(), "commit": source_commit()}
+                card |= {"plan": unfreezing.plan_text if unfreezing else "", "configuration": self.configuration}
+                writer.add_text("run/card", _markdown(card), logged_step(trainer))
+                add_data(writer, "run/card_data", card, logged_step(trainer))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enters that the run has ended."""
@@ -92,30 +102,61 @@ class RunCard(L.Callback):
 
 
 class ModelGraph(L.Callback):
-    """Writes the graph of the model, traced with one example.
+    """Writes the graph of the model, traced with the first training example.
 
     There is no graph if the model cannot be traced. There is none either if its parameters are divided over the
     ranks, because only the first rank traces.
+
+    Args:
+        budget: Decides when the model is traced: at the first step, after an epoch or at the end.
     """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._inputs: tuple[Tensor, ...] | None = None  # until it is traced
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Waits for the first batch."""
+        self._inputs = None
         wake_hook(self, "on_train_batch_start")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Traces once, before the first step."""
+        """Keeps an example of the first step."""
         rest_hook(self, "on_train_batch_start")
-        writer = boards_of(trainer) if logged_step(trainer) == 0 and batch_idx == 0 else None
-        if writer is None or not is_shown(batch):
+        is_first = logged_step(trainer) == 0 and batch_idx == 0
+        is_whole = not any(isinstance(module, FSDPModule) for module in pl_module.modules())
+        if is_first and is_shown(batch) and is_whole:
+            self._inputs = tuple(tensor[:1].clone() for tensor in batch.inputs)
+            self._trace(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Traces if that was put off."""
+        self._trace(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Traces if that was put off until now."""
+        self._trace(trainer, pl_module)
+        self._inputs = None
+
+    def _trace(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._inputs is None:
             return
-        if any(isinstance(module, FSDPModule) for module in pl_module.modules()):
-            return
+        inputs, writer = self._inputs, boards_of(trainer)
+        seconds = _GRAPH_SECONDS + _MODULE_SECONDS * sum(1 for _ in pl_module.modules())
+        with self._budget.drawing("graph", 1, seconds) as is_drawn:
+            if not is_drawn:
+                return
+            self._inputs = None
+            if writer is not None:
+                self._write(trainer, pl_module, writer, inputs)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, writer: Boards, inputs: Any) -> None:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), evaluating(trainer, pl_module):
             warnings.simplefilter("ignore")  # tracing warns that branches are not followed, and that it is deprecated
             with contextlib.suppress(Exception):  # a picture must never stop a training
-                writer.add_graph(pl_module, take(batch, slice(0, 1)).inputs)
+                writer.add_graph(pl_module, inputs)
 
 
 def hyperparameters_of(config: Mapping[str, Any]) -> dict[str, str | float | None]:

@@ -123,6 +123,13 @@ def take(batch: Any, rows: Tensor | slice) -> Any:
     return type(batch)(*(field[rows] for field in batch))
 
 
+def trimmed(batch: Any) -> Any:
+    """Takes from texts the padding that all of them have; images stay as they are."""
+    if not isinstance(batch, TextBatch):
+        return batch
+    return batch._replace(token_ids=batch.token_ids[:, : int(batch.lengths.max())])
+
+
 def join(batches: Sequence[Any]) -> Any:
     """Joins batches of one kind into one; texts are padded to the longest."""
     fields = []

@@ -6,10 +6,12 @@ from typing import Any
 
 import lightning as L
 
+from lightning_transfer.dashboards.budget import Budget
 from lightning_transfer.dashboards.embeddings import Embeddings
 from lightning_transfer.dashboards.examples import Attributions, TrainingExamples
 from lightning_transfer.dashboards.layer_changes import LayerChanges
 from lightning_transfer.dashboards.run_card import ModelGraph, RunCard, hyperparameters_of
+from lightning_transfer.dashboards.starting_weights import StartingWeights
 from lightning_transfer.dashboards.task_affinity import TaskAffinity
 from lightning_transfer.dashboards.training_curves import TrainingScalars, UnfreezingTimeline
 from lightning_transfer.dashboards.validation_predictions import ValidationPredictions
@@ -20,6 +22,9 @@ class Dashboards:
     """Chooses what TensorBoard shows beyond loss and metrics; ``--dashboards null`` switches all of it off.
 
     Args:
+        share: Bound of the seconds of all dashboards over those of the training; null for none. Scalars, texts and the
+            numbers of figures are always written. Pictures come in the order of what they tell, as far as the share
+            allows. What does not is put off, at the latest to the end of the training, and then left out.
         scalars: Learning rate, gradient norm and update ratio of each layer group, speed and memory.
         every_n_steps: Number of steps from one sample of these scalars to the next.
         timeline: Figure of which layer groups were trainable when, and at which learning rate.
@@ -33,6 +38,7 @@ class Dashboards:
         task_affinity: Matrix of the cosines between the gradients of tasks that are learned together.
     """
 
+    share: float | None = 0.03
     scalars: bool = True
     every_n_steps: int = 50
     timeline: bool = True
@@ -57,15 +63,20 @@ class Dashboards:
             anew: The flags that make the saved configuration repeat the run.
         """
         has_tasks = "tasks" in ((config.get("data") or {}).get("init_args") or {})
+        budget = Budget(self.share)
+        start = StartingWeights(budget)
+        # Who comes first asks first: what tells most of a run, and what costs least of that.
         return [
-            *([RunCard(hyperparameters_of(config), configuration, command, anew)] if self.run_card else []),
-            *([TrainingScalars(self.every_n_steps)] if self.scalars else []),
-            *([UnfreezingTimeline()] if self.timeline else []),
-            *([TrainingExamples()] if self.training_examples else []),
-            *([ModelGraph()] if self.graph else []),
-            *([TaskAffinity()] if self.task_affinity and has_tasks else []),
-            *([ValidationPredictions()] if self.predictions else []),
-            *([Attributions()] if self.attributions else []),
-            *([Embeddings(self.embeddings)] if self.embeddings else []),
-            *([LayerChanges()] if self.changes else []),
+            budget,
+            *([start] if self.embeddings or self.changes else []),
+            *([RunCard(hyperparameters_of(config), configuration, command, anew, budget)] if self.run_card else []),
+            *([TrainingScalars(self.every_n_steps, budget)] if self.scalars else []),
+            *([UnfreezingTimeline(budget)] if self.timeline else []),
+            *([ValidationPredictions(budget)] if self.predictions else []),
+            *([Attributions(budget)] if self.attributions else []),
+            *([TaskAffinity(budget)] if self.task_affinity and has_tasks else []),
+            *([TrainingExamples(budget)] if self.training_examples else []),
+            *([Embeddings(self.embeddings, start, budget)] if self.embeddings else []),
+            *([LayerChanges(start, budget)] if self.changes else []),
+            *([ModelGraph(budget)] if self.graph else []),
         ]

@@ -9,8 +9,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from lightning_transfer.dashboards.attribution import evaluating
-from lightning_transfer.dashboards.events import add_data, add_picture, add_scalars, boards_of
-from lightning_transfer.data.batches import TaskBatch
+from lightning_transfer.dashboards.budget import Budget
+from lightning_transfer.dashboards.events import Boards, add_data, add_picture, add_scalars, boards_of
+from lightning_transfer.data.batches import TaskBatch, examples_in
 from lightning_transfer.lightning_internals import logged_step
 from lightning_transfer.report.drawing import PixelCanvas, shortened
 
@@ -18,19 +19,23 @@ _CELL, _LEFT, _TOP = 56, 110, 44  # sizes of the picture, in units
 
 
 class TaskAffinity(L.Callback):
-    """Draws, at the end of each epoch, the cosine between the gradients of each pair of tasks.
+    """Draws, at the end of each epoch that affords it, the cosine between the gradients of each pair of tasks.
 
     The gradients are those of the parameters that the tasks share and that train, in eval mode, by the last training
     batch of each task on the first process. Above 0 a step for one task helps the other, and below 0 it harms it.
     ``affinity/<task>_<other>`` are its curves. It needs a module with a method ``shared_gradients``, as
     ``MultiTaskModule`` has, and is not there where the weights are divided over the ranks.
 
+    Args:
+        budget: Decides after which epochs it is drawn; None for all.
+
     Source:
         Yu et al., Gradient Surgery for Multi-Task Learning, 2020, whose conflicting gradients are those with a cosine
         below 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
+        self._budget = budget or Budget()
         self._batches: dict[str, TaskBatch] = {}
 
     def on_train_batch_end(
@@ -42,12 +47,17 @@ class TaskAffinity(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Computes the cosines and writes them."""
-        writer, compute = boards_of(trainer), getattr(pl_module, "shared_gradients", None)
+        writer = boards_of(trainer)
+        compute: Any = getattr(pl_module, "shared_gradients", None)
         batches, self._batches = list(self._batches.values()), {}
-        if writer is None or compute is None or not batches or isinstance(trainer.strategy, ModelParallelStrategy):
-            return
-        with evaluating(trainer, pl_module, with_gradients=True):
-            gradients: dict[str, Tensor] = compute(batches)
+        is_known = compute is not None and bool(batches) and not isinstance(trainer.strategy, ModelParallelStrategy)
+        with self._budget.drawing("task affinity", examples_in(batches), is_wanted=is_known) as is_drawn:
+            if writer is not None and is_known and is_drawn:
+                with evaluating(trainer, pl_module, with_gradients=True):
+                    gradients: dict[str, Tensor] = compute(batches)
+                self._write(trainer, writer, gradients)
+
+    def _write(self, trainer: L.Trainer, writer: Boards, gradients: dict[str, Tensor]) -> None:
         if len(gradients) < 2:
             return
         step, names = logged_step(trainer), list(gradients)

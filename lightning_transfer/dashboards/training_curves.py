@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_transfer.dashboards.budget import Budget
 from lightning_transfer.dashboards.events import add_data, add_picture, add_scalars, boards_of, has_boards
 from lightning_transfer.dashboards.measures import layout, norm_of, part_of, peak_memory_gib
 from lightning_transfer.data.batches import examples_in
@@ -39,23 +40,28 @@ class TrainingScalars(L.Callback):
 
     Args:
         every_n_steps: Number of steps from one sample to the next. The first step is always sampled.
+        budget: Counts the seconds of samples; None where nobody asks.
 
     Raises:
         UserError: For fewer than 1 step.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
+    def __init__(self, every_n_steps: int = 50, budget: Budget | None = None) -> None:
         if every_n_steps < 1:
             raise UserError(f"dashboards.every_n_steps is {every_n_steps}: expected 1 or more")
         self.every_n_steps = every_n_steps
+        self._budget = budget or Budget()
         self._groups: dict[str, LayerGroup] = {}
         self._is_sampled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finds the layer groups and arranges the charts."""
         rest_hook(self, "on_before_optimizer_step")
-        if not has_boards(trainer):
-            return
+        if has_boards(trainer):
+            with self._budget.counted():
+                self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._groups = shown_groups(trainer, pl_module)
         # Sharded parameters would have to be gathered for their norms.
         self._sees_weights = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
@@ -81,8 +87,11 @@ class TrainingScalars(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Measures gradients in a sampled step, and keeps weights to compare with. It rests in all others."""
-        if not self._is_sampled:  # no optimizer was stepped in the sampled one, by hand
-            return
+        if self._is_sampled:  # no optimizer may have been stepped in the sampled one, by hand
+            with self._budget.counted():
+                self._measure_gradients(trainer)
+
+    def _measure_gradients(self, trainer: L.Trainer) -> None:
         self._learning_rates = applied_learning_rates(trainer, self._groups)
         if not self._sees_weights:
             return
@@ -101,8 +110,11 @@ class TrainingScalars(L.Callback):
         if not self._groups:
             return
         self._speed.end_step(examples_in(batch) * trainer.world_size)
-        if not self._is_sampled or not self._learning_rates:  # gradients are still being accumulated
-            return
+        if self._is_sampled and self._learning_rates:  # else gradients are still being accumulated
+            with self._budget.counted():
+                self._end_sample(trainer)
+
+    def _end_sample(self, trainer: L.Trainer) -> None:
         for name, before in (self._before if self._samples else {}).items():
             after = [part_of(parameter) for parameter in self._groups[name].parameters.values()]
             ratio = norm_of(torch._foreach_sub(after, before)) / norm_of(before).clamp(min=1e-12)
@@ -181,9 +193,13 @@ class UnfreezingTimeline(L.Callback):
 
     After eight phases they are drawn again where their number has doubled, and at the end of the training. It works
     with any callback that freezes by ``requires_grad``. A resumed run continues its timeline.
+
+    Args:
+        budget: Decides when it is drawn; its data and its texts are written in any case. None for no bound.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
+        self._budget = budget or Budget()
         self._timeline = Timeline([])
         self._groups: dict[str, LayerGroup] = {}
         self._first_parameters: list[nn.Parameter] = []
@@ -253,8 +269,10 @@ class UnfreezingTimeline(L.Callback):
     def _write(self, trainer: L.Trainer, step: int) -> None:
         self._timeline.end = step + 1
         writer = boards_of(trainer)
-        if writer is not None and self._timeline.groups:
-            canvas = PixelCanvas(*self._timeline.size)
-            self._timeline.draw(canvas)
-            add_picture(writer, "phase/timeline", canvas.pixels(), step)
-            add_data(writer, "phase/timeline_data", asdict(self._timeline), step)
+        with self._budget.drawing("timeline", is_wanted=bool(self._timeline.groups)) as is_drawn:
+            if writer is not None and self._timeline.groups:
+                add_data(writer, "phase/timeline_data", asdict(self._timeline), step)
+                if is_drawn:
+                    canvas = PixelCanvas(*self._timeline.size)
+                    self._timeline.draw(canvas)
+                    add_picture(writer, "phase/timeline", canvas.pixels(), step)

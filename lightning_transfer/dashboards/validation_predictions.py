@@ -7,7 +7,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_transfer.dashboards.events import add_data, add_picture, boards_of
+from lightning_transfer.dashboards.budget import Budget
+from lightning_transfer.dashboards.events import Boards, add_data, add_picture, boards_of
 from lightning_transfer.dashboards.samples import (
     class_names,
     is_best,
@@ -37,9 +38,13 @@ class ValidationPredictions(L.Callback):
     Where none was kept, or it was saved before this ``fit`` resumed, those of the last validation are drawn.
     ``validation_step`` must return class probabilities, float [batch, classes], and the batch must have ``labels``.
     Otherwise nothing is drawn. Under several processes, the predictions of all of them count.
+
+    Args:
+        budget: Decides which of the pictures are drawn; their data is written in any case. None for no bound.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
+        self._budget = budget or Budget()
         self._tally: _Tally | None = None
         self._step = 0
         self._best: tuple[_Tally, int] | None = None
@@ -63,9 +68,10 @@ class ValidationPredictions(L.Callback):
             return
         if not _are_class_probabilities(outputs, getattr(batch, "labels", None)):
             return
-        if self._tally is None:
-            self._tally = _Tally(outputs.shape[1], outputs.device)
-        self._tally.update(outputs, batch)
+        with self._budget.counted():
+            if self._tally is None:
+                self._tally = _Tally(outputs.shape[1], outputs.device)
+            self._tally.update(outputs, batch)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps the predictions of a validation whose weights are the best so far."""
@@ -75,24 +81,34 @@ class ValidationPredictions(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the figures."""
         found, step = self._best or (self._tally, self._step)
-        tallies = _gather(trainer, found)
         self._tally = self._best = None
-        writer = boards_of(trainer)
-        if writer is None or not tallies:
+        with self._budget.counted():
+            tallies = _gather(trainer, found)
+        tally = _Tally.sum(tallies) if len(tallies) > 1 else next(iter(tallies), None)
+        if tally is None:  # on all ranks
             return
-        tally = tallies[0] if len(tallies) == 1 else _Tally.sum(tallies)
-        names = class_names(trainer, len(tally.confusion))
+        names, writer = class_names(trainer, len(tally.confusion)), boards_of(trainer)
         figures: dict[str, Figure] = {
             "confusion_matrix": ConfusionMatrix(tally.confusion.tolist(), names),
             "reliability": Reliability(*tally.bins.tolist()),
         }
         for name, figure in figures.items():
-            canvas = PixelCanvas(*figure.size)
-            figure.draw(canvas)
-            add_picture(writer, f"validation/{name}", canvas.pixels(), step)
-            add_data(writer, f"validation/{name}_data", asdict(figure), step)
-        if tally.examples is not None:
-            _write_top_losses(trainer, writer, tally, names, step)
+            with self._budget.drawing(name.replace("_", " ")) as is_drawn:
+                if writer is not None:
+                    _write_figure(writer, name, figure, step, is_drawn)
+        has_pictures = isinstance(tally.examples, ImageBatch)
+        with self._budget.drawing("top losses", is_wanted=has_pictures) as is_drawn:
+            if writer is not None and tally.examples is not None:
+                _write_top_losses(trainer, writer, tally, names, step, is_drawn)
+
+
+def _write_figure(writer: Boards, name: str, figure: Figure, step: int, is_drawn: bool) -> None:
+    """Writes the data of a figure, and the figure itself where it is drawn."""
+    add_data(writer, f"validation/{name}_data", asdict(figure), step)
+    if is_drawn:
+        canvas = PixelCanvas(*figure.size)
+        figure.draw(canvas)
+        add_picture(writer, f"validation/{name}", canvas.pixels(), step)
 
 
 def _are_class_probabilities(outputs: Any, labels: Any) -> bool:
@@ -165,7 +181,9 @@ def _gather(trainer: L.Trainer, tally: _Tally | None) -> list[_Tally]:
     return [found for found in gathered if found is not None]
 
 
-def _write_top_losses(trainer: L.Trainer, writer: Any, tally: _Tally, names: list[str], step: int) -> None:
+def _write_top_losses(
+    trainer: L.Trainer, writer: Boards, tally: _Tally, names: list[str], step: int, is_drawn: bool
+) -> None:
     confidences, predictions = (values.tolist() for values in tally.probabilities.max(1))
     entries = [
         {"label": names[label], "prediction": names[prediction], "confidence": confidence, "loss": loss}
@@ -182,8 +200,9 @@ def _write_top_losses(trainer: L.Trainer, writer: Any, tally: _Tally, names: lis
             ]
             for entry in entries
         ]
-        grid = picture_grid(list(to_pixels(trainer, tally.examples.images)), captions)
-        add_picture(writer, "validation/top_losses", grid, step)
+        if is_drawn:
+            grid = picture_grid(list(to_pixels(trainer, tally.examples.images)), captions)
+            add_picture(writer, "validation/top_losses", grid, step)
     else:
         documents = zip(tally.examples.token_ids.tolist(), tally.examples.lengths.tolist(), strict=True)
         for entry, (token_ids, length) in zip(entries, documents, strict=True):

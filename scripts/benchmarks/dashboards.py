@@ -1,6 +1,6 @@
-"""Measures what the dashboards cost a run of the classic network on CIFAR-10, in batches of 128.
+"""Measures what the dashboards cost a run of the classic network on CIFAR-10, and runs of seconds.
 
-It needs CIFAR-10, from a mirror or the Hub; with --quick it takes the embedded images.
+``hooks`` and ``runs`` need CIFAR-10, from a mirror or the Hub; with --quick they take the embedded images.
 """
 
 import statistics
@@ -37,30 +37,73 @@ def fit(settings: Settings, epochs: int, *arguments: str) -> float:
 
 
 class Account:
-    """Adds up the CPU time that the dashboards take within their hooks, by callback."""
+    """Adds up the CPU time that the dashboards take within their hooks, by callback.
+
+    Attributes:
+        seconds: CPU seconds by callback.
+        start: CPU time of the process at the start of the training.
+        end: The same at its end.
+    """
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self.start = self.end = 0.0
 
     def callbacks(self, settings: Dashboards, *arguments: Any) -> list[L.Callback]:
         """Builds the dashboards, with a clock around each of their hooks."""
         built = _BUILD(settings, *arguments)
         for callback in built:
-            for name in dir(L.Callback):
-                if name.startswith("on_") and getattr(type(callback), name) is not getattr(L.Callback, name):
-                    setattr(callback, name, self._timed(type(callback).__name__, getattr(callback, name)))
+            kind = type(callback)
+            names = [name for name in dir(L.Callback) if name.startswith("on_")]
+            own = [name for name in names if getattr(kind, name) is not getattr(L.Callback, name)]
+            timed = {name: self._timed(kind.__name__, getattr(kind, name)) for name in own}
+            callback.__class__ = type(kind.__name__, (kind,), timed)  # a hook may be taken from an instance, and back
         return built
 
     def _timed(self, name: str, hook: Callable[..., None]) -> Callable[..., None]:
         def timed(*arguments: Any, **options: Any) -> None:
-            start = time.thread_time()
+            start = time.process_time()
+            self.start = self.start or start
             hook(*arguments, **options)
-            self.seconds[name] += time.thread_time() - start
+            self.end = time.process_time()
+            self.seconds[name] += self.end - start
 
         return timed
 
 
 _BUILD = Dashboards.callbacks
+
+# Runs of seconds: what they are, and their arguments.
+SHORT = {
+    "embedded images, 3 epochs": ("--config", str(CONFIGS / "quickstart.yaml"), "--trainer.max_epochs", "3"),
+    "embedded images, 12 epochs": ("--config", str(CONFIGS / "quickstart.yaml")),
+    "embedded reviews, 8 epochs": ("--config", str(CONFIGS / "quickstart_text.yaml")),
+    "EfficientNet-Lite0, 450 images of 96 px, 2 epochs": (
+        *("--data", "DemoImages", "--data.image_size", "96", "--data.examples_per_class", "45"),
+        *("--data.batch_size", "50", "--data.validation_fraction", "0.0625", "--trainer.max_epochs", "2"),
+        *("--model.network", "TimmNetwork", "--model.network.name", "tf_efficientnet_lite0"),
+    ),
+}
+
+
+def short(settings: Settings) -> list[Row]:
+    """Measures the share of the dashboards in runs of seconds, with the bound and without."""
+    rows: list[Row] = []
+    for name, arguments in list(SHORT.items())[: settings.scaled(len(SHORT), 1)]:
+        for share in ("0.03", "null"):
+            account = Account()
+            with (
+                patch.object(Dashboards, "callbacks", lambda *given, account=account: account.callbacks(*given)),
+                tempfile.TemporaryDirectory() as logs,
+                silence(),
+            ):
+                cpu = ("--config", str(CONFIGS / "hardware" / "cpu.yaml"), "--test_after_fit", "false", "--logs", logs)
+                main(["fit", *arguments, *cpu, "--dashboards.share", share])
+            dashboards = sum(account.seconds.values())
+            rest = account.end - account.start - dashboards
+            row: Row = {"run": name, "dashboards.share": share, "CPU seconds of the rest of the fit": rest}
+            rows.append({**row, "of the dashboards": dashboards, "share, %": 100 * dashboards / rest})
+    return rows
 
 
 def hooks(settings: Settings) -> list[Row]:
@@ -99,4 +142,4 @@ def runs(settings: Settings) -> list[Row]:
     ]
 
 
-PARTS: dict[str, Part] = {"hooks": hooks, "runs": runs}
+PARTS: dict[str, Part] = {"hooks": hooks, "runs": runs, "short": short}
