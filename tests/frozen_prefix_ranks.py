@@ -14,8 +14,8 @@ from lightning_transfer import Classifier, DemoTexts, ProgressiveUnfreezing
 
 if __name__ == "__main__":
     rank, folder = int(os.environ["LOCAL_RANK"]), Path(sys.argv[1])
-    found: dict[str, dict[bool, Any]] = {"weights": {}, "computed": {}}
-    for cache in (False, True):
+    found: dict[str, dict[bool | str, Any]] = {"weights": {}, "computed": {}}
+    for cache in (False, True, "shared"):
         network = transformer("bert", num_classes=2, dropout=0.0)
         layer: Any = network.get_submodule("model.encoder.layer.0")
         seen: list[int] = []

@@ -113,8 +113,8 @@ def test_every_example_passes_the_network_once(image_folder: Path) -> None:
     probe(network, images(image_folder))
     without = Counting()
     probe(without, images(image_folder), cache=False)
-    # The first batches of training (9) and of validation (5), and one image of each, pass again for checks.
-    assert without.images - network.images == (EPOCHS - 1) * 90 - 2 * (9 + 5) - 2
+    checks = 2 * (3 * 2 + 1)  # by two images of training and of validation
+    assert without.images - network.images == (EPOCHS - 1) * 90 - checks
 
 
 def test_test_split_is_not_taken_for_the_training_split(image_folder: Path) -> None:

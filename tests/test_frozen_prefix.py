@@ -25,6 +25,7 @@ from lightning_transfer import (
     TorchvisionNetwork,
 )
 from lightning_transfer.data.batches import ImageBatch, TextBatch
+from lightning_transfer.data.cache import CACHE_VARIABLE
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.feature_cache import FeatureCache
 from lightning_transfer.modules.feature_table import FeatureTable
@@ -195,7 +196,7 @@ class InTraining(Skipping):
     ("network", "reason"),
     [
         (Functional, "it is given what trained weights take part in"),
-        (Mixing, r"it is given \[8\] for inputs of \[4, 3, 32, 32\]"),
+        (Mixing, r"it is given \[8\] for inputs of \[2, 3, 32, 32\]"),
         (InTraining, "in training what follows needs more than the first tensor that it is given"),
     ],
 )
@@ -281,7 +282,7 @@ def test_frozen_layers_compute_each_example_once_in_a_phase(image_folder: Path) 
 
         module.forward = forward
     fit(network, image_data(image_folder), cache=True)
-    checks = 2 * (2 * 9 + 1)  # of the first batch of training and of validation
+    checks = 2 * (3 * 2 + 1)  # by two examples of training and of validation
     assert seen["convolution1"] == 2 * (90 + checks)  # a time in each of two phases
     assert seen["hidden2"] >= 90 + 2 * 90  # trained in the second phase
     assert seen["head"] >= 4 * 90
@@ -314,19 +315,25 @@ def test_fit_goes_on_where_nothing_is_frozen_any_more(image_folder: Path) -> Non
         torch.testing.assert_close(ends[1][key], tensor, msg=key)
 
 
-@pytest.mark.parametrize("name", ["SeedCNN", "BERT"])
-def test_fit_resumed_in_mid_epoch_ends_with_the_same_weights(name: str, tmp_path: Path, image_folder: Path) -> None:
+@pytest.mark.parametrize(("name", "cache"), [("SeedCNN", True), ("SeedCNN", "shared"), ("BERT", True)])
+def test_fit_resumed_in_mid_epoch_ends_with_the_same_weights(
+    name: str, cache: Any, tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build, make = FITS[name]
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     keep = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=1)
     torch.manual_seed(0)
-    whole, trainer = fit(build(), make(image_folder), True, keep)
+    whole, trainer = fit(build(), make(image_folder), cache, keep)
     steps = trainer.global_step
     ends = []
     for step in (steps * 5 // 8, steps * 7 // 8):  # in the third epoch and the last one
-        resumed, _ = fit(build(), make(image_folder), True, ckpt_path=tmp_path / f"step={step}.ckpt")
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / f"cache{step}"))  # nothing is left to take
+        resumed, _ = fit(build(), make(image_folder), cache, ckpt_path=tmp_path / f"step={step}.ckpt")
         ends.append(resumed.state_dict())
     for end in ends:
         for key, tensor in whole.state_dict().items():
+            if cache == "shared":  # computed alone, they do not depend on their batch
+                assert torch.equal(end[key], tensor), key
             torch.testing.assert_close(end[key], tensor, msg=key)
 
 
@@ -349,11 +356,12 @@ def test_features_beyond_the_memory_are_computed_each_time(image_folder: Path) -
 @pytest.mark.slow
 def test_two_processes_train_as_without_kept_features(tmp_path: Path) -> None:
     ranks = run_ranks("frozen_prefix_ranks.py", tmp_path)
-    for rank in ranks:
-        assert rank["computed"][True] < rank["computed"][False]
-    for key, tensor in ranks[0]["weights"][False].items():
-        torch.testing.assert_close(ranks[0]["weights"][True][key], tensor, msg=key)
-        assert torch.equal(ranks[0]["weights"][True][key], ranks[1]["weights"][True][key]), key
+    for cache in (True, "shared"):
+        for rank in ranks:
+            assert rank["computed"][cache] < rank["computed"][False]
+        for key, tensor in ranks[0]["weights"][False].items():
+            torch.testing.assert_close(ranks[0]["weights"][cache][key], tensor, msg=key)
+            assert torch.equal(ranks[0]["weights"][cache][key], ranks[1]["weights"][cache][key]), key
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.data.hold_outs import count_shared_groups, hold_out, hold_out_groups
 from lightning_transfer.data.splits import split_train_validation
 from lightning_transfer.errors import UserError
-from lightning_transfer.modules.feature_cache import CachedFeatures
+from lightning_transfer.modules.cached_features import CachedFeatures
 
 Data = ClassificationDataModule[Any]
 

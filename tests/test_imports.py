@@ -13,7 +13,7 @@ FOR_ALL = {"directions", "errors", "files", "keywords", "lightning_internals", "
 MAY_IMPORT = {
     "networks": (),
     "data": (),
-    "modules": ("transfer.param_groups", "networks", "data.batches"),
+    "modules": ("transfer.param_groups", "networks", "data.batches", "data.cache"),
     "transfer": ("networks",),
     "cluster": ("networks.layer_groups",),
     # What is drawn into TensorBoard and into a page is drawn by the same code.

@@ -68,7 +68,18 @@ def load_or_build(kind: str, key: Mapping[str, object], build: Callable[[Path], 
                 if not _is_valid(folder):  # another process may have built it while this one waited
                     _remove_parts_of_killed_builds(folder)
                     _build(folder, key, build)
-    return {file.stem: np.load(file, mmap_mode="c") for file in sorted(folder.glob("*.npy"))}
+    return _mapped(folder)
+
+
+def entries(kind: str) -> Iterator[Arrays]:
+    """Gives the arrays of each whole entry of a kind, as :func:`load_or_build` does; damaged ones are passed over.
+
+    Args:
+        kind: Kind of the entries.
+    """
+    for manifest in sorted((cache_root() / kind).glob(f"[!.]*/{_MANIFEST}")):
+        if _is_valid(manifest.parent):
+            yield _mapped(manifest.parent)
 
 
 def save(file: Path, array: np.ndarray) -> None:
@@ -115,6 +126,10 @@ def rows_file(file: Path, rows: int, row_shape: tuple[int, ...], dtype: type) ->
         stream.truncate()
         stream.seek(0)
         stream.write(_header((written, *row_shape), row_type.base))
+
+
+def _mapped(folder: Path) -> Arrays:
+    return {file.stem: np.load(file, mmap_mode="c") for file in sorted(folder.glob("*.npy"))}
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:

@@ -1,7 +1,7 @@
 """Classification, or regression, with any network: loss, metrics and an injected optimizer."""
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -11,8 +11,8 @@ from torchmetrics import Metric, MetricCollection
 from lightning_transfer.data.batches import Batch, ProblemType, inputs_of, parts
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
+from lightning_transfer.modules.cached_features import CachedFeatures
 from lightning_transfer.modules.class_weights import ClassWeights, check_class_weights, weights_of_fit
-from lightning_transfer.modules.feature_cache import CachedFeatures
 from lightning_transfer.modules.losses import BinaryCrossEntropy, Loss
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
@@ -27,7 +27,7 @@ class ClassifierOptions(OptimizationOptions, total=False):
     label_smoothing: float
     channels_last: bool
     compile: bool
-    cache_features: bool
+    cache_features: bool | Literal["shared"]
     problem_type: ProblemType
     metrics: dict[str, Metric] | MetricCollection | None
     class_weights: ClassWeights | None
@@ -57,7 +57,9 @@ class Classifier(OptimizedModule):
         cache_features: Whether to compute what comes before the lowest trained layer group once for each example and
             keep it, so that an epoch costs what it trains. The features take memory up to ``data.resident_gib``. They
             are dropped when a group below is thawed. Refused where they would be wrong: with augmented images, dropout
-            below, or a network that cannot be cut there; and where nothing is frozen at the first step.
+            below, or a network that cannot be cut there; and where nothing is frozen at the first step. With ``shared``
+            they are also left in the folder of the cache, where other runs with the same frozen layers and inputs take
+            them; such a run may begin with nothing frozen.
         problem_type: Whether each example has one class (classification), any number of classes (multilabel), or
             numbers (regression); follows from the data on the command line.
         class_weights: Weights of the classes in the training loss: balanced, which gives each class the same share of
@@ -71,6 +73,7 @@ class Classifier(OptimizedModule):
     """
 
     loss: Any
+    shared_features: dict[str, float] | None = None  # what a record of a run says of features that it has shared
     _loss_sum: Tensor
     _score_sum: Tensor
 
@@ -82,7 +85,7 @@ class Classifier(OptimizedModule):
         label_smoothing: float = 0.0,
         channels_last: bool = False,
         compile: bool = False,
-        cache_features: bool = False,
+        cache_features: bool | Literal["shared"] = False,
         problem_type: ProblemType = "classification",
         metrics: dict[str, Metric] | MetricCollection | None = None,
         class_weights: ClassWeights | None = None,
@@ -177,7 +180,7 @@ class Classifier(OptimizedModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Adds the cache of features, where it is asked for."""
-        return [CachedFeatures()] if self.cache_features else []
+        return [CachedFeatures(self.cache_features == "shared")] if self.cache_features else []
 
     def setup(self, stage: str) -> None:
         """Begins the log of a fit; a checkpoint's sums are loaded after this."""

@@ -1,9 +1,9 @@
 """Features of a frozen network, computed once: a phase then costs what it trains, a linear probe its head."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -12,89 +12,10 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.modules.feature_axes import is_close
 from lightning_transfer.modules.feature_table import FeatureTable
 from lightning_transfer.modules.network_cut import NetworkCut
+from lightning_transfer.modules.shared_features import SharedFeatures, Sharing
 from lightning_transfer.networks.layer_groups import REST, LayerGroup, LayerGroups, resolve_layer_groups
 
-
-class IndexedBatch(Protocol):
-    """What the cache needs of a batch."""
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """The arguments of the network's ``forward``."""
-
-    @property
-    def indices(self) -> Tensor:
-        """int64 [batch], the row of each example: the same row always has the same inputs."""
-
-
-class CachedFeatures(L.Callback):
-    """Has a module compute its logits from cached features during a fit, training and validation alike.
-
-    The cache stands in for the module's ``forward`` while a batch of known rows is computed, and only then.
-    """
-
-    def __init__(self) -> None:
-        self._cache: FeatureCache | None = None  # in a fit
-        self._first_validation_row = 0  # rows of a validation split of its own are no training rows
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Puts the cache in the place of ``forward``."""
-        data: object = trainer.datamodule  # type: ignore[attr-defined]
-        self._cache = FeatureCache(pl_module.network, pl_module.forward, data, trainer.world_size)  # type: ignore[arg-type]
-        self._first_validation_row = getattr(data, "first_validation_row", 0)
-        pl_module.forward = self._cache.logits_of  # type: ignore[method-assign]
-
-    def head_and_features(self, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Tensor] | None:
-        """Gives the module that turns features of the present batch into logits, and these features.
-
-        What is computed next is no longer of known rows.
-
-        Args:
-            inputs: Those of the batch, which is not empty.
-
-        Returns:
-            None where no module alone does that, as while more than the head trains.
-        """
-        return None if self._cache is None else self._cache.head_and_features(inputs)
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int
-    ) -> None:
-        """Notes the rows of a batch."""
-        self._note(trainer, batch, is_training=True)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Forgets the rows."""
-        self._note(trainer, None)
-
-    def on_validation_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int, _: int = 0
-    ) -> None:
-        """Notes the rows of a batch."""
-        self._note(trainer, batch)
-
-    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Forgets the rows."""
-        self._note(trainer, None)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Gives the module its ``forward`` back: the features are those of the training split."""
-        if self._cache is not None:
-            del pl_module.forward
-            self._cache = None
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Gives the module its ``forward`` back also where the fit fails."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def _note(self, trainer: L.Trainer, batch: IndexedBatch | None, is_training: bool = False) -> None:
-        if self._cache is not None:
-            first = 0 if is_training else self._first_validation_row
-            self._cache.rows = None if batch is None else batch.indices + first
-            inputs = () if batch is None else batch.inputs
-            is_text = len(inputs) == 2 and getattr(batch, "lengths", None) is inputs[1]
-            self._cache.lengths = inputs[1] if is_text else None
-            self._cache.is_training, self._cache.is_first_step = is_training, not trainer.global_step
+_CHECKED_EXAMPLES = 2  # of the first batch in each mode
 
 
 class FeatureCache:
@@ -111,18 +32,23 @@ class FeatureCache:
         data: The data module; its ``is_augmented`` says whether an example's inputs change from epoch to epoch, and its
             ``resident_gib`` how much memory the features may take (4 GiB if it has none).
         processes: The number of processes that train.
+        is_shared: Whether runs share the features, in the folder of the cache. Each is then computed alone, and nothing
+            is kept while nothing is frozen.
 
     Attributes:
         rows: int64 [batch], of the batch whose logits come next; None for inputs without rows.
         lengths: int64 [batch], if that is a batch of texts.
         is_training: Whether it is a training batch.
         is_first_step: Whether no step has been trained before it.
+        sharing: What runs have shared.
 
     Raises:
         UserError: For a network without layer groups, and data whose examples are not always the same.
     """
 
-    def __init__(self, network: nn.Module, forward: Any, data: object, processes: int = 1) -> None:
+    def __init__(
+        self, network: nn.Module, forward: Any, data: object, processes: int = 1, is_shared: bool = False
+    ) -> None:
         if getattr(data, "is_augmented", True):
             known = "are changed at random" if hasattr(data, "is_augmented") else "are not known by their rows"
             raise UserError(
@@ -139,13 +65,15 @@ class FeatureCache:
         self.rows: Tensor | None = None
         self.lengths: Tensor | None = None
         self.is_training, self.is_first_step = False, True
+        self.sharing = Sharing()
         groups = resolve_layer_groups(network, layer_groups, rest="frozen")
         self._groups = [group for name, group in groups.items() if name != REST]
         self._first_use = _first_use(network, self._groups)
-        self._processes = processes
+        self._processes, self._is_shared = processes, is_shared
         self._train_examples: int | None = getattr(data, "facts", {}).get("train_examples")
         self._most_gib: float = getattr(data, "resident_gib", 4.0)
         self._cut: NetworkCut | None = None
+        self._shared: SharedFeatures | None = None
         self._checked_modes: set[bool] = set()
         self._forget([])
 
@@ -186,7 +114,7 @@ class FeatureCache:
         trained = [(place, name) for name, (tensor, place) in self._first_use.items() if tensor.requires_grad]
         place, name = min([(len(self._groups) - 1, ""), *trained])
         if not place:
-            if self.is_first_step:
+            if self.is_first_step and not self._is_shared:
                 raise UserError(
                     f"model.cache_features is on, but {name} is trained, and nothing below it is frozen: add"
                     " configs/strategies/linear_probe.yaml or gradual.yaml, or leave it off"
@@ -198,7 +126,8 @@ class FeatureCache:
             self._cut = self._cut_before(place)
             self._checked_modes.clear()
             self._forget([])
-        versions = [tensor._version for tensor, first in self._first_use.values() if first < place]
+        self._below = {name: tensor for name, (tensor, first) in self._first_use.items() if first < place}
+        versions = [tensor._version for tensor in self._below.values()]
         if versions != self._versions:
             self._forget(versions)
         return self._cut
@@ -210,8 +139,14 @@ class FeatureCache:
         )
         return NetworkCut(self.network, self.forward, self._groups[place].name, below, above)
 
+    def share(self) -> None:
+        """Leaves to other runs the features that were computed since the last time."""
+        if self._shared is not None:
+            self._shared.write()
+
     def _forget(self, versions: list[int]) -> None:
-        self._versions = versions
+        self.share()
+        self._versions, self._shared = versions, None
         self._table = FeatureTable(self._most_gib * 2**30)
         self._shared_rows: set[int] = set()  # the same on all processes
 
@@ -224,9 +159,7 @@ class FeatureCache:
         chosen = (~is_known).nonzero().squeeze(1)
         computed = None
         if len(chosen):
-            unknown = tuple(tensor[chosen.to(tensor.device)] for tensor in inputs)
-            is_checked = self.network.training in self._checked_modes
-            computed = cut.features(unknown) if is_checked else self._checked_features(cut, unknown)
+            computed = self._computed(cut, tuple(tensor[chosen.to(tensor.device)] for tensor in inputs), chosen)
         if len(chosen) == len(rows):
             assert computed is not None
             features = computed
@@ -238,6 +171,17 @@ class FeatureCache:
                 features[chosen.to(known.device)] = computed
         self._keep(cut, rows[chosen], computed, chosen)
         return features
+
+    def _computed(self, cut: NetworkCut, inputs: tuple[Tensor, ...], chosen: Tensor) -> Tensor:
+        if self.network.training not in self._checked_modes:
+            self._check(cut, tuple(tensor[:_CHECKED_EXAMPLES] for tensor in inputs))
+        if not self._is_shared:
+            return cut.features(inputs)
+        if self._shared is None:
+            most_bytes = self._most_gib * 2**30
+            self._shared = SharedFeatures(cut, self._below, inputs[0].device, most_bytes, self.sharing)
+        with _in_evaluation(self.network):
+            return self._shared.features(inputs, None if self.lengths is None else self.lengths.cpu()[chosen])
 
     def _keep(self, cut: NetworkCut, rows: Tensor, features: Tensor | None, chosen: Tensor) -> None:
         """Keeps features, and on several processes also what the others have computed, in the same steps on all."""
@@ -261,22 +205,15 @@ class FeatureCache:
                 f" {len(self._table)} examples before {cut.name}; those of others are computed each time"
             )
 
-    def _checked_features(self, cut: NetworkCut, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Computes features, which must be those of evaluation, from which the network's output must follow."""
-        training = {module: module.training for module in self.network.modules()}
-        self.network.eval()
-        try:
+    def _check(self, cut: NetworkCut, inputs: tuple[Tensor, ...]) -> None:
+        """Checks that features are those of evaluation, from which the network's output must follow."""
+        with _in_evaluation(self.network):
             in_evaluation = cut.check(inputs, is_text=self.lengths is not None)
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-        features = cut.features(inputs)
-        if not is_close(features, in_evaluation):
+        if not is_close(cut.features(inputs), in_evaluation):
             raise UserError(
                 "model.cache_features needs the same features in training as in evaluation: set the dropout and drop"
                 f" path below {cut.name} to 0 and freeze the norm layers with ProgressiveUnfreezing, or leave it off"
             )
-        return features
 
 
 def _first_use(network: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, tuple[Tensor, int]]:
@@ -288,3 +225,14 @@ def _first_use(network: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, tu
         first.update((id(tensor), place) for tensor in tensors)
     named = [*network.named_parameters(), *network.named_buffers()]
     return {name: (tensor, first.get(id(tensor), 0)) for name, tensor in named}
+
+
+@contextmanager
+def _in_evaluation(network: nn.Module) -> Iterator[None]:
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

@@ -35,13 +35,16 @@ class NetworkCut:
         name: The lowest of the upper layer groups.
         below: The modules of the lower layer groups.
         above: The modules of the upper layer groups.
+
+    Attributes:
+        below: The modules of the lower layer groups.
     """
 
     def __init__(
         self, network: nn.Module, forward: Any, name: str, below: Iterable[nn.Module], above: Iterable[nn.Module]
     ) -> None:
         self.network, self.forward, self.name = network, forward, name
-        self._below, self._above = [*below], [*above]
+        self.below, self._above = [*below], [*above]
         self._parts: dict[Any, _LowerPart] = {}  # by mode and shapes of the inputs
         self._same_for_all: set[int] = set()  # numbers of calls whose output does not depend on the examples
         self._axes: tuple[int, ...] = ()  # of the features: of the batch, and of time if there is one
@@ -51,11 +54,12 @@ class NetworkCut:
     # ---- up to the cut ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def features(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def features(self, inputs: tuple[Tensor, ...], notes_calls: bool = True) -> Tensor:
         """Computes what the upper groups are given.
 
         Args:
             inputs: The inputs of the network.
+            notes_calls: Whether to note what is called below, for logits of inputs of these shapes.
 
         Returns:
             float [batch, time, ...]; time is 1 where the features of an example do not grow with its length.
@@ -63,7 +67,7 @@ class NetworkCut:
         Raises:
             UserError: If they are not those of the examples, or of their tokens.
         """
-        return self._arranged(self._run_below(inputs), inputs)
+        return self._arranged(self._run_below(inputs, notes_calls), inputs)
 
     def _arranged(self, given: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         number = len(self._axes)
@@ -72,7 +76,7 @@ class NetworkCut:
             raise self.refusal(f"it is given {[*given.shape]} for inputs of {[*inputs[0].shape]}")
         return features if self.has_time else features.unsqueeze(1)
 
-    def _run_below(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _run_below(self, inputs: tuple[Tensor, ...], notes_calls: bool = True) -> Tensor:
         calls: list[tuple[nn.Module, Any]] = []
         depth = 0
 
@@ -89,9 +93,10 @@ class NetworkCut:
         def enter_above(module: nn.Module, arguments: Any, keywords: Any) -> None:
             raise _ReachedCut(module, stream(arguments, keywords))
 
+        noted = self.below if notes_calls else []
         hooks = [
-            *(module.register_forward_pre_hook(enter_below) for module in self._below),
-            *(module.register_forward_hook(leave_below) for module in self._below),
+            *(module.register_forward_pre_hook(enter_below) for module in noted),
+            *(module.register_forward_hook(leave_below) for module in noted),
             *(module.register_forward_pre_hook(enter_above, with_kwargs=True) for module in self._above),
         ]
         try:
@@ -100,7 +105,8 @@ class NetworkCut:
         except _ReachedCut as reached:
             if reached.stream is None:
                 raise self.refusal("it is given no features") from None
-            self._parts[self._key(inputs)] = _LowerPart(calls, reached.module)
+            if notes_calls:
+                self._parts[self._key(inputs)] = _LowerPart(calls, reached.module)
             return reached.stream
         finally:
             for hook in hooks:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightning_transfer.data.batches import Batch, parts
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.keywords import Keywords
+from lightning_transfer.modules.cached_features import CachedFeatures
 from lightning_transfer.modules.classifier import Classifier, ClassifierOptions
-from lightning_transfer.modules.feature_cache import CachedFeatures
 from lightning_transfer.privacy.accounting import Mechanism, calibrated
 from lightning_transfer.privacy.conditions import check_can_be_private
 from lightning_transfer.privacy.per_example import Gradients, PerExampleGradients

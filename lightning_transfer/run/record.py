@@ -106,6 +106,7 @@ class ResultsRecorder(L.Callback):
             "train_examples_per_second": round(steps.examples / train_seconds, 1),
             "parameters": sum(parameter.numel() for parameter in trainer.lightning_module.parameters()),
             "privacy": getattr(trainer.lightning_module, "privacy", None),
+            "shared_features": getattr(trainer.lightning_module, "shared_features", None),
             "data": getattr(getattr(trainer, "datamodule", None), "facts", None),
             "device": _device(trainer),
             "processes": trainer.world_size,

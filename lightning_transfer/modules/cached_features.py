@@ -1,0 +1,109 @@
+"""Has the features of frozen layers computed once in a fit, and shared between runs where that is asked for."""
+
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import lightning as L
+from torch import Tensor, nn
+
+from lightning_transfer.modules.feature_cache import FeatureCache
+
+
+class IndexedBatch(Protocol):
+    """What the cache needs of a batch."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The arguments of the network's ``forward``."""
+
+    @property
+    def indices(self) -> Tensor:
+        """int64 [batch], the row of each example: the same row always has the same inputs."""
+
+
+class CachedFeatures(L.Callback):
+    """Has a module compute its logits from cached features during a fit, training and validation alike.
+
+    The cache stands in for the module's ``forward`` while a batch of known rows is computed, and only then.
+
+    Args:
+        is_shared: Whether runs share the features, in the folder of the cache.
+    """
+
+    def __init__(self, is_shared: bool = False) -> None:
+        self._is_shared = is_shared
+        self._cache: FeatureCache | None = None  # in a fit
+        self._first_validation_row = 0  # rows of a validation split of its own are no training rows
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Puts the cache in the place of ``forward``."""
+        data: object = trainer.datamodule  # type: ignore[attr-defined]
+        self._cache = FeatureCache(
+            pl_module.network,  # type: ignore[arg-type]
+            pl_module.forward,
+            data,
+            trainer.world_size,
+            self._is_shared,
+        )
+        self._first_validation_row = getattr(data, "first_validation_row", 0)
+        pl_module.forward = self._cache.logits_of  # type: ignore[method-assign]
+
+    def head_and_features(self, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Tensor] | None:
+        """Gives the module that turns features of the present batch into logits, and these features.
+
+        What is computed next is no longer of known rows.
+
+        Args:
+            inputs: Those of the batch, which is not empty.
+
+        Returns:
+            None where no module alone does that, as while more than the head trains.
+        """
+        return None if self._cache is None else self._cache.head_and_features(inputs)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int
+    ) -> None:
+        """Notes the rows of a batch."""
+        self._note(trainer, batch, is_training=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Forgets the rows."""
+        self._note(trainer, None)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int, _: int = 0
+    ) -> None:
+        """Notes the rows of a batch."""
+        self._note(trainer, batch)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Forgets the rows."""
+        self._note(trainer, None)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leaves to other runs the features that were computed since the last time."""
+        if self._cache is not None and self._is_shared:
+            self._cache.share()
+            pl_module.shared_features = asdict(self._cache.sharing)  # type: ignore[assignment]
+
+    on_train_epoch_end = on_validation_end
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Gives the module its ``forward`` back: the features are those of the training split."""
+        if self._cache is not None:
+            del pl_module.forward
+            self._cache = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Gives the module its ``forward`` back also where the fit fails."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _note(self, trainer: L.Trainer, batch: IndexedBatch | None, is_training: bool = False) -> None:
+        if self._cache is not None:
+            first = 0 if is_training else self._first_validation_row
+            self._cache.rows = None if batch is None else batch.indices + first
+            inputs = () if batch is None else batch.inputs
+            is_text = len(inputs) == 2 and getattr(batch, "lengths", None) is inputs[1]
+            self._cache.lengths = inputs[1] if is_text else None
+            self._cache.is_training, self._cache.is_first_step = is_training, not trainer.global_step
