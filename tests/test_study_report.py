@@ -209,6 +209,18 @@ def test_privacy_of_runs_is_said_and_what_it_leaves_out(plan: Plan) -> None:
     assert [row["epsilon"] for row in rows("toy_cells.csv") if row["epsilon"]] == ["2.9876"]
 
 
+def test_features_that_runs_share_are_said(plan: Plan) -> None:
+    assert "Features of frozen layers" not in report(plan)
+    of_tuning = {"computed": 1200, "taken": 0, "computed_seconds": 10.0, "saved_seconds": 0.0}
+    of_final = {"computed": 100, "taken": 5000, "computed_seconds": 1.0, "saved_seconds": 40.5}
+    pretend(plan.tuning()[0], 0.5, shared_features=of_tuning)
+    pretend(plan.final()[0], 0.5, shared_features=of_final)
+    words = (
+        "those of 1,300 examples were computed, in 11.0 s, and those of 5,000 taken from the cache, which saved 40.5 s"
+    )
+    assert words in report(plan)
+
+
 def test_page_needs_nothing_from_elsewhere(plan: Plan) -> None:
     report(plan)
     page = Path("report/toy.html").read_text()

@@ -1,29 +1,48 @@
 """Implements ``lightning-transfer soup``: it averages the weights of finished runs into one checkpoint."""
 
+import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_transfer.cli.ensemble import divide, finished_runs, metrics, predictions_of, table
+from lightning_transfer.cli.ensemble import divide, finished_runs, table
+from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
+from lightning_transfer.cluster.signals import StopSignals
+from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import check_file
+from lightning_transfer.files import check_file, check_folder, read_json, write_json
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.run.reading import read_checkpoint
+from lightning_transfer.run.record import source_commit, versions
 from lightning_transfer.transfer.sources import checkpoint_of
 
 Weights = Mapping[str, Tensor]
+Metrics = dict[str, float]  # by their names without the split
 
-_OPTIONS = ("--output", "--recipe", "--split")  # of the soup itself, each with a value
+_OPTIONS = ("--output", "--recipe", "--split", "--run_folder", "--metric", "--mode")  # of the soup, each with a value
 # A soup has not been trained: it keeps what evaluates, not what goes on with a training.
 _OF_TRAINING = (
     *("callbacks", "optimizer_states", "lr_schedulers", "loops", "interval"),
     *("current_model_state", "averaging_state", "adapted_state_dict"),
 )
+
+
+class Chosen(NamedTuple):
+    """The runs that go into a soup.
+
+    Attributes:
+        runs: Their folders.
+        validation: The metrics of the soup on the validation split; None where it was not evaluated there.
+    """
+
+    runs: list[Path]
+    validation: Metrics | None = None
 
 
 def make_soup(
@@ -32,7 +51,10 @@ def make_soup(
     recipe: Literal["uniform", "greedy"] = "uniform",
     split: Literal["test", "validation"] = "test",
     arguments: Sequence[str] = (),
-) -> dict[str, dict[str, float]]:
+    run_folder: Path | None = None,
+    metric: str | None = None,
+    mode: Direction | None = None,
+) -> dict[str, Metrics]:
     """Averages the weights of finished runs into one checkpoint, and evaluates each and their mean.
 
     The runs are of one network from one start, such as the runs by which a study has chosen a learning rate. The
@@ -42,30 +64,47 @@ def make_soup(
         runs: Folders of the runs, such as logs/EXPERIMENT/VERSION; at least two.
         output: File of the new checkpoint, which ``test``, ``predict`` and ``--init_from`` take as any other.
         recipe: Whether all runs go in (uniform), or those that make the validation no worse, tried one after another
-            with the best first (greedy). Accuracy counts, then the loss.
+            with the best first (greedy).
         split: Split to evaluate on at the end.
         arguments: More words of the command line for every run, for example ``["--trainer.accelerator", "cpu"]``.
+        run_folder: Folder in which to leave the soup as a finished run, in place of ``output``: with its checkpoint,
+            its config and a results.json that has validation and test. The single runs are then not tested.
+        metric: Metric of the validation by which greedy chooses: the accuracy if not given, or the loss where there is
+            none. Of equal values the lower loss is better.
+        mode: Whether a lower (min) or a higher (max) value of the metric is better, where its name does not say.
 
     Returns:
         The metrics by name, of each run that went in and of the soup.
 
     Raises:
-        UserError: If a folder has no finished run, or the runs are not of one network.
+        UserError: If a folder has no finished run, the runs are not of one network, or they do not log the metric. Also
+            for private runs with ``run_folder``.
 
     Source:
         Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves accuracy without
         increasing inference time, 2022.
     """
     runs = finished_runs(runs, "a soup")
-    check_file(Path(output))
+    output = Path(output) if run_folder is None else Path(run_folder) / "checkpoints" / "best.ckpt"
+    if run_folder is None:
+        check_file(output)
+    else:
+        check_folder(output.parent, "--run_folder")
+        _check_not_private(runs)
     checkpoints = {run: read_checkpoint(checkpoint_of(run)) for run in runs}
     weights = {run: checkpoint["state_dict"] for run, checkpoint in checkpoints.items()}
     _check_same_network(weights)
-    others = [*arguments]
-    chosen = _greedy(weights, checkpoints, Path(output), others) if recipe == "greedy" else runs
-    _write(Path(output), checkpoints[chosen[0]], [weights[run] for run in chosen])
-    figures = {str(run): metrics(predictions_of(run, split, others)) for run in chosen}
-    figures[f"soup of {len(chosen)}"] = metrics(predictions_of(chosen[0], split, others, Path(output)))
+    soup = _Soup(weights, checkpoints, output, [*arguments])
+    chosen = soup.greedy(metric, mode) if recipe == "greedy" else Chosen(runs)
+    soup.write(chosen.runs)
+    if run_folder is not None:
+        options = {"recipe": recipe, "metric": metric, "mode": mode, "run_folder": run_folder}
+        words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+        command = shlex.join(["lightning-transfer", "soup", *map(str, runs), *words, *arguments])
+        figures = _leave_run(Path(run_folder), soup, chosen, command)
+    else:
+        figures = {str(run): soup.evaluate(run, split).logged for run in chosen.runs}
+        figures[f"soup of {len(chosen.runs)}"] = soup.evaluate(chosen.runs[0], split, output).logged
     print(table(figures))
     print(f"checkpoint: {output}")
     return figures
@@ -101,6 +140,78 @@ def mean_weights(weights: Sequence[Weights]) -> dict[str, Tensor]:
     }
 
 
+class _Evaluation(CommandLine):
+    """Runs ``test`` or ``validate``, and keeps the metrics that the module logs."""
+
+    logged: Metrics
+
+    def test(self, **arguments: Any) -> None:
+        self._evaluate(self.trainer.test, arguments)
+
+    def validate(self, **arguments: Any) -> None:
+        self._evaluate(self.trainer.validate, arguments)
+
+    def after_test(self) -> None:
+        """Prints nothing: the soup has a table."""
+
+    after_validate = after_test
+
+    def _evaluate(self, evaluate: Any, arguments: dict[str, Any]) -> None:
+        if self.trainer.world_size > 1:
+            raise UserError(f"soup runs in one process, not {self.trainer.world_size}: set --trainer.devices 1")
+        found = evaluate(**{**arguments, "verbose": False})
+        self.logged = {
+            name.partition("/")[2] or name: value for of_a_loader in found for name, value in of_a_loader.items()
+        }
+        if not self.logged:
+            raise UserError("a run that held nothing out has no validation split: leave --split at test")
+
+
+class _Soup:
+    """The runs of a soup: their weights and checkpoints, the file of the mean, and arguments for evaluations."""
+
+    def __init__(
+        self, weights: Mapping[Path, Weights], checkpoints: Mapping[Path, Any], output: Path, others: list[str]
+    ) -> None:
+        self.weights, self.checkpoints, self.output, self.others = weights, checkpoints, output, others
+
+    def evaluate(self, run: Path, split: str, checkpoint: Path | None = None) -> _Evaluation:
+        """Evaluates the checkpoint of a run, or another one of the same network."""
+        command = {"test": "test", "validation": "validate"}[split]
+        files = ["--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint or checkpoint_of(run))]
+        with StopSignals() as signals:
+            return _Evaluation([command, *files, "--trainer.enable_progress_bar", "false", *self.others], signals)
+
+    def write(self, runs: Sequence[Path]) -> None:
+        """Writes the mean of some runs."""
+        kept = {name: value for name, value in self.checkpoints[runs[0]].items() if name not in _OF_TRAINING}
+        mean = mean_weights([self.weights[run] for run in runs])
+        DurableCheckpointIO().save_checkpoint({**kept, "state_dict": mean}, self.output)
+
+    def greedy(self, metric: str | None, mode: Direction | None) -> Chosen:
+        """Chooses the runs that do not make the mean worse on the validation split, beginning with the best."""
+        alone = {run: self.evaluate(run, "validation").logged for run in self.weights}
+        logged = set.intersection(*map(set, alone.values()))
+        name = metric or ("accuracy" if "accuracy" in logged else "loss")
+        if name not in logged:
+            raise UserError(f"--metric is {name}: expected one that the runs log, {', '.join(sorted(logged))}")
+        sign = 1 if decide_direction(name, mode, "--mode") == "max" else -1
+
+        def rank(validation: Metrics) -> tuple[float, float]:
+            return sign * validation[name], -validation.get("loss", 0.0)
+
+        best, *candidates = sorted(self.weights, key=lambda run: rank(alone[run]), reverse=True)
+        chosen = Chosen([best], alone[best])
+        for run in candidates:
+            trial = [*chosen.runs, run]
+            self.write(trial)
+            validation = self.evaluate(best, "validation", self.output).logged
+            assert chosen.validation is not None
+            if rank(validation) >= rank(chosen.validation):
+                chosen = Chosen(trial, validation)
+        return chosen
+
+
 def _check_same_network(weights: Mapping[Path, Weights]) -> None:
     (first_run, first), *rest = weights.items()
     for run, other in rest:
@@ -115,27 +226,42 @@ def _check_same_network(weights: Mapping[Path, Weights]) -> None:
             )
 
 
-def _greedy(
-    weights: Mapping[Path, Weights], checkpoints: Mapping[Path, Any], output: Path, others: list[str]
-) -> list[Path]:
-    """Chooses the runs that do not make the mean worse on the validation split, beginning with the best."""
-    alone = {run: _score(metrics(predictions_of(run, "validation", others))) for run in weights}
-    best, *candidates = sorted(weights, key=lambda run: alone[run], reverse=True)
-    chosen, score = [best], alone[best]
-    for run in candidates:
-        trial = [*chosen, run]
-        _write(output, checkpoints[best], [weights[member] for member in trial])
-        new = _score(metrics(predictions_of(best, "validation", others, output)))
-        if new >= score:
-            chosen, score = trial, new
-    return chosen
+def _check_not_private(runs: Sequence[Path]) -> None:
+    for run in runs:
+        if read_json(run / "results.json").get("privacy"):
+            raise UserError(
+                f"{run} is a private run: the record of a soup would need the epsilon of all its runs together, leave"
+                " --run_folder out"
+            )
 
 
-def _score(values: Mapping[str, float]) -> tuple[float, float]:
-    """Ranks an evaluation: by its accuracy, where it has one, and then by its loss. The higher, the better."""
-    return values.get("accuracy", 0.0), -values["loss"]
-
-
-def _write(output: Path, checkpoint: Mapping[str, Any], weights: Sequence[Weights]) -> None:
-    kept = {name: value for name, value in checkpoint.items() if name not in _OF_TRAINING}
-    DurableCheckpointIO().save_checkpoint({**kept, "state_dict": mean_weights(weights)}, output)
+def _leave_run(folder: Path, soup: _Soup, chosen: Chosen, command: str) -> dict[str, Metrics]:
+    """Evaluates the soup, and leaves the config and the record of a finished run, both after its first run's."""
+    first = chosen.runs[0]
+    validation = chosen.validation or soup.evaluate(first, "validation", soup.output).logged
+    test = soup.evaluate(first, "test", soup.output)
+    records = [read_json(run / "results.json") for run in chosen.runs]
+    seconds = {name: sum(record[name] for record in records) for name in ("fit_seconds", "train_seconds")}
+    data, tested = records[0].get("data"), getattr(test.datamodule, "facts", {})
+    if data is not None:
+        of_test = {name: fact for name, fact in tested.items() if name.startswith("test")}
+        prints = {**data.get("fingerprints", {}), **tested.get("fingerprints", {})}
+        data = {**data, **of_test, "fingerprints": prints}
+    record = {
+        **records[0],
+        "command": command,
+        "validation": {f"val/{name}": value for name, value in validation.items()},
+        "test": {f"test/{name}": value for name, value in test.logged.items()},
+        "best_checkpoint": str(soup.output),
+        "soup": [str(run) for run in chosen.runs],
+        **dict.fromkeys(("unfreezing", "interpolation", "shared_features")),
+        **seconds,
+        "data": data,
+        "commit": source_commit(),
+        "versions": versions(),
+        "validations": [],
+    }
+    shutil.copyfile(first / "config.yaml", folder / "config.yaml")
+    write_json(folder / "results.json", record)
+    name = f"soup of {len(chosen.runs)}"
+    return {f"{name}, validation": validation, f"{name}, test": test.logged}

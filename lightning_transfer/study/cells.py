@@ -30,11 +30,13 @@ class Arm:
         strategy: Name of the strategy.
         weights: Name of the starting weights; None if the strategy takes none.
         variant: Name and value of each leaf of the grid.
+        is_soup: Whether it is the mean of the runs by which that strategy is tuned.
     """
 
     strategy: str
     weights: str | None = None
     variant: Variant = ()
+    is_soup: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Cell:
         name: Name of its folder.
         logs: Folder of the study.
         kind: Stage of the study that the run belongs to.
-        arguments: Command line of its ``fit``.
+        arguments: Command line of its ``fit``, or of its ``soup``.
         settings: Everything that its result depends on, in JSON types; a changed cell is noticed by them.
         files: The config files, in the order of their contents in the settings.
         arm: The arm that it is a run of; None for a pretraining.
@@ -169,7 +171,7 @@ class Cell:
         If the run fails, the line that says why is written into the folder.
 
         Returns:
-            The seconds that its ``fit`` took.
+            The seconds that its command took.
 
         Raises:
             SystemExit: If a signal has stopped the run.

@@ -83,6 +83,8 @@ class Study:
             ``{seed}`` stands for the seed; or a pretraining, which is run first.
         strategies: Config file of each strategy by its name; for a file of ``configs/strategies`` its name will do. A
             strategy that sets ``init_from: null`` is run once, not once for each of the starting weights.
+        soups: Strategies of which the study also averages the tuning runs: one soup, greedy by validation, for each
+            tuned size and each of as many ``tuning.seeds`` as there are seeds. It is a row of its own.
         sizes: Sizes of the training set; null is all there is. At one seed, a smaller set is part of a larger one.
         at_size: Settings to change at a size, nested or by dotted names, for example fewer epochs on a larger set.
         size_key: Setting that the sizes change: data.examples_per_class, data.train_fraction, or any other argument.
@@ -113,6 +115,7 @@ class Study:
     strategies: dict[str, str] = field(
         default_factory=lambda: {name: f"configs/strategies/{name}.yaml" for name in STRATEGIES}
     )
+    soups: list[str] = field(default_factory=list)
     sizes: list[int | float | None] = field(default_factory=lambda: [None])
     at_size: dict[int | float, Settings] = field(default_factory=dict)
     size_key: str | None = "data.examples_per_class"
@@ -169,6 +172,8 @@ def check(study: Study) -> None:
     for seed in study.tuning.seeds if study.tuning else []:
         if seed in study.seeds:
             raise UserError(f"tuning.seeds has {seed}, which is also a seed of the study: tune with others")
+    if study.soups:
+        _check_soups(study)
     if study.tuning and study.tuning.halving:
         _check_halving(study.tuning.halving, len(study.tuning.values))
     for size, changes in study.at_size.items():
@@ -186,6 +191,23 @@ def check(study: Study) -> None:
         find_config(file)
     for file in study.strategies.values():
         find_config(file, "strategies")
+
+
+def _check_soups(study: Study) -> None:
+    """Refuses soups without whole runs of one training set to average, or without one for each seed to compare."""
+    tuning, seeds = study.tuning, study.until_decided or len(study.seeds)
+    for name in study.soups:
+        if name not in study.strategies:
+            raise UserError(f"soups has {name!r}, which is not one of the strategies {', '.join(study.strategies)}")
+    if tuning is None or len(tuning.values) < 2:
+        raise UserError("soups are means of tuning runs: expected a tuning with 2 or more values, or no soups")
+    if tuning.halving:
+        raise UserError("soups are means of whole tuning runs: leave tuning.halving out, or the soups")
+    if len(tuning.seeds) < seeds:
+        raise UserError(
+            f"tuning.seeds has {len(tuning.seeds)}, and a soup is of one of them: expected {seeds}, one for each seed"
+            " of the study, or no soups"
+        )
 
 
 def _check_halving(halving: Halving, candidates: int) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import read_json
@@ -16,6 +16,15 @@ class _Versions(TypedDict):
     torch: str
 
 
+class _SharedFeatures(TypedDict):
+    """What a run says of the features that it has shared."""
+
+    computed: Number
+    taken: Number
+    computed_seconds: Number
+    saved_seconds: Number
+
+
 class _Record(TypedDict):
     """What a study reads in the record of a run."""
 
@@ -27,6 +36,8 @@ class _Record(TypedDict):
     device: str | None
     commit: str | None
     versions: _Versions
+    shared_features: NotRequired[_SharedFeatures | None]
+    soup: NotRequired[list[str]]
 
 
 class _Failure(TypedDict):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from itertools import count, islice
 from pathlib import Path
@@ -39,12 +40,13 @@ class Plan:
         self._strategies = {
             name: portable_name(find_config(file, "strategies")) for name, file in study.strategies.items()
         }
-        self.arms = [
+        trained = [
             Arm(strategy, weights, variant)
             for variant in self.variants
             for strategy, file in self._strategies.items()
             for weights in ([None] if self._takes_no_weights(file) else study.weights)
         ]
+        self.arms = [*trained, *(replace(arm, is_soup=True) for arm in trained if arm.strategy in study.soups)]
 
     def pretraining(self) -> list[Cell]:
         """Lists the cells that make starting weights."""
@@ -63,8 +65,9 @@ class Plan:
             return []
         return [
             self._cell(arm, size, seed, tuning, value)
-            for size in (tuning.sizes or self.study.sizes)
+            for size in self._tuned_sizes
             for arm in self.arms
+            if not arm.is_soup
             for value in tuning.values
             for seed in tuning.seeds
         ]
@@ -79,12 +82,17 @@ class Plan:
         untuned = self.study.tuning is None or choices is None
         choices = choices or {}
         return [
-            self._cell(arm, size, seed, None, choices.get((arm, size)))
+            self._soup(arm, size, seed) if arm.is_soup else self._cell(arm, size, seed, None, choices.get((arm, size)))
             for seed in self.seeds
             for size in self.study.sizes
             for arm in self.arms
-            if untuned or (arm, size) in choices
+            if untuned or (replace(arm, is_soup=False), size) in choices
+            if not arm.is_soup or size in self._tuned_sizes
         ]
+
+    @property
+    def _tuned_sizes(self) -> list[int | float | None]:
+        return (self.study.tuning and self.study.tuning.sizes) or self.study.sizes
 
     @property
     def looks(self) -> tuple[int, int] | None:
@@ -103,7 +111,10 @@ class Plan:
     def label(self, arm: Arm) -> str:
         """Names an arm as briefly as the study permits."""
         from_weights = [f"from {arm.weights}"] if arm.weights and len(self.study.weights) > 1 else []
-        return " ".join([arm.strategy, *from_weights, *(f"{_short(name)}={value}" for name, value in arm.variant)])
+        soup_of = ["soup of"] if arm.is_soup else []
+        return " ".join(
+            [*soup_of, arm.strategy, *from_weights, *(f"{_short(name)}={value}" for name, value in arm.variant)]
+        )
 
     def baseline(self, arm: Arm) -> Arm | None:
         """Finds the baseline of an arm: with the same variant, and from the same weights if it takes any."""
@@ -111,15 +122,14 @@ class Plan:
             other
             for other in self.arms
             if other.strategy == self.study.baseline
+            and not other.is_soup
             and other.variant == arm.variant
             and other.weights in (None, arm.weights)
         ]
         return found[0] if found and found[0] != arm else None
 
     def _cell(self, arm: Arm, size: float | None, seed: int, tuning: Tuning | None, value: Any) -> Cell:
-        study = self.study
-        size_name = [f"size_{'all' if size is None else size}"] if study.size_key else []
-        name = [self.label(arm), *size_name, f"seed_{seed}"]
+        study, name = self.study, self._name_of(arm, size, seed)
         at_size = {} if size is None else flags(study.at_size.get(size, {}))
         settings = {**flags(self.variants[arm.variant]), **at_size}
         if study.size_key:
@@ -128,11 +138,11 @@ class Plan:
         if study.tuning and value is not None:
             settings |= flags({study.tuning.key: value})
         if tuning is not None:
-            name = ["tune", *name, f"{_short(tuning.key)}_{value}"]
+            name = f"tune-{name}-{_short(tuning.key)}_{value}"
         arguments, content = self._source(arm, seed)
         strategy = self._strategies[arm.strategy]
         return self.fit_cell(
-            "-".join(name),
+            name,
             configs=[*study.configs, strategy],
             # The strategy comes last, because scratch removes the starting weights again.
             arguments=[*config_flags(study.configs), *arguments, *config_flags([strategy])],
@@ -143,6 +153,32 @@ class Plan:
             size=size,
             seed=seed,
             value=value,
+        )
+
+    def _name_of(self, arm: Arm, size: float | None, seed: int) -> str:
+        size_name = [f"size_{'all' if size is None else size}"] if self.study.size_key else []
+        return "-".join([self.label(arm), *size_name, f"seed_{seed}"])
+
+    def _soup(self, arm: Arm, size: float | None, seed: int) -> Cell:
+        """Makes the cell of a soup: that of the tuning seed in the place of the seed. It takes the finished runs."""
+        study, tuning, trained = self.study, self.study.tuning, replace(arm, is_soup=False)
+        assert tuning is not None
+        tuning_seed = tuning.seeds[self.seeds.index(seed)]
+        runs = [self._cell(trained, size, tuning_seed, tuning, value) for value in tuning.values]
+        name, settings = self._folder_of(self._name_of(arm, size, seed)), runs[0].settings
+        options = {"recipe": "greedy", "metric": study.metric, "run_folder": str(self.folder / name)}
+        options |= {"mode": study.mode} if study.mode else {}
+        options |= {"trainer.devices": "1"}  # a soup is evaluated in one process
+        finished = (str(run.folder) for run in runs if run.is_finished)
+        return replace(
+            runs[0],
+            name=name,
+            kind="final",
+            arguments=("soup", *finished, *(f"--{option}={value}" for option, value in options.items())),
+            settings={**settings, "arguments": {**settings["arguments"], tuning.key: json.dumps(tuning.values)}},
+            arm=arm,
+            seed=seed,
+            value=None,
         )
 
     def _pretraining_cell(self, name: str, seed: int) -> Cell:
@@ -174,18 +210,22 @@ class Plan:
         Raises:
             UserError: If another cell has the same folder.
         """
-        asked, name = name, re.sub(r"[^\w.=-]+", "_", name)
-        if (other := self._names.setdefault(name, asked)) != asked:
-            raise UserError(
-                f"runs {other!r} and {asked!r} of the study would share the folder {self.folder / name}: "
-                "expected names and values that differ in letters or digits, rename one"
-            )
+        name = self._folder_of(name)
         place = {"logs": str(self.logs), "experiment": self.study.name, "version": name}
         # Only the arguments contain the study's place, so the settings stay the same if it is moved.
         given = [f"--{key}={value.replace('{study}', str(self.folder))}" for key, value in {**flags, **place}.items()]
         settings = {"configs": [self._content(file) for file in configs], "arguments": flags, "weights": weights}
         return Cell(name, self.folder, arguments=("fit", *arguments, *given), settings=settings, files=tuple(configs),
                     **facts)  # fmt: skip
+
+    def _folder_of(self, asked: str) -> str:
+        name = re.sub(r"[^\w.=-]+", "_", asked)
+        if (other := self._names.setdefault(name, asked)) != asked:
+            raise UserError(
+                f"runs {other!r} and {asked!r} of the study would share the folder {self.folder / name}: "
+                "expected names and values that differ in letters or digits, rename one"
+            )
+        return name
 
     def _source(self, arm: Arm, seed: int) -> tuple[list[str], Any]:
         """Returns the argument for the starting weights, and what identifies them."""

@@ -12,6 +12,7 @@ from lightning_transfer.report.palette import with_own_colors
 from lightning_transfer.study import plots
 from lightning_transfer.study.halving import rungs, trained_share
 from lightning_transfer.study.outcomes import Outcome, Outcomes
+from lightning_transfer.study.protocol_notes import privacy, shared_features, size_name, soups
 from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row, write_csv
 from lightning_transfer.study.statistics import Comparison, Verdict, smallest_wilcoxon_p
 from lightning_transfer.study.units import Unit, unit_of
@@ -59,9 +60,9 @@ def headline(outcomes: Outcomes) -> str:
     undecided: dict[tuple[str, ...], dict[str, Verdict]] = {}
     for size, verdict in outcomes.verdicts().items():
         if verdict.is_winner:
-            parts.append(f"size {_size(size)} **{verdict.best}** wins, {_lead(verdict, unit)}")
+            parts.append(f"size {size_name(size)} **{verdict.best}** wins, {_lead(verdict, unit)}")
         else:
-            undecided.setdefault(tuple(sorted((verdict.best, *verdict.undecided))), {})[_size(size)] = verdict
+            undecided.setdefault(tuple(sorted((verdict.best, *verdict.undecided))), {})[size_name(size)] = verdict
     for names, found in undecided.items():
         between = listed(list(names)) if len(names) < len(outcomes.plan.arms) else "any of them"
         words = f"**no difference shown** between {between}" if names[1:] else f"{names[0]} has no rival"
@@ -103,7 +104,7 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
         f"Test {unit.name}: means with 95 % t intervals over {len(outcomes.plan.seeds)} seeds.{unit.note} "
         f"Columns: `{study.size_key}` (training labels). The best mean of each column is bold."
     )
-    header = ["", *(f"{_size(size)}{_labels(outcomes.train_examples(size))}" for size in outcomes.sizes)]
+    header = ["", *(f"{size_name(size)}{_labels(outcomes.train_examples(size))}" for size in outcomes.sizes)]
     by_label: dict[str, list[str]] = {outcome.label: [] for outcome in outcomes}
     verdicts = outcomes.verdicts()
     for outcome in outcomes:
@@ -173,32 +174,12 @@ def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
         items.append(f"**The data changed during the study**: {len(fingerprints)} different fingerprints.")
     if shared := max((data.get("test_examples_in_training_split") or 0 for data in facts), default=0):
         items.append(f"**{shared:,} examples of the test split are in the training split too.**")
-    items += _privacy(outcomes)
+    items += [*shared_features(outcomes), *soups(outcomes), *privacy(outcomes)]
     yield Bullets(items)
     failures = [f"`{cell.name}`: {cell.failure}" for cell in [*outcomes.tuning, *outcomes.cells] if cell.failure]
     if failures:
         yield Heading("Failed runs")
         yield Bullets(failures)
-
-
-def _privacy(outcomes: Outcomes) -> Iterator[str]:
-    """Says what private runs cost, and what that leaves out."""
-    told = {cell: found for cell, result in outcomes.results.items() if (found := result.get("privacy"))}
-    if not told:
-        return
-    largest = {
-        f"{outcome.label} at size {_size(outcome.size)}": max(costs)
-        for outcome in outcomes
-        if (costs := [told[cell]["epsilon"] for cell in outcome.cells if cell in told])
-    }
-    deltas = listed(sorted({f"{found['delta']:g}" for found in told.values()}))
-    runs = len(outcomes.tuning) + len(outcomes.cells)
-    yield (
-        f"**Private runs**, the largest ε of each row at δ {deltas}: "
-        f"{'; '.join(f'{name} {epsilon:.2f}' for name, epsilon in largest.items())}. Each ε is that of one run. Not in "
-        f"it: the validation examples, and that this study has {runs} runs on the same training examples"
-        f"{f', {len(outcomes.tuning)} of them to tune' if outcomes.tuning else ''}."
-    )
 
 
 def _halving(outcomes: Outcomes) -> str:
@@ -223,7 +204,7 @@ def _looks(outcomes: Outcomes) -> str:
 
 
 def _verdict(size: float | None, verdict: Verdict, unit: Unit) -> str:
-    where = f"Size {_size(size)}: "
+    where = f"Size {size_name(size)}: "
     if verdict.rival is None:
         return f"{where}{verdict.best} has no rival."
     if verdict.is_winner:
@@ -267,7 +248,7 @@ def _difference_row(outcome: Outcome, unit: Unit) -> list[str]:
     difference, signed = outcome.difference.difference, f"+.{unit.decimals}f"
     interval = f"{difference.low:{signed}} to {difference.high:{signed}}" if difference.n > 1 else "-"
     p_values = (outcome.difference.p, outcome.corrected_p, outcome.difference.wilcoxon_p)
-    row = [outcome.label, _size(outcome.size), f"{difference.mean:{signed}}", interval]
+    row = [outcome.label, size_name(outcome.size), f"{difference.mean:{signed}}", interval]
     return [*row, *(_p(p).lstrip("= ") for p in p_values)]
 
 
@@ -278,7 +259,7 @@ def _cost_rows(outcomes: Outcomes, unit: Unit) -> Iterator[list[str]]:
         for outcome in outcomes.at(size):
             value = "-" if outcome.value is None else f"{outcome.value}{arrows[outcome.edge]}"
             row = [value, f"{outcome.seconds:.1f}", f"{outcome.summary.mean:.{unit.decimals}f}"]
-            yield [outcome.label, _size(size), *row, "●" if outcome.label in front else ""]
+            yield [outcome.label, size_name(size), *row, "●" if outcome.label in front else ""]
 
 
 def _distinct(results: list[dict[str, Any]], key: str) -> list[str]:
@@ -287,10 +268,6 @@ def _distinct(results: list[dict[str, Any]], key: str) -> list[str]:
 
 def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def _size(size: float | None) -> str:
-    return "all" if size is None else f"{size:,}"
 
 
 def _labels(count: int | None) -> str:
