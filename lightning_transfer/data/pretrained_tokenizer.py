@@ -113,7 +113,7 @@ def tokenizer_of(text: str, source: str) -> Tokenizer:
         if (merge := _merge_without_prefix(content["model"])) is not None:  # it would abort the process
             raise UserError(f"{source} is not a tokenizer: it merges {merge}, and the second has no prefix")
         if (growth := _growth(content.get("normalizer"))) > LARGEST_GROWTH:
-            raise UserError(f"{source} makes texts up to {growth:.3g} times as long: expected at most {LARGEST_GROWTH:,}")
+            raise UserError(f"{source} makes texts {growth:.3g} times as long at most: expected {LARGEST_GROWTH:,}")
         tokenizer = Tokenizer.from_str(text)
         if (added := len(tokenizer.encode("a").ids)) > LARGEST_GROWTH:
             raise UserError(f"{source} makes {added:,} tokens of one letter: expected at most {LARGEST_GROWTH:,}")
