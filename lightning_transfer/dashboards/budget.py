@@ -15,6 +15,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.lightning_internals import rest_hook, wake_hook
 
 _PICTURE_SECONDS = 0.08  # of a picture of a kind that was not drawn before: they took 0.02 to 0.08 on a slow core
+_TIMED = 0.8  # of the share; the rest is for what is called in each step, and too short to be timed
 _BEFORE_THE_END = 0.25  # of what may be spent; the rest is for the pictures of the trained network
 _FIRST_PIECE, _LARGEST_PIECE = 8, 64  # examples of a pass
 
@@ -28,12 +29,13 @@ class Budget(L.Callback):
     """Bounds the seconds that the dashboards of a run take by a share of those of its training.
 
     Scalars, texts and the data of figures are always written, and count. A picture, or what runs the network, asks
-    before it is drawn. It is drawn if all seconds spent so far, with those that it is expected to take, are within the
-    share of the training so far. Until the training ends, a quarter of the share may be spent. A drawing is expected to
-    take as long as the last one of its kind, and a first pass of the network over few examples as long as a training
-    step. What cannot be afforded is put off until it can, at the latest to the end of the training. A line then
-    names what is left out. The seconds are those of one ``fit``: one that resumes begins anew. The bound holds on the
-    wall's clock and in CPU time, as either may run while the other stands.
+    before it is drawn. It is drawn if all seconds spent so far, with those that it is expected to take, are within four
+    fifths of the share of the training so far. The rest is for what is done in each step and too short to be timed.
+    Until the training ends, a quarter of that may be spent. A drawing is expected to take as long as the last one of
+    its kind, and a first pass of the network over few examples as long as a training step. What cannot be afforded is
+    put off until it can, at the latest to the end of the training. A line then names what is left out. The seconds are
+    those of one ``fit``: one that resumes begins anew. The bound holds on the wall's clock and in CPU time, as either
+    may run while the other stands.
 
     The first rank decides for all ranks, so all of them have to ask.
 
@@ -163,7 +165,7 @@ class Budget(L.Callback):
         """Seconds that can be spent now."""
         if self.share is None:
             return math.inf
-        return float((self._part * self.share * self.training - self.spent).min())
+        return float((self._part * _TIMED * self.share * self.training - self.spent).min())
 
     def affordable(self, examples: int, passes: int = 1, seconds: float = 0.0) -> int:
         """Returns how many of some examples can be afforded now: all, a half, a quarter and so on.
