@@ -148,22 +148,19 @@ def test_study_without_whole_runs_for_a_soup_of_each_seed_is_refused(changes: di
         check(soups_of(**changes))
 
 
-def test_private_runs_are_no_soup_with_a_record() -> None:
-    for name in ("a", "b"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"fit_seconds": 1, "train_seconds": 1, "privacy": {"epsilon": 2.0}}', "b is a private run: the record of a"),
+        ('{"fit_seconds": 1}', r"b.results\.json has no train_seconds: expected the record of a finished run"),
+        ('{"fit_seconds": 1, "train_seconds": "2"}', r"b.results\.json\.train_seconds is '2': expected the record"),
+        ("[]", r"b.results\.json holds a list: expected a dict"),
+    ],
+)
+def test_run_whose_record_cannot_be_that_of_a_part_is_refused(content: str, message: str) -> None:
+    for name, record in (("a", '{"fit_seconds": 1, "train_seconds": 1}'), ("b", content)):
         Path(name).mkdir()
         Path(name, "config.yaml").write_text("")
-        Path(name, "results.json").write_text('{"privacy": {"epsilon": 2.0}}')
-    with pytest.raises(
-        UserError, match="a is a private run: the record of a soup would need the epsilon of all its runs together"
-    ):
+        Path(name, "results.json").write_text(record)
+    with pytest.raises(UserError, match=message):
         make_soup([Path("a"), Path("b")], run_folder=Path("c"))
-
-
-def test_mean_of_weights_is_exact_and_counters_are_the_first_runs() -> None:
-    first = {"weight": torch.tensor([1.0, 16777216.0]), "batches": torch.tensor(3)}
-    second = {"weight": torch.tensor([2.0, 16777218.0]), "batches": torch.tensor(5)}
-    third = {"weight": torch.tensor([6.0, 16777220.0]), "batches": torch.tensor(7)}
-    mean = mean_weights([first, second, third])
-    assert mean["weight"].tolist() == [3.0, 16777218.0]
-    assert mean["weight"].dtype == torch.float32
-    assert mean["batches"] == 3

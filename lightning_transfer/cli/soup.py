@@ -13,13 +13,13 @@ from lightning_transfer.cli.ensemble import divide, finished_runs, table
 from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
+from lightning_transfer.cli.soup_record import record_of_soup, records_of
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import check_file, check_folder, read_json, write_json
+from lightning_transfer.files import check_file, check_folder, write_json
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.run.reading import read_checkpoint
-from lightning_transfer.run.record import source_commit, versions
 from lightning_transfer.transfer.sources import checkpoint_of
 
 Weights = Mapping[str, Tensor]
@@ -90,7 +90,7 @@ def make_soup(
         check_file(output)
     else:
         check_folder(output.parent, "--run_folder")
-        _check_not_private(runs)
+        records_of(runs)  # refused now what would be after all evaluations
     checkpoints = {run: read_checkpoint(checkpoint_of(run)) for run in runs}
     weights = {run: checkpoint["state_dict"] for run, checkpoint in checkpoints.items()}
     _check_same_network(weights)
@@ -101,7 +101,8 @@ def make_soup(
         options = {"recipe": recipe, "metric": metric, "mode": mode, "run_folder": run_folder}
         words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
         command = shlex.join(["lightning-transfer", "soup", *map(str, runs), *words, *arguments])
-        figures = _leave_run(Path(run_folder), soup, chosen, command)
+        record, figures = _leave_run(Path(run_folder), soup, chosen)
+        write_json(Path(run_folder) / "results.json", {**record, "command": command})
     else:
         figures = {str(run): soup.evaluate(run, split).logged for run in chosen.runs}
         figures[f"soup of {len(chosen.runs)}"] = soup.evaluate(chosen.runs[0], split, output).logged
@@ -226,42 +227,18 @@ def _check_same_network(weights: Mapping[Path, Weights]) -> None:
             )
 
 
-def _check_not_private(runs: Sequence[Path]) -> None:
-    for run in runs:
-        if read_json(run / "results.json").get("privacy"):
-            raise UserError(
-                f"{run} is a private run: the record of a soup would need the epsilon of all its runs together, leave"
-                " --run_folder out"
-            )
+def _leave_run(folder: Path, soup: _Soup, chosen: Chosen) -> tuple[dict[str, Any], dict[str, Metrics]]:
+    """Evaluates the soup and leaves the config of its first run.
 
-
-def _leave_run(folder: Path, soup: _Soup, chosen: Chosen, command: str) -> dict[str, Metrics]:
-    """Evaluates the soup, and leaves the config and the record of a finished run, both after its first run's."""
-    first = chosen.runs[0]
+    Returns:
+        The record of the soup, and its metrics by the split.
+    """
+    first, records = chosen.runs[0], records_of(chosen.runs)
     validation = chosen.validation or soup.evaluate(first, "validation", soup.output).logged
     test = soup.evaluate(first, "test", soup.output)
-    records = [read_json(run / "results.json") for run in chosen.runs]
-    seconds = {name: sum(record[name] for record in records) for name in ("fit_seconds", "train_seconds")}
-    data, tested = records[0].get("data"), getattr(test.datamodule, "facts", {})
-    if data is not None:
-        of_test = {name: fact for name, fact in tested.items() if name.startswith("test")}
-        prints = {**data.get("fingerprints", {}), **tested.get("fingerprints", {})}
-        data = {**data, **of_test, "fingerprints": prints}
-    record = {
-        **records[0],
-        "command": command,
-        "validation": {f"val/{name}": value for name, value in validation.items()},
-        "test": {f"test/{name}": value for name, value in test.logged.items()},
-        "best_checkpoint": str(soup.output),
-        "soup": [str(run) for run in chosen.runs],
-        **dict.fromkeys(("unfreezing", "interpolation", "shared_features")),
-        **seconds,
-        "data": data,
-        "commit": source_commit(),
-        "versions": versions(),
-        "validations": [],
-    }
     shutil.copyfile(first / "config.yaml", folder / "config.yaml")
-    write_json(folder / "results.json", record)
+    facts = getattr(test.datamodule, "facts", None)
+    record = record_of_soup([*records.values()], validation, test.logged, facts)
+    record |= {"best_checkpoint": str(soup.output), "soup": [str(run) for run in chosen.runs]}
     name = f"soup of {len(chosen.runs)}"
-    return {f"{name}, validation": validation, f"{name}, test": test.logged}
+    return record, {f"{name}, validation": validation, f"{name}, test": test.logged}
