@@ -33,11 +33,13 @@ class Settings:
         repeats: Number of runs of each candidate.
         quick: Whether to measure tiny sizes, only to see that everything runs.
         arguments: More arguments, for parts that run the command line.
+        environments: Folder of the environments of peers.
     """
 
     repeats: int = 5
     quick: bool = False
     arguments: tuple[str, ...] = ()
+    environments: Path = Path("logs/environments")
 
     def scaled(self, full: int, quick: int) -> int:
         """Chooses the full or the quick size."""

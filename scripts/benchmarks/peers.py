@@ -1,246 +1,211 @@
-"""Compares progressive unfreezing with Lightning's BackboneFinetuning and, if installed, finetuning-scheduler.
+"""Does whole trainings with this package, fastai, the Trainer of Hugging Face, timm's train script and Lightning.
 
-``pip install finetuning-scheduler`` adds the latter; no other part needs it.
+Each program of ``peer_programs`` runs as it stands, as its library documents it, on the same files and network, with
+the same batch size, epochs and hold-out, on one thread. Each peer gets an environment of its own in the folder that
+``--environments`` names. All share torch with this one. CIFAR-10, IMDB, SST-2 and MiniLM come from a mirror or the Hub.
 """
 
-import logging
+import contextlib
+import functools
 import os
+import re
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import lightning as L
-import torch
-from lightning.pytorch.callbacks import BackboneFinetuning
-from torch import Tensor, nn
+from benchmarks import environments
+from benchmarks.compare import count_lines
+from benchmarks.measure import RATIO, Part, Row, Settings, described
+from benchmarks.peer_jobs import JOBS
 
-from benchmarks.measure import Row, Settings
-from lightning_transfer import ProgressiveUnfreezing
+if TYPE_CHECKING:
+    import psutil
 
-EPOCHS, BATCHES = 3, 6
-
-
-class Batches:
-    """Random batches, new ones in each epoch, that can resume in mid-epoch from a checkpoint."""
-
-    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self.position = 0
-        self.is_resumed = False
-        self.sampler = self  # Lightning looks there for set_epoch
-
-    def __len__(self) -> int:
-        return BATCHES
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, and so the batches."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Tensor]:
-        self.position = self.position % BATCHES if self.is_resumed else 0
-        self.is_resumed = False
-        inputs = torch.randn(BATCHES, 8, 4, generator=torch.Generator().manual_seed(self.epoch))
-        while self.position < BATCHES:
-            self.position += 1
-            yield inputs[self.position - 1][self.rank :: self.world_size]
-
-    def state_dict(self) -> dict[str, int]:
-        """Returns the place in the epoch."""
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues from a saved place."""
-        self.position, self.is_resumed = state["position"], True
+PROGRAMS = Path(__file__).parent / "peer_programs"
+REPOSITORY = Path(__file__).resolve().parents[2]
+OURS, FIRST = "lightning-transfer", "transformers"
+# What each library prints at the end of an epoch's validation: the hold-out accuracy as a share, or in percent.
+EPOCHS = (
+    r'"event": "epoch".*"val/accuracy": *(\d[\d.e-]*)',  # lightning-transfer
+    r"'eval_accuracy': *'?(\d[\d.e-]*)",  # transformers
+    r"^val_accuracy (\d[\d.e-]*)",  # the programs of Lightning
+    r"^\d+ +\d+\.\d+ +\d+\.\d+ +(\d\.\d+) +\d\d:\d\d *$",  # fastai's table, whose last column is the time
+    r"Test: \[ *(\d+)/\1\].*Acc@1: +\S+ \( *(?P<percent>\d[\d.]*)\)",  # timm, after the last of its batches
+)
+# The same at the end of each run of a study: the test accuracy.
+RUNS = (r'"event": "run".*"test/accuracy": *(\d[\d.e-]*)', r" test_accuracy (\d[\d.e-]*)")
+# A process begins with the peak memory of the one that started it. So a small one starts each program, and tells its
+# CPU seconds and peak memory.
+SMALL_PARENT = """import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(status)
+"""
 
 
-class Toy(L.LightningModule):
-    """A backbone and a head. The backbone should train from the second epoch on."""
+@dataclass(frozen=True)
+class Training:
+    """What a program took.
 
-    def __init__(self, scheduler: Callable[[Any], Any] | None = None) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh())
-        self.head = nn.Linear(8, 2)
-        self.make_scheduler = scheduler
+    Args:
+        marks: CPU seconds since its start, and the accuracy that it told then, at the end of each epoch or run.
+        seconds: CPU seconds in all.
+        peak: Largest memory of a process in MiB.
+    """
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Computes the loss."""
-        return nn.functional.cross_entropy(self.head(self.backbone(batch)), (batch.sum(dim=1) > 0).long())
+    marks: list[tuple[float, float]]
+    seconds: float
+    peak: float
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Logs the loss under the name that finetuning-scheduler requires."""
-        self.log("val_loss", self.training_step(batch, batch_idx), sync_dist=True)
+    @property
+    def mark_seconds(self) -> float:
+        """CPU seconds from one mark to the next: the mean, without the first, which has the start in it."""
+        return (self.marks[-1][0] - self.marks[0][0]) / (len(self.marks) - 1)
 
-    def configure_optimizers(self) -> Any:
-        """Returns the optimizer, and the scheduler if there is one."""
-        # BackboneFinetuning adds the backbone's group itself and asks for an optimizer without it.
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
-        scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}] if scheduler else []
+    def seconds_to(self, bar: float) -> float | None:
+        """CPU seconds from the start of the program to an accuracy; None if it was not reached."""
+        return next((end for end, accuracy in self.marks if accuracy >= bar), None)
 
 
-def ours() -> list[L.Callback]:
-    """Returns this project's callback, which thaws the backbone after one epoch."""
-    return [ProgressiveUnfreezing(["backbone", "head"], until={"epochs": 1})]
+def programs(job: str, peer: str) -> list[Path]:
+    """Finds the files of a job: a program in Python, shell commands, a config."""
+    return sorted(PROGRAMS.glob(f"{job}.{peer}.*"))
 
 
-def lightnings() -> list[L.Callback]:
-    """Returns Lightning's callback, set to do the same."""
+def peers_of(job: str) -> list[str]:
+    """Finds who does a job, beginning with the one that the others are compared with."""
+    found = {file.name.split(".")[1] for file in PROGRAMS.glob(f"{job}.*")}
+    return sorted(found, key=lambda peer: (peer != FIRST, peer != OURS, peer))
+
+
+def measure(name: str, settings: Settings) -> list[Row]:
+    """Runs the programs of a job in turns."""
+    job, folder = JOBS[name], settings.environments.absolute()
+    pythons = {peer: environments.python_of(peer, folder) for peer in peers_of(name)}
+    present = {peer: python for peer, python in pythons.items() if python is not None}
+    count = settings.scaled(job.count, job.quick)
+    trainings: dict[str, list[Training]] = {peer: [] for peer in present}
+    with tempfile.TemporaryDirectory() as place:
+        files = Path(place, "files")
+        job.write_files(files, count)
+        for turn in range(settings.repeats):
+            for peer, python in present.items():
+                trainings[peer].append(train(name, peer, python, files, Path(place, f"{peer}{turn}")))
+                shutil.rmtree(Path(place, f"{peer}{turn}"))
+    first = next(iter(trainings.values()))
     return [
-        BackboneFinetuning(1, backbone_initial_lr=0.1, train_bn=False, should_align=False, lambda_func=lambda _: 1.0)
+        {**row_of(name, peer, own, first, count), "versions": environments.versions(peer, present[peer], folder)}
+        for peer, own in trainings.items()
     ]
 
 
-def finetuning_schedulers() -> list[L.Callback]:
-    """Returns finetuning-scheduler's callbacks, set to do the same."""
-    from finetuning_scheduler import FinetuningScheduler, FTSCheckpoint
-
-    schedule = {
-        0: {"params": ["head.weight", "head.bias"], "max_transition_epoch": 1},
-        1: {
-            "params": [f"backbone.{name}" for name, _ in Toy().backbone.named_parameters()],
-            "max_transition_epoch": EPOCHS + 1,
-            "lr": 0.1,
-        },
+def row_of(name: str, peer: str, own: list[Training], first: list[Training], count: int) -> Row:
+    """Sums a peer's trainings up: medians over the turns."""
+    job = JOBS[name]
+    done = 1 if job.is_study else count  # from one mark to the next
+    row: Row = {
+        "with": peer,
+        "lines": sum(count_lines(file.read_text()) for file in programs(name, peer)),
+        f"{job.unit}/CPU s": done / statistics.median(training.mark_seconds for training in own),
+        "CPU s in all": statistics.median(training.seconds for training in own),
     }
-    fts = FinetuningScheduler(ft_schedule=schedule, epoch_transitions_only=True, logging_level=logging.ERROR)
-    return [fts, FTSCheckpoint(monitor="val_loss", save_top_k=1)]
+    if job.bar is not None:
+        to_bar = [seconds for training in own if (seconds := training.seconds_to(job.bar)) is not None]
+        row[f"CPU s to {job.bar:.0%}"] = statistics.median(to_bar) if len(to_bar) == len(own) else "-"
+    accuracies = [statistics.mean(accuracy for _, accuracy in training.marks) for training in own]
+    if not job.is_study:
+        accuracies = [training.marks[-1][1] for training in own]
+    pairs = zip(own, first, strict=True)
+    return row | {
+        "accuracy": statistics.median(accuracies),
+        "peak memory, MiB": max(training.peak for training in own),
+        RATIO: statistics.median(mine.mark_seconds / theirs.mark_seconds for mine, theirs in pairs),
+    }
 
 
-PEERS = {"ProgressiveUnfreezing": ours, "BackboneFinetuning": lightnings, "finetuning-scheduler": finetuning_schedulers}
+def train(name: str, peer: str, python: Path, files: Path, folder: Path) -> Training:
+    """Runs a program in a copy of a folder.
+
+    Raises:
+        RuntimeError: If the program fails, or tells of fewer than two epochs or runs.
+    """
+    shutil.copytree(files, folder, symlinks=True)
+    for program in programs(name, peer):
+        shutil.copy(program, folder / f"{name}{program.suffix}")
+    command = [str(python), f"{name}.py"]
+    if (folder / f"{name}.sh").exists():
+        functions = f'python() {{ "{python}" "$@"; }}; lightning-transfer() {{ python -m lightning_transfer "$@"; }}'
+        command = ["bash", "-ec", f"{functions}; . ./{name}.sh"]
+    if peer == "timm":
+        (folder / environments.TIMM).symlink_to(python.parents[2] / environments.TIMM)
+    paths = [str(folder), *([str(REPOSITORY)] if peer == OURS else [])]
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    # Nothing is kept from one run to the next.
+    settings |= {variable: str(folder / "cache") for variable in ("LIGHTNING_TRANSFER_CACHE", "HF_HOME")}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **settings}
+    training, printed = watched(command, folder, environment, RUNS if JOBS[name].is_study else EPOCHS)
+    if training is None or len(training.marks) < 2:
+        raise RuntimeError(f"{name} with {peer} failed or told of fewer than two epochs or runs:\n{printed}")
+    return training
 
 
-class Saver(L.Callback):
-    """Saves a checkpoint in the middle and at the end of each epoch."""
+def watched(
+    command: list[str], folder: Path, environment: dict[str, str], patterns: Sequence[str] = EPOCHS
+) -> tuple[Training | None, str]:
+    """Runs a command, and notes its CPU time at each line that tells an accuracy.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Returns:
+        What it took, None if it failed; and what it printed.
+    """
+    import psutil  # late: no other suite needs it
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Saves in the middle of an epoch."""
-        if trainer.global_step % BATCHES == BATCHES // 2:
-            trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
-
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Saves at the end of an epoch."""
-        trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
-
-
-def fit(
-    peer: str, module: L.LightningModule, folder: Path, *more: L.Callback, ckpt_path: Path | None = None, **options: Any
-) -> L.Trainer:
-    """Trains the toy with one of the peers."""
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    batches = options.pop("batches", Batches())
-    trainer = L.Trainer(
-        **{**quiet, "devices": 1, "max_epochs": EPOCHS, "default_root_dir": folder, **options},
-        callbacks=[*PEERS[peer](), *more],
-        num_sanity_val_steps=0,
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", SMALL_PARENT, *command],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    validation = torch.utils.data.DataLoader(
-        torch.randn(8, 4, generator=torch.Generator().manual_seed(9)), batch_size=8
-    )
-    trainer.fit(module, batches, validation, ckpt_path=ckpt_path, weights_only=False)
-    return trainer
+    root, printed, marks = psutil.Process(process.pid), [], []
+    for line in process.stdout or ():
+        printed.append(line)
+        if (accuracy := accuracy_in(line, patterns)) is not None:
+            marks.append((_seconds([root, *root.children(recursive=True)]), accuracy))
+    if process.wait():
+        return None, "".join(printed)
+    seconds, peak = printed.pop().split()[-2:]
+    return Training(marks, float(seconds), int(peak) / (2**20 if sys.platform == "darwin" else 2**10)), "".join(printed)
 
 
-def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Computes the largest difference between two states."""
-    return max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours)
+def _seconds(family: "list[psutil.Process]") -> float:
+    """Sums the CPU seconds of processes, and of their children that have ended."""
+    import psutil
+
+    used = 0.0
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended, such as a loader's worker
+            used += sum(each.cpu_times()[:4])
+    return used
 
 
-def attempt(measure: Callable[[], str]) -> str:
-    """Returns the result of a measurement, or the name of the exception that ended it."""
-    try:
-        return measure()
-    except Exception as error:
-        return type(error).__name__
+def accuracy_in(line: str, patterns: Sequence[str] = EPOCHS) -> float | None:
+    """Finds the accuracy in a line that a library printed, as a share; None if it does not tell one."""
+    for pattern in patterns:
+        if match := re.search(pattern, line):
+            percent = match.groupdict().get("percent")
+            return float(match[1]) if percent is None else float(percent) / 100
+    return None
 
 
-def replica_drift(peer: str, folder: Path) -> str:
-    """Measures the largest difference between two ranks' weights after three epochs."""
-    port = str(20000 + os.getpid() % 20000)
-    shared = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path[:2]),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-    }
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peers", peer, str(folder)]
-    ranks = [
-        subprocess.Popen(
-            command, env={**shared, "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
-        for rank in range(2)
-    ]
-    errors = [rank.communicate(timeout=300)[1].decode() for rank in ranks]
-    if any(rank.returncode for rank in ranks):
-        raise RuntimeError(errors[0] + errors[1])
-    first, second = (torch.load(folder / f"rank{rank}.pt") for rank in range(2))
-    return f"{difference(first, second):.2g}"
-
-
-def train_as_rank(peer: str, folder: Path) -> None:
-    """Trains as one of two processes and saves the weights."""
-    rank = int(os.environ["LOCAL_RANK"])
-    module = Toy()
-    fit(peer, module, folder, devices=2, strategy="ddp", batches=Batches(rank, 2))
-    torch.save({name: parameter.detach() for name, parameter in module.named_parameters()}, folder / f"rank{rank}.pt")
-
-
-def resume_difference(peer: str, folder: Path, step: int) -> str:
-    """Measures the largest difference between the weights of a resumed and an uninterrupted run."""
-    uninterrupted, resumed = Toy(), Toy()
-    fit(peer, uninterrupted, folder, Saver(folder))
-    fit(peer, resumed, folder, ckpt_path=folder / f"{step}.ckpt")
-    return f"{difference(uninterrupted.state_dict(), resumed.state_dict()):.2g}"
-
-
-def statistics_moved(peer: str, folder: Path) -> str:
-    """Measures how far the running mean moves in the first epoch, in which the backbone is frozen."""
-    fit(peer, Toy(), folder, Saver(folder))
-    mean = torch.load(folder / f"{BATCHES}.ckpt", weights_only=False)["state_dict"]["backbone.1.running_mean"]
-    return f"{float(mean.abs().max()):.2g}"
-
-
-def scheduled(peer: str, folder: Path, scheduler: Callable[[Any], Any]) -> str:
-    """Says whether the fit succeeds and the thawed group ends at the same learning rate as the head."""
-    trainer = fit(peer, Toy(scheduler=scheduler), folder)
-    rates = {round(group["lr"], 9) for group in trainer.optimizers[0].param_groups}
-    return "ok" if len(rates) == 1 else "other rate"
-
-
-def compare_peers(settings: Settings) -> list[Row]:
-    """Compares callbacks that train the head for one epoch, then everything. A difference of weights should be 0."""
-    total = EPOCHS * BATCHES
-    measures: dict[str, Callable[[str, Path], str]] = {
-        "resume, end of epoch 1": lambda peer, folder: resume_difference(peer, folder, BATCHES),
-        "resume, end of epoch 2": lambda peer, folder: resume_difference(peer, folder, 2 * BATCHES),
-        "resume, mid-epoch 3": lambda peer, folder: resume_difference(peer, folder, 2 * BATCHES + BATCHES // 2),
-        "running mean of a frozen batch norm": statistics_moved,
-        "OneCycleLR": lambda p, f: scheduled(p, f, lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total)),
-        "LambdaLR": lambda p, f: scheduled(p, f, lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t))),
-        "LinearLR": lambda p, f: scheduled(p, f, lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.5, 1.0, total - 4)),
-    }
-    if not settings.quick:  # it starts six processes
-        measures = {"replica drift, 2 processes": replica_drift, **measures}
-    rows: list[Row] = []
-    for title, measure in measures.items():
-        row: Row = {"": title}
-        for peer in PEERS:
-            with tempfile.TemporaryDirectory() as folder:
-                row[peer] = attempt(partial(measure, peer, Path(folder)))
-        rows.append(row)
-    return rows
-
-
-if __name__ == "__main__":  # replica_drift starts its processes here
-    torch.set_num_threads(1)
-    train_as_rank(sys.argv[1], Path(sys.argv[2]))
+PARTS: dict[str, Part] = {
+    name: described(functools.partial(measure, name), f"Trains with each peer: {job.what}.")
+    for name, job in JOBS.items()
+}

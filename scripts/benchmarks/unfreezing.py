@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks import peers
+from benchmarks import unfreezing_peers
 from benchmarks.measure import RATIO, Clock, Part, Row, Settings
 from lightning_transfer import ProgressiveUnfreezing
 from lightning_transfer.transfer.freezing import FreezableModule
@@ -115,4 +115,4 @@ def phases(settings: Settings) -> list[Row]:
     ]
 
 
-PARTS: dict[str, Part] = {"peers": peers.compare_peers, "overhead": overhead, "phases": phases}
+PARTS: dict[str, Part] = {"peers": unfreezing_peers.compare_peers, "overhead": overhead, "phases": phases}

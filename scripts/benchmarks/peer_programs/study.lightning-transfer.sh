@@ -1,0 +1,1 @@
+lightning-transfer study --config study.yaml --workers 0 --json
