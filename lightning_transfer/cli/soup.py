@@ -1,7 +1,6 @@
 """Implements ``lightning-transfer soup``: it averages the weights of finished runs into one checkpoint."""
 
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +16,7 @@ from lightning_transfer.cli.soup_record import record_of_soup, records_of
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import check_file, check_folder, write_json
+from lightning_transfer.files import check_file, check_folder, write_json, write_text
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.run.reading import read_checkpoint
 from lightning_transfer.transfer.sources import checkpoint_of
@@ -236,7 +235,7 @@ def _leave_run(folder: Path, soup: _Soup, chosen: Chosen) -> tuple[dict[str, Any
     first, records = chosen.runs[0], records_of(chosen.runs)
     validation = chosen.validation or soup.evaluate(first, "validation", soup.output).logged
     test = soup.evaluate(first, "test", soup.output)
-    shutil.copyfile(first / "config.yaml", folder / "config.yaml")
+    write_text(folder / "config.yaml", (first / "config.yaml").read_text(encoding="utf-8"))
     facts = getattr(test.datamodule, "facts", None)
     record = record_of_soup([*records.values()], validation, test.logged, facts)
     record |= {"best_checkpoint": str(soup.output), "soup": [str(run) for run in chosen.runs]}
