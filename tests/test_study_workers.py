@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from launching import FIT, run
-from study_toys import STRATEGIES, Noting, toy_study
+from study_toys import STRATEGIES, Drawing, Noting, toy_study
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.study.workers import Workers
@@ -77,3 +77,10 @@ def test_worker_stays_for_the_next_stage_of_the_study() -> None:
         processes = {process for cells in stages for _, process in workers.run(cells)}
     assert len(processes) == 1
     assert processes != {os.getpid()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="it needs Linux")
+def test_worker_that_has_drawn_a_bar_leaves_no_semaphore_to_the_system_when_it_is_killed() -> None:
+    with Workers(1, threads=1) as workers:
+        [(_, semaphores)] = workers.run([Drawing("a", Path("logs"), "final", (), {}, ())])
+    assert semaphores == 0

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
+from tqdm import tqdm
+
 from lightning_transfer.cluster.orphans import end_after_parent
 from lightning_transfer.cluster.signals import SIGNALS, SIGUSR1, held_back, let_through
 from lightning_transfer.study.cells import Cell
@@ -154,6 +156,8 @@ def _work(connection: Connection, number: int, threads: int, environment: dict[s
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
     threading.Thread(target=end_after_parent, daemon=True).start()  # at once, even in the middle of a fit
     importlib.import_module(_EXPERIMENT)  # before gc.freeze
+    # The lock that bars would make is a semaphore of the system, which Python reports as leaked once this is killed.
+    tqdm.set_lock(threading.RLock())
 
     _use(threads)
     _choose_gpu(number)
