@@ -127,7 +127,7 @@ JOBS = {
     "cnn": Job("a small network on CIFAR-10, batches of 128", 10_000, 1000, "images", 0.45, write_images),
     "resnet18": Job("ResNet-18 on CIFAR-10, gradually, batches of 64", 4000, 400, "images", 0.35, write_resnet),
     "lstm": Job("an LSTM on IMDB, batches of 32 cut at 256 tokens", 2000, 200, "documents", 0.65, _write_reviews),
-    "sst2": Job("MiniLM on SST-2, batches of 32 cut at 96 tokens", 640, 128, "documents", 0.8, _write_sentences),
-    "probe": Job("the head of a frozen MiniLM on SST-2", 640, 128, "documents", 0.75, _write_sentences),
+    "sst2": Job("MiniLM on SST-2, batches of 32 cut at 96 tokens", 1280, 128, "documents", 0.8, _write_sentences),
+    "probe": Job("the head of a frozen MiniLM on SST-2", 1920, 128, "documents", 0.75, _write_sentences),
     "study": Job("3 strategies, 3 sizes and 3 seeds on CIFAR-10", 1000, 1000, "runs", None, write_study),
 }
