@@ -89,7 +89,7 @@ def make_soup(
         check_file(output)
     else:
         check_folder(output.parent, "--run_folder")
-        records_of(runs)  # refused now what would be after all evaluations
+    records = {} if run_folder is None else records_of(runs)  # refused now what would be after all evaluations
     checkpoints = {run: read_checkpoint(checkpoint_of(run)) for run in runs}
     weights = {run: checkpoint["state_dict"] for run, checkpoint in checkpoints.items()}
     _check_same_network(weights)
@@ -100,7 +100,7 @@ def make_soup(
         options = {"recipe": recipe, "metric": metric, "mode": mode, "run_folder": run_folder}
         words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
         command = shlex.join(["lightning-transfer", "soup", *map(str, runs), *words, *arguments])
-        record, figures = _leave_run(Path(run_folder), soup, chosen)
+        record, figures = _leave_run(Path(run_folder), soup, chosen, [records[run] for run in chosen.runs])
         write_json(Path(run_folder) / "results.json", {**record, "command": command})
     else:
         figures = {str(run): soup.evaluate(run, split).logged for run in chosen.runs}
@@ -226,18 +226,26 @@ def _check_same_network(weights: Mapping[Path, Weights]) -> None:
             )
 
 
-def _leave_run(folder: Path, soup: _Soup, chosen: Chosen) -> tuple[dict[str, Any], dict[str, Metrics]]:
+def _leave_run(
+    folder: Path, soup: _Soup, chosen: Chosen, records: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Metrics]]:
     """Evaluates the soup and leaves the config of its first run.
+
+    Args:
+        folder: Folder of the soup.
+        soup: All runs, and how to evaluate them.
+        chosen: The runs that went in.
+        records: Their records.
 
     Returns:
         The record of the soup, and its metrics by the split.
     """
-    first, records = chosen.runs[0], records_of(chosen.runs)
+    first = chosen.runs[0]
     validation = chosen.validation or soup.evaluate(first, "validation", soup.output).logged
     test = soup.evaluate(first, "test", soup.output)
     write_text(folder / "config.yaml", (first / "config.yaml").read_text(encoding="utf-8"))
     facts = getattr(test.datamodule, "facts", None)
-    record = record_of_soup([*records.values()], validation, test.logged, facts)
+    record = record_of_soup(records, validation, test.logged, facts)
     record |= {"best_checkpoint": str(soup.output), "soup": [str(run) for run in chosen.runs]}
     name = f"soup of {len(chosen.runs)}"
     return record, {f"{name}, validation": validation, f"{name}, test": test.logged}
