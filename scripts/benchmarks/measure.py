@@ -21,6 +21,15 @@ from lightning_transfer.networks.processor import has_bfloat16
 # The precisions that this processor has. A row in another one would in truth be computed in float32.
 PRECISIONS = ("32", "bf16") if has_bfloat16() else ("32",)
 RATIO = "time, of the first's"  # the column of what holds on any machine; lower is better
+# A process begins with the peak memory of the one that started it. So a small one starts a command: its words follow
+# these. In a line of its own it then tells the CPU seconds and the peak memory, and ends with the command's status.
+_START_AND_TELL = """import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(status)
+"""
+SMALL_PARENT = [sys.executable, "-I", "-S", "-c", _START_AND_TELL]
 Row = dict[str, str | float]  # a line of a table: column -> value
 Part = Callable[["Settings"], list[Row]]
 

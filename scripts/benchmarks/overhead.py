@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.cnn import CONFIGS
-from benchmarks.measure import RATIO, Clock, Part, Row, Settings, silence
+from benchmarks.measure import RATIO, SMALL_PARENT, Clock, Part, Row, Settings, silence
 from lightning_transfer.cli.entry import main
 
 CLASSES = 2
@@ -179,14 +179,9 @@ def start(settings: Settings) -> list[Row]:
 
 
 def _cpu_seconds_of(arguments: list[str]) -> float:
-    code = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True);"
-        "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, sys.executable, *arguments], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
+    command = [*SMALL_PARENT, sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-2])
 
 
 PARTS: dict[str, Part] = {"step": step, "start": start}

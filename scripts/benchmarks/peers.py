@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import environments
-from benchmarks.compare import count_lines
-from benchmarks.measure import RATIO, Part, Row, Settings, described
+from benchmarks.compare import REPOSITORY, count_lines
+from benchmarks.measure import RATIO, SMALL_PARENT, Part, Row, Settings, described
 from benchmarks.peer_jobs import JOBS
 
 if TYPE_CHECKING:
     import psutil
 
 PROGRAMS = Path(__file__).parent / "peer_programs"
-REPOSITORY = Path(__file__).resolve().parents[2]
 OURS, FIRST = "lightning-transfer", "transformers"
 # What each library prints at the end of an epoch's validation: the hold-out accuracy as a share, or in percent.
 EPOCHS = (
@@ -40,14 +39,6 @@ EPOCHS = (
 )
 # The same at the end of each run of a study: the test accuracy.
 RUNS = (r'"event": "run".*"test/accuracy": *(\d[\d.e-]*)', r" test_accuracy (\d[\d.e-]*)")
-# A process begins with the peak memory of the one that started it. So a small one starts each program, and tells its
-# CPU seconds and peak memory.
-SMALL_PARENT = """import resource, subprocess, sys
-status = subprocess.run(sys.argv[1:]).returncode
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss)
-sys.exit(status)
-"""
 
 
 @dataclass(frozen=True)
@@ -167,7 +158,7 @@ def watched(
     import psutil  # late: no other suite needs it
 
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", SMALL_PARENT, *command],
+        [*SMALL_PARENT, *command],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
