@@ -203,3 +203,20 @@ def test_channels_last_and_other_losses_train_the_same_network(loss: str, tmp_pa
         weights_of.append(weights(model))
     for first, second in zip(*weights_of, strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("algorithm", "value"), [("norm", 0.1), ("value", 0.001), (None, 0.1)])
+def test_gradients_of_a_fused_optimizer_are_clipped_in_bfloat16_as_those_of_a_plain_one(
+    tmp_path: Path, algorithm: str | None, value: float
+) -> None:
+    def trained(fused: bool, clip: float | None) -> dict[str, Tensor]:
+        L.seed_everything(1)
+        # Not Adam, whose steps hardly tell how long a gradient is.
+        module = Classifier(SeedCNN(10), 10, optimizer=lambda params: torch.optim.SGD(params, lr=0.5, fused=fused))
+        clipping = {"gradient_clip_val": clip, "gradient_clip_algorithm": algorithm if clip else None}
+        trainer(tmp_path, max_steps=3, precision="bf16-mixed", **clipping).fit(module, data())
+        return module.state_dict()
+
+    plain = trained(False, value)
+    torch.testing.assert_close(trained(True, value), plain)
+    assert any(not torch.allclose(tensor, plain[name]) for name, tensor in trained(True, None).items())

@@ -147,8 +147,31 @@ def test_pooling_takes_the_first_the_last_or_the_mean_of_the_true_tokens() -> No
 def test_attention_is_scaled_dot_product_attention_whatever_the_file_says() -> None:
     arguments = {"attn_implementation": "kernels-community/flash-attn", "_attn_implementation": "eager"}
     network = transformer("bert", model_arguments={**arguments, "dtype": "bfloat16", "auto_map": {"AutoModel": "a.B"}})
-    assert network.model.config._attn_implementation == "sdpa"
+    assert network.model.config._attn_implementation.startswith("sdpa")
     assert network.head.weight.dtype == network.model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMERS.keys() - {"deberta", "deberta-v2"}))
+def test_attention_is_trained_in_float32_on_a_cpu_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = transformer(name, dropout=0.0)
+    attend, calls = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noted(query: Tensor, *others: Any, **arguments: Any) -> Tensor:
+        reduced = torch.is_autocast_enabled("cpu") or query.dtype == torch.bfloat16
+        calls.append("bfloat16" if reduced else "float32")
+        return attend(query, *others, **arguments)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    batch = texts().inputs
+    expected = network.train()(*batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(*batch)
+        with torch.no_grad():
+            network.eval()(*batch)
+    network.bfloat16()(*batch).sum().backward()
+    assert calls == 3 * ["float32"] + 3 * ["float32"] + 3 * ["bfloat16"] + 3 * ["float32"]
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])

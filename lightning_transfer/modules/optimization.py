@@ -10,7 +10,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.parsing import lightning_hasattr
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
@@ -246,9 +248,16 @@ class OptimizedModule(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips the gradients, also those that are sparse, which Lightning does not."""
+        """Clips the gradients, also those that Lightning does not: sparse ones, and in bfloat16 a fused optimizer's.
+
+        Lightning refuses the latter because a fused optimizer undoes the scaling of gradients, which only float16 has.
+        """
+        precision: Any = self.trainer.precision_plugin
         if gradient_clip_val and sparse_gradients.has_sparse_gradients(optimizer):
             sparse_gradients.clip(optimizer, float(gradient_clip_val), gradient_clip_algorithm)
+        elif isinstance(precision, MixedPrecision) and precision.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, algorithm)
         else:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

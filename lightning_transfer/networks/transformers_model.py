@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lightning_transfer.errors import UserError, did_you_mean
 from lightning_transfer.files import model_folder
 from lightning_transfer.networks.layer_groups import shortest_paths
+from lightning_transfer.networks.transformers_attention import attention_for
 
 Kind = Literal["encoder", "masked", "causal"]
 
@@ -106,8 +107,7 @@ def _class_for(config: Any, kind: Kind) -> Any:
 def _of_class(model_class: Any, config: Any) -> Any:
     # A pooler over the first token is made for a task of the pretraining. The pooling is the network's own here.
     bare = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class).parameters else {}
-    attention = "sdpa" if model_class._supports_sdpa else "eager"
-    return model_class._from_config(config, attn_implementation=attention, dtype=torch.float32, **bare)
+    return model_class._from_config(config, attn_implementation=attention_for(model_class), dtype=torch.float32, **bare)
 
 
 def has_masked_model(config: Mapping[str, Any]) -> bool:
