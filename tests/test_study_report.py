@@ -286,6 +286,15 @@ def test_direction_of_a_study_is_asked_for_where_its_metric_does_not_say() -> No
         check(toy_study(metric="loss", mode="max"))
 
 
+def test_level_of_a_winner_is_divided_by_the_sizes_where_there_are_several(plan: Plan) -> None:
+    assert "in a paired t test, at 0.05 divided by the 2 sizes: a wrong winner is named, at any size, in at" in report(
+        plan
+    )
+    single = Plan(toy_study(strategies=STRATEGIES, sizes=[2], seeds=[0, 1, 2, 3, 4]), Path("logs"))
+    pretend_all([*single.tuning(), *single.final()], accuracy)
+    assert "in a paired t test, at 0.05: a wrong winner is named in at most one study of twenty. Told" in report(single)
+
+
 def test_report_says_how_small_a_difference_its_seeds_show(plan: Plan) -> None:
     assert re.search(
         r"5 seeds show a difference of \d\.\d\d points, by the spread of pairs so far, or a larger", report(plan)

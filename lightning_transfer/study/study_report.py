@@ -1,9 +1,8 @@
-"""Writes the report of a study: its findings, their uncertainty, and its protocol."""
+"""Writes the report of a study: its findings, their uncertainty, and what they cost."""
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lightning_transfer.files import write_text
 from lightning_transfer.report.conclusion import listed
@@ -12,7 +11,8 @@ from lightning_transfer.report.palette import with_own_colors
 from lightning_transfer.study import plots
 from lightning_transfer.study.halving import rungs, trained_share
 from lightning_transfer.study.outcomes import Outcome, Outcomes
-from lightning_transfer.study.protocol_notes import privacy, shared_features, size_name, soups
+from lightning_transfer.study.protocol import protocol
+from lightning_transfer.study.protocol_notes import size_name
 from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row, write_csv
 from lightning_transfer.study.statistics import Comparison, Verdict, smallest_wilcoxon_p
 from lightning_transfer.study.units import Unit, unit_of
@@ -41,7 +41,7 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
             _SECONDS,
         ),
     ]
-    blocks = [*_findings(outcomes), *figures, *_tables(outcomes), *_protocol(outcomes, command)]
+    blocks = [*_findings(outcomes), *figures, *_tables(outcomes), *protocol(outcomes, command)]
     for figure in figures:
         write_text(folder / figure.file, with_own_colors(figure.svg))
     write_text(folder / f"{name}.md", to_markdown(blocks))
@@ -70,20 +70,6 @@ def headline(outcomes: Outcomes) -> str:
         lead = f" (lead of the best: {listed(leads)})" if leads else ""
         parts.append(f"size{'s' if len(found) > 1 else ''} {listed(list(found))} {words}{lead}")
     return f"At {'; at '.join(parts)}."
-
-
-def what_seeds_show(outcomes: Outcomes) -> str:
-    """Says in one sentence how small a difference the seeds of the study can show."""
-    unit, seeds = unit_of(outcomes.plan.study), len(outcomes.plan.seeds)
-    looks = outcomes.plan.looks
-    number = f"{seeds} seeds" if looks is None else f"{looks[0]} to {looks[1]} seeds"
-    deviations, difference = outcomes.smallest_difference()
-    if not math.isfinite(deviations):
-        return f"{number} can show no difference: a paired test needs two or more"
-    found = f"a difference of {deviations:.1f} standard deviations of the differences between pairs"
-    if difference is not None:
-        found = f"a difference of {difference:.{unit.decimals}f} {unit.of_differences}, by the spread of pairs so far"
-    return f"{number} show {found}, or a larger one, in four of five such studies"
 
 
 def _findings(outcomes: Outcomes) -> Iterator[Block]:
@@ -149,39 +135,6 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
                 list(_cost_rows(outcomes, unit)))  # fmt: skip
 
 
-def _protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
-    study, results = outcomes.plan.study, list(outcomes.results.values())
-    facts = [result["data"] or {} for result in results]
-    yield Heading("How it was asked")
-    validation = sorted({data["validation_examples"] for data in facts if "validation_examples" in data})
-    held_out = f" ({listed([f'{count:,}' for count in validation])} examples)" if validation else ""
-    items = [
-        f"Command: `{command}`",
-        f"Seeds {listed(list(map(str, outcomes.plan.seeds)))} set {listed([f'`{key}`' for key in study.seed_keys])}, "
-        "the same for all strategies. At one seed the smaller training sets are parts of the larger ones.",
-        f"Checkpoints and tuned values were chosen on a hold-out of the training split{held_out}, the same for "
-        "all; each run read the test split once, at its end.",
-        "A winner has to beat every other strategy of its size in a paired t test, at 0.05 divided by the "
-        f"{len(outcomes.sizes)} sizes: a wrong winner is named, at any size, in at most one study of twenty. "
-        f"{_looks(outcomes)}"
-        "Told apart from the best is who is worse at 0.05 divided by the number of all pairs of all sizes.",
-        f"{what_seeds_show(outcomes)}.",
-        f"Machine: {listed(_distinct(results, 'device'))}. Source: commit {listed(_distinct(results, 'commit'))}. "
-        f"torch {listed(sorted({result['versions']['torch'] for result in results}))}.",
-    ]
-    fingerprints = {str(data.get("fingerprints")) for data in facts}
-    if len(fingerprints) > 1:
-        items.append(f"**The data changed during the study**: {len(fingerprints)} different fingerprints.")
-    if shared := max((data.get("test_examples_in_training_split") or 0 for data in facts), default=0):
-        items.append(f"**{shared:,} examples of the test split are in the training split too.**")
-    items += [*shared_features(outcomes), *soups(outcomes), *privacy(outcomes)]
-    yield Bullets(items)
-    failures = [f"`{cell.name}`: {cell.failure}" for cell in [*outcomes.tuning, *outcomes.cells] if cell.failure]
-    if failures:
-        yield Heading("Failed runs")
-        yield Bullets(failures)
-
-
 def _halving(outcomes: Outcomes) -> str:
     study = outcomes.plan.study
     if study.tuning is None or study.tuning.halving is None:
@@ -190,16 +143,6 @@ def _halving(outcomes: Outcomes) -> str:
     return (
         f"The candidates of each row were halved: {listed(parts)}, those with the best checkpoints so far each time. "
         f"They had {trained_share(outcomes.tuning):.1%} of the training of all candidates. "
-    )
-
-
-def _looks(outcomes: Outcomes) -> str:
-    looks = outcomes.plan.looks
-    if looks is None:
-        return ""
-    return (
-        f"Seeds were added until each size had a winner, from {looks[0]} up to {looks[1]}. Each look has the level"
-        " with which all looks together keep these chances (Pocock's design). "
     )
 
 
@@ -260,10 +203,6 @@ def _cost_rows(outcomes: Outcomes, unit: Unit) -> Iterator[list[str]]:
             value = "-" if outcome.value is None else f"{outcome.value}{arrows[outcome.edge]}"
             row = [value, f"{outcome.seconds:.1f}", f"{outcome.summary.mean:.{unit.decimals}f}"]
             yield [outcome.label, size_name(size), *row, "●" if outcome.label in front else ""]
-
-
-def _distinct(results: list[dict[str, Any]], key: str) -> list[str]:
-    return sorted({str(result[key] or "unknown") for result in results})
 
 
 def _p(p: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
-from lightning_transfer.study.study_report import what_seeds_show
+from lightning_transfer.study.protocol import what_seeds_show
 
 
 def run_until_decided(plan: Plan, run: Callable[[Plan], None], *, only_begun: bool = False) -> Outcomes:
