@@ -148,6 +148,17 @@ def test_time_of_failed_runs_is_time_of_runs() -> None:
     assert run_study(plan, execute, parallel=1, retry_failed=False) == 2.0 * 4
 
 
+def test_candidates_that_are_tried_again_after_all_failed_are_counted_as_to_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = toy_plan(weights={"none": None}, sizes=[2], seeds=[0])
+    for cell in plan.tuning():
+        cell.begin()
+        cell.fail("no such folder")
+    run_study(plan, noting([]), parallel=1, retry_failed=True)
+    assert "6 runs in logs/toy: 0 finished, 0 failed, 6 to run, 1 at a time" in capsys.readouterr().out
+
+
 def test_study_says_from_its_start_what_runs_how_far_how_long_still_and_what_is_best(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

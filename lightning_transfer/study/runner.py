@@ -32,7 +32,8 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
     progress = Progress(plan, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
-    progress.stop(stopped(plan.study, tuning))
+    again = {cell.name for cell in tuning if retry_failed and cell.failure}
+    progress.stop(stopped(plan.study, tuning) - again)
     progress.begin()
     # These run together, because the other workers would otherwise be idle while one pretrains.
     beside = [cell for cell in in_rung(plan.study, tuning, 0) if not _needs(cell, pretraining)]
