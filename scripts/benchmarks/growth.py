@@ -6,7 +6,6 @@ Networks are small and trainings short, so that all else a command does shows: r
 import csv
 import functools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import torch
 from torch import nn
 
 from benchmarks.cnn import CONFIGS
-from benchmarks.measure import Part, Row, Settings, described, silence
+from benchmarks.measure import SMALL_PARENT, Part, Row, Settings, described, silence
 from lightning_transfer import run_study
 from lightning_transfer.cli.entry import main
 from lightning_transfer.study.config import Pretraining, Study
@@ -131,11 +130,12 @@ def measure(axis: str, settings: Settings) -> list[Row]:
     found: list[dict[str, float]] = []
     for size in sizes:
         code = f"import sys; sys.path[:0] = {sys.path[:2]!r}; from benchmarks import growth; "
-        command = [sys.executable, "-W", "ignore", "-c", f"{code}growth.print_cost({axis!r}, {size})"]
+        command = [*SMALL_PARENT, sys.executable, "-W", "ignore", "-c", f"{code}growth.print_seconds({axis!r}, {size})"]
         turns = []
         for _ in range(settings.repeats):
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            turns.append(json.loads(done.stdout.splitlines()[-1]))
+            *_, seconds, told = done.stdout.splitlines()
+            turns.append({SECONDS: float(seconds), MEMORY: round(int(told.split()[1]) / 2**10)})
         found.append({key: min(turn[key] for turn in turns) for key in (SECONDS, MEMORY)})
     rows: list[Row] = [{AXES[axis].name: size, **cost} for size, cost in zip(sizes, found, strict=True)]
     for key in (SECONDS, MEMORY):
@@ -145,8 +145,8 @@ def measure(axis: str, settings: Settings) -> list[Row]:
     return rows
 
 
-def print_cost(axis: str, size: int) -> None:
-    """Prints CPU seconds and peak memory of a command as JSON. One of the smallest size, not counted, comes before."""
+def print_seconds(axis: str, size: int) -> None:
+    """Prints the CPU seconds of a command. One of the smallest size, not counted, comes before."""
     torch.set_num_threads(1)
     with silence():
         for measured in (AXES[axis].sizes[0], size):
@@ -154,8 +154,7 @@ def print_cost(axis: str, size: int) -> None:
                 start = time.process_time()
                 AXES[axis].work(Path(folder), measured)
                 seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({SECONDS: seconds, MEMORY: round(peak)}))
+    print(seconds)
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:
