@@ -1,6 +1,8 @@
 """The benchmarks run: what they say of speed is no test's business."""
 
+import importlib
 import json
+import logging
 import os
 import runpy
 import subprocess
@@ -8,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "scripts" / "benchmark"
@@ -57,3 +60,37 @@ def test_unknown_part_is_refused_with_what_there_is(
         benchmark(monkeypatch, "imput")
     assert exit_status.value.code == 2
     assert "imput is not one of input, overhead, cnn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "has_gpu", "message"),
+    [
+        ("peers.sst2", False, "--accelerator is gpu: expected a CUDA GPU, and torch sees none"),
+        ("cnn.epoch", True, "--accelerator is gpu: expected parts of peers only, not cnn.epoch"),
+    ],
+)
+def test_gpu_that_lacks_or_would_idle_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str, has_gpu: bool, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    with pytest.raises(SystemExit) as exit_status:
+        benchmark(monkeypatch, part, "--accelerator", "gpu")
+    assert exit_status.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not Path("logs").exists()
+
+
+def test_part_and_results_know_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    # What the script sets for its process would stay for other tests.
+    monkeypatch.setattr(logging.Logger, "setLevel", lambda *_: None)
+    monkeypatch.setattr("lightning_transfer.cli.allocation.keep_freed_memory", lambda: None)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    parts = importlib.import_module("benchmarks.peers").PARTS
+    monkeypatch.setitem(parts, "sst2", lambda settings: [{"with": settings.accelerator}])
+    benchmark(monkeypatch, "peers.sst2", "--accelerator", "gpu", "--json", "found.json")
+    found = json.loads(Path("found.json").read_text())
+    assert found["settings"]["accelerator"] == "gpu"
+    assert found["machine"]["accelerator"] == "a GPU"
+    assert found["parts"]["peers.sst2"]["rows"] == [{"with": "gpu"}]

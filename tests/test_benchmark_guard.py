@@ -67,6 +67,10 @@ def test_status_and_red_say_that_a_ratio_is_worse(
         ("[1]", "expected a file that --json wrote"),
         ('{"parts": {"a.b": {}}, "settings": {"quick": false}}', "expected a file that --json wrote"),
         ('{"parts": {}, "settings": {"quick": true}}', "measured with --quick: expected the same"),
+        (
+            '{"parts": {}, "settings": {"quick": false, "accelerator": "gpu"}}',
+            "measured with --accelerator gpu: expected cpu, as here",
+        ),
     ],
 )
 def test_file_that_has_no_such_results_is_refused(
@@ -76,6 +80,14 @@ def test_file_that_has_no_such_results_is_refused(
     file.write_text(content)
     with pytest.raises(ValueError, match=message):
         guard.stored_parts(file, quick=False)
+
+
+def test_ratios_of_the_cpu_are_not_compared_with_those_of_a_gpu(guard: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="measured with --accelerator cpu: expected gpu, as here"):
+        guard.stored_parts(STORED, quick=False, accelerator="gpu")
+    file = tmp_path / "gpu.json"
+    file.write_text('{"parts": {}, "settings": {"quick": false, "accelerator": "gpu"}}')
+    assert guard.stored_parts(file, quick=False, accelerator="gpu") == {}
 
 
 def test_stored_ratios_say_where_they_come_from_and_are_of_parts_that_there_are(guard: ModuleType) -> None:

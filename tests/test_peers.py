@@ -1,10 +1,12 @@
 """The suite of peers notes what a program printed and took, and refuses one that did not train."""
 
+import ast
 import importlib
 import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,9 +15,11 @@ from types import ModuleType
 
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY
 
 from lightning_transfer import LSTMClassifier
+from lightning_transfer.cli.entry import main
 
 
 @pytest.fixture
@@ -30,6 +34,13 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """What the suite's programs start from."""
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")
     return importlib.import_module("benchmarks.peer_jobs")
+
+
+@pytest.fixture
+def accelerators(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What the suite's programs do otherwise on a GPU."""
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    return importlib.import_module("benchmarks.peer_accelerators")
 
 
 @pytest.fixture
@@ -90,6 +101,115 @@ def test_time_and_accuracy_of_each_epoch_are_noted_while_the_program_runs(peers:
     assert 64 < training.peak < 300  # not that of this process, which has torch
 
 
+@pytest.mark.parametrize("wall", [False, True])
+def test_program_that_waits_takes_wall_time_and_no_cpu_time(peers: ModuleType, tmp_path: Path, wall: bool) -> None:
+    program = "import time\nfor epoch in (1, 2):\n    time.sleep(0.5)\n    print('val_accuracy', epoch / 4, flush=True)"
+    training, _ = peers.watched([sys.executable, "-I", "-c", program], tmp_path, dict(os.environ), wall=wall)
+    assert (training.mark_seconds > 0.25) == wall
+    assert (training.seconds > 1) == wall
+
+
+def test_program_has_the_first_visible_gpu_whose_memory_is_sampled(
+    peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(peers, "PROGRAMS", tmp_path)
+    (tmp_path / "cnn.fastai.py").write_text(
+        "import os, time\nassert os.environ['CUDA_VISIBLE_DEVICES'] == '2'\n"
+        "while not os.path.exists('../arguments'):\n    time.sleep(0.01)\n"
+        "for epoch in (1, 2):\n    print('val_accuracy', epoch / 4)\n"
+    )
+    sampler = tmp_path / "nvidia-smi"
+    sampler.write_text('#!/bin/sh\nprintf "500\\n900\\n[N/A]\\n700\\n"\necho "$@" > arguments\nexec sleep 60\n')
+    sampler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    (tmp_path / "files").mkdir()
+    run = (Path(sys.executable), tmp_path / "files")
+    assert peers.train("cnn", "fastai", *run, tmp_path / "run", "gpu").gpu_peak == 900
+    assert Path("arguments").read_text().split()[-2:] == ["--id", "2"]
+
+
+def test_program_on_the_cpu_has_one_thread_and_no_gpu(
+    peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(peers, "PROGRAMS", tmp_path)
+    (tmp_path / "cnn.fastai.py").write_text(
+        "import os\nassert (os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES']) == ('1', '')\n"
+        "for epoch in (1, 2):\n    print('val_accuracy', epoch / 4)\n"
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    (tmp_path / "files").mkdir()
+    training = peers.train("cnn", "fastai", Path(sys.executable), tmp_path / "files", tmp_path / "run")
+    assert training.gpu_peak is None
+
+
+def test_each_program_on_a_gpu_trains_there_in_bfloat16_and_loads_with_workers(
+    peers: ModuleType, accelerators: ModuleType
+) -> None:
+    cpu, unused = re.compile("cpu|num_workers=0|workers 1 "), set(accelerators.ON_GPU)
+    for job in peers.JOBS:
+        for peer in peers.peers_of(job):
+            files = peers.programs(job, peer)
+            plain = "\n".join(file.read_text() for file in files)
+            assert cpu.search(plain), (job, peer)
+            assert accelerators.rewritten(plain, "cpu") == plain
+            found = accelerators.rewritten(plain, "gpu")
+            assert not cpu.search(found), (job, peer)
+            assert re.search("bf16|bfloat16|hardware/gpu", found), (job, peer)
+            assert peer != "lightning" or found.count("DataLoader(") == found.count(" num_workers="), job
+            unused -= {words for words in unused if words in plain}
+            for file in files:
+                if file.suffix == ".py":
+                    ast.parse(accelerators.rewritten(file.read_text(), "gpu"))
+    assert not unused
+
+
+@pytest.mark.parametrize("job", ["sst2", "resnet18"])
+def test_command_of_this_package_on_a_gpu_is_one_that_it_takes(
+    peers: ModuleType, accelerators: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], job: str
+) -> None:
+    for file in peers.programs(job, peers.OURS):
+        (tmp_path / f"{job}{file.suffix}").write_text(accelerators.rewritten(file.read_text(), "gpu"))
+    words = shlex.split((tmp_path / f"{job}.sh").read_text().replace("\\\n", ""))
+    with pytest.raises(SystemExit) as ended:
+        main([*words[1:], "--print_config"])
+    assert not ended.value.code
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert (trainer["accelerator"], trainer["devices"], trainer["precision"]) == ("gpu", 1, "bf16-mixed")
+    assert trainer["max_epochs"] == {"sst2": 2, "resnet18": 4}[job]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "quick", "count"), [("cpu", False, 40), ("gpu", False, 400), ("cpu", True, 4), ("gpu", True, 4)]
+)
+def test_job_has_more_examples_on_a_gpu_and_few_if_quick(
+    peers: ModuleType,
+    environments: ModuleType,
+    jobs: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    accelerator: str,
+    quick: bool,
+    count: int,
+) -> None:
+    counts, asked = [], set()
+
+    def train(*arguments: object) -> object:
+        asked.add(arguments[-1])
+        arguments[-2].mkdir()
+        return peers.Training([(1.0, 0.5), (3.0, 0.5)], 4.0, 900.0)
+
+    job = jobs.Job("a job", 40, 4, 400, "images", 0.5, lambda _, written: counts.append(written))
+    monkeypatch.setitem(peers.JOBS, "cnn", job)
+    monkeypatch.setattr(peers, "train", train)
+    monkeypatch.setattr(environments, "python_of", lambda *_: Path(sys.executable))
+    monkeypatch.setattr(environments, "versions", lambda *_: "")
+    settings = importlib.import_module("benchmarks.measure").Settings(1, quick, accelerator=accelerator)
+    row = peers.measure("cnn", settings)[0]
+    assert counts == [count]
+    assert asked == {accelerator}
+    assert row["images/CPU s" if accelerator == "cpu" else "images/s"] == count / 2
+
+
 @pytest.mark.parametrize("program", ["1 / 0", "print('val_accuracy 0.5')"])
 def test_program_that_fails_or_does_not_train_is_no_measurement(
     peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str
@@ -138,6 +258,16 @@ def test_row_compares_epochs_with_the_first_and_has_no_time_to_an_accuracy_that_
     assert row["accuracy"] == 0.5
     assert row["peak memory, MiB"] == 700
     assert peers.row_of("cnn", "transformers", first, first, 10_000)["CPU s to 45%"] == 25.0
+
+
+def test_row_of_a_gpu_has_wall_seconds_and_its_memory_if_something_tells_it(peers: ModuleType) -> None:
+    marks = [(5.0, 0.3), (7.0, 0.5)]
+    turns = [peers.Training(marks, 8.0, 900.0, gpu_peak) for gpu_peak in (None, 600, 500)]
+    row = peers.row_of("cnn", "fastai", turns, turns, 40_000, "gpu")
+    assert (row["images/s"], row["s in all"], row["s to 45%"]) == (20_000, 8.0, 7.0)
+    assert row["peak GPU memory, MiB"] == 600
+    assert not any("CPU" in column for column in row)
+    assert peers.row_of("cnn", "fastai", turns[:1], turns[:1], 40_000, "gpu")["peak GPU memory, MiB"] == "-"
 
 
 def test_row_of_a_study_counts_its_runs_and_has_the_mean_of_their_accuracies(peers: ModuleType) -> None:

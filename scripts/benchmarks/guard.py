@@ -11,25 +11,31 @@ WORSE = 1.1  # a ratio that is more than this times the stored one
 Parts = Mapping[str, Mapping[str, Any]]  # the name of a part -> its rows, as the results file has them
 
 
-def stored_parts(file: Path, quick: bool) -> dict[str, Any]:
+def stored_parts(file: Path, quick: bool, accelerator: str = "cpu") -> dict[str, Any]:
     """Reads the parts of an earlier results file.
 
     Args:
         file: The file.
         quick: Whether this run measures the quick sizes.
+        accelerator: Where this run trains.
 
     Raises:
-        ValueError: If the file has no results, or measured other sizes.
+        ValueError: If the file has no results, or measured other sizes or on another accelerator.
     """
     try:
         stored = json.loads(file.read_text())
         parts, stored_quick = dict(stored["parts"]), stored["settings"]["quick"]
+        stored_accelerator = stored["settings"].get("accelerator", "cpu")  # files before the option lack it
         ratios(parts)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"--compare is {file}: expected a file that --json wrote ({error!r})") from error
     if stored_quick != quick:
         raise ValueError(
             f"--compare is {file}, measured with{'' if stored_quick else 'out'} --quick: expected the same"
+        )
+    if stored_accelerator != accelerator:
+        raise ValueError(
+            f"--compare is {file}, measured with --accelerator {stored_accelerator}: expected {accelerator}, as here"
         )
     return parts
 

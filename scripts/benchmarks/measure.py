@@ -43,12 +43,14 @@ class Settings:
         quick: Whether to measure tiny sizes, only to see that everything runs.
         arguments: More arguments, for parts that run the command line.
         environments: Folder of the environments of peers.
+        accelerator: Where peers train: ``cpu``, on one thread, or ``gpu``.
     """
 
     repeats: int = 5
     quick: bool = False
     arguments: tuple[str, ...] = ()
     environments: Path = Path("logs/environments")
+    accelerator: str = "cpu"
 
     def scaled(self, full: int, quick: int) -> int:
         """Chooses the full or the quick size."""

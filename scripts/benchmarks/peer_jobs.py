@@ -42,7 +42,7 @@ class Network(nn.Module):
         self.head = nn.Linear(128, num_classes)
 
     def forward(self, token_ids, lengths):
-        packed = pack_padded_sequence(self.embedding(token_ids), lengths, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(self.embedding(token_ids), lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, padding_value=float("-inf"))
         return self.head(states.amax(1))
 """
@@ -56,7 +56,8 @@ class Job:
         what: What it is.
         count: Number of training examples.
         quick: The same with ``--quick``.
-        unit: What is counted by the CPU second: the training examples of an epoch, or the runs of a study.
+        gpu: The same with ``--accelerator gpu``, where an epoch of ``count`` would end in a second.
+        unit: What is counted by the second: the training examples of an epoch, or the runs of a study.
         bar: Hold-out accuracy to which time is measured; None for a study.
         write_files: A function that writes the files for so many training examples into a folder.
     """
@@ -64,6 +65,7 @@ class Job:
     what: str
     count: int
     quick: int
+    gpu: int
     unit: str
     bar: float | None
     write_files: Callable[[Path, int], None]
@@ -124,10 +126,14 @@ _write_sentences = functools.partial(
     write_texts, name="stanfordnlp/sst2", column="sentence", splits=("train", "validation"), place="sentences"
 )
 JOBS = {
-    "cnn": Job("a small network on CIFAR-10, batches of 128", 10_000, 1000, "images", 0.45, write_images),
-    "resnet18": Job("ResNet-18 on CIFAR-10, gradually, batches of 64", 4000, 400, "images", 0.35, write_resnet),
-    "lstm": Job("an LSTM on IMDB, batches of 32 cut at 256 tokens", 2000, 200, "documents", 0.65, _write_reviews),
-    "sst2": Job("MiniLM on SST-2, batches of 32 cut at 96 tokens", 1280, 128, "documents", 0.8, _write_sentences),
-    "probe": Job("the head of a frozen MiniLM on SST-2", 1920, 128, "documents", 0.75, _write_sentences),
-    "study": Job("3 strategies, 3 sizes and 3 seeds on CIFAR-10", 1000, 1000, "runs", None, write_study),
+    "cnn": Job("a small network on CIFAR-10, batches of 128", 10_000, 1000, 40_000, "images", 0.45, write_images),
+    "resnet18": Job("ResNet-18 on CIFAR-10, gradually, batches of 64", 4000, 400, 20_000, "images", 0.35, write_resnet),
+    "lstm": Job(
+        "an LSTM on IMDB, batches of 32 cut at 256 tokens", 2000, 200, 20_000, "documents", 0.65, _write_reviews
+    ),
+    "sst2": Job(
+        "MiniLM on SST-2, batches of 32 cut at 96 tokens", 1280, 128, 12_800, "documents", 0.8, _write_sentences
+    ),
+    "probe": Job("the head of a frozen MiniLM on SST-2", 1920, 128, 19_200, "documents", 0.75, _write_sentences),
+    "study": Job("3 strategies, 3 sizes and 3 seeds on CIFAR-10", 1000, 1000, 1000, "runs", None, write_study),
 }
