@@ -1,4 +1,4 @@
-"""Keeps arrays that are computed once and memory-mapped later: decoded images, token ids.
+"""Keeps arrays that are computed once and memory-mapped later: decoded images, token ids. And a few measured numbers.
 
 An entry is a folder of ``.npy`` files and a manifest with their sizes and checksums. An entry appears only when it is
 complete. A lock lets one process build it while others wait.
@@ -9,11 +9,12 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,8 +60,7 @@ def load_or_build(kind: str, key: Mapping[str, object], build: Callable[[Path], 
     Raises:
         UserError: If the cache cannot be written, or has no room.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    folder = cache_root() / kind / digest
+    folder = cache_root() / kind / _digest(key)
     if not _is_valid(folder):
         with _explained(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,33 @@ def load_or_build(kind: str, key: Mapping[str, object], build: Callable[[Path], 
                     _remove_parts_of_killed_builds(folder)
                     _build(folder, key, build)
     return _mapped(folder)
+
+
+def load_or_measure(
+    kind: str, key: Mapping[str, object], names: Iterable[str], measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """Returns numbers that were measured once, and measures them first if they are missing or damaged.
+
+    Args:
+        kind: Kind of the numbers, which names the folder under the root of the cache.
+        key: Everything the numbers depend on (JSON types).
+        names: The names of the numbers.
+        measure: Function that measures them. It raises no ``OSError``. Other processes wait for what it finds.
+
+    Returns:
+        The numbers by name, finite and above 0.
+
+    Raises:
+        UserError: If the cache cannot be written, or has no room.
+    """
+    file = cache_root() / kind / f"{_digest(key)}.json"
+    with _explained(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            if (numbers := _numbers(file, names)) is None:
+                numbers = measure()
+                write_json(file, numbers)
+    return numbers
 
 
 def entries(kind: str) -> Iterator[Arrays]:
@@ -126,6 +153,20 @@ def rows_file(file: Path, rows: int, row_shape: tuple[int, ...], dtype: type) ->
         stream.truncate()
         stream.seek(0)
         stream.write(_header((written, *row_shape), row_type.base))
+
+
+def _digest(key: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _numbers(file: Path, names: Iterable[str]) -> dict[str, float] | None:
+    """Reads numbers by name; None where one is missing, or is none that was measured."""
+    try:
+        content = read_json(file)
+    except (OSError, UserError):
+        return None
+    numbers = {name: content.get(name) for name in names}
+    return numbers if all(isinstance(n, float) and 0 < n < math.inf for n in numbers.values()) else None
 
 
 def _mapped(folder: Path) -> Arrays:
