@@ -135,6 +135,11 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         return self._image_size
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that a network is given."""
+        return 3, self.image_size, self.image_size
+
+    @property
     def window(self) -> Window | None:
         """The values that become black and white, where images have more than 8 bits: asked for, or measured."""
         if not self._window_is_known:

@@ -141,6 +141,12 @@ class MultiTaskDataModule(SeededDataModule):
         return self._shared_texts().vocabulary_size if self._texts else None
 
     @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of the largest images; None for texts."""
+        data: list[Any] = [*self._with_examples.values()]
+        return None if self._texts else max(task.image_shape for task in data)
+
+    @property
     def class_names(self) -> list[str] | None:
         """The names of the classes of the task to predict; None where none is chosen."""
         return None if self.predict_task is None else self.tasks[self.predict_task].class_names

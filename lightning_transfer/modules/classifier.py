@@ -14,18 +14,17 @@ from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.cached_features import CachedFeatures
 from lightning_transfer.modules.class_weights import ClassWeights, check_class_weights, weights_of_fit
 from lightning_transfer.modules.losses import BinaryCrossEntropy, Loss
+from lightning_transfer.modules.memory_layout import LaidOutModule, LayoutOptions
 from lightning_transfer.modules.metrics import EvaluationMetrics
-from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
 from lightning_transfer.modules.own_parts import build_loss, check_metrics
 from lightning_transfer.modules.targets import TARGETS
 
 
-class ClassifierOptions(OptimizationOptions, total=False):
+class ClassifierOptions(LayoutOptions, total=False):
     """The arguments of :class:`Classifier` beside the network and the number of classes, by name and type."""
 
     loss: Loss | nn.Module | None
     label_smoothing: float
-    channels_last: bool
     compile: bool
     cache_features: bool | Literal["shared"]
     problem_type: ProblemType
@@ -33,7 +32,7 @@ class ClassifierOptions(OptimizationOptions, total=False):
     class_weights: ClassWeights | None
 
 
-class Classifier(OptimizedModule):
+class Classifier(LaidOutModule):
     """Trains and evaluates any network on data with one class, several classes or numbers for each example.
 
     Logs ``train/loss`` and ``train/accuracy`` as means over the logging interval, and for validation and test the
@@ -50,8 +49,6 @@ class Classifier(OptimizedModule):
             labels and gives the mean of the batch. Where it has a method ``probabilities`` this turns logits into
             probabilities, in place of a softmax.
         label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1.
-        channels_last: Whether to lay out convolutions with the channels last in memory: the same network, faster on
-            most hardware.
         compile: Whether to compile the network with torch.compile, at its first batch: takes a minute, and again
             where unfreezing changes what is trained.
         cache_features: Whether to compute what comes before the lowest trained layer group once for each example and
@@ -83,15 +80,14 @@ class Classifier(OptimizedModule):
         num_classes: int,
         loss: Loss | nn.Module | None = None,
         label_smoothing: float = 0.0,
-        channels_last: bool = False,
         compile: bool = False,
         cache_features: bool | Literal["shared"] = False,
         problem_type: ProblemType = "classification",
         metrics: dict[str, Metric] | MetricCollection | None = None,
         class_weights: ClassWeights | None = None,
-        **kwargs: Keywords[OptimizationOptions],
+        **kwargs: Keywords[LayoutOptions],
     ) -> None:
-        super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
+        super().__init__(network, **kwargs)
         if problem_type not in TARGETS:
             raise UserError(f"model.problem_type is {problem_type}: expected {', '.join(TARGETS)}")
         self.targets = TARGETS[problem_type]

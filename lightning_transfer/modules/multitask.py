@@ -11,8 +11,8 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.gradient_balancing import Balancing, GradientBalancing, gradients_of
 from lightning_transfer.modules.losses import Loss
+from lightning_transfer.modules.memory_layout import LaidOutModule, LayoutOptions
 from lightning_transfer.modules.metrics import EvaluationMetrics
-from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
 from lightning_transfer.modules.own_parts import build_loss
 from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.modules.task_means import TaskMeans
@@ -20,7 +20,7 @@ from lightning_transfer.modules.task_weighting import Weighting, by_uncertainty,
 from lightning_transfer.networks.task_heads import TaskHeads, split_head
 
 
-class MultiTaskModule(OptimizedModule):
+class MultiTaskModule(LaidOutModule):
     """Trains one network on several tasks, with a head and a loss for each.
 
     The last linear layer of the network is replaced by one for each task, which are in the network's last layer group.
@@ -44,8 +44,6 @@ class MultiTaskModule(OptimizedModule):
             with the extra torchjd, where each step has all tasks.
         label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1, in tasks with
             classes.
-        channels_last: Whether to lay out convolutions with the channels last in memory: the same network, faster on
-            most hardware.
 
     Raises:
         UserError: For values out of range, names of other tasks, and a network whose head cannot be divided.
@@ -60,10 +58,9 @@ class MultiTaskModule(OptimizedModule):
         loss_weights: dict[str, float] | None = None,
         weighting: Weighting | Balancing = "fixed",
         label_smoothing: float = 0.0,
-        channels_last: bool = False,
-        **kwargs: Keywords[OptimizationOptions],
+        **kwargs: Keywords[LayoutOptions],
     ) -> None:
-        super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
+        super().__init__(network, **kwargs)
         self.outputs = outputs
         self.problem_types: dict[str, ProblemType] = {
             **dict.fromkeys(outputs, "classification"),

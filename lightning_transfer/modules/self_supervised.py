@@ -16,7 +16,7 @@ from lightning_transfer.modules.feature_evaluation import (
     neighbour_shares,
     spread,
 )
-from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
+from lightning_transfer.modules.memory_layout import LaidOutModule, LayoutOptions
 from lightning_transfer.modules.view_losses import VIEW_LOSSES, ViewLoss, ViewLossName
 from lightning_transfer.networks.head_replacement import replace_head
 from lightning_transfer.networks.projection_head import ProjectionHead
@@ -26,7 +26,7 @@ from lightning_transfer.networks.projection_head import ProjectionHead
 SMALLEST_SPREAD = 0.1
 
 
-class SelfSupervisedModule(OptimizedModule):
+class SelfSupervisedModule(LaidOutModule):
     """Trains a network on two views of each image, so that ``--init_from`` can start a classifier from it.
 
     A projector takes the place of the network's last linear layer. It belongs to the last layer group, and a classifier
@@ -45,8 +45,6 @@ class SelfSupervisedModule(OptimizedModule):
             Or any module that takes the projections of both views, and gives the mean of the batch.
         projector: Number of outputs of each linear layer of the projector, that of the loss if not given.
         neighbours: Number of nearest training examples that vote for a class.
-        channels_last: Whether to lay out convolutions with the channels last in memory: the same network, faster on
-            most hardware.
 
     Raises:
         UserError: For values out of range, and a network without a linear layer at its end.
@@ -62,10 +60,9 @@ class SelfSupervisedModule(OptimizedModule):
         loss: ViewLossName | nn.Module = "simclr",
         projector: Sequence[int] | None = None,
         neighbours: int = 200,
-        channels_last: bool = False,
-        **kwargs: Keywords[OptimizationOptions],
+        **kwargs: Keywords[LayoutOptions],
     ) -> None:
-        super().__init__(network.to(memory_format=torch.channels_last) if channels_last else network, **kwargs)
+        super().__init__(network, **kwargs)
         if num_classes is None or num_classes < 1:
             raise UserError(f"model.num_classes is {num_classes}: expected 1 or more")
         if neighbours < 1:

@@ -111,6 +111,7 @@ class ResultsRecorder(L.Callback):
             "device": _device(trainer),
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
+            "channels_last": getattr(trainer.lightning_module, "is_channels_last", None),
             "commit": source_commit(),
             "versions": versions(),
             "unfreezing": getattr(unfreezing_of(trainer), "outcome", None) or None,
