@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -22,10 +23,12 @@ if __name__ == "__main__":
     strategies = {
         "ddp": DDPStrategy(process_group_backend="gloo"),
         "sharded": FullyShardedStrategy(process_group_backend="gloo"),
+        "sharded though asked for": FullyShardedStrategy(process_group_backend="gloo"),
     }
     found = {}
     for name, strategy in strategies.items():
-        module = fitted(folder, strategy=strategy, devices=2, use_distributed_sampler=False)
+        asked: Any = True if "asked" in name else "auto"
+        module = fitted(folder, channels_last=asked, strategy=strategy, devices=2, use_distributed_sampler=False)
         values = {key: value.detach() for key, value in module.network.named_parameters()}
-        found[name] = {key: value.full_tensor() if name == "sharded" else value for key, value in values.items()}
+        found[name] = {key: value.full_tensor() if "sharded" in name else value for key, value in values.items()}
     torch.save({**found, "asked": watch.asked}, folder / f"rank{rank}.pt")

@@ -4,7 +4,7 @@ import json
 import logging
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -56,9 +56,15 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
     return found
 
 
-def fitted(folder: Path, network: nn.Module | None = None, ckpt_path: Path | None = None, **options: Any) -> Classifier:
+def fitted(
+    folder: Path,
+    network: nn.Module | None = None,
+    ckpt_path: Path | None = None,
+    channels_last: bool | Literal["auto"] = "auto",
+    **options: Any,
+) -> Classifier:
     L.seed_everything(0, verbose=False)
-    module = Classifier(network or SeedCNN(10), 10, optimizer=torch.optim.Adam, channels_last="auto")
+    module = Classifier(network or SeedCNN(10), 10, optimizer=torch.optim.Adam, channels_last=channels_last)
     data = DemoImages("source", examples_per_class=12, batch_size=30)
     settings = {"max_steps": 1, "limit_val_batches": 0, **options}
     trainer(folder, **settings).fit(module, datamodule=data, ckpt_path=ckpt_path)
@@ -244,4 +250,5 @@ def test_two_processes_take_what_the_first_has_measured(tmp_path: Path) -> None:
     for found in (first, second):
         assert is_laid_out(found["ddp"].values())
         assert not is_laid_out(found["sharded"].values())
+        assert not is_laid_out(found["sharded though asked for"].values())
     assert all(torch.equal(value, second["ddp"][name]) for name, value in first["ddp"].items())

@@ -51,9 +51,17 @@ class LaidOutModule(OptimizedModule):
             network.to(memory_format=torch.channels_last)
 
     def setup(self, stage: str) -> None:
-        """Chooses the layout for a fit, where that was asked for; a checkpoint is loaded after this."""
+        """Chooses the layout for a fit, where that was asked for; a checkpoint is loaded after this.
+
+        A strategy that divides weights needs them contiguous, and has them so.
+        """
         super().setup(stage)
-        if stage == "fit" and self._is_chosen:
+        if _divides_weights(self.trainer):
+            if self.is_channels_last:
+                name = type(self.trainer.strategy).__name__
+                rank_zero_info(f"channels_last: false and not true, as {name} divides weights, which are contiguous")
+                self._lay_out(False)
+        elif stage == "fit" and self._is_chosen:
             self._lay_out(_pays(self.network, self.trainer))
 
     def _lay_out(self, channels_last: bool) -> None:
@@ -69,11 +77,15 @@ class LaidOutModule(OptimizedModule):
         """Goes on with the saved layout, where none was asked for."""
         super().on_load_checkpoint(checkpoint)
         saved, trainer = checkpoint.get("channels_last"), self._trainer
-        is_late = trainer is not None and trainer.strategy.restore_checkpoint_after_setup  # weights are divided
+        is_late = trainer is not None and _divides_weights(trainer)
         if self._is_chosen and isinstance(saved, bool) and not is_late:
             if self.is_fitting and saved != self.is_channels_last:
                 rank_zero_info(f"channels_last: auto keeps {str(saved).lower()}, which the checkpoint has")
             self._lay_out(saved)
+
+
+def _divides_weights(trainer: L.Trainer) -> bool:
+    return trainer.strategy.restore_checkpoint_after_setup
 
 
 def _pays(network: nn.Module, trainer: L.Trainer) -> bool:
@@ -84,8 +96,6 @@ def _pays(network: nn.Module, trainer: L.Trainer) -> bool:
     """
     data: object = trainer.datamodule  # type: ignore[attr-defined]
     if all(parameter.ndim != 4 for parameter in network.parameters()):  # nothing to lay out, as in texts
-        return False
-    if trainer.strategy.restore_checkpoint_after_setup:  # it divides weights, which have to be contiguous
         return False
     if (shape := getattr(data, "image_shape", None)) is None:
         raise UserError(
