@@ -9,9 +9,11 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -109,38 +111,39 @@ def test_program_that_waits_takes_wall_time_and_no_cpu_time(peers: ModuleType, t
     assert (training.seconds > 1) == wall
 
 
-def test_program_has_the_first_visible_gpu_whose_memory_is_sampled(
-    peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def trained(peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """Trains with a program of two epochs that begins with some code, where two of four GPUs are visible."""
     monkeypatch.setattr(peers, "PROGRAMS", tmp_path)
-    (tmp_path / "cnn.fastai.py").write_text(
-        "import os, time\nassert os.environ['CUDA_VISIBLE_DEVICES'] == '2'\n"
-        "while not os.path.exists('../arguments'):\n    time.sleep(0.01)\n"
-        "for epoch in (1, 2):\n    print('val_accuracy', epoch / 4)\n"
-    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    (tmp_path / "files").mkdir()
+
+    def train(begins: str, *accelerator: str) -> Any:
+        epochs = "for epoch in (1, 2):\n    print('val_accuracy', epoch / 4)\n"
+        (tmp_path / "cnn.fastai.py").write_text(begins + epochs)
+        return peers.train("cnn", "fastai", Path(sys.executable), tmp_path / "files", tmp_path / "run", *accelerator)
+
+    return train
+
+
+def test_program_has_the_first_visible_gpu_whose_memory_is_sampled(
+    trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     sampler = tmp_path / "nvidia-smi"
     sampler.write_text('#!/bin/sh\nprintf "500\\n900\\n[N/A]\\n700\\n"\necho "$@" > arguments\nexec sleep 60\n')
     sampler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    (tmp_path / "files").mkdir()
-    run = (Path(sys.executable), tmp_path / "files")
-    assert peers.train("cnn", "fastai", *run, tmp_path / "run", "gpu").gpu_peak == 900
+    begins = (
+        "import os, time\nassert os.environ['CUDA_VISIBLE_DEVICES'] == '2'\n"
+        "while not os.path.exists('../arguments'):\n    time.sleep(0.01)\n"
+    )
+    assert trained(begins, "gpu").gpu_peak == 900
     assert Path("arguments").read_text().split()[-2:] == ["--id", "2"]
 
 
-def test_program_on_the_cpu_has_one_thread_and_no_gpu(
-    peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(peers, "PROGRAMS", tmp_path)
-    (tmp_path / "cnn.fastai.py").write_text(
-        "import os\nassert (os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES']) == ('1', '')\n"
-        "for epoch in (1, 2):\n    print('val_accuracy', epoch / 4)\n"
-    )
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    (tmp_path / "files").mkdir()
-    training = peers.train("cnn", "fastai", Path(sys.executable), tmp_path / "files", tmp_path / "run")
-    assert training.gpu_peak is None
+def test_program_on_the_cpu_has_one_thread_and_no_gpu(trained: Callable[..., Any]) -> None:
+    held = "import os\nassert (os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES']) == ('1', '')\n"
+    assert trained(held).gpu_peak is None
 
 
 def test_each_program_on_a_gpu_trains_there_in_bfloat16_and_loads_with_workers(

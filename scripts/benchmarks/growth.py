@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from benchmarks.cnn import CONFIGS
-from benchmarks.measure import SMALL_PARENT, Part, Row, Settings, described, silence
+from benchmarks.measure import SMALL_PARENT, Part, Row, Settings, described, silence, told_by_parent
 from lightning_transfer import run_study
 from lightning_transfer.cli.entry import main
 from lightning_transfer.study.config import Pretraining, Study
@@ -135,7 +135,7 @@ def measure(axis: str, settings: Settings) -> list[Row]:
         for _ in range(settings.repeats):
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             *_, seconds, told = done.stdout.splitlines()
-            turns.append({SECONDS: float(seconds), MEMORY: round(int(told.split()[1]) / 2**10)})
+            turns.append({SECONDS: float(seconds), MEMORY: round(told_by_parent(told)[1])})
         found.append({key: min(turn[key] for turn in turns) for key in (SECONDS, MEMORY)})
     rows: list[Row] = [{AXES[axis].name: size, **cost} for size, cost in zip(sizes, found, strict=True)]
     for key in (SECONDS, MEMORY):

@@ -30,6 +30,7 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 sys.exit(status)
 """
 SMALL_PARENT = [sys.executable, "-I", "-S", "-c", _START_AND_TELL]
+_MAXRSS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10
 Row = dict[str, str | float]  # a line of a table: column -> value
 Part = Callable[["Settings"], list[Row]]
 
@@ -83,6 +84,12 @@ class Clock(L.Callback):
             self.start = time.process_time()
         elif trainer.global_step == self.last:
             Clock.seconds = time.process_time() - self.start
+
+
+def told_by_parent(printed: str) -> tuple[float, float]:
+    """Reads what SMALL_PARENT tells at the end of what was printed: CPU seconds, and the peak memory in MiB."""
+    seconds, peak = printed.split()[-2:]
+    return float(seconds), int(peak) / _MAXRSS_PER_MIB
 
 
 @contextlib.contextmanager

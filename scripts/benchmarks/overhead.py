@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.cnn import CONFIGS
-from benchmarks.measure import RATIO, SMALL_PARENT, Clock, Part, Row, Settings, silence
+from benchmarks.measure import RATIO, SMALL_PARENT, Clock, Part, Row, Settings, silence, told_by_parent
 from lightning_transfer.cli.entry import main
 
 CLASSES = 2
@@ -181,7 +181,7 @@ def start(settings: Settings) -> list[Row]:
 def _cpu_seconds_of(arguments: list[str]) -> float:
     command = [*SMALL_PARENT, sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-2])
+    return told_by_parent(done.stdout)[0]
 
 
 PARTS: dict[str, Part] = {"step": step, "start": start}

@@ -14,7 +14,6 @@ import re
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import environments, peer_accelerators
 from benchmarks.compare import REPOSITORY, count_lines
-from benchmarks.measure import RATIO, SMALL_PARENT, Part, Row, Settings, described
+from benchmarks.measure import RATIO, SMALL_PARENT, Part, Row, Settings, described, told_by_parent
 from benchmarks.peer_jobs import JOBS
 
 if TYPE_CHECKING:
@@ -193,9 +192,8 @@ def watched(
             marks.append((time.monotonic() - start if wall else _seconds(family), accuracy))
     if process.wait():
         return None, "".join(printed)
-    used, peak = printed.pop().split()[-2:]
-    seconds = time.monotonic() - start if wall else float(used)
-    return Training(marks, seconds, int(peak) / (2**20 if sys.platform == "darwin" else 2**10)), "".join(printed)
+    cpu_seconds, peak = told_by_parent(printed.pop())
+    return Training(marks, time.monotonic() - start if wall else cpu_seconds, peak), "".join(printed)
 
 
 def _seconds(family: "list[psutil.Process]") -> float:
