@@ -1,4 +1,4 @@
-"""Keeps arrays that are computed once and memory-mapped later: decoded images, token ids. And a few measured numbers.
+"""Keeps arrays that are computed once and memory-mapped later, such as decoded images, and a few measured numbers.
 
 An entry is a folder of ``.npy`` files and a manifest with their sizes and checksums. An entry appears only when it is
 complete. A lock lets one process build it while others wait.
