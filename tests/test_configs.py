@@ -68,18 +68,16 @@ def test_experiment_on_real_data_runs(experiment: Path) -> None:
     if model is not None and in_mirror(model) is None:
         pytest.skip(f"no folder that {MIRROR_VARIABLE} names has {model}")
     # One batch of few examples: some of these are made for a GPU, and a batch of theirs takes many GiB.
-    small = {"batch_size": 4, "eval_batch_size": 4, "image_size": 32, "max_tokens": 40}
+    small = {"batch_size": 4, "eval_batch_size": 4, "image_size": 32, "max_tokens": 40, "examples_per_class": 10}
     data = yaml.safe_load(experiment.read_text())["data"]
-    flags = [f"--data.{key}={small[key]}" for key in data["init_args"] if key in small]
-    for task in data["init_args"].get("tasks", {}).values():
-        task["init_args"] |= {"batch_size": 4, "eval_batch_size": 4}
-        Path("small.yaml").write_text(yaml.safe_dump({"data": data}))
-        flags = ["--config", "small.yaml"]
-    if "imdb" in experiment.stem:  # test_texts.py reads them all
-        is_labelled = yaml.safe_load(experiment.read_text())["data"]["class_path"].endswith("IMDB")
-        few = ["--data.train_split=train[:300]", "--data.test_split=test[:300]"]
-        flags += few if is_labelled else ['--data.train_splits=["unsupervised[:1500]", "train[:1500]"]']
-    main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "1", *flags])
+    for one in data["init_args"].get("tasks", {"": data}).values():
+        is_labelled = not one["class_path"].endswith("LanguageModelDataModule")
+        one["init_args"] |= {name: value for name, value in small.items() if name in one["init_args"]}
+        if "imdb" in experiment.stem:  # test_texts.py reads them all
+            few = {"train_split": "train[:300]", "test_split": "test[:300]"}
+            one["init_args"] |= few if is_labelled else {"train_splits": ["unsupervised[:1500]", "train[:1500]"]}
+    Path("small.yaml").write_text(yaml.safe_dump({"data": data}))
+    main(["fit", "--config", str(experiment), "--config", "small.yaml", "--trainer.fast_dev_run", "1"])
 
 
 # Each strategy with one experiment, in turns: a strategy's file and an experiment's have no part in common.

@@ -22,7 +22,6 @@ from torch import nn
 from lightning_transfer import (
     Classifier,
     DemoTexts,
-    DemoTextStreams,
     FastCNN,
     LSTMClassifier,
     MultiTaskDataModule,
@@ -325,10 +324,8 @@ def test_tasks_that_do_not_go_together_are_refused(folder: Path) -> None:
         MultiTaskDataModule({"large": own["large"]})
     with pytest.raises(UserError, match=r"data.tasks has 'a/b': expected a name"):
         MultiTaskDataModule({"large": own["large"], "a/b": own["small"]})
-    with pytest.raises(
-        UserError, match=r"task text has the data DemoTextStreams: expected images or texts with labels"
-    ):
-        MultiTaskDataModule({"large": own["large"], "text": DemoTextStreams()})
+    with pytest.raises(UserError, match=r"task both has the data MultiTaskDataModule: expected images or texts"):
+        MultiTaskDataModule({"large": own["large"], "both": tasks(folder)})
     with pytest.raises(UserError, match=r"of texts and of images"):
         MultiTaskDataModule({"large": own["large"], "texts": DemoTexts()})
     with pytest.raises(UserError, match=r"max_vocabulary_size of data.tasks is 1000 and 25000: expected the same"):

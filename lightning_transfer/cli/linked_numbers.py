@@ -10,7 +10,7 @@ from lightning_transfer.errors import UserError
 
 # These arguments of the model, written as options, are ignored where a class does not have them.
 TARGETS = (
-    *("problem_type", "num_classes", "problem_types", "outputs"),
+    *("problem_type", "num_classes", "problem_types", "outputs", "language_tasks"),
     *("network.num_classes", "network.vocabulary_size"),
 )
 

@@ -179,7 +179,7 @@ def inputs_of(batch: Any, forward: Callable[..., Any] | None = None) -> tuple[Te
 def examples_in(batch: Any) -> int:
     """Counts the examples of any batch: its labels, else the first tensor found in it; 0 where there is none."""
     if isinstance(batch, TaskBatch):
-        return examples_in(batch.batch)
+        return getattr(batch.batch, "streams", None) or examples_in(batch.batch)
     if isinstance(batch, list) and all(isinstance(one, TaskBatch) for one in batch):
         return sum(map(examples_in, batch))
     labels = getattr(batch, "labels", None)

@@ -9,9 +9,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_transfer.data.batches import ProblemType, TaskBatch
-from lightning_transfer.data.classification import ClassificationDataModule, Stage, require_at_least
+from lightning_transfer.data.classification import ClassificationDataModule, Stage
+from lightning_transfer.data.language_modelling import LanguageModelDataModule
 from lightning_transfer.data.loader import BatchLoader, training_loader
 from lightning_transfer.data.seeding import SeededDataModule
+from lightning_transfer.data.task_checks import check_tasks
 from lightning_transfer.data.task_mixing import TaskMixing, mixed_steps, shares_of_tasks, steps_of_tasks
 from lightning_transfer.data.vocabulary import TokenizedTexts, share_vocabulary
 from lightning_transfer.errors import UserError
@@ -20,12 +22,14 @@ from lightning_transfer.errors import UserError
 class MultiTaskDataModule(SeededDataModule):
     """Joins the data of several tasks: each training step has a batch of one of them, or of all.
 
-    Each task keeps its own splits, batches and augmentation. An epoch has equally many steps of a task as any other
-    epoch, in random order. A small task comes several times in an epoch, where its images are augmented in the same
-    way. Texts of all tasks are read by one vocabulary, learned from the training texts of all.
+    Each task keeps its own splits, batches and augmentation. A task without labels may be to predict the tokens of
+    texts: its batches are segments of streams. An epoch has equally many steps of a task as any other epoch, in random
+    order. A small task comes several times in an epoch, where its images are augmented in the same way. Texts of all
+    tasks are read by one vocabulary, learned from the training texts of all.
 
     Args:
-        tasks: The data of each task, by the task's name: data modules of images, or of texts.
+        tasks: The data of each task, by the task's name: data modules of images, or of texts; for the prediction of
+            tokens ``LanguageModelDataModule``.
         mixing: How the steps are shared: in proportion to the training examples (proportional), equally (uniform), or
             in between by temperature. With together each step has a batch of every task.
         temperature: Shares are in proportion to the examples to the power of 1 / temperature: 1 is proportional, and
@@ -55,7 +59,7 @@ class MultiTaskDataModule(SeededDataModule):
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
-        self.tasks = self._labelled(tasks)
+        self.tasks: dict[str, Any] = {**tasks}  # by classes that check_tasks allows
         self.mixing = mixing
         self.temperature = temperature
         self.steps_per_epoch = steps_per_epoch
@@ -65,7 +69,7 @@ class MultiTaskDataModule(SeededDataModule):
         self._train_loader: BatchLoader | None = None
         self._resume_at: dict[str, int] = {}
         self._steps: dict[str, int] = {}  # of an epoch, by task
-        self._check()
+        check_tasks(self)
         for task in self._texts if vocabulary_path is not None else []:
             task.vocabulary_path = vocabulary_path
         if predict_path is not None:
@@ -73,40 +77,24 @@ class MultiTaskDataModule(SeededDataModule):
                 raise UserError(f"data.predict_path is {predict_path}: expected null without data.predict_task")
             self.tasks[predict_task].predict_path = predict_path
 
-    @staticmethod
-    def _labelled(tasks: dict[str, SeededDataModule]) -> dict[str, ClassificationDataModule[Any]]:
-        labelled = {name: task for name, task in tasks.items() if isinstance(task, ClassificationDataModule)}
-        for name in tasks.keys() - labelled.keys():
-            kind = type(tasks[name]).__name__
-            raise UserError(f"task {name} has the data {kind}: expected images or texts with labels")
-        return labelled
+    @property
+    def labelled(self) -> dict[str, ClassificationDataModule[Any]]:
+        """The data of the tasks with labels."""
+        return {name: task for name, task in self.tasks.items() if isinstance(task, ClassificationDataModule)}
 
-    def _check(self) -> None:
-        names = ", ".join(self.tasks)
-        require_at_least(1, temperature=self.temperature)
-        if self.steps_per_epoch is not None:
-            require_at_least(1, steps_per_epoch=self.steps_per_epoch)
-        if len(self.tasks) < 2:
-            raise UserError(f"data.tasks is {names or 'empty'}: expected two tasks or more")
-        for name in self.tasks:
-            if not name.isidentifier():
-                raise UserError(f"data.tasks has {name!r}: expected a name of letters, digits and _")
-        for task, other in self.same_examples.items():
-            if task not in self.tasks or other not in self._with_examples:
-                raise UserError(
-                    f"data.same_examples has {task}: {other}: expected a task and another one that has examples of its"
-                    f" own, of {names}"
-                )
-            if getattr(self.tasks[other], "mixing", None) is not None:
-                raise UserError(f"mixing of task {other} is on: expected null, as labels of {task} would not be mixed")
-        if self.predict_task not in (None, *self.tasks):
-            raise UserError(f"data.predict_task is {self.predict_task}: expected one of {names}")
-        if len({isinstance(task, TokenizedTexts) for task in self.tasks.values()}) > 1:
-            raise UserError(f"data.tasks are {names}, of texts and of images: expected one kind for one network")
+    @property
+    def language_tasks(self) -> list[str]:
+        """The tasks that predict the tokens of texts."""
+        return [name for name, task in self.tasks.items() if isinstance(task, LanguageModelDataModule)]
 
     @property
     def _with_examples(self) -> dict[str, ClassificationDataModule[Any]]:
-        """The tasks with examples of their own."""
+        """The data of the tasks that have labels, and examples of their own."""
+        return {name: task for name, task in self.labelled.items() if name not in self.same_examples}
+
+    @property
+    def _trained(self) -> dict[str, Any]:
+        """The data that gives batches to train on."""
         return {name: task for name, task in self.tasks.items() if name not in self.same_examples}
 
     @property
@@ -117,8 +105,8 @@ class MultiTaskDataModule(SeededDataModule):
 
     @property
     def outputs(self) -> dict[str, int]:
-        """The number of classes, or of the numbers to predict, of each task."""
-        return {name: task.num_classes for name, task in self.tasks.items()}
+        """The number of classes, or of the numbers to predict, of each task with labels."""
+        return {name: task.num_classes for name, task in self.labelled.items()}
 
     @property
     def num_classes(self) -> int:
@@ -127,8 +115,8 @@ class MultiTaskDataModule(SeededDataModule):
 
     @property
     def problem_types(self) -> dict[str, ProblemType]:
-        """Whether the examples of each task have one class, several classes or numbers."""
-        return {name: task.problem_type for name, task in self.tasks.items()}
+        """Whether the examples of each task with labels have one class, several classes or numbers."""
+        return {name: task.problem_type for name, task in self.labelled.items()}
 
     @property
     def vocabulary(self) -> list[str] | None:
@@ -188,7 +176,7 @@ class MultiTaskDataModule(SeededDataModule):
                 rank_zero_info(f"task {name}, of the examples of {other}:")
             self.tasks[name].take_examples_of(self.tasks[other], stage)
 
-    def _attached(self) -> dict[str, ClassificationDataModule[Any]]:
+    def _attached(self) -> dict[str, Any]:
         """Tells the tasks who trains, and gives those whose examples this stage reads."""
         for task in self.tasks.values():
             task.trainer, task.test_follows = self.trainer, self.test_follows
@@ -196,7 +184,7 @@ class MultiTaskDataModule(SeededDataModule):
             self._shared_texts()
         if getattr(self.trainer, "predicting", False):
             return {} if self.predict_task is None else {self.predict_task: self.tasks[self.predict_task]}
-        return self._with_examples
+        return self._trained
 
     def _shared_texts(self) -> TokenizedTexts:
         """The texts of the first task, once all tasks read theirs by one vocabulary."""
@@ -205,11 +193,12 @@ class MultiTaskDataModule(SeededDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """The steps of the training, each a list of one batch, or with mixing together of a batch of every task."""
-        data = self._with_examples
+        data = self._trained
         loaders = [self._of_task(name, task.train_dataloader(), "train") for name, task in data.items()]
         is_together, lengths = self.mixing == "together", [*map(len, loaders)]
         length = self.steps_per_epoch or (max(lengths) if is_together else sum(lengths))
-        examples = [task.facts["train_examples"] for task in data.values()]
+        counted = ["train_documents" if name in self.language_tasks else "train_examples" for name in data]
+        examples = [task.facts[name] for task, name in zip(data.values(), counted, strict=True)]
         shares = shares_of_tasks(examples, self.mixing, self.temperature)
         counts = np.full(len(data), length) if is_together else steps_of_tasks(shares, length)
         self._steps = dict(zip(data, counts.tolist(), strict=True))
@@ -224,7 +213,7 @@ class MultiTaskDataModule(SeededDataModule):
 
     def val_dataloader(self) -> list[BatchLoader]:
         """Batches of the validation split or the hold-out of each task, but for tasks that hold nothing out."""
-        loaders = {name: task.val_dataloader() for name, task in self._with_examples.items()}
+        loaders = {name: task.val_dataloader() for name, task in self._trained.items()}
         return [
             self._of_task(name, loader, "validation")
             for name, loader in loaders.items()
@@ -232,7 +221,7 @@ class MultiTaskDataModule(SeededDataModule):
         ]
 
     def test_dataloader(self) -> list[BatchLoader]:
-        """Batches of the test split of each task."""
+        """Batches of the test split of each task with labels."""
         return [self._of_task(name, task.test_dataloader(), "test") for name, task in self._with_examples.items()]
 
     def predict_dataloader(self) -> BatchLoader:

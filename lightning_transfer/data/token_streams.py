@@ -21,6 +21,11 @@ class TokenBatch(NamedTuple):
     token_ids: Tensor
     labels: Tensor
 
+    @property
+    def streams(self) -> int:
+        """Number of streams."""
+        return self.token_ids.shape[1]
+
 
 def stream_of(
     documents: Documents, order: np.ndarray, before: Sequence[int] = (), after: Sequence[int] = (SEPARATOR_ID,)

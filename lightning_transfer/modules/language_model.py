@@ -127,14 +127,7 @@ class LanguageModel(OptimizedModule):
         Raises:
             UserError: For masked tokens where the network predicts the next ones, or the other way round.
         """
-        is_masked = getattr(self.network, "is_masked", False)
-        fraction = getattr(self.trainer.datamodule, "masked_fraction", None)  # type: ignore[attr-defined]
-        if fraction is not None and bool(fraction) != is_masked:
-            predicts, way_out = ("masked tokens", "0.15") if is_masked else ("the next tokens", "0")
-            name = type(self.network).__name__
-            raise UserError(
-                f"data.masked_fraction is {fraction}: expected {way_out}, as this {name} predicts {predicts}"
-            )
+        check_masking(self.network, self.trainer.datamodule)  # type: ignore[attr-defined]
         self._loss_sum = self._loss_sum.to(self.device)
         if self._state is not None:
             self._state = [(hidden.to(self.device), cell.to(self.device)) for hidden, cell in self._state]
@@ -163,12 +156,27 @@ class LanguageModel(OptimizedModule):
         """Computes loss, perplexity and speed of the training steps since the last log."""
         if not self._batches:
             return {}
-        mean = self._loss_sum / self._batches
+        # The perplexity is that of the mean over all processes, not the mean of theirs.
+        mean = self.trainer.strategy.reduce(self._loss_sum / self._batches, reduce_op="mean")
         means = {"train/loss": mean, "train/perplexity": mean.exp()}
         if self._tokens:  # since the last validation
             rate = self._tokens * self.trainer.world_size / (time.perf_counter() - self._start)
             means["train/tokens_per_second"] = mean.new_tensor(rate)
         return means
+
+
+def check_masking(network: nn.Module, data: Any) -> None:
+    """Checks that the data wants those tokens predicted that the network predicts.
+
+    Raises:
+        UserError: For masked tokens where the network predicts the next ones, or the other way round.
+    """
+    is_masked = getattr(network, "is_masked", False)
+    fraction = getattr(data, "masked_fraction", None)
+    if fraction is not None and bool(fraction) != is_masked:
+        predicts, way_out = ("masked tokens", "0.15") if is_masked else ("the next tokens", "0")
+        name = type(network).__name__
+        raise UserError(f"data.masked_fraction is {fraction}: expected {way_out}, as this {name} predicts {predicts}")
 
 
 def mean_square(values: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from lightning_transfer.data.batches import ProblemType, TaskBatch, inputs_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.gradient_balancing import Balancing, GradientBalancing, gradients_of
+from lightning_transfer.modules.language_task import check_language_task, language_head, token_losses
 from lightning_transfer.modules.losses import Loss
 from lightning_transfer.modules.memory_layout import LaidOutModule, LayoutOptions
-from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.own_parts import build_loss
 from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.modules.task_means import TaskMeans
+from lightning_transfer.modules.task_metrics import TaskMetrics
 from lightning_transfer.modules.task_weighting import Weighting, by_uncertainty, check_weights
 from lightning_transfer.networks.task_heads import TaskHeads, split_head
 
@@ -27,13 +28,14 @@ class MultiTaskModule(LaidOutModule):
     In a step without examples of a task, its head is left as it is.
 
     Logs ``train/loss``, the mean of what was minimised, and ``train/<task>/loss`` with the task's score. Validation and
-    test log for each task what ``Classifier`` logs, as ``val/<task>/accuracy``, and its mean over the tasks, as
-    ``val/accuracy``, where all tasks have it.
+    test log for each task what ``Classifier`` logs, as ``val/<task>/accuracy``. Its mean over the tasks with labels is
+    ``val/accuracy``, where all of them have it. A task may also be to predict the tokens of texts (Radford et al.,
+    2018; Chronopoulou et al., 2019): it has a loss and a perplexity.
 
     Args:
         network: The network: takes the inputs of a batch, and has the outputs of all tasks together.
-        outputs: Number of classes, or of the numbers to predict, of each task; follows from the data on the command
-            line.
+        outputs: Number of classes, or of the numbers to predict, of each task with labels; follows from the data on the
+            command line.
         problem_types: What each example of a task has, by task: one class (classification), any number of classes
             (multilabel), or numbers (regression); follows from the data on the command line. Classification where a
             task has none.
@@ -44,9 +46,14 @@ class MultiTaskModule(LaidOutModule):
             with the extra torchjd, where each step has all tasks.
         label_smoothing: Share of the target that is spread evenly over all classes, from 0 to below 1, in tasks with
             classes.
+        language_tasks: The tasks that predict tokens; follow from the data on the command line. The embeddings of the
+            network are the weights of their output layer.
+        cutoffs: Ids at which the vocabulary, most frequent tokens first, is cut into clusters for these tasks; see
+            ``LSTMLanguageModel``.
 
     Raises:
-        UserError: For values out of range, names of other tasks, and a network whose head cannot be divided.
+        UserError: For values out of range, names of other tasks, a network whose head cannot be divided, and one that
+            cannot predict tokens where a task does.
     """
 
     def __init__(
@@ -58,10 +65,13 @@ class MultiTaskModule(LaidOutModule):
         loss_weights: dict[str, float] | None = None,
         weighting: Weighting | Balancing = "fixed",
         label_smoothing: float = 0.0,
+        language_tasks: list[str] | None = None,
+        cutoffs: list[int] | None = None,
         **kwargs: Keywords[LayoutOptions],
     ) -> None:
         super().__init__(network, **kwargs)
         self.outputs = outputs
+        self.language_tasks = language_tasks or []
         self.problem_types: dict[str, ProblemType] = {
             **dict.fromkeys(outputs, "classification"),
             **(problem_types or {}),
@@ -71,23 +81,27 @@ class MultiTaskModule(LaidOutModule):
         if unknown := [task for task in given if task not in outputs]:
             raise UserError(f"model.losses has {', '.join(unknown)}: expected tasks of {', '.join(outputs)}")
         self.save_hyperparameters("outputs", "problem_types", "weighting", "label_smoothing")
-        split_head(network, outputs)
+        split_head(network, outputs, {task: language_head(network, cutoffs) for task in self.language_tasks})
         self.losses = nn.ModuleDict()
         for task, targets in self.targets.items():
             smoothing = label_smoothing if targets.noun == "classes" else 0.0
             self.losses[task] = build_loss(given.get(task), targets, outputs[task], smoothing)
-        self.loss_weights = check_weights(loss_weights, outputs)
+        self.loss_weights = check_weights(loss_weights, self.all_tasks)
         self.weighting = weighting
         self.balancing = None if weighting in ("fixed", "uncertainty") else GradientBalancing(weighting)
         self._losses_of_step: list[Tensor] = []  # weighted, where gradients are balanced
         if weighting == "uncertainty":
             self.heads.learn_variances()
         self.validation_metrics, self.test_metrics = (
-            nn.ModuleDict({task: EvaluationMetrics(outputs[task], self.problem_types[task]) for task in outputs})
-            for _ in range(2)
+            TaskMetrics(outputs, self.problem_types, self.language_tasks) for _ in range(2)
         )
         self._learned: set[str] = set()  # tasks with examples since the last optimizer step
-        self._means = TaskMeans(self.targets)
+        self._means = TaskMeans(self.targets, self.language_tasks)
+
+    @property
+    def all_tasks(self) -> list[str]:
+        """The names of the tasks: those with labels, and those that predict tokens."""
+        return [*self.outputs, *self.language_tasks]
 
     @property
     def heads(self) -> TaskHeads:
@@ -107,8 +121,10 @@ class MultiTaskModule(LaidOutModule):
             losses = by_uncertainty(losses, self.heads, self.problem_types)
         losses = {task: self.loss_weights[task] * loss for task, loss in losses.items()}
         loss = torch.stack(list(losses.values())).sum()
+        if self.language_tasks:  # whose steps do not go through all heads, as DDP needs
+            loss = loss + 0 * torch.stack([parameter.sum() for parameter in self.heads.parameters()]).sum()
         if self.balancing is not None:
-            if losses.keys() != self.outputs.keys():
+            if losses.keys() != set(self.all_tasks):
                 raise UserError(
                     f"model.weighting is {self.weighting}: expected data.mixing together, so that each step has all"
                     f" tasks, and not only {', '.join(losses)}"
@@ -123,10 +139,16 @@ class MultiTaskModule(LaidOutModule):
 
         Args:
             batch: The batches of the step.
-            note: Is called with the name of each task, its loss, logits and labels.
+            note: Is called with the name of each task, its loss, logits and labels; without logits for tokens.
         """
         losses = {}
         for one in batch:
+            if one.task in self.language_tasks:
+                of_tokens = token_losses(self.network, self.heads.of_task[one.task], one.batch)
+                losses[one.task] = of_tokens.mean()
+                if note is not None:
+                    note(one.task, losses[one.task], None, of_tokens)
+                continue
             logits = self(*inputs_of(one.batch, self.network))
             for task, labels in one.labels.items():
                 losses[task] = self.losses[task](logits[task], labels)
@@ -159,7 +181,7 @@ class MultiTaskModule(LaidOutModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Leaves the heads of tasks without examples as they are: optimizers skip what has no gradient."""
         heads = self.heads
-        for task in self.outputs.keys() - self._learned:
+        for task in set(self.all_tasks) - self._learned:
             for parameter in heads.parameters_of(task):
                 parameter.grad = None
         self._learned.clear()
@@ -184,6 +206,9 @@ class MultiTaskModule(LaidOutModule):
         return predictions
 
     def _evaluate(self, batch: TaskBatch, metrics: Any) -> dict[str, Tensor]:
+        if batch.task in self.language_tasks:
+            metrics[batch.task].update(token_losses(self.network, self.heads.of_task[batch.task], batch.batch))
+            return {}
         logits = self(*inputs_of(batch.batch, self.network))
         found = {}
         for task, labels in batch.labels.items():
@@ -201,18 +226,10 @@ class MultiTaskModule(LaidOutModule):
         """Logs the test metrics."""
         self._log_metrics("test", self.test_metrics)
 
-    def _log_metrics(self, stage: str, metrics: Any) -> None:
-        evaluated = {task: own.compute_and_reset() for task, own in metrics.items() if own.loss.update_called}
-        for task, values in evaluated.items():
-            for name, value in values.items():
-                shown = name == self.targets[task].chosen_by[0]
-                # Equal on all processes already; sync_dist keeps Lightning from warning that they might not be.
-                self.log(f"{stage}/{task}/{name}", value, prog_bar=shown, sync_dist=True)
-        for name in next(iter(evaluated.values()), {}):  # the means over tasks
-            found = [values[name] for values in evaluated.values() if name in values]
-            if len(found) == len(evaluated):
-                shown = name in ("loss", "accuracy")
-                self.log(f"{stage}/{name}", torch.stack(found).mean(), prog_bar=shown, sync_dist=True)
+    def _log_metrics(self, stage: str, metrics: TaskMetrics) -> None:
+        for name, value in metrics.compute_and_reset().items():
+            # Equal on all processes already; sync_dist keeps Lightning from warning that they might not be.
+            self.log(f"{stage}/{name}", value, prog_bar=name in metrics.shown, sync_dist=True)
 
     # ---- the training log -------------------------------------------------------------------------------------------
 
@@ -227,6 +244,8 @@ class MultiTaskModule(LaidOutModule):
         """Brings the sums of the log to the device, and has the network see examples that it needs before it learns."""
         if self.balancing is not None:
             self.balancing.check(self.trainer)
+        for task in self.language_tasks:
+            check_language_task(self.network, self.trainer.datamodule.tasks[task])  # type: ignore[attr-defined]
         self._means.to(self.device)
         self.fit_network_to_data()
 

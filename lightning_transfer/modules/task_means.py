@@ -1,6 +1,6 @@
 """Adds up the losses and scores of several tasks over a logging interval, for the training log."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,13 @@ class TaskMeans:
     """The sums since the last log: of each task's losses and scores, and of what was minimised.
 
     Args:
-        targets: What is predicted in each task, by name.
+        targets: What is predicted in each task with labels, by name.
+        language_tasks: The tasks that predict tokens.
     """
 
-    def __init__(self, targets: Mapping[str, Targets]) -> None:
+    def __init__(self, targets: Mapping[str, Targets], language_tasks: Sequence[str] = ()) -> None:
         self._targets = targets
-        self._places = {task: place for place, task in enumerate([*targets, "train"])}
+        self._places = {task: place for place, task in enumerate([*targets, *language_tasks, "train"])}
         # A tensor, which no step has to read; not a buffer, which gets the precision of the weights.
         self._sums = torch.zeros(len(self._places), 2)
         self._seen = {"batches": [0] * len(self._sums), "examples": [0] * len(self._sums)}
@@ -27,9 +28,11 @@ class TaskMeans:
         """Moves the sums to a device."""
         self._sums = self._sums.to(device)
 
-    def add(self, task: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds the batch of a task, with the mean of its losses."""
+    def add(self, task: str, loss: Tensor, logits: Tensor | None, labels: Tensor) -> None:
+        """Adds the batch of a task, with the mean of its losses; without logits for tokens."""
         self._add(task, loss, len(labels))
+        if logits is None:
+            return
         self._sums[self._places[task], 1].add_(self._targets[task].sum_of_scores(logits.detach(), labels))
 
     def add_minimised(self, loss: Tensor) -> None:
@@ -51,11 +54,11 @@ class TaskMeans:
         """Computes the means of the tasks that were seen, by the names in the log; nothing where none was."""
         means = {}
         batches, examples = self._seen["batches"], self._seen["examples"]
-        for task, targets in self._targets.items():
-            place = self._places[task]
-            if batches[place]:
+        for task, place in self._places.items():
+            if batches[place] and task != "train":
                 means[f"train/{task}/loss"] = self._sums[place, 0] / batches[place]
-                means[f"train/{task}/{targets.training_score}"] = self._sums[place, 1] / examples[place]
+            if batches[place] and task in self._targets:
+                means[f"train/{task}/{self._targets[task].training_score}"] = self._sums[place, 1] / examples[place]
         return means | ({"train/loss": self._sums[-1, 0] / batches[-1]} if batches[-1] else {})
 
     def state(self, of_processes: Callable[[Tensor], list[list[float]]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Weighs the losses of several tasks: by fixed weights, and by the uncertainty of each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from lightning_transfer.networks.task_heads import TaskHeads
 Weighting = Literal["fixed", "uncertainty"]
 
 
-def check_weights(given: Mapping[str, float] | None, tasks: Mapping[str, int]) -> dict[str, float]:
+def check_weights(given: Mapping[str, float] | None, tasks: Sequence[str]) -> dict[str, float]:
     """Completes the weights of the tasks: 1 where none is given.
 
     Raises:
@@ -38,7 +38,7 @@ def by_uncertainty(
     Args:
         losses: The loss of each task of a step.
         heads: The heads, which have the variances of all tasks.
-        problem_types: Of each task.
+        problem_types: Those of the tasks with labels.
 
     Source:
         Kendall, Gal and Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
@@ -46,7 +46,7 @@ def by_uncertainty(
     """
     # All at once: then each of them has a gradient in every step, which DDP needs.
     logarithms = dict(zip(heads.log_variances, torch.cat([*heads.log_variances.values()]), strict=True))
-    halves = {task: 0.5 if problem_types[task] == "regression" else 1.0 for task in losses}
+    halves = {task: 0.5 if problem_types.get(task) == "regression" else 1.0 for task in losses}
     return {
         task: halves[task] * (-logarithms[task]).exp() * loss + logarithms[task] / 2 for task, loss in losses.items()
     }

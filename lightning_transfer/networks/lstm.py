@@ -125,6 +125,27 @@ class LSTMClassifier(LSTMEncoder):
         logits: Tensor = self.head(self.dropout(self._pool(states, lengths)))
         return logits
 
+    def token_states(self, token_ids: Tensor) -> Tensor:
+        """Computes the state after each token of a stream, as a language model needs it.
+
+        Args:
+            token_ids: int64 [time, batch], in the order in which the network reads.
+
+        Returns:
+            float [time, batch, token_features].
+        """
+        return self.encode(token_ids)[0]
+
+    @property
+    def token_features(self) -> int:
+        """Features of the state after each token."""
+        return self.state_size
+
+    @property
+    def token_embeddings(self) -> Tensor:
+        """The embeddings of the tokens, float [vocabulary_size, embedding_size]."""
+        return self.embedding.weight
+
     def in_reading_order(self, steps: Tensor, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Puts time steps into the order in which the network reads them; a second call restores their order.
 

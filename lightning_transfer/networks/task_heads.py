@@ -14,11 +14,13 @@ class TaskHeads(nn.Module):
     """Computes the outputs of all tasks, side by side, from the same features.
 
     Every pass goes through all heads. So each process has a gradient of each, a zero where a task has no part in the
-    loss, and DDP needs no search for parameters that were not used.
+    loss, and DDP needs no search for parameters that were not used. Heads of language models are beside them, and take
+    states of tokens.
 
     Args:
         head: The linear layer that has the outputs of all tasks; each head starts with its rows.
         outputs: Number of outputs of each task, by name.
+        language_heads: The heads of language models, by the names of their tasks.
 
     Attributes:
         of_task: The head of each task, by name.
@@ -28,13 +30,17 @@ class TaskHeads(nn.Module):
         UserError: For a name that a module of torch has for something else.
     """
 
-    def __init__(self, head: nn.Linear, outputs: Mapping[str, int]) -> None:
+    def __init__(
+        self, head: nn.Linear, outputs: Mapping[str, int], language_heads: Mapping[str, nn.Module] | None = None
+    ) -> None:
         super().__init__()
-        for name in outputs:
+        for name in (*outputs, *(language_heads or {})):
             if hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name):
                 raise UserError(f"task {name!r} has the name of a part of torch's modules: choose another name")
         rows = torch.split(torch.arange(head.out_features), list(outputs.values()))
         self.of_task = nn.ModuleDict({name: _rows_of(head, own) for name, own in zip(outputs, rows, strict=True)})
+        self._with_outputs = list(outputs)
+        self.of_task.update(language_heads or {})
         self.log_variances = nn.ParameterDict()
 
     def learn_variances(self) -> None:
@@ -42,7 +48,7 @@ class TaskHeads(nn.Module):
         self.log_variances.update({name: nn.Parameter(torch.zeros(1)) for name in self.of_task})
 
     def forward(self, features: Tensor) -> Tensor:
-        """Computes the outputs of all tasks.
+        """Computes the outputs of all tasks that have any.
 
         Args:
             features: float [batch, features].
@@ -50,19 +56,22 @@ class TaskHeads(nn.Module):
         Returns:
             float [batch, outputs of all tasks], in the order of the tasks.
         """
-        return torch.cat([head(features) for head in self.of_task.values()], -1)
+        return torch.cat([self.of_task[name](features) for name in self._with_outputs], -1)
 
     def parameters_of(self, task: str) -> list[nn.Parameter]:
         """Lists the parameters that belong to one task alone."""
         return [*self.of_task[task].parameters(), *([self.log_variances[task]] if self.log_variances else [])]
 
 
-def split_head(network: nn.Module, outputs: Mapping[str, int]) -> TaskHeads:
+def split_head(
+    network: nn.Module, outputs: Mapping[str, int], language_heads: Mapping[str, nn.Module] | None = None
+) -> TaskHeads:
     """Replaces the last linear layer of a network by a head for each task. The layer groups keep their names.
 
     Args:
         network: A network that has the outputs of all tasks together, and layer groups. It is changed in place.
         outputs: Number of outputs of each task, by name.
+        language_heads: See ``TaskHeads``.
 
     Returns:
         The heads, which are a part of the network's last layer group.
@@ -71,7 +80,8 @@ def split_head(network: nn.Module, outputs: Mapping[str, int]) -> TaskHeads:
         UserError: If the last layer group has no linear layer with so many outputs.
     """
     total = sum(outputs.values())
-    return replace_head(network, lambda head: TaskHeads(head, outputs), total, ", those of all tasks together")
+    whose = ", those of all tasks together"
+    return replace_head(network, lambda head: TaskHeads(head, outputs, language_heads), total, whose)
 
 
 def _rows_of(layer: nn.Linear, rows: Tensor) -> nn.Linear:

@@ -190,6 +190,35 @@ class TransformersNetwork(Transformer):
         is_padding = torch.arange(states.shape[1], device=lengths.device) >= lengths.unsqueeze(1)
         return states.masked_fill(is_padding.unsqueeze(2), 0).sum(1) / lengths.unsqueeze(1).to(states.dtype)
 
+    def token_states(self, token_ids: Tensor) -> Tensor:
+        """Computes the hidden state of each token of a stream, as a language model needs it.
+
+        Args:
+            token_ids: int64 [time, batch].
+
+        Returns:
+            float [time, batch, token_features].
+        """
+        lengths = torch.full(token_ids.shape[1:], len(token_ids), device=token_ids.device)
+        return self.hidden_states(token_ids.t(), lengths).transpose(0, 1)
+
+    @property
+    def token_features(self) -> int:
+        """Features of the hidden state of each token."""
+        size: int = self.model.config.hidden_size
+        return size
+
+    @property
+    def token_embeddings(self) -> Tensor:
+        """The embeddings of the tokens, float [tokens, embedding_size]."""
+        embeddings: Tensor = self.model.get_input_embeddings().weight
+        return embeddings
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a token's state knows the tokens after it, so that masked ones alone can be predicted."""
+        return has_masked_model(self.config)
+
 
 def _usual_pooling(config: dict[str, Any]) -> Pooling:
     if not has_masked_model(config):
