@@ -13,6 +13,7 @@ from lightning_transfer.study.config import Tuning, check
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.study_report import headline, write_report
+from lightning_transfer.study.tuning import choose
 from lightning_transfer.study.until_decided import run_until_decided
 
 GAINS = {"scratch": 0.0, "full": 0.2, "gradual": 0.25}
@@ -164,6 +165,35 @@ def test_figures_show_each_seed_beside_its_mean_and_interval(plan: Plan) -> None
         seeds = re.findall(r'<polygon points="[^"]*" fill="[^"]*" opacity="0.6">', figure)
         assert len(seeds) == 30
         assert len(re.findall(r"<title>\w+: [\d.]+ to [\d.]+ at", figure)) == bars
+
+
+def test_many_strategies_have_marks_of_their_own_and_seeds_stand_beside_theirs() -> None:
+    names = [f"way_{number:02}" for number in range(16)]
+    plan = Plan(toy_study(strategies=dict.fromkeys(names, STRATEGIES["full"]), sizes=[2], tuning=None), Path("logs"))
+    pretend_all(plan.final(), lambda cell: 0.5 + 0.01 * cell.seed)
+    report(plan)
+    figure = Path("report/toy_labels.svg").read_text()
+    drawn = r'<polygon points="([^"]*)" fill="([^"]*)"( opacity="0.6")?><title>(\w+): [\d.]+ at ([\d.]+)'
+    marks, seeds = dict[str, tuple[object, float]](), list[tuple[str, float]]()
+    for points, color, is_seed, name, x in re.findall(drawn, figure):
+        corners = [[float(number) for number in point.split(",")] for point in points.split()]
+        shape = tuple((round(a - corners[0][0]), round(b - corners[0][1])) for a, b in corners)
+        if is_seed:
+            seeds.append((name, float(x)))
+        else:
+            marks[name] = (shape, color), float(x)
+    assert len({look for look, _ in marks.values()}) == len(names)
+    assert len(seeds) == 2 * len(names)
+    for name, x in seeds:
+        assert min(marks, key=lambda other: abs(marks[other][1] - x)) == name
+
+
+def test_choices_are_named_in_the_order_of_the_strategies() -> None:
+    names = [f"way_{number:02}" for number in range(16)]
+    study = toy_study(strategies=dict.fromkeys(names, STRATEGIES["full"]), sizes=[2], tuning=Tuning([0.01, 0.1]))
+    plan = Plan(study, Path("logs"))
+    pretend_all(plan.tuning(), lambda cell: cell.value)
+    assert [arm.strategy for arm, _ in choose(study, plan.tuning())] == names
 
 
 def test_equal_strategies_do_not_hide_each_other(plan: Plan) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lightning_transfer.report.drawing import Anchor, Canvas, shortened, text_width
 from lightning_transfer.report.figures import ticks
-from lightning_transfer.report.palette import Color
+from lightning_transfer.report.palette import SERIES, Color
 
 _SMALL = 11  # size of the numbers and names at an axis
 _ROW = 20  # height of a row of a legend
@@ -197,7 +197,8 @@ def _columns(lines: Sequence[Line], width: float) -> int:
 
 
 def _shape(number: int, x: float, y: float, scale: float = 1) -> list[tuple[float, float]]:
-    corners, inner, turn, size = _SHAPES[number % len(_SHAPES)]
+    # There are as many shapes as colours: where the colours begin again, each meets another shape.
+    corners, inner, turn, size = _SHAPES[(number + number // len(SERIES)) % len(_SHAPES)]
     angles = [math.radians(turn - 90 + 180 * step / corners) for step in range(2 * corners)]
     radii = [scale * size, scale * size * inner] * corners
     return [(x + r * math.cos(angle), y + r * math.sin(angle)) for r, angle in zip(radii, angles, strict=True)]

@@ -14,7 +14,7 @@ from lightning_transfer.study.units import unit_of
 
 _WIDTH, _EDGE, _GAP = 720, 8, 16
 _SPREAD = 0.06  # of the x axis: the arms stand side by side
-_SEEDS = 0.007  # of the x axis: the single seeds stand beside the interval of their arm
+_SEEDS = 0.007  # of the x axis at most: the single seeds stand beside the interval of their arm
 
 
 def learning_curve(outcomes: Outcomes) -> Markup:
@@ -26,7 +26,8 @@ def learning_curve(outcomes: Outcomes) -> Markup:
     labels = _labels(outcomes)
     positions = [_position(outcomes, size) for size in outcomes.sizes]
     has_log_x = min(positions) > 0
-    lines = [_curve(outcomes, label, number, _beside(positions, number, len(labels), has_log_x))
+    aside = min(_SEEDS, _SPREAD / (2.5 * len(labels)))  # nearer to their own arm than to the next
+    lines = [_curve(outcomes, label, number, aside, _beside(positions, number, len(labels), has_log_x))
              for number, label in enumerate(labels)]  # fmt: skip
     chart = Chart(
         lines,
@@ -75,14 +76,14 @@ def _figure(label: str, panels: Sequence[Chart], keys: Sequence[Line], columns: 
     return canvas.svg()
 
 
-def _curve(outcomes: Outcomes, label: str, number: int, place: Callable[[float, float], float]) -> Line:
+def _curve(outcomes: Outcomes, label: str, number: int, aside: float, place: Callable[[float, float], float]) -> Line:
     found = [outcome for outcome in outcomes if outcome.label == label and outcome.scores]
     points, bars, single = [], [], []
     for outcome in found:
         position, summary = _position(outcomes, outcome.size), outcome.summary
         x = place(position, 0)
         points.append((x, summary.mean))
-        single += [(place(position, _SEEDS), score) for score in outcome.scores.values()]
+        single += [(place(position, aside), score) for score in outcome.scores.values()]
         if summary.n > 1:
             bars.append((x, summary.low, summary.high))
     return Line(label, points, series(number), number, bars, single, dash=number)

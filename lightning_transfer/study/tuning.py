@@ -27,7 +27,7 @@ def choose(study: Study, cells: Iterable[Cell]) -> Choices:
         if winner := next((candidate for candidate in rivals if not candidate.has_failed), None):
             found[key] = winner.value
     choices: Choices = {}
-    for arm in {arm for arm, _ in found}:
+    for arm in dict.fromkeys(arm for arm, _ in found):
         tuned = [size for size in study.sizes if (arm, size) in found]
         for size in study.sizes:
             # A size that is not tuned takes the choice of the nearest in the list; a tuned one takes only its own.
