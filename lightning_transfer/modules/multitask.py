@@ -244,8 +244,9 @@ class MultiTaskModule(LaidOutModule):
         """Brings the sums of the log to the device, and has the network see examples that it needs before it learns."""
         if self.balancing is not None:
             self.balancing.check(self.trainer)
+        data: object = self.trainer.datamodule  # type: ignore[attr-defined]
         for task in self.language_tasks:
-            check_language_task(self.network, self.trainer.datamodule.tasks[task])  # type: ignore[attr-defined]
+            check_language_task(self.network, getattr(data, "tasks", {}).get(task))
         self._means.to(self.device)
         self.fit_network_to_data()
 
