@@ -4,13 +4,16 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_transfer.cli.entry import main
 from lightning_transfer.run.last_checkpoint import LastCheckpoint
 
 
@@ -47,6 +50,23 @@ def _wait_for_signal(trainer: L.Trainer) -> None:
     while not last._signals.received:
         assert time.monotonic() < deadline, "no signal has come"
         time.sleep(0.05)
+
+
+def assert_stop_changes_nothing(given: list[str], step: int, whole: Callable[[str], Path]) -> None:
+    """Asserts that a fit which SIGTERM stops after a step, and which goes on, ends as one that it does not stop.
+
+    Args:
+        given: The arguments of the fit.
+        step: The optimizer step.
+        whole: Gives the folder of the only run of an experiment.
+    """
+    stop = {"class_path": "interruptions.Interruption", "init_args": {"steps": [step]}}
+    stopped = ["--trainer.callbacks", json.dumps([stop]), "--experiment", "stopped", "--version", "run"]
+    main(["fit", *given, "--experiment", "whole"])
+    with pytest.raises(SystemExit):
+        main(["fit", *given, *stopped])
+    main(["fit", *given, *stopped, "--ckpt_path", "last"])
+    assert_equal_runs(Path("logs/stopped/run"), whole("whole"))
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import run_folder
-from interruptions import Interruption, assert_equal_runs
+from interruptions import assert_stop_changes_nothing
 from language_task_toys import SCENARIOS, fit, module, tasks
 from launching import assert_trained_as_one, run_ranks
 from multitask_toys import trainer
@@ -168,15 +168,7 @@ def test_reading_teaches_the_network_to_predict() -> None:
 
 
 def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_was_not() -> None:
-    given = experiment(mixing="uniform")
-    stop = ["--trainer.callbacks"]
-    stop.append(json.dumps([{"class_path": "interruptions.Interruption", "init_args": {"steps": [17]}}]))
-    main(["fit", *given, "--experiment", "whole"])
-    with pytest.raises(SystemExit):
-        main(["fit", *given, *stop, "--experiment", "stopped", "--version", "run"])
-    main(["fit", *given, *stop, "--experiment", "stopped", "--version", "run", "--ckpt_path", "last"])
-    assert_equal_runs(Path("logs/stopped/run"), run_folder("whole"))
-    assert Interruption.__name__  # it is named in the command
+    assert_stop_changes_nothing(experiment(mixing="uniform"), 17, run_folder)
 
 
 @pytest.mark.slow

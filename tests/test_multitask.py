@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import run_folder
-from interruptions import Interruption, assert_equal_runs
+from interruptions import assert_stop_changes_nothing
 from launching import assert_trained_as_one, run_ranks
 from lightning.pytorch.loggers import TensorBoardLogger
 from multitask_toys import SCENARIOS, SmallNetwork, fit, module, tasks, trainer, write_tasks
@@ -501,16 +501,7 @@ def test_a_run_logs_tests_and_predicts_each_task(folder: Path, capsys: pytest.Ca
 
 def test_a_run_that_was_stopped_in_mid_epoch_ends_as_if_it_was_not(folder: Path) -> None:
     given = experiment(folder, model={"weighting": "uncertainty"}, mixing="temperature")
-    stop = [
-        "--trainer.callbacks",
-        json.dumps([{"class_path": "interruptions.Interruption", "init_args": {"steps": [38]}}]),
-    ]
-    main(["fit", *given, "--experiment", "whole"])
-    with pytest.raises(SystemExit):
-        main(["fit", *given, *stop, "--experiment", "stopped", "--version", "run"])
-    main(["fit", *given, *stop, "--experiment", "stopped", "--version", "run", "--ckpt_path", "last"])
-    assert_equal_runs(Path("logs/stopped/run"), run_folder("whole"))
-    assert Interruption.__name__  # it is named in the command
+    assert_stop_changes_nothing(given, 38, run_folder)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.language_model import TokenBatch, check_masking
-from lightning_transfer.networks.lstm_language_model import TiedAdaptiveSoftmax
+from lightning_transfer.networks.lstm_encoder import LSTMEncoder
+from lightning_transfer.networks.lstm_language_model import TiedAdaptiveSoftmax, require_one_direction
 from lightning_transfer.networks.transformers_language_model import NOT_MASKED
 
 
@@ -23,8 +24,8 @@ def language_head(network: Any, cutoffs: list[int] | None) -> TiedAdaptiveSoftma
     name = type(network).__name__
     if not hasattr(network, "token_states"):
         raise UserError(f"model.network is {name}: expected LSTMClassifier or TransformersNetwork, to predict tokens")
-    if getattr(network, "state_size", 0) != getattr(network, "output_size", 0):  # an LSTM in both directions
-        raise UserError("network.bidirectional would let the language model see the next token: set it to false")
+    if isinstance(network, LSTMEncoder):
+        require_one_direction(network)
     if getattr(getattr(network, "embedding", None), "sparse", False):
         raise UserError("network.sparse_gradients is true: expected false, as the language model trains all embeddings")
     tokens, features = network.token_embeddings.shape

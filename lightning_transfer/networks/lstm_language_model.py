@@ -43,8 +43,7 @@ class LSTMLanguageModel(LSTMEncoder):
     ) -> None:
         super().__init__(vocabulary_size, **kwargs)
         require_probabilities(output_dropout=output_dropout)
-        if self.state_size != self.output_size:
-            raise UserError("network.bidirectional would let the language model see the next token: set it to false")
+        require_one_direction(self)
         self.output_dropout = VariationalDropout(output_dropout)
         self.head = TiedAdaptiveSoftmax(
             vocabulary_size, self.embedding.embedding_dim, cutoffs or [], input_size=self.output_size
@@ -67,6 +66,16 @@ class LSTMLanguageModel(LSTMEncoder):
         states, last = self.encode(token_ids, state=state)
         dropped = self.output_dropout(states)
         return self.head(dropped.flatten(0, 1), self.embedding.weight, labels), states, dropped, last
+
+
+def require_one_direction(encoder: LSTMEncoder) -> None:
+    """Refuses an encoder whose states know the tokens that are to be predicted.
+
+    Raises:
+        UserError: If it reads in both directions.
+    """
+    if encoder.state_size != encoder.output_size:
+        raise UserError("network.bidirectional would let the language model see the next token: set it to false")
 
 
 class TiedAdaptiveSoftmax(nn.Module):
