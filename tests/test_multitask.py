@@ -264,9 +264,11 @@ def test_accumulated_batches_train_the_heads_of_all_their_tasks(folder: Path) ->
 def test_a_weight_of_nothing_keeps_a_task_out_of_the_network(folder: Path) -> None:
     data = tasks(folder, mixing="together")
     found = module(data, loss_weights={"small": 0.0})
-    before = found.heads.of_task["small"].weight.clone()
+    before, seen = found.heads.of_task["small"].weight.clone(), list[int]()
+    found.network.register_forward_pre_hook(lambda part, inputs: seen.append(len(inputs[0])) if part.training else None)
     trainer(max_epochs=1).fit(found, datamodule=data)
     assert torch.equal(found.heads.of_task["small"].weight, before)
+    assert seen == [data.tasks["large"].batch_size] * sum(1 for _ in data.train_dataloader())
 
 
 def test_uncertainty_divides_each_loss_by_a_variance_that_is_learned(folder: Path) -> None:

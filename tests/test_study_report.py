@@ -285,6 +285,14 @@ def test_single_seed_is_reported_without_intervals() -> None:
     assert "inf" not in text
     assert "nan" not in text
     assert "Nothing was tuned" in text
+    assert "Test accuracy, %: of one seed. Columns: `data.examples_per_class`" in text
+    assert "1 seed can show no difference" in text
+
+
+def test_columns_of_a_study_without_sizes_are_not_named() -> None:
+    plan = Plan(toy_study(sizes=[None], size_key=None, seeds=[0, 1], tuning=None), Path("logs"))
+    pretend_all(plan.final(), accuracy)
+    assert "means with 95 % t intervals over 2 seeds. The best mean of each column is bold." in report(plan)
 
 
 def test_study_by_a_loss_names_the_lowest_and_gives_losses_as_they_are() -> None:

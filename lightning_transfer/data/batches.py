@@ -103,6 +103,11 @@ class TaskBatch(NamedTuple):
     other_labels: dict[str, Tensor]
 
     @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks that are learned from these examples."""
+        return [self.task, *self.other_labels]
+
+    @property
     def labels(self) -> dict[str, Tensor]:
         """The labels of each task that is learned from these examples."""
         return {self.task: parts(self.batch)[1], **self.other_labels}

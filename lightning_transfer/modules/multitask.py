@@ -40,7 +40,8 @@ class MultiTaskModule(LaidOutModule):
             (multilabel), or numbers (regression); follows from the data on the command line. Classification where a
             task has none.
         losses: The loss of each task, by name, as for ``Classifier``; the usual one of its problem type for others.
-        loss_weights: The weight of each task's loss; 1 for others.
+        loss_weights: The weight of each task's loss; 1 for others. A task of weight 0 is left out of steps that have
+            others, and is validated and tested all the same.
         weighting: Whether these weights are all (fixed), each loss is also divided by the variance of its task's noise,
             which is learned (uncertainty), or the gradients of the tasks are balanced: by upgrad, mgda or aligned_mtl,
             with the extra torchjd, where each step has all tasks.
@@ -115,7 +116,7 @@ class MultiTaskModule(LaidOutModule):
 
     def training_step(self, batch: Sequence[TaskBatch], batch_idx: int) -> Tensor:
         """Computes the loss of a step over its tasks, and logs the means at the end of a logging interval or epoch."""
-        losses = self.task_losses(batch, self._means.add)
+        losses = self.task_losses(self._weighted(batch), self._means.add)
         self._learned |= losses.keys()
         if self.weighting == "uncertainty":
             losses = by_uncertainty(losses, self.heads, self.problem_types)
@@ -133,6 +134,12 @@ class MultiTaskModule(LaidOutModule):
         self._means.add_minimised(loss)
         self.log_means()
         return loss
+
+    def _weighted(self, batch: Sequence[TaskBatch]) -> Sequence[TaskBatch]:
+        """Leaves out tasks of weight 0, where the step has others, as the network is not to see their examples."""
+        if self.balancing is not None:  # which needs all tasks
+            return batch
+        return [one for one in batch if any(self.loss_weights[task] for task in one.tasks)] or batch
 
     def task_losses(self, batch: Sequence[TaskBatch], note: Any = None) -> dict[str, Tensor]:
         """Computes the loss of each task of a step, unweighted; the network sees each example once.

@@ -54,7 +54,7 @@ def what_seeds_show(outcomes: Outcomes) -> str:
     """Says in one sentence how small a difference the seeds of the study can show."""
     unit, seeds = unit_of(outcomes.plan.study), len(outcomes.plan.seeds)
     looks = outcomes.plan.looks
-    number = f"{seeds} seeds" if looks is None else f"{looks[0]} to {looks[1]} seeds"
+    number = f"{seeds} seed{'s' if seeds > 1 else ''}" if looks is None else f"{looks[0]} to {looks[1]} seeds"
     deviations, difference = outcomes.smallest_difference()
     if not math.isfinite(deviations):
         return f"{number} can show no difference: a paired test needs two or more"

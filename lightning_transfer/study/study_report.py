@@ -86,10 +86,10 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
             f"**{planned - finished} of {planned} runs are missing: {missing}.** None is replaced; until all have been "
             "run, the verdicts are provisional."
         )
-    yield Paragraph(
-        f"Test {unit.name}: means with 95 % t intervals over {len(outcomes.plan.seeds)} seeds.{unit.note} "
-        f"Columns: `{study.size_key}` (training labels). The best mean of each column is bold."
-    )
+    seeds = len(outcomes.plan.seeds)
+    means = f"means with 95 % t intervals over {seeds} seeds" if seeds > 1 else "of one seed"
+    columns = "" if study.size_key is None else f" Columns: `{study.size_key}` (training labels)."
+    yield Paragraph(f"Test {unit.name}: {means}.{unit.note}{columns} The best mean of each column is bold.")
     header = ["", *(f"{size_name(size)}{_labels(outcomes.train_examples(size))}" for size in outcomes.sizes)]
     by_label: dict[str, list[str]] = {outcome.label: [] for outcome in outcomes}
     verdicts = outcomes.verdicts()
