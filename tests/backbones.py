@@ -26,22 +26,22 @@ QUIET: dict[str, Any] = {
 
 
 _SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
-_TOKENS = {"vocab_size": 60, "max_position_embeddings": 40}
+TOKENS = {"vocab_size": 60, "max_position_embeddings": 40}
 _RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 # Eight families, and the second kind of DeBERTa, in tiny configs: model_type -> entries of its config.json.
 TRANSFORMERS: dict[str, dict[str, Any]] = {
-    "bert": {**_SIZES, **_TOKENS},
-    "roberta": {**_SIZES, **_TOKENS},
-    "distilbert": {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24, **_TOKENS},
-    "electra": {"embedding_size": 8, **_SIZES, **_TOKENS},
-    "deberta": {**_SIZES, **_TOKENS, **_RELATIVE},
-    "deberta-v2": {**_SIZES, **_TOKENS, **_RELATIVE, "norm_rel_ebd": "layer_norm", "position_buckets": 8}
+    "bert": {**_SIZES, **TOKENS},
+    "roberta": {**_SIZES, **TOKENS},
+    "distilbert": {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24, **TOKENS},
+    "electra": {"embedding_size": 8, **_SIZES, **TOKENS},
+    "deberta": {**_SIZES, **TOKENS, **_RELATIVE},
+    "deberta-v2": {**_SIZES, **TOKENS, **_RELATIVE, "norm_rel_ebd": "layer_norm", "position_buckets": 8}
     | {"conv_kernel_size": 3, "conv_act": "gelu"},
-    "modernbert": {**_SIZES, **_TOKENS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    "modernbert": {**_SIZES, **TOKENS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     | {"cls_token_id": 1, "sep_token_id": 2},
     "gpt2": {"n_embd": 16, "n_layer": 3, "n_head": 2, "vocab_size": 60, "n_positions": 40}
     | {"bos_token_id": 0, "eos_token_id": 0},
-    "llama": {**_SIZES, **_TOKENS, "num_key_value_heads": 1},
+    "llama": {**_SIZES, **TOKENS, "num_key_value_heads": 1},
 }
 
 

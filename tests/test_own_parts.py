@@ -189,6 +189,25 @@ def test_one_callback_need_not_be_a_list() -> None:
     assert "phase/index" in read_run(RUN, "run").scalars
 
 
+class OwnNetwork(nn.Module):
+    """Keeps its settings under the name that networks of transformers have for theirs."""
+
+    def __init__(self, num_classes: int, width: int = 4) -> None:
+        super().__init__()
+        self.config = {"width": width}
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(width), nn.Flatten(), nn.Linear(3 * width**2, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+def test_network_with_a_config_of_its_own_is_evaluated() -> None:
+    steps = ["--trainer.limit_train_batches", "2", "--trainer.limit_test_batches", "1", "--dashboards", "null"]
+    main(["fit", "--data", "DemoImages", "--model.network", f"{HERE}.OwnNetwork", *SMALL, *steps, "--version", "run"])
+    main(["test", "--config", str(RUN / "config.yaml"), "--ckpt_path", str(RUN / "checkpoints/best.ckpt")])
+    assert "network_config" not in torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
+
+
 @pytest.mark.parametrize("command", ["plan", "lr-find", "prepare"])
 def test_config_of_a_run_serves_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     callback = {"class_path": "lightning_transfer.ProgressiveUnfreezing", "init_args": {"layer_groups": ["head"]}}

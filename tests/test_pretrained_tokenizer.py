@@ -135,7 +135,7 @@ def test_tokenizer_is_found_by_id_folder_or_file_and_travels_in_the_checkpoint(
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        ("word", "data.tokenizer is word: expected words, byte_level_bpe, a Hub id, a folder or a tokenizer.json"),
+        ("word", "data.tokenizer is word: expected words, byte_level_bpe, a Hub id as owner/name, a folder or a tokenizer.json"),
         ("empty", "data.tokenizer empty has no tokenizer.json: save one by save_pretrained"),
         ("broken", "broken/tokenizer.json is not a tokenizer: "),
         ("nowhere/at/all", "data.tokenizer 'nowhere/at/all' is no folder: give one, or a Hub id"),
@@ -236,6 +236,15 @@ def test_tokenizer_that_fails_on_a_text_is_one_line() -> None:
     tokenizer = tokenizer_of(crafted(pre_tokenizer=endless), "it")
     with pytest.raises(UserError, match=r"^the tokenizer of the data cannot read a text: .*retry-limit"):
         tokenize(tokenizer, ["a" * 60 + "b"])
+
+
+def test_tokenizer_that_does_not_know_a_letter_is_read() -> None:
+    bases = Tokenizer(models.BPE({"C": 0, "G": 1, "T": 2}, []))  # without A, and without an unknown token
+    bases.post_processor = processors.TemplateProcessing("[CLS] $A", special_tokens=[("[CLS]", 3)])
+    bases.add_special_tokens(["[CLS]"])
+    found = special_tokens(tokenizer_of(bases.to_str(), "bases"))
+    assert found.before == [3]
+    assert found.unknown == 0
 
 
 def test_learned_tokenizers_have_the_special_tokens_of_this_project() -> None:

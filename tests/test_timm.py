@@ -25,6 +25,7 @@ from lightning_transfer.data.decoding import to_array
 from lightning_transfer.data.normalisation import preprocessing_of_weights
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import MIRROR_VARIABLE
+from lightning_transfer.networks.head_replacement import replace_head
 from lightning_transfer.transfer.weights import load_starting_weights
 
 
@@ -119,12 +120,16 @@ def test_folder_without_weights_says_what_is_expected(tmp_path: Path) -> None:
     [
         ({"name": "resnet81"}, "timm has no network 'resnet81': did you mean resnet18"),
         ({"name": "hf-hub:owner/name"}, "timm has no network 'hf-hub:owner/name'"),
-        ({"name": "resnet18.zzz"}, "resnet18.zzz does not take model_arguments {}: Invalid pretrained tag"),
+        ({"name": "resnet18.zzz"}, "timm has no weights 'zzz' of resnet18: expected .*a1_in1k, "),
         ({"name": "resnet18", "num_classes": None}, "num_classes is None: expected at least 1"),
         ({"name": "resnet18", "model_arguments": {"foo": 1}}, "resnet18 does not take model_arguments .*'foo'"),
         (
             {"name": "resnet18", "model_arguments": {"pretrained": True}},
             "'pretrained': the weights come from init_from",
+        ),
+        (
+            {"name": "resnet18", "model_arguments": {"in_chans": 1}},
+            "'in_chans': the weights come from init_from, the classes from the data, and images have three channels",
         ),
         ({"name": "qwen3_vit_306m_enc"}, "Qwen3VitEncoder of timm has no classifier with weights"),
     ],
@@ -143,6 +148,29 @@ def test_network_for_one_size_of_images_refuses_others() -> None:
         ),
     ):
         TimmNetwork(3, "vit_tiny_patch16_224")(torch.zeros(1, 3, 32, 64))
+
+
+@pytest.mark.parametrize(("name", "size"), [("levit_128s", 32), ("inception_v3", 32)])
+def test_sizes_that_torch_refuses_are_explained_too(name: str, size: int) -> None:
+    with pytest.raises(UserError, match=f"{name} does not take images of {size} x {size} pixels .*set data.image_size"):
+        TimmNetwork(3, name)(torch.zeros(2, 3, size, size))
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"])
+def test_weights_of_another_network_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    torch.save(timm_network("test_vit").model.state_dict(), tmp_path / "vit.pt")
+    torch.save(timm_network("swin_tiny_patch4_window7_224").model.state_dict(), tmp_path / "swin.pt")
+    for source in ("vit.pt", "swin.pt"):
+        with pytest.raises(UserError, match=r"the weights of .* do not fit TimmNetwork: "), torch.device("meta"):
+            load_starting_weights(TimmNetwork(3, name), tmp_path / source)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s", "repvit_m0_9"])
+def test_classifiers_side_by_side_are_not_replaced_by_one(name: str) -> None:
+    with torch.device("meta"):
+        assert not timm_network("test_vit").has_several_heads
+        with pytest.raises(UserError, match="the head of TimmNetwork has several classifiers side by side"):
+            replace_head(TimmNetwork(3, name), lambda layer: layer)
 
 
 def test_library_that_is_not_installed_is_named_before_any_data_is_read(

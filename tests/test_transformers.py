@@ -4,13 +4,17 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from backbones import (
+    QUIET,
+    TOKENS,
     TRANSFORMERS,
     fit_phases,
     parameters_of_groups,
@@ -20,17 +24,29 @@ from backbones import (
     word_pieces,
 )
 from conftest import run_folder
+from safetensors.torch import save_file
 from test_cli import error_line
 from torch import Tensor
 
-from lightning_transfer import IMDB, Classifier, DemoTexts, TransformersNetwork
+from lightning_transfer import (
+    IMDB,
+    Classifier,
+    DemoTexts,
+    LanguageModel,
+    TransformersLanguageModel,
+    TransformersNetwork,
+)
 from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import MIRROR_VARIABLE
+from lightning_transfer.modules.feature_cache import FeatureCache
 from lightning_transfer.transfer.weights import load_starting_weights
 
 transformers = pytest.importorskip("transformers")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 32}
 
 
 def saved(name: str, folder: Path, kind: str = "AutoModel") -> Any:
@@ -107,6 +123,29 @@ def test_folder_of_the_library_gives_every_tensor_as_its_own_loader_does(name: s
         assert report.left_over == ["pooler.dense.bias", "pooler.dense.weight"]
 
 
+@pytest.mark.parametrize("kind", ["AutoModel", "the Hub's"])
+def test_language_model_starts_from_files_of_its_bare_model_and_old_ones(kind: str, tmp_path: Path) -> None:
+    bare = saved("gpt2", tmp_path)
+    if kind == "the Hub's":  # with the masks of the attention, as openai-community/gpt2 has them
+        masks = {f"h.{layer}.attn.{name}": torch.ones(1) for layer in range(3) for name in ("bias", "masked_bias")}
+        save_file({**bare.state_dict(), **masks}, tmp_path / "model.safetensors", {"format": "pt"})
+    network = TransformersLanguageModel(name=str(tmp_path))
+    report = load_starting_weights(LanguageModel(network), tmp_path)
+    assert report.made_anew == {}
+    for parameter, value in bare.state_dict().items():
+        assert torch.equal(network.model.transformer.state_dict()[parameter], value), parameter
+    assert torch.equal(network.model.lm_head.weight, bare.wte.weight)
+    assert len(report.left_over) == (0 if kind == "AutoModel" else 6)
+
+
+def test_weights_without_all_their_parts_are_refused(tmp_path: Path) -> None:
+    saved("bert", tmp_path / "whole").save_pretrained(tmp_path, max_shard_size="8KB")
+    files = sorted(tmp_path.glob("*.safetensors"))
+    files[-1].unlink()
+    with pytest.raises(UserError, match=f"has {len(files) - 1} of the {len(files)} parts of its weights: fetch or"):
+        load_starting_weights(transformer("bert"), tmp_path)
+
+
 def test_weights_in_parts_and_with_old_names_are_those_of_one_file(tmp_path: Path) -> None:
     model = saved("bert", tmp_path / "whole")
     model.save_pretrained(tmp_path / "parts", max_shard_size="8KB")
@@ -128,6 +167,32 @@ def test_weights_in_parts_and_with_old_names_are_those_of_one_file(tmp_path: Pat
 )
 def test_usual_pooling_is_that_of_the_family(name: str, pooling: str) -> None:
     assert transformer(name).pooling == pooling
+
+
+def test_model_that_reads_from_left_to_right_is_not_pooled_by_its_first_token() -> None:
+    for name, entries in (("gpt2", {}), ("llama", {"pad_token_id": -1}), ("bert", {"is_decoder": True})):
+        network = transformer(name, model_arguments=entries).eval()
+        assert network.pooling == "last"
+        assert network(*texts().inputs).std(0).min() > 0
+        with pytest.raises(UserError, match=r"pooling is first: expected last or mean, as \w+ reads from left"):
+            transformer(name, model_arguments=entries, pooling="first")
+
+
+def test_head_is_as_wide_as_the_states_are() -> None:
+    sizes = {"hidden_size": 16, "word_embed_proj_dim": 8, "ffn_dim": 24, "num_attention_heads": 2}
+    given = {"model_type": "opt", **sizes, "num_hidden_layers": 3, "vocab_size": 60, "max_position_embeddings": 40}
+    assert TransformersNetwork(3, model_arguments=given).eval()(*texts().inputs).shape == (4, 3)
+
+
+def test_model_that_reads_padding_says_so_and_keeps_no_features() -> None:
+    given = {"model_type": "fnet", **TOKENS, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24}
+    with pytest.warns(UserWarning, match="FNetModel reads the padding too"):
+        network = TransformersNetwork(3, model_arguments=given)
+    data = DemoTexts()
+    with pytest.raises(UserError, match="the features of TransformersNetwork depend on the padding of the batch"):
+        FeatureCache(network, network.forward, data)
+    with warnings.catch_warnings(action="error"):
+        assert not transformer("bert").depends_on_batch
 
 
 def test_pooling_takes_the_first_the_last_or_the_mean_of_the_true_tokens() -> None:
@@ -214,6 +279,15 @@ def test_dropout_of_nothing_makes_training_and_evaluation_the_same() -> None:
         ({"name": "."}, "model.network.name '.' has no config.json that can be read"),
         ({"name": "nowhere"}, "model.network.name 'nowhere' is no folder and in no mirror"),
         ({"vocabulary_size": 61}, "the data has 61 tokens, and the model embeddings for 60: set data.tokenizer"),
+        ({"model_arguments": {}}, "model.network.name is null: expected a Hub id or a folder for Transformers"),
+        (
+            {"model_arguments": {"model_type": "vit", **VIT}},
+            "ViTModel has no embeddings of tokens: expected a model of texts",
+        ),
+        (
+            {"model_arguments": {**TRANSFORMERS["bert"], "model_type": "bert", "vocab_size": None}},
+            "model_type bert does not take these values: Validation error for field 'vocab_size': ",
+        ),
         ({"num_classes": 0}, "num_classes is 0: expected at least 1"),
         ({"dropout": 1.5}, "network.dropout is 1.5: expected at least 0 and below 1"),
         (
@@ -234,7 +308,7 @@ def test_arguments_that_do_not_fit_are_explained(
 
 def test_documents_that_are_too_long_for_the_positions_are_refused() -> None:
     for name, most in (("bert", 40), ("roberta", 38), ("gpt2", 40)):
-        network = transformer(name).eval()
+        network = transformer(name, model_arguments={"vocab_size": 40}).eval()  # as many tokens as positions
         network(torch.full((1, most), 3), torch.tensor([most]))
         with pytest.raises(UserError, match=rf"reads {most} tokens at most, not {most + 1}: set data\.max_tokens"):
             network(torch.full((1, most + 1), 3), torch.tensor([most + 1]))
@@ -284,8 +358,27 @@ def test_run_starts_from_a_hub_id_and_predicts_from_its_checkpoint_alone(
 def test_weights_of_other_tokens_than_the_datas_are_refused(own_model: Path) -> None:
     network = TransformersNetwork(2, str(own_model))
     data = DemoTexts(max_vocabulary_size=100)
-    with pytest.raises(UserError, match=r"reads other tokens than the data, .* set data\.tokenizer to "):
-        load_starting_weights(Classifier(network, 2), own_model, vocabulary=data.vocabulary)
+    for source in (own_model, own_model / "model.safetensors"):
+        with pytest.raises(UserError, match=r"reads other tokens than the data, .* set data\.tokenizer to "):
+            load_starting_weights(Classifier(network, 2), source, vocabulary=data.vocabulary)
+    (own_model / "tokenizer.json").unlink()
+    report = load_starting_weights(Classifier(network, 2), own_model, vocabulary=data.vocabulary)
+    assert report.unchecked == ["network.model.embeddings.word_embeddings.weight"]
+    assert "unchecked   network.model.embeddings.word_embeddings.weight (the source does not say" in str(report)
+
+
+def test_plan_refuses_starting_weights_that_do_not_fit(own_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(transformer("gpt2").state_dict(), "other.pt")
+    given = arguments("--data.tokenizer", str(own_model), "--model.network.name", str(own_model))
+    line = error_line(capsys, "plan", *given, "--init_from", "other.pt")
+    assert line.startswith("the weights of other.pt do not fit Classifier: ")
+
+
+def test_documents_that_are_too_long_are_refused_before_the_first_step() -> None:
+    data = DemoTexts(max_vocabulary_size=60)
+    network = transformer("bert", num_classes=2, model_arguments={"max_position_embeddings": 7})
+    with pytest.raises(UserError, match=r"BertModel reads 7 tokens at most, not \d+: set data\.max_tokens"):
+        L.Trainer(max_epochs=1, limit_train_batches=0, **QUIET).fit(Classifier(network, 2), datamodule=data)
 
 
 def test_library_that_is_not_installed_is_named_before_any_data_is_read(

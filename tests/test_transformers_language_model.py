@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from backbones import QUIET, TRANSFORMERS, parameters_of_groups, word_pieces
+from backbones import QUIET, TOKENS, TRANSFORMERS, parameters_of_groups, word_pieces
 from conftest import run_folder
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional as F
@@ -28,13 +28,17 @@ from lightning_transfer.errors import UserError
 
 def language_model(name: str, seed: int = 0, **entries: Any) -> TransformersLanguageModel:
     torch.manual_seed(seed)
-    return TransformersLanguageModel(model_arguments={"model_type": name, **TRANSFORMERS[name], **entries})
+    return TransformersLanguageModel(model_arguments={"model_type": name, **MODELS[name], **entries})
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+OPT = {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+MODELS = TRANSFORMERS | {"opt": {**OPT, **TOKENS}}  # whose language model calls a part of its model
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_losses_are_those_of_the_library_at_the_tokens_to_predict(name: str) -> None:
     network = language_model(name).eval()
-    assert network.is_masked == (name not in ("gpt2", "llama"))
+    assert network.is_masked == (name not in ("gpt2", "llama", "opt"))
     token_ids = torch.randint(4, 60, (7, 3))
     labels = torch.randint(4, 60, (21,))
     if network.is_masked:
@@ -142,6 +146,16 @@ def test_masked_model_goes_on_from_a_folder_and_its_encoder_into_a_classifier(tm
     assert set(report.made_anew) == {"head.weight", "head.bias"}
     for name, value in network.model.state_dict().items():
         assert torch.equal(value, saved[f"network.model.bert.{name}"]), name
+
+
+def test_embeddings_that_are_tied_to_the_head_are_not_thrown_away_as_the_head_is(tmp_path: Path) -> None:
+    torch.save(language_model("gpt2").state_dict(), tmp_path / "small.pt")
+    network = language_model("gpt2", vocab_size=80)
+    before = network.model.lm_head.weight.clone()
+    with pytest.raises(UserError, match=r"transformer\.wte\.weight is 80 x 16, 60 x 16 in the source"):
+        load_starting_weights(network, tmp_path / "small.pt")
+    assert torch.equal(network.model.lm_head.weight, before)
+    load_starting_weights(network, tmp_path / "small.pt", allow=["*.wte.weight", "*.lm_head.weight"])
 
 
 def test_resumed_run_of_a_causal_model_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ class CommandLine(ExperimentBuilder):
 
     before_prepare = before_fit  # it may download weights
 
+    def before_plan(self) -> None:
+        """Loads the starting weights, so that those that do not fit are known before a training."""
+        if self.checkpoint is None:
+            self._load_starting_weights()
+
     def fit(self, **kwargs: Any) -> None:
         """Trains, from a checkpoint where there is one to go on from."""
         shorten_steps(self.trainer, self.model, self.datamodule)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import model_folder
@@ -63,7 +63,9 @@ def read_pretrained_tokenizer(name: str, kinds: tuple[str, ...]) -> str:
     if Path(name).is_file():
         file = Path(name)
     elif "/" not in name and not Path(name).is_dir():
-        raise UserError(f"data.tokenizer is {name}: expected {', '.join(kinds)}, a Hub id, a folder or a {_FILE}")
+        raise UserError(
+            f"data.tokenizer is {name}: expected {', '.join(kinds)}, a Hub id as owner/name, a folder or a {_FILE}"
+        )
     else:
         file = model_folder(name, [_FILE, *_SETTINGS], "data.tokenizer") / _FILE
     if not file.exists():
@@ -85,8 +87,7 @@ def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
     """
     padding = (tokenizer.padding or {}).get("pad_id", 0)
     plain = without_padding(tokenizer)
-    encoded = plain.encode("a")
-    text = [place for place, is_special in enumerate(encoded.special_tokens_mask) if not is_special]
+    encoded, text = _of_some_text(plain)
     before, after = encoded.ids[: text[0]], encoded.ids[text[-1] + 1 :]
     unknown = _named(tokenizer, getattr(tokenizer.model, "unk_token", None), "<unk>", "[UNK]")
     separator = after[-1] if after else padding
@@ -94,6 +95,16 @@ def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
     if unknown is None:  # where every text has tokens but the empty one
         unknown = [*plain.encode(" ", add_special_tokens=False).ids, encoded.ids[text[0]]][0]
     return SpecialTokens(padding, unknown, before, after, separator, mask)
+
+
+def _of_some_text(tokenizer: Tokenizer) -> tuple[Encoding, list[int]]:
+    """Encodes a text that has tokens, and gives the places of these. Not every tokenizer knows each letter."""
+    known = tokenizer.get_vocab(with_added_tokens=False)
+    for written in ["a", *sorted(known, key=known.__getitem__)]:
+        encoded = tokenizer.encode(written)
+        if text := [place for place, is_special in enumerate(encoded.special_tokens_mask) if not is_special]:
+            return encoded, text
+    raise UserError("the tokenizer makes no tokens of any text: expected one of a pretrained model")
 
 
 def tokenizer_of(text: str, source: str) -> Tokenizer:

@@ -126,6 +126,13 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         require_at_least(2 * len(self.text_columns) - 1 + added, max_tokens=self.max_tokens)
         return self.max_tokens - added
 
+    @property
+    def longest_document(self) -> int:
+        """Tokens of the longest document in a batch, of all splits that have been read; 0 before."""
+        tokens = self.special_tokens if self._splits else None
+        lengths = [int(self._cut_lengths(split).max(initial=0)) for split in self._splits.values()]
+        return 0 if tokens is None else max(lengths) + len(tokens.before) + len(tokens.after) + self.document_start
+
     def train_batches(self, split: Split[Documents], rows: np.ndarray, **share: int) -> EpochBatches:
         """Divides the training rows into batches of similar length."""
         order, lengths = self.training_order(split, rows), self._cut_lengths(split)

@@ -43,7 +43,8 @@ class FeatureCache:
         sharing: What runs have shared.
 
     Raises:
-        UserError: For a network without layer groups, and data whose examples are not always the same.
+        UserError: For a network without layer groups, or whose features depend on the batch; and for data whose
+            examples are not always the same.
     """
 
     def __init__(
@@ -54,6 +55,11 @@ class FeatureCache:
             raise UserError(
                 f"model.cache_features is on, but the examples of {type(data).__name__} {known}: take data.augmentation"
                 " and data.mixing away, or leave it off"
+            )
+        if getattr(network, "depends_on_batch", False):
+            raise UserError(
+                f"model.cache_features is on, but the features of {type(network).__name__} depend on the padding of the"
+                " batch: leave it off"
             )
         layer_groups: LayerGroups | None = getattr(network, "layer_groups", None)
         if not layer_groups:

@@ -22,6 +22,7 @@ from lightning_transfer.directions import decide_direction, direction_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules import sparse_gradients
 from lightning_transfer.networks.layer_groups import group_patterns
+from lightning_transfer.networks.transformers_network import Transformer
 from lightning_transfer.seeds import run_seed
 from lightning_transfer.transfer.param_groups import build_optimizer
 
@@ -148,8 +149,11 @@ class OptimizedModule(L.LightningModule):
         """Notes the seed of a fit; the one of a checkpoint is loaded after this.
 
         Raises:
-            UserError: If Lightning's finder of a learning rate looks for one in a module that has none.
+            UserError: If Lightning's finder of a learning rate looks for one in a module that has none, and for
+                documents that are longer than the network can read.
         """
+        if isinstance(self.network, Transformer):
+            self.network.check_length(getattr(self.trainer.datamodule, "longest_document", 0))  # type: ignore[attr-defined]
         if stage == "fit":
             finds = any(isinstance(it, LearningRateFinder) for it in self.trainer.callbacks)  # type: ignore[attr-defined]
             if finds and not any(lightning_hasattr(self, name) for name in ("lr", "learning_rate")):
@@ -179,8 +183,8 @@ class OptimizedModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the seed, by which a resumed run draws what the whole one would have drawn, and the network's config."""
         checkpoint["run_seed"] = self._run_seed
-        if isinstance(config := getattr(self.network, "config", None), dict):  # to build it without the model's folder
-            checkpoint["network_config"] = config
+        if isinstance(self.network, Transformer):  # to build it without the model's folder
+            checkpoint["network_config"] = self.network.config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the saved seed, in a fit."""

@@ -26,8 +26,12 @@ def replace_head(
         The new module.
 
     Raises:
-        UserError: If the last layer group has no such layer.
+        UserError: If the last layer group has no such layer, or several side by side.
     """
+    if getattr(network, "has_several_heads", False):
+        raise UserError(
+            f"the head of {type(network).__name__} has several classifiers side by side: choose another model.network"
+        )
     groups: Any = getattr(network, "layer_groups", None)
     paths = list(group_patterns(groups).values())[-1] if groups else [""]
     found = [

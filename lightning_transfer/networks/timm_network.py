@@ -1,5 +1,6 @@
 """Builds any classification network of timm by its name, with layer groups from stem to head."""
 
+import re
 import sys
 from typing import Any, ClassVar
 
@@ -8,6 +9,10 @@ from torch import Tensor, nn
 from lightning_transfer.errors import UserError, did_you_mean, require_library
 from lightning_transfer.networks.layer_groups import shortest_paths
 
+# How torch says that the sizes of an image and of weights do not go together.
+_OF_SIZES = re.compile(
+    r"(?i)size of tensor|sizes of tensors|kernel size|output size|shapes? .*(cannot|invalid)|padding size"
+)
 _MOST_STAGES = 4  # more groups than these are merged into quarters of the network
 
 
@@ -54,7 +59,9 @@ class TimmNetwork(nn.Module):
         """
         try:
             logits: Tensor = self.model(images)
-        except AssertionError as error:  # timm's, of a network that is cut for one size
+        except (AssertionError, RuntimeError) as error:  # timm's, of a network that is cut for one size, and torch's
+            if isinstance(error, RuntimeError) and not _OF_SIZES.search(str(error)):
+                raise
             height, width = images.shape[-2:]
             raise UserError(
                 f"{self.name} does not take images of {height} x {width} pixels ({error}): set data.image_size, or"
@@ -66,13 +73,23 @@ class TimmNetwork(nn.Module):
         """Brings the tensors of a file of timm into today's names and this image size, as timm's own loader does.
 
         Args:
-            weights: The tensors of a source by name. Those of another kind of file come back as they are.
+            weights: The tensors of a source by name. Those of another kind of file, or of another network, come back as
+                they are.
         """
         adapt = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
         if adapt is None or weights.keys().isdisjoint(self.model.state_dict()):
             return weights
-        adapted: dict[str, Tensor] = adapt(dict(weights), self.model)
+        try:
+            adapted: dict[str, Tensor] = adapt(dict(weights), self.model)
+        except Exception:  # any kind: timm expects this network's tensors
+            return weights
         return adapted
+
+    @property
+    def has_several_heads(self) -> bool:
+        """Whether classifiers side by side give the logits together, as where a network was distilled."""
+        outputs = [part for part in _classifiers(self.model) for part in part.modules() if isinstance(part, nn.Linear)]
+        return len([part for part in outputs if part.out_features == self.model.num_classes]) > 1
 
 
 def timm_layer_groups(model: Any) -> dict[str, list[str]]:
@@ -91,9 +108,7 @@ def timm_layer_groups(model: Any) -> dict[str, list[str]]:
     Raises:
         UserError: If the model has no classifier.
     """
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else ()
-    parts = classifier if isinstance(classifier, tuple) else (classifier,)
-    of_classifier = {id(parameter) for part in parts for parameter in part.parameters()}
+    of_classifier = {id(parameter) for part in _classifiers(model) for parameter in part.parameters()}
     head = [name for name, parameter in model.named_parameters() if id(parameter) in of_classifier]
     if not head:
         raise UserError(f"{type(model).__name__} of timm has no classifier with weights: choose another network")
@@ -106,6 +121,11 @@ def timm_layer_groups(model: Any) -> dict[str, list[str]]:
     for place, block in enumerate(blocks):
         named |= dict.fromkeys(block, f"stage{1 + stages * place // len(blocks)}")
     return shortest_paths(named | dict.fromkeys(head, "head"))
+
+
+def _classifiers(model: Any) -> tuple[nn.Module, ...]:
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else ()
+    return classifier if isinstance(classifier, tuple) else (classifier,)
 
 
 def _groups_of_timm(model: Any, head: list[str]) -> list[list[str]]:
@@ -132,13 +152,20 @@ def _build(name: str, num_classes: int, model_arguments: dict[str, Any]) -> nn.M
     if not timm.is_model(name):  # also for what timm would fetch, such as hf-hub:owner/name
         hint = did_you_mean(name.partition(".")[0], timm.list_models(), "see timm.list_models()")
         raise UserError(f"timm has no network {name!r}: {hint}")
-    reserved = sorted({"pretrained", "pretrained_cfg", "num_classes", "checkpoint_path"} & set(model_arguments))
+    reserved = sorted(
+        {"pretrained", "pretrained_cfg", "num_classes", "checkpoint_path", "in_chans"} & {*model_arguments}
+    )
     if reserved:
         raise UserError(
-            f"model_arguments has {reserved[0]!r}: the weights come from init_from, the classes from the data"
+            f"model_arguments has {reserved[0]!r}: the weights come from init_from, the classes from the data, and"
+            " images have three channels"
         )
     try:
         model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **model_arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        network, _, tag = name.partition(".")
+        if "pretrained tag" in str(error):
+            expected = ", ".join(other.removeprefix(f"{network}.") for other in timm.list_pretrained(f"{network}.*"))
+            raise UserError(f"timm has no weights {tag!r} of {network}: expected {expected or network}") from error
         raise UserError(f"{name} does not take model_arguments {model_arguments}: {error}") from error
     return model

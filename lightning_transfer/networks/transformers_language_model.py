@@ -33,6 +33,7 @@ class TransformersLanguageModel(Transformer):
         self.layer_groups = {name: [f"model.{prefix}.{path}" for path in paths] for name, paths in groups.items()}
         others = {name: part for name, part in self.model.named_children() if part is not base}
         self.layer_groups["head"] = [f"model.{name}" for name, part in others.items() if [*part.parameters()]]
+        self._path_of_states = _path_of_states(self.model)
 
     def build(self, dropout: float | None) -> Any:
         """Builds the model from ``config``."""
@@ -67,7 +68,7 @@ class TransformersLanguageModel(Transformer):
             output["last_hidden_state"] = kept[-1].unsqueeze(0)
             return output
 
-        hook = self.model.base_model.register_forward_hook(select)
+        hook = self.model.get_submodule(self._path_of_states).register_forward_hook(select)
         try:
             ids = token_ids.t()
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), return_dict=True).logits
@@ -78,3 +79,22 @@ class TransformersLanguageModel(Transformer):
         if not len(losses):  # a short segment may have none to predict
             losses = logits.float().sum().reshape(1)
         return losses, kept[0], kept[0], []
+
+
+def _path_of_states(model: Any) -> str:
+    """Finds the part that gives the head its states: the whole model below it, or a decoder inside that."""
+    base, called = model.base_model, list[str]()
+    hooks = [
+        part.register_forward_hook(lambda *_, path=path: called.append(path))
+        for path, part in model.named_modules()
+        if any(part is inner for inner in base.modules())
+    ]
+    was_training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return called[-1]  # what was called first ends last

@@ -24,7 +24,8 @@ Kind = Literal["encoder", "masked", "causal"]
 _NOT_ABOUT_THE_NETWORK = re.compile(
     r"_.*|.*implementation|auto_map|custom_pipelines|transformers_weights|(torch_)?dtype|quantization_config"
 )
-_COMPUTED = (r"(^|\.)position_ids$", r"\.inv_freq$")
+# Of these, masks of the attention are in older files of decoders.
+_COMPUTED = (r"(^|\.)position_ids$", r"\.inv_freq$", r"\b(attn|attention)\.(masked_)?bias$")
 _NO_LIMIT = 2**31  # tokens
 _OLD_NAMES = {r"\bLayerNorm\.gamma$": "LayerNorm.weight", r"\bLayerNorm\.beta$": "LayerNorm.bias"}
 
@@ -78,7 +79,7 @@ def build_model(config: Mapping[str, Any], kind: Kind, dropout: float | None = N
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds where values do not go together
-        raise UserError(f"model_type {model_type} does not take these values: {_first_line(error)}") from error
+        raise UserError(f"model_type {model_type} does not take these values: {in_one_line(error)}") from error
 
 
 def _numbers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def has_masked_model(config: Mapping[str, Any]) -> bool:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
 
 
 def most_tokens(model: Any) -> int:
@@ -126,9 +127,10 @@ def most_tokens(model: Any) -> int:
     positions: int = getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT
     if positions < 1:
         return _NO_LIMIT
+    of_tokens = model.get_input_embeddings()
     for part in model.modules():  # some types count positions from behind the padding's
-        if isinstance(part, nn.Embedding) and part.num_embeddings == positions and part.padding_idx is not None:
-            return positions - part.padding_idx - 1
+        if isinstance(part, nn.Embedding) and part.num_embeddings == positions and part is not of_tokens:
+            return positions if part.padding_idx is None else positions - part.padding_idx - 1
     return positions
 
 
@@ -193,8 +195,8 @@ def adapt_weights(network: nn.Module, model: Any, weights: dict[str, Tensor]) ->
         model: A model of transformers.
         weights: The tensors of a source by name.
     """
-    own = {*network.state_dict(), *model.state_dict()}
     base = model.base_model
+    own = {*network.state_dict(), *model.state_dict(), *base.state_dict()}
     parts = {name for module in (base, model) for name, part in module.named_children() if part is not base}
     ignored = re.compile("|".join([*(model._keys_to_ignore_on_load_unexpected or ()), *_COMPUTED]))
     adapted = {}
@@ -208,5 +210,6 @@ def adapt_weights(network: nn.Module, model: Any, weights: dict[str, Tensor]) ->
     return adapted
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def in_one_line(error: Exception) -> str:
+    """Describes an error of the library, whose reason may be on its second line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError, require_library
@@ -15,6 +16,7 @@ from lightning_transfer.networks.transformers_model import (
     read_config,
     transformer_layer_groups,
 )
+from lightning_transfer.networks.transformers_reading import embedded_tokens, read_short_texts
 
 
 class TransformerOptions(TypedDict, total=False):
@@ -63,20 +65,25 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         require_library(self.library, type(self).__name__)
+        if name is None and not model_arguments:
+            raise UserError(
+                f"model.network.name is null: expected a Hub id or a folder for {type(self).__name__}, or a config in"
+                " model_arguments"
+            )
         self.config = (read_config(name) if name is not None else {}) | (model_arguments or {})
         if vocabulary_size is not None and "vocab_size" not in self.config:
             self.config["vocab_size"] = vocabulary_size
         if dropout is not None:
             require_probabilities(dropout=dropout)
         self.model = self.build(dropout)
-        rows = self.model.get_input_embeddings().weight.shape[0]
+        rows = embedded_tokens(self.model)
         if vocabulary_size is not None and vocabulary_size > rows:
             raise UserError(
                 f"the data has {vocabulary_size} tokens, and {name or 'the model'} embeddings for {rows}: set"
                 f" data.tokenizer to {name or 'its own'}, or vocab_size in model_arguments"
             )
         self._most_tokens = most_tokens(self.model)
-        self._padding_id: int = getattr(self.model.config, "pad_token_id", None) or 0
+        self._padding_id = max(0, getattr(self.model.config, "pad_token_id", None) or 0)  # some say -1 for none
         if gradient_checkpointing:
             if not self.model.supports_gradient_checkpointing:
                 raise UserError(f"{type(self.model).__name__} has no gradient checkpointing: leave it off")
@@ -106,7 +113,7 @@ class Transformer(nn.Module):
             )
 
     def hidden_states(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Computes the hidden state of each token; padding never changes those of a document.
+        """Computes the hidden state of each token; padding changes those of a document only where the model reads it.
 
         Args:
             token_ids: int64 [batch, time], right-padded with any token.
@@ -142,9 +149,12 @@ class TransformersNetwork(Transformer):
     Attributes:
         model: The library's module, without a pooler.
         layer_groups: The layers to freeze and unfreeze together: embeddings, layer.0, …, layer.n, head.
+        token_features: Features of the hidden state of each token.
+        depends_on_batch: Whether padding, and so the other documents of a batch, changes those of a document.
 
     Raises:
-        UserError: Also for a number of classes below 1.
+        UserError: Also for a number of classes below 1, and for a pooling by the first token of a model that reads from
+            left to right.
     """
 
     def __init__(
@@ -160,9 +170,22 @@ class TransformersNetwork(Transformer):
         super().__init__(name, vocabulary_size, model_arguments, dropout, gradient_checkpointing)
         if num_classes is None or num_classes < 1:
             raise UserError(f"num_classes is {num_classes}: expected at least 1")
-        self.pooling: Pooling = pooling or _usual_pooling(self.config)
+        reading = read_short_texts(self.model, self._padding_id)
+        if pooling == "first" and not reading.reads_ahead:
+            raise UserError(
+                f"model.network.pooling is first: expected last or mean, as {type(self.model).__name__} reads from left"
+                " to right, and the first token of a document knows nothing of the others"
+            )
+        if reading.sees_padding:
+            rank_zero_warn(
+                f"{type(self.model).__name__} reads the padding too: what it says of a document depends a little on the"
+                " others in its batch"
+            )
+        self.depends_on_batch = reading.sees_padding
+        self.pooling: Pooling = pooling or (_usual_pooling(self.config) if reading.reads_ahead else "last")
         self.dropout = nn.Dropout(_HEAD_DROPOUT if dropout is None else dropout)
-        self.head = nn.Linear(self.model.config.hidden_size, num_classes)
+        self.token_features = reading.features
+        self.head = nn.Linear(self.token_features, num_classes)
         groups = transformer_layer_groups(self.model)
         self.layer_groups = {group: [f"model.{path}" for path in paths] for group, paths in groups.items()}
         self.layer_groups["head"] = ["head"]
@@ -201,12 +224,6 @@ class TransformersNetwork(Transformer):
         """
         lengths = torch.full(token_ids.shape[1:], len(token_ids), device=token_ids.device)
         return self.hidden_states(token_ids.t(), lengths).transpose(0, 1)
-
-    @property
-    def token_features(self) -> int:
-        """Features of the hidden state of each token."""
-        size: int = self.model.config.hidden_size
-        return size
 
     @property
     def token_embeddings(self) -> Tensor:

@@ -19,6 +19,7 @@ HUB_PREFIX = "hf://"
 PART_MARK = "::"
 TIMM_PREFIX = "timm/"  # timm's networks are under this name on the Hub
 _OF_A_MODEL = ("model.safetensors", "model-*-of-*.safetensors", "tokenizer.json")  # whole, or in parts
+_PARTS = re.compile(r"model-\d+-of-(?P<all>\d+)\.safetensors")
 _SUFFIXES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors", ".tar"})
 _DEEPEST = 6  # levels of nesting that are searched
 # Torch puts these into the names of tensors where it compiles, shards or recomputes a part.
@@ -102,12 +103,14 @@ def _read_model(source: str) -> Source:
         raise UserError(
             f"{source} has no model.safetensors: expected weights saved by save_pretrained, or give a file of weights"
         )
+    if (parts := _PARTS.fullmatch(files[-1].name)) and len(files) != int(parts["all"]):
+        raise UserError(
+            f"{source} has {len(files)} of the {int(parts['all'])} parts of its weights: fetch or copy the others"
+        )
     read = [_read_file(file) for file in files]
     weights = {name: tensor for part in read for name, tensor in part.weights.items()}
     containers = {name: container for part in read for name, container in part.containers.items()}
-    tokenizer = folder / "tokenizer.json"
-    vocabulary = _tokens(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else None
-    return Source(weights, vocabulary, containers)
+    return Source(weights, read[0].vocabulary, containers)
 
 
 def _whole_name(source: str) -> str:
@@ -143,7 +146,10 @@ def _read_file(file: Path) -> Source:
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds for a damaged file
         raise UserError(f"{file} is damaged or no file of weights: {_first_line(error)}") from error
-    return _source(file, content)
+    source, tokenizer = _source(file, content), file.with_name("tokenizer.json")
+    if source.vocabulary is None and tokenizer.exists():  # of a model in the layout of the Hub
+        return source._replace(vocabulary=_tokens(tokenizer.read_text(encoding="utf-8")))
+    return source
 
 
 def _source(file: Path | str, content: Any) -> Source:

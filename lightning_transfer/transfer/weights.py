@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.networks.layer_groups import group_patterns, resolve_layer_groups, some_of
+from lightning_transfer.networks.layer_groups import group_patterns, some_of
 from lightning_transfer.transfer.alignment import align
 from lightning_transfer.transfer.sources import PART_MARK, Weights, plain_name, read_source, split_part
 from lightning_transfer.transfer.vocabularies import bound_tensors, move_rows, token_tensors
@@ -30,6 +30,7 @@ class WeightsReport:
         left_over: Tensors of the source that the module has no place for.
         by_token: Loaded tensors whose rows were moved from one vocabulary to another, each with how many.
         by_class: Loaded tensors of the head whose rows were moved, as the source has the classes in another order.
+        unchecked: Loaded embeddings of texts' tokens, where the source does not say which tokens these are.
         head: The source's tensors under the names of the module's head, whatever their shapes.
     """
 
@@ -39,6 +40,7 @@ class WeightsReport:
     left_over: list[str]
     by_token: dict[str, str]
     by_class: list[str]
+    unchecked: list[str]
     head: Weights = field(repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -46,6 +48,7 @@ class WeightsReport:
         lines = [f"starting weights: {len(self.loaded)} tensors loaded from {self.source}"]
         lines += [f"  by token    {name} ({reason})" for name, reason in self.by_token.items()]
         lines += [f"  by class    {name} (the source has the classes in another order)" for name in self.by_class]
+        lines += [f"  unchecked   {name} (the source does not say which tokens it is of)" for name in self.unchecked]
         lines += [f"  made anew   {name} ({reason})" for name, reason in self.made_anew.items()]
         lines += [f"  left over   {name}" for name in self.left_over]
         return "\n".join(lines)
@@ -116,7 +119,7 @@ def load_starting_weights(
                 f"{source} reads other tokens than the data, and {type(module).__name__} has no row for each of the"
                 f" data's {len(vocabulary)}: set data.tokenizer to {file}, or data.vocabulary_path to its vocabulary"
             )
-    head, by_class = _head(module), list[str]()
+    head, by_class, twins = _head(module), list[str](), _twins(own)
     if class_names is not None and source_classes is not None and list(class_names) != source_classes:
         by_class = _move_classes(found, head, source_classes, class_names)
     loaded, made_anew, problems = [], {}, []
@@ -124,12 +127,13 @@ def load_starting_weights(
         if name in bound:
             made_anew[name] = "of another vocabulary"
             continue
-        if name in found and found[name].shape == tensor.shape:
+        if any(twin in found and found[twin].shape == tensor.shape for twin in twins[name]):
             loaded.append(name)
             continue
         reason = f"{_shape(tensor)}, {_shape(found[name]) if name in found else 'missing'} in the source"
         made_anew[name] = reason
-        if not _is_allowed(name, [*head, *allow]):
+        # What the head shares with a layer below it, such as embeddings, is not the head's alone.
+        if not _is_allowed(name, allow) and not all(_is_allowed(twin, head) for twin in twins[name]):
             problems.append(f"{name} is {reason}")
     kept = {id(tensor) for tensor in weights.values()}
     outside += [name for name, tensor in given.items() if name not in weights and id(tensor) not in kept]
@@ -149,9 +153,11 @@ def load_starting_weights(
             f" as {file}{PART_MARK}{rivals[0]}"
         )
     written = {plain_name(name): name for name in state}
-    module.load_state_dict({written[name]: found[name] for name in loaded}, strict=False)
+    module.load_state_dict({written[name]: found[name] for name in loaded if name in found}, strict=False)
     of_head = {written[name]: found[name] for name in written if name in found and _is_allowed(name, head)}
-    return WeightsReport(source, loaded, made_anew, left_over, by_token, by_class, of_head)
+    is_unknown = vocabulary is not None and source_vocabulary is None  # of a text
+    unchecked = [name for name in _embeddings(module) if name in loaded] if is_unknown else []
+    return WeightsReport(source, loaded, made_anew, left_over, by_token, by_class, unchecked, of_head)
 
 
 def _renamed(weights: Weights, patterns: Sequence[tuple[str, str]]) -> Weights:
@@ -198,8 +204,26 @@ def _head(module: nn.Module) -> list[str]:
     layer_groups = getattr(module, "layer_groups", None)
     if not layer_groups:
         return []
-    group = list(resolve_layer_groups(module, layer_groups, rest="frozen").values())[-2]
-    return [*map(plain_name, group.parameters), *(f"{path}.*" for path in group_patterns(layer_groups)[group.name])]
+    paths = list(group_patterns(layer_groups).values())[-1]
+    return [pattern for path in paths for pattern in (path, f"{path}.*")]
+
+
+def _embeddings(module: nn.Module) -> list[str]:
+    """Names the weights of the largest embeddings, those of tokens: others are of positions and the like."""
+    parts = {
+        f"{path}.weight".lstrip("."): part for path, part in module.named_modules() if isinstance(part, nn.Embedding)
+    }
+    most = max((part.num_embeddings for part in parts.values()), default=0)
+    return [plain_name(name) for name, part in parts.items() if part.num_embeddings == most]
+
+
+def _twins(tensors: Weights) -> dict[str, list[str]]:
+    """Gives for each tensor the names that it has, as one that is tied to another has several."""
+    names: dict[Any, list[str]] = {}
+    keys = {name: (tensor.data_ptr() or name, tensor.shape) for name, tensor in tensors.items()}
+    for name, key in keys.items():
+        names.setdefault(key, []).append(name)
+    return {name: names[key] for name, key in keys.items()}
 
 
 def _is_allowed(name: str, patterns: Sequence[str]) -> bool:
