@@ -135,7 +135,10 @@ def test_tokenizer_is_found_by_id_folder_or_file_and_travels_in_the_checkpoint(
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        ("word", "data.tokenizer is word: expected words, byte_level_bpe, a Hub id as owner/name, a folder or a tokenizer.json"),
+        (
+            "word",
+            "data.tokenizer is word: expected words, byte_level_bpe, a Hub id as owner/name, a folder or a tokenizer",
+        ),
         ("empty", "data.tokenizer empty has no tokenizer.json: save one by save_pretrained"),
         ("broken", "broken/tokenizer.json is not a tokenizer: "),
         ("nowhere/at/all", "data.tokenizer 'nowhere/at/all' is no folder: give one, or a Hub id"),

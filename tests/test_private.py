@@ -143,7 +143,7 @@ class Counting(nn.Module):
 
 def test_layer_that_remembers_training_examples_is_refused_by_its_name() -> None:
     module = private(Counting())
-    with pytest.raises(UserError, match=r"network changes its buffer seen"):
+    with pytest.raises(UserError, match=r"network changes its seen with training examples"):
         PerExampleGradients(module)((torch.randn(2, 3, 4, 4), torch.tensor([0, 1])))
 
 

@@ -150,9 +150,10 @@ def test_training_that_cannot_be_private_is_refused(settings: dict[str, Any], wo
     ("arguments", "words"),
     [
         ({}, "model.target_epsilon is null: expected a number"),
-        ({"target_epsilon": 0.0}, "model.target_epsilon is 0.0: expected more than 0"),
-        ({"noise_multiplier": -1.0}, "model.noise_multiplier is -1.0: expected more than 0"),
-        ({"target_epsilon": 1.0, "clip_norm": 0.0}, "model.clip_norm is 0.0: expected more than 0"),
+        ({"target_epsilon": 0.0}, "model.target_epsilon is 0.0: expected a number above 0"),
+        ({"noise_multiplier": -1.0}, "model.noise_multiplier is -1.0: expected a number above 0"),
+        ({"target_epsilon": 1.0, "clip_norm": 0.0}, "model.clip_norm is 0.0: expected a number above 0"),
+        ({"noise_multiplier": float("inf")}, "model.noise_multiplier is inf: expected a number above 0"),
         ({"target_epsilon": 1.0, "delta": 1.0}, "model.delta is 1.0: expected a chance"),
         ({"target_epsilon": 1.0, "examples_at_once": 0}, "model.examples_at_once is 0: expected 1 or more"),
     ],

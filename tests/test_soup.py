@@ -48,6 +48,10 @@ def test_soup_equals_the_mean_of_its_runs_and_is_an_ordinary_checkpoint(capsys: 
     main(["test", *as_any_run, *quick[2:], "--quiet"])
     assert f"{record['test']['test/accuracy']:.4f}" in capsys.readouterr().out
     assert record["command"].startswith(f"lightning-transfer soup {runs[0]} {runs[1]} --recipe greedy --metric loss")
+    checkpoint = runs[1] / "checkpoints" / "best.ckpt"
+    torch.save({**torch.load(checkpoint, weights_only=True), "privacy": {"epsilon": 2.0}}, checkpoint)
+    with pytest.raises(UserError, match=r"0\.003 is a private run: expected others, as a soup costs the epsilons"):
+        make_soup(runs)
 
 
 def validation_loss(run: Path) -> float:
@@ -151,7 +155,6 @@ def test_study_without_whole_runs_for_a_soup_of_each_seed_is_refused(changes: di
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"fit_seconds": 1, "train_seconds": 1, "privacy": {"epsilon": 2.0}}', "b is a private run: the record of a"),
         ('{"fit_seconds": 1}', r"b.results\.json has no train_seconds: expected the record of a finished run"),
         ('{"fit_seconds": 1, "train_seconds": "2"}', r"b.results\.json\.train_seconds is '2': expected the record"),
         ("[]", r"b.results\.json holds a list: expected a dict"),

@@ -77,7 +77,7 @@ def make_soup(
 
     Raises:
         UserError: If a folder has no finished run, the runs are not of one network, or they do not log the metric. Also
-            for private runs with ``run_folder``.
+            for private runs.
 
     Source:
         Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves accuracy without
@@ -91,6 +91,11 @@ def make_soup(
         check_folder(output.parent, "--run_folder")
     records = {} if run_folder is None else records_of(runs)  # refused now what would be after all evaluations
     checkpoints = {run: read_checkpoint(checkpoint_of(run)) for run in runs}
+    if private := [run for run, checkpoint in checkpoints.items() if checkpoint.get("privacy")]:
+        raise UserError(
+            f"{private[0]} is a private run: expected others, as a soup costs the epsilons of all its runs together,"
+            " which its file would not say"
+        )
     weights = {run: checkpoint["state_dict"] for run, checkpoint in checkpoints.items()}
     _check_same_network(weights)
     soup = _Soup(weights, checkpoints, output, [*arguments])

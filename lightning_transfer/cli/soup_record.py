@@ -28,7 +28,7 @@ def records_of(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """Reads the records of runs.
 
     Raises:
-        UserError: For a damaged record, and a private run.
+        UserError: For a damaged record.
     """
     return {run: _record_of(run) for run in runs}
 
@@ -68,9 +68,4 @@ def _record_of(run: Path) -> dict[str, Any]:
     record: dict[str, Any] | None = expected(read_json(file), _Record, str(file), wrong)
     if record is None:
         raise UserError(f"{wrong[0]}: expected the record of a finished run, leave this one out")
-    if record.get("privacy"):
-        raise UserError(
-            f"{run} is a private run: the record of a soup would need the epsilon of all its runs together, leave"
-            " --run_folder out"
-        )
     return record

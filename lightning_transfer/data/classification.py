@@ -24,6 +24,7 @@ from lightning_transfer.data.loader import (
 )
 from lightning_transfer.data.private_examples import (
     TELLING_FACTS,
+    divide_by_content,
     poisson_batches,
     refuse_what_tells,
     sampling_rate,
@@ -136,7 +137,13 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
             private,
         )
         if private:
-            refuse_what_tells(balanced_sampling=balanced_sampling)
+            refuse_what_tells(balanced_sampling=balanced_sampling, examples_per_class=examples_per_class)
+            if on_error != "raise":
+                raise UserError(
+                    f"data.on_error is {on_error}: expected raise with data.private true, as it lists examples"
+                )
+            if test_split == train_split:
+                raise UserError(f"data.test_split is {test_split}, the split to train on: expected another one")
         self.sampling_seed: int | None = None  # of a private training, which keeps it secret
         self.balanced_sampling = balanced_sampling
         self.on_error: OnError = on_error
@@ -270,21 +277,34 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
                     f"data.test_fraction is {self.test_hold_out.fraction}: expected 0 with {type(self).__name__}, which"
                     " makes its splits itself"
                 )
-            holds_out = self._validates_on is None and self.validation_fraction
-            self._train_rows, self._validation_rows = split_train_validation(
-                # Rows without one class each are divided as if they were of one class.
-                split.labels.numpy() if split.labels.ndim == 1 else np.zeros(len(split), np.int64),
-                validation_fraction=self.validation_fraction if holds_out else 0.0,
-                train_fraction=self.train_fraction,
-                examples_per_class=self.examples_per_class,
-                seed=self.split_seed,
-                groups=self._groups() if holds_out else None,
-                class_names=self.class_names,
-            )
+            self._divide(split)
             if self._validates_on is not None:
                 self._validation_rows = np.arange(len(self._split(self._validates_on)))
         if stage == "fit":
             self._announce_classes()
+
+    def _divide(self, split: Split[Inputs]) -> None:
+        """Divides the rows of the training split into those to train on and those held out."""
+        holds_out = self._validates_on is None and self.validation_fraction
+        fractions = {
+            "validation_fraction": self.validation_fraction if holds_out else 0.0,
+            "train_fraction": self.train_fraction,
+        }
+        if self.private:
+            if holds_out and self.group_column is not None:
+                refuse_what_tells(group_column=self.group_column)
+            content = self.content_of(split)
+            self._train_rows, self._validation_rows = divide_by_content(content, **fractions, seed=self.split_seed)
+            return
+        self._train_rows, self._validation_rows = split_train_validation(
+            # Rows without one class each are divided as if they were of one class.
+            split.labels.numpy() if split.labels.ndim == 1 else np.zeros(len(split), np.int64),
+            **fractions,
+            examples_per_class=self.examples_per_class,
+            seed=self.split_seed,
+            groups=self._groups() if holds_out else None,
+            class_names=self.class_names,
+        )
 
     def _announce_classes(self) -> None:
         if self.problem_type != "regression" and not self.private:

@@ -3,12 +3,16 @@
 :class:`~lightning_transfer.privacy.private_classifier.PrivateClassifier` counts what the batches cost.
 """
 
+import hashlib
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lightning_transfer.data.loader import Batches, EpochBatches
+from lightning_transfer.data.overlap import Rows
+from lightning_transfer.data.splits import check_fractions
 from lightning_transfer.errors import UserError
 
 Made = TypeVar("Made", bound=tuple[Any, ...])
@@ -50,6 +54,43 @@ def poisson_batches(
         return [batch[rank::world_size] for batch in drawn]
 
     return batches
+
+
+def divide_by_content(
+    content: Rows, *, validation_fraction: float, train_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Holds examples out by what each of them is, so that one example more changes the place of no other.
+
+    Each is held out by a chance of its own, and of the rest each is trained on by a chance of its own. Both follow from
+    a hash of the example and the seed, so equal examples stay together.
+
+    Args:
+        content: What each example is.
+        validation_fraction: Chance to be held out, from 0 to below 1.
+        train_fraction: Chance of the others to be trained on, above 0 and up to 1.
+        seed: Another seed gives another division.
+
+    Returns:
+        The rows to train on and the rows to validate on: int64, ascending, disjoint.
+
+    Raises:
+        UserError: For values out of range, and where nothing is left to train on.
+    """
+    check_fractions(validation_fraction, train_fraction)
+    values, bounds, key = content.values, content.offsets.tolist(), str(seed).encode()
+    digests = [
+        hashlib.blake2b(values[start:stop].tobytes(), digest_size=16, key=key).digest()
+        for start, stop in pairwise(bounds)
+    ]
+    held, kept = (np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2) / 2**64).T
+    is_held_out = held < validation_fraction
+    train = np.flatnonzero(~is_held_out & (kept < train_fraction))
+    if not len(train):
+        raise UserError(
+            f"data.train_fraction is {train_fraction}: expected more, as none of {len(digests)} private examples is"
+            " left to train on"
+        )
+    return train, np.flatnonzero(is_held_out)
 
 
 def taking_none(take: Callable[[np.ndarray], Made]) -> Callable[[np.ndarray], Made]:

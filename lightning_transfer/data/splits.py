@@ -95,7 +95,11 @@ def split_train_validation(
         UserError: For values out of range, both ``train_fraction`` and ``examples_per_class``, and a class that has
             too few rows.
     """
-    _check(validation_fraction, train_fraction, examples_per_class)
+    check_fractions(validation_fraction, train_fraction)
+    if examples_per_class is not None and examples_per_class < 1:
+        raise UserError(f"data.examples_per_class is {examples_per_class}: expected 1 or more")
+    if examples_per_class is not None and train_fraction != 1:
+        raise UserError("give data.train_fraction or data.examples_per_class, not both")
     train, validation, too_few = [], [], []
     by_group = None
     if groups is not None and validation_fraction:
@@ -125,15 +129,16 @@ def split_train_validation(
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
 
 
-def _check(validation_fraction: float, train_fraction: float, examples_per_class: int | None) -> None:
+def check_fractions(validation_fraction: float, train_fraction: float) -> None:
+    """Checks the shares of a training split to hold out, and to train on.
+
+    Raises:
+        UserError: For values out of range.
+    """
     if not 0 <= validation_fraction < 1:
         raise UserError(f"data.validation_fraction is {validation_fraction}: expected at least 0 and below 1")
     if not 0 < train_fraction <= 1:
         raise UserError(f"data.train_fraction is {train_fraction}: expected above 0 and up to 1")
-    if examples_per_class is not None and examples_per_class < 1:
-        raise UserError(f"data.examples_per_class is {examples_per_class}: expected 1 or more")
-    if examples_per_class is not None and train_fraction != 1:
-        raise UserError("give data.train_fraction or data.examples_per_class, not both")
 
 
 class _TooFew(NamedTuple):

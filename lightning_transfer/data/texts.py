@@ -84,7 +84,8 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
         dataset = self.open_split(split, text_column=self.text_columns)
         labels = self.read_labels(dataset, split)
         columns, fingerprint = columns_of_texts(dataset, self.text_columns)
-        warn_of_missing_texts(dataset, self.text_columns, f"split {split!r}")
+        if not self.private:  # it names the rows
+            warn_of_missing_texts(dataset, self.text_columns, f"split {split!r}")
         documents = cached_documents(self.tokenizer, columns, fingerprint, len(dataset))
         return Split(documents, labels, dataset._fingerprint, names_of(dataset))
 

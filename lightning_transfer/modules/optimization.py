@@ -191,12 +191,16 @@ class OptimizedModule(L.LightningModule):
         if self.is_fitting:
             self._run_seed = checkpoint.get("run_seed", self._run_seed)
 
+    def seed_of_draws(self, *place: int) -> int:
+        """Makes the seed of what the network draws in a step, by the numbers of epoch, batch and process."""
+        return hash((self._run_seed, *place))
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes what the network draws, its dropout, a function of seed, place and process: so as after a resume."""
         if batch_idx == 0:  # not where the epoch before has ended: a run may go on from its last batch
             self.begin_interval()
         trainer: Any = self._trainer  # not self.trainer, which looks for Fabric first: every step asks this
-        seed = hash((self._run_seed, trainer.current_epoch, batch_idx, trainer.global_rank))
+        seed = self.seed_of_draws(trainer.current_epoch, batch_idx, trainer.global_rank)
         # Not torch.manual_seed: for each accelerator that is not in use it keeps every call, with its stack, for later.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":

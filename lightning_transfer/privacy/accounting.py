@@ -3,7 +3,7 @@
 import bisect
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,7 +94,8 @@ def _spent(noise_multiplier: float, sampling_rate: float, delta: float, steps: i
 
     found = [(by(_ROBUST), _ROBUST)]
     if found[0][0] <= _NEXT_TO_NOTHING:
-        found.append((by(_TIGHT), _TIGHT))
+        with suppress(ValueError):  # a delta that is too small for its arithmetic
+            found.append((by(_TIGHT), _TIGHT))
     return min(found)
 
 

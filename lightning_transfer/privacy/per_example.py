@@ -1,6 +1,6 @@
 """Computes the gradient of each example alone, and adds up those of a batch, each clipped to a norm."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,8 @@ class PerExampleGradients:
     """Computes gradients of single examples: each goes through the network as a batch of its own.
 
     So no layer can mix examples, whatever it does. Norm layers with running statistics use these and leave them as
-    they are; another layer that changes its buffers is refused. Examples are computed together by ``torch.func``. A
-    network that this cannot do, such as one with an LSTM, takes one example after the other.
+    they are. Another layer that changes its buffers or parameters is refused. Examples are computed together by
+    ``torch.func``. A network that this cannot do, such as one with an LSTM, takes one example after the other.
 
     Args:
         module: Has ``training_loss`` of logits and labels; its parameters that require grad count.
@@ -29,6 +29,7 @@ class PerExampleGradients:
     def __init__(self, module: L.LightningModule) -> None:
         self._loss = _ExampleLoss(module)
         self._is_vectorised = not any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+        self._reached: Collection[str] = ()  # the parameters that torch.func was seen to get to
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -52,7 +53,7 @@ class PerExampleGradients:
             A sum for each parameter that trains, of its shape.
 
         Raises:
-            UserError: For a layer that changes a buffer.
+            UserError: For a layer that changes a buffer or a parameter.
         """
         self._loss.logits = (self._loss.module if head is None else head).__call__
         total = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
@@ -60,20 +61,18 @@ class PerExampleGradients:
             if not len(part[0]):
                 continue
             gradients = self(part)
-            norms = torch.stack([_norms(gradient) for gradient in gradients.values()]).norm(dim=0)
-            is_finite = norms.isfinite()
-            factors = (clip_norm / norms[is_finite]).clamp(max=1)
-            for name, gradient in gradients.items():
-                finite = gradient if is_finite.all() else gradient[is_finite]
-                total[name] += torch.tensordot(factors.to(gradient.dtype), finite, 1)
+            with torch.autocast(part[0].device.type, enabled=False):  # the sum must not be rounded to 16 bits
+                _add_clipped(total, gradients, clip_norm)
         return total
 
     def __call__(self, examples: tuple[Tensor, ...]) -> Gradients:
         """Computes the gradient of each example, [batch, ...] for each parameter that trains."""
         parameters: dict[str, Tensor] = dict(self.parameters)
-        with _running_statistics(self._loss), self._unchanged_buffers():
+        statistics = (layer for layer in self._loss.modules() if hasattr(layer, "running_mean"))
+        with evaluating(statistics), self._unchanged_state():
             if self._is_vectorised:
                 try:
+                    self._check_reach(parameters, examples)
                     return self._together(parameters, examples)
                 except torch.OutOfMemoryError:
                     raise
@@ -82,6 +81,21 @@ class PerExampleGradients:
                     reason = str(error).strip().splitlines()[0]
                     rank_zero_info(f"gradients are computed for one example after the other: {reason}")
             return self._one_by_one(parameters, examples)
+
+    def _check_reach(self, parameters: dict[str, Tensor], examples: tuple[Tensor, ...]) -> None:
+        """Sees once for each set of parameters whether ``torch.func`` gets to those that autograd gets to.
+
+        Raises:
+            RuntimeError: If it does not, as where a module keeps layers in a list.
+        """
+        if parameters.keys() == self._reached:
+            return
+        first = tuple(tensor[:1] for tensor in examples)
+        with evaluating(self._loss.modules()):
+            together, alone = self._together(parameters, first), self._one_by_one(parameters, first)
+        if missed := [name for name in parameters if alone[name].any() and not together[name].any()]:
+            raise RuntimeError(f"{missed[0].removeprefix('module.')} is used outside of the module that has it")
+        self._reached = parameters.keys()
 
     def _together(self, parameters: dict[str, Tensor], examples: tuple[Tensor, ...]) -> Gradients:
         def loss(own: dict[str, Tensor], *example: Tensor) -> Any:
@@ -101,17 +115,34 @@ class PerExampleGradients:
         return {name: torch.stack(of_one) for name, of_one in zip(parameters, zip(*found, strict=True), strict=True)}
 
     @contextmanager
-    def _unchanged_buffers(self) -> Iterator[None]:
-        before = [(name, buffer, buffer._version) for name, buffer in self._loss.named_buffers()]
+    def _unchanged_state(self) -> Iterator[None]:
+        before = [(name, value, value._version) for name, value in self._state().items()]
         yield
-        now = dict(self._loss.named_buffers())
-        for name, buffer, version in before:
-            if now.get(name) is not buffer or buffer._version != version:
-                path, _, own = name.removeprefix("module.").rpartition(".")
-                raise UserError(
-                    f"{path} changes its buffer {own} by what it sees of training examples, which no noise would hide:"
-                    " freeze its layer group with ProgressiveUnfreezing, or choose another network"
-                )
+        now = self._state()
+        changed = [name for name, value, version in before if now.get(name) is not value or value._version != version]
+        for name in changed:  # what it has noted is not to be saved
+            if (value := now.get(name)) is not None:
+                value.detach().zero_()
+        if changed:
+            path, _, own = changed[0].removeprefix("module.").rpartition(".")
+            raise UserError(
+                f"{path or type(self._loss.module).__name__} changes its {own} with training examples, which no noise"
+                " would hide: expected a network and a loss that keep nothing of a batch; choose another, or freeze its"
+                " layer group with ProgressiveUnfreezing"
+            )
+
+    def _state(self) -> dict[str, Tensor]:
+        return {**dict(self._loss.named_buffers()), **dict(self._loss.named_parameters())}
+
+
+def _add_clipped(total: Gradients, gradients: Gradients, clip_norm: float) -> None:
+    """Adds the gradients of several examples, each scaled down to the norm, in the precision of the parameters."""
+    norms = torch.stack([_norms(gradient) for gradient in gradients.values()]).norm(dim=0)
+    is_finite = norms.isfinite()
+    factors = (clip_norm / norms[is_finite]).clamp(max=1)
+    for name, gradient in gradients.items():
+        finite = gradient if is_finite.all() else gradient[is_finite]
+        total[name] += torch.tensordot(factors.to(total[name].dtype), finite.to(total[name].dtype), 1)
 
 
 def _norms(gradients: Tensor) -> Tensor:
@@ -135,9 +166,9 @@ class _ExampleLoss(nn.Module):
 
 
 @contextmanager
-def _running_statistics(module: nn.Module) -> Iterator[None]:
-    """Has norm layers use their running statistics: those of a batch would mix its examples, and be kept."""
-    training = [layer for layer in module.modules() if layer.training and hasattr(layer, "running_mean")]
+def evaluating(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Has layers evaluate: norm layers use their running statistics, as those of a batch would be kept."""
+    training = [layer for layer in layers if layer.training]
     for layer in training:
         layer.training = False
     try:

@@ -1,7 +1,9 @@
 """A classifier whose training is differentially private: DP-SGD, with the account of what it costs."""
 
+import math
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -12,10 +14,17 @@ from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.cached_features import CachedFeatures
 from lightning_transfer.modules.classifier import Classifier, ClassifierOptions
 from lightning_transfer.privacy.accounting import Mechanism, calibrated
-from lightning_transfer.privacy.conditions import check_can_be_private
+from lightning_transfer.privacy.conditions import check_can_be_private, check_padding
 from lightning_transfer.privacy.per_example import Gradients, PerExampleGradients
 from lightning_transfer.privacy.readers import close_readers, unknown_callbacks
-from lightning_transfer.privacy.secret import new_secret, noise_generator, read_secret, write_secret
+from lightning_transfer.privacy.secret import (
+    mark_of,
+    new_secret,
+    noise_generator,
+    read_secret,
+    seed_of_draws,
+    write_secret,
+)
 
 
 class PrivateClassifier(Classifier):
@@ -34,7 +43,8 @@ class PrivateClassifier(Classifier):
         delta: The chance with which the promise may fail: below 1 divided by the number of training examples.
         noise_multiplier: Standard deviation of the noise, divided by ``clip_norm``.
         clip_norm: The norm to which the gradient of each example is scaled down, over all that trains.
-        examples_at_once: Number of examples whose gradients are in memory together. The result is the same.
+        examples_at_once: Number of examples whose gradients are in memory together. The result is the same, but for
+            rounding.
 
     Raises:
         UserError: If neither a target nor noise is given, or a value is out of range. On ``fit``, if opacus is missing,
@@ -62,8 +72,8 @@ class PrivateClassifier(Classifier):
             raise UserError("model.target_epsilon is null: expected a number such as 3, or model.noise_multiplier")
         numbers = {"target_epsilon": target_epsilon, "noise_multiplier": noise_multiplier, "clip_norm": clip_norm}
         for name, value in numbers.items():
-            if value is not None and not value > 0:
-                raise UserError(f"model.{name} is {value}: expected more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"model.{name} is {value}: expected a number above 0")
         if not 0 < delta < 1:
             raise UserError(f"model.delta is {delta}: expected a chance between 0 and 1, such as 1e-5")
         if examples_at_once < 1:
@@ -76,6 +86,7 @@ class PrivateClassifier(Classifier):
         self._most_steps: float = float("inf")
         self._gradients: PerExampleGradients | None = None
         self._sums: Gradients = {}
+        self._is_batch_used = False  # in its one step
         self._expected = 0.0  # examples in a batch over all processes
         self._not_in_epsilon: list[str] = []
         self._earlier: list[str] = []  # fits of this module
@@ -134,10 +145,11 @@ class PrivateClassifier(Classifier):
             UserError: For a delta that promises nothing, a training without an end, and a checkpoint of another one.
         """
         super().on_fit_start()
-        write_secret(self.trainer, self._secret)
         self._gradients = PerExampleGradients(self)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         examples, held_out = data.facts["train_examples"], data.facts["validation_examples"]
+        if (tokens := getattr(data, "vocabulary_size", None)) is not None:
+            check_padding(self, tokens)
         if self.delta * examples >= 1:
             raise UserError(
                 f"model.delta is {self.delta}: expected below 1 / {examples}, as a higher one would allow to publish an"
@@ -156,6 +168,12 @@ class PrivateClassifier(Classifier):
             )
         if self.target_epsilon is not None:
             self._most_steps = self._mechanism.steps_within(self.target_epsilon, planned)
+            if not self._most_steps:
+                raise UserError(
+                    f"model.target_epsilon is {self.target_epsilon}: expected {self._mechanism.epsilon(1):.3g} or more,"
+                    " which the first step costs, or more model.noise_multiplier"
+                )
+        write_secret(self.trainer, self._secret)  # after all checks: it replaces that of an earlier run here
         self._not_in_epsilon = [
             *([f"the {held_out} validation examples, by which checkpoints are chosen"] if held_out else []),
             "other runs on the same examples, such as those of tuning",
@@ -192,12 +210,23 @@ class PrivateClassifier(Classifier):
                 )
             self.trainer.should_stop = True
             return -1
+        self._is_batch_used = False
         super().on_train_batch_start(batch, batch_idx)
         return None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Computes the sum of the clipped gradients of a batch. What it returns is always 0: a loss is not private."""
+        """Computes the sum of the clipped gradients of a batch. What it returns is always 0: a loss is not private.
+
+        Raises:
+            UserError: For a batch that is used a second time.
+        """
         assert self._gradients is not None
+        if self._is_batch_used:
+            raise UserError(
+                f"{type(self.trainer.optimizers[0]).__name__} uses a batch several times in a step, which epsilon does"
+                " not count: expected an optimizer such as AdamW or SGD (PrivateClassifier)"
+            )
+        self._is_batch_used = True
         inputs, labels = parts(batch, self.network)
         caches = [c for c in self.trainer.callbacks if isinstance(c, CachedFeatures)]  # type: ignore[attr-defined]
         cached = caches[0].head_and_features(inputs) if caches and len(labels) else None
@@ -223,7 +252,8 @@ class PrivateClassifier(Classifier):
         generator = noise_generator(self._secret, self._steps, [*sums.values()], processes)
         for name, parameter in self._gradients.parameters.items():
             total = sums[name]
-            noise = torch.randn(total.shape, generator=generator, device=total.device, dtype=total.dtype)
+            drawn = generator.standard_normal(total.shape, np.float64 if total.dtype == torch.float64 else np.float32)
+            noise = torch.from_numpy(np.asarray(drawn)).to(total.device)
             parameter.grad = (total + deviation * noise) / self._expected
         self._sums = {}
 
@@ -238,6 +268,11 @@ class PrivateClassifier(Classifier):
         """Adds the account, without the secret: a checkpoint may be published."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["privacy"] = self.privacy
+        if self.privacy is not None:
+            checkpoint["privacy"] |= {
+                "mark_of_secret": mark_of(self._secret),
+                "examples_at_once": self.examples_at_once,
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the saved account, in a fit.
@@ -253,7 +288,7 @@ class PrivateClassifier(Classifier):
                 "the checkpoint is of a training that was not private: expected one of PrivateClassifier; start by"
                 " --init_from, if its weights have never seen the private examples"
             )
-        given = {"delta": self.delta, "clip_norm": self.clip_norm}
+        given = {"delta": self.delta, "clip_norm": self.clip_norm, "examples_at_once": self.examples_at_once}
         if self.noise_multiplier is not None:
             given["noise_multiplier"] = self.noise_multiplier
         for name, value in given.items():
@@ -264,4 +299,8 @@ class PrivateClassifier(Classifier):
                 )
         self._steps = saved["steps"]
         self._mechanism = Mechanism(saved["noise_multiplier"], saved["sampling_rate"], saved["delta"])
-        self._use(read_secret(self.trainer))
+        self._use(read_secret(self.trainer, saved["mark_of_secret"]))
+
+    def seed_of_draws(self, *place: int) -> int:
+        """Makes the seed of what the network draws: a secret one, as masks in a known order would tie examples."""
+        return seed_of_draws(self._secret, *place)
