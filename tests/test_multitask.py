@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -12,27 +14,33 @@ import torch
 import yaml
 from conftest import run_folder
 from interruptions import assert_stop_changes_nothing
+from jsonargparse import Namespace
 from launching import assert_trained_as_one, run_ranks
 from lightning.pytorch.loggers import TensorBoardLogger
-from multitask_toys import SCENARIOS, SmallNetwork, fit, module, tasks, trainer, write_tasks
+from multitask_toys import HAS_TORCHJD, SCENARIOS, SmallNetwork, fit, module, tasks, trainer, write_tasks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import error_line
 from torch import nn
 
 from lightning_transfer import (
+    CIFAR10,
     Classifier,
     DemoTexts,
     FastCNN,
+    LearningWithoutForgetting,
     LSTMClassifier,
     MultiTaskDataModule,
     MultiTaskModule,
     ProgressiveUnfreezing,
     SeedCNN,
+    SpectralShrinkage,
     TextDataModule,
     UserError,
     load_starting_weights,
 )
+from lightning_transfer.cli.arguments import choose_monitor
 from lightning_transfer.cli.entry import main
+from lightning_transfer.cli.experiment_builder import ExperimentBuilder
 from lightning_transfer.dashboards.task_affinity import TaskAffinity
 from lightning_transfer.data.batches import TaskBatch, examples_in
 from lightning_transfer.data.loader import shuffled_batches
@@ -191,6 +199,36 @@ def test_tasks_of_the_same_examples_are_learned_in_one_pass(folder: Path) -> Non
     assert len(passes) == 1
 
 
+def test_labels_of_the_same_examples_are_those_of_the_splits_that_the_other_task_has(folder: Path) -> None:
+    # The small data's test split is trained on, and its training split tested.
+    turned = {"path": str(folder / "small"), "batch_size": 4, "train_split": "test", "test_split": "train"}
+    small = CIFAR10(**turned, validation_fraction=0.5, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    coarse = CIFAR10(str(folder / "small"), label_column="coarse")
+    data = MultiTaskDataModule({"small": small, "coarse": coarse}, same_examples={"coarse": "small"})
+    data.prepare_data()
+    for stage, loader in (("fit", data.train_dataloader), ("test", lambda: data.test_dataloader()[0])):
+        data.setup(stage)
+        for step in loader():
+            one = step[0] if isinstance(step, list) else step
+            names = [small.class_names[label] for label in one.labels["small"].tolist()]
+            found = [coarse.class_names[label] for label in one.labels["coarse"].tolist()]
+            assert found == ["high" if name == "class0" else "low" for name in names]
+
+
+def test_task_of_the_same_examples_is_predicted_as_it_was_trained(folder: Path) -> None:
+    data = tasks(folder, coarse=True, predict_task="coarse", predict_path=None)
+    small = data.tasks["small"]
+    small.normalise_as, small.mean, small.std = None, (0.0, 0.0, 0.0), (0.1, 0.1, 0.1)
+    found = module(as_fit(data))
+    trainer(max_epochs=1).fit(found, datamodule=data)
+    evaluated, predicted = [], []
+    found.network.register_forward_pre_hook(lambda _, inputs: (predicted if predicts else evaluated).append(inputs[0]))
+    for predicts in (False, True):
+        runner = trainer()
+        (runner.predict if predicts else runner.test)(found, datamodule=data)
+    assert torch.equal(predicted[0], evaluated[-1])
+
+
 def test_tasks_of_other_examples_are_refused_as_the_same(folder: Path) -> None:
     data = tasks(folder, same_examples={"small": "large"})
     data.prepare_data()
@@ -271,6 +309,41 @@ def test_a_weight_of_nothing_keeps_a_task_out_of_the_network(folder: Path) -> No
     assert seen == [data.tasks["large"].batch_size] * sum(1 for _ in data.train_dataloader())
 
 
+def test_task_of_weight_0_with_the_same_examples_leaves_its_head_as_it_is(folder: Path) -> None:
+    data = tasks(folder, coarse=True)
+    found = module(data, loss_weights={"coarse": 0.0})
+    found.optimizer = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5)
+    found.losses["coarse"].forward = lambda *_: torch.tensor(float("inf"))  # type: ignore[method-assign]
+    before = found.heads.of_task["coarse"].weight.clone()
+    trainer(max_epochs=1).fit(found, datamodule=data)
+    assert torch.equal(found.heads.of_task["coarse"].weight, before)
+    assert found.network.hidden.weight.isfinite().all()
+
+
+@pytest.mark.skipif(not HAS_TORCHJD, reason="torchjd is not installed")
+def test_balancing_leaves_a_task_of_weight_0_out(folder: Path) -> None:
+    data = tasks(folder, mixing="together")
+    trunks = []
+    for weighting in ("mgda", "fixed"):
+        found = module(data, weighting=weighting, loss_weights={"small": 0.0})
+        trainer(max_epochs=1).fit(found, datamodule=data)
+        trunks.append(found.network.hidden.weight)
+    torch.testing.assert_close(*trunks)
+
+
+@pytest.mark.parametrize("penalty", [SpectralShrinkage(), LearningWithoutForgetting()])
+def test_penalties_that_follow_one_head_are_refused(folder: Path, penalty: L.Callback) -> None:
+    data = tasks(folder)
+    with pytest.raises(UserError, match=r"follows one head, and MultiTaskModule has 2: expected a single task"):
+        trainer(penalty).fit(module(data), datamodule=data)
+
+
+def test_diverged_training_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = experiment(folder, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1e38")
+    line = error_line(capsys, "fit", *given, "--trainer.max_epochs", "5")
+    assert "the training diverged, lower the learning rate" in line
+
+
 def test_uncertainty_divides_each_loss_by_a_variance_that_is_learned(folder: Path) -> None:
     network = SmallNetwork(7)
     heads = split_head(network, {"first": 4, "second": 3})
@@ -294,7 +367,8 @@ def test_uncertainty_divides_each_loss_by_a_variance_that_is_learned(folder: Pat
     ("options", "message"),
     [
         ({"loss_weights": {"medium": 1.0}}, "model.loss_weights has 'medium': expected tasks of large, small"),
-        ({"loss_weights": {"small": -1.0}}, "model.loss_weights.small is -1.0: expected 0 or more"),
+        ({"loss_weights": {"small": -1.0}}, "model.loss_weights.small is -1.0: expected a number, 0 or more"),
+        ({"loss_weights": {"small": float("inf")}}, "model.loss_weights.small is inf: expected a number, 0 or more"),
         ({"losses": {"medium": "cross_entropy"}}, "model.losses has medium: expected tasks of large, small"),
         ({"losses": {"small": "huber"}}, "model.loss is huber: expected cross_entropy"),
     ],
@@ -326,6 +400,14 @@ def test_tasks_that_do_not_go_together_are_refused(folder: Path) -> None:
         MultiTaskDataModule({"large": own["large"]})
     with pytest.raises(UserError, match=r"data.tasks has 'a/b': expected a name"):
         MultiTaskDataModule({"large": own["large"], "a/b": own["small"]})
+    for name in ("shown", "items"):
+        with pytest.raises(UserError, match=f"data.tasks has '{name}': expected another name"):
+            MultiTaskDataModule({"large": own["large"], name: own["small"]})
+    with pytest.raises(UserError, match=r"task small has 1 classes: expected 2 or more"):
+        MultiTaskModule(SmallNetwork(5), {"large": 4, "small": 1})
+    sizes = {name: CIFAR10(str(folder / name), image_size=size) for name, size in (("large", 16), ("small", 32))}
+    with pytest.raises(UserError, match=r"the images of large, small are of 2 sizes: expected the same data"):
+        as_fit(MultiTaskDataModule(sizes)).training_sample(4)
     with pytest.raises(UserError, match=r"task both has the data MultiTaskDataModule: expected images or texts"):
         MultiTaskDataModule({"large": own["large"], "both": tasks(folder)})
     with pytest.raises(UserError, match=r"of texts and of images"):
@@ -477,6 +559,33 @@ def test_heads_are_the_last_layer_group_and_the_trunk_thaws(folder: Path) -> Non
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_images_of_each_task_are_normalised_as_the_starting_weights() -> None:
+    name = "ResNet18_Weights.IMAGENET1K_V1"
+    parts = {task: Namespace(init_args=Namespace(normalise_as=given)) for task, given in (("a", None), ("b", "own"))}
+    parser = SimpleNamespace(
+        config={"init_from": name, "data": Namespace(init_args=Namespace(tasks=parts))}, _get=lambda of, key: of[key]
+    )
+    ExperimentBuilder._normalise_as_starting_weights(parser)  # type: ignore[arg-type]
+    assert [part.init_args.normalise_as for part in parts.values()] == [name, "own"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "monitor"),
+    [(["regression"] * 2, "val/rmse"), (["regression", "classification"], "val/loss"), ([None] * 2, "val/accuracy")],
+)
+def test_best_checkpoint_is_chosen_by_what_all_tasks_have(kinds: list[str | None], monitor: str) -> None:
+    tasks = {f"task{place}": Namespace(init_args=Namespace(problem_type=kind)) for place, kind in enumerate(kinds)}
+    config = Namespace()
+    config["checkpoint.monitor"], config["checkpoint.mode"] = "val/accuracy", "max"
+    config["model.class_path"] = "lightning_transfer.MultiTaskModule"
+    config["data.init_args.tasks"] = tasks
+    choose_monitor(config)
+    assert (config["checkpoint.monitor"], config["checkpoint.mode"]) == (
+        monitor,
+        "max" if monitor == "val/accuracy" else "min",
+    )
 
 
 def test_a_run_logs_tests_and_predicts_each_task(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

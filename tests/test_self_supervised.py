@@ -234,6 +234,30 @@ def test_validation_is_that_of_all_training_examples_as_they_are(folder: Path) -
     assert used.callback_metrics["val/effective_rank"] == pytest.approx(effective_rank(bank.features).item(), rel=1e-4)
 
 
+class Swap(L.Callback):
+    """Evaluates other weights than those that are trained, as an average of the weights does."""
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with torch.no_grad():
+            pl_module.network.hidden.weight.mul_(-3)  # type: ignore[union-attr, operator]
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with torch.no_grad():
+            pl_module.network.hidden.weight.div_(-3)  # type: ignore[union-attr, operator]
+
+
+def test_both_sides_of_a_comparison_are_features_of_the_same_weights(folder: Path) -> None:
+    data, found = images(folder), module()
+    used = trainer(Swap(), max_epochs=1)
+    used.fit(found, datamodule=data)
+    with torch.no_grad():
+        found.network.hidden.weight.mul_(-3)
+    again = trainer()
+    again.validate(found, datamodule=data, verbose=False)
+    for name in ("knn_accuracy", "probe_accuracy", "effective_rank"):
+        assert used.callback_metrics[f"val/{name}"] == pytest.approx(again.callback_metrics[f"val/{name}"].item())
+
+
 def test_labels_change_no_weight(folder: Path) -> None:
     weights, accuracies = [], []
     for turn in (0, 1):
@@ -311,6 +335,21 @@ def test_data_without_views_and_with_other_labels_is_refused(folder: Path) -> No
         trainer().fit(module(), loader)
     with pytest.raises(UserError, match=r"model.loss is MSELoss, which gives a tensor \[16, 8\]: expected one number"):
         trainer().fit(module(loss=nn.MSELoss(reduction="none")), datamodule=images(folder))
+
+
+def test_what_cannot_be_compared_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"data\.batch_size is 1: expected 2 or more, as images are compared"):
+        trainer().fit(module(), datamodule=images(folder, batch_size=1))
+    several = images(folder)
+    several.tasks = {}  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="SelfSupervisedModule learns from one set of images"):
+        trainer().fit(module(), datamodule=several)
+    loader = torch.utils.data.DataLoader([torch.zeros(3, 8, 8)], batch_size=1)
+    with pytest.raises(UserError, match="gives no training examples to compare others with"):
+        trainer().validate(module(), loader, verbose=False)
+    given = experiment(folder, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1e30")
+    line = error_line(capsys, "fit", *given, "--trainer.max_epochs", "5")
+    assert "the training diverged, lower the learning rate" in line
 
 
 def test_data_of_ones_own_gives_views_as_batches() -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.suggestions import classes_for, nearest_option
 from lightning_transfer.dashboards.settings import Dashboards
+from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.files import replacing
 from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
@@ -156,6 +157,12 @@ def choose_monitor(config: Namespace) -> None:
     module: Any = pkgutil.resolve_name(config["model.class_path"])
     if not getattr(module, "has_best", True):
         config["checkpoint.monitor"] = None
-    elif (problem_type := config.get("data.init_args.problem_type", "classification")) != "classification":
-        score, config["checkpoint.mode"] = TARGETS[problem_type].chosen_by
+        return
+    tasks = (config.get("data.init_args.tasks") or {}).values()
+    given = [part.get("init_args.problem_type") for part in tasks] or [config.get("data.init_args.problem_type")]
+    kinds: set[ProblemType] = {kind or "classification" for kind in given}
+    if len(kinds) > 1:  # which have the mean loss alone in common
+        config["checkpoint.monitor"], config["checkpoint.mode"] = "val/loss", "min"
+    elif kinds != {"classification"}:
+        score, config["checkpoint.mode"] = TARGETS[kinds.pop()].chosen_by
         config["checkpoint.monitor"] = f"val/{score}"

@@ -184,9 +184,11 @@ class ExperimentBuilder(LightningCLI):
     def _normalise_as_starting_weights(self) -> None:
         """Has images prepared as for weights of torchvision or timm, if a run starts from these."""
         source, data = self._get(self.config, "init_from"), self._get(self.config, "data")
-        arguments = vars(data.init_args) if data is not None and "init_args" in data else {}
-        if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
-            arguments["normalise_as"] = source
+        tasks = getattr(data.init_args, "tasks", None) if data is not None and "init_args" in data else None
+        for part in [data] if tasks is None else tasks.values():
+            arguments = vars(part.init_args) if part is not None and "init_args" in part else {}
+            if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
+                arguments["normalise_as"] = source
 
     def instantiate_classes(self) -> None:
         """Builds the data, the module and the trainer."""

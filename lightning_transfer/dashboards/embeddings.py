@@ -96,6 +96,10 @@ class Embeddings(L.Callback):
             self._hook = self._listening(pl_module)
             self._hook.__enter__()
 
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Forgets passes that were none of a batch, such as those over training examples before the first."""
+        del self._features[len(self._batches) :]
+
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,

@@ -338,21 +338,24 @@ class ClassificationDataModule(LabelledSplits[Inputs], Generic[Inputs]):
         return self.test_dataloader()
 
     def take_examples_of(self, other: "ClassificationDataModule[Inputs]", stage: str) -> None:
-        """Divides the examples as other data with the same ones has, in place of ``setup``: only labels differ.
+        """Divides the examples as other data with the same ones has, in place of ``setup``: only labels are its own.
+
+        Which splits serve what is that of the other data too.
 
         Args:
             other: The other data, after its ``setup``.
             stage: The stage that it was set up for.
 
         Raises:
-            UserError: If a split that the other data has read holds other examples here.
+            UserError: If a split of the other data holds other examples here.
         """
-        for name, split in other._splits.items():
-            own = self._split(name)
+        self.train_split, self.test_split = other.train_split, other.test_split
+        for name in {*other._splits, *([other.test_split] if stage == "test" else [])}:
+            own, split = self._split(name), other._split(name)
             if own.fingerprint != split.fingerprint or len(own) != len(split):
                 raise UserError(
                     f"split {name!r} of {self.path} and of {other.path} do not hold the same examples: expected the"
-                    " same data with another label_column"
+                    " same data and the same test_fraction, with another label_column"
                 )
         self._train_rows, self._validation_rows = other._train_rows, other._validation_rows
         self._validates_on = other._validates_on

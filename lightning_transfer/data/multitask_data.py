@@ -75,7 +75,7 @@ class MultiTaskDataModule(SeededDataModule):
         if predict_path is not None:
             if predict_task is None:
                 raise UserError(f"data.predict_path is {predict_path}: expected null without data.predict_task")
-            self.tasks[predict_task].predict_path = predict_path
+            self.tasks[self._examples_of(predict_task)].predict_path = predict_path
 
     @property
     def labelled(self) -> dict[str, ClassificationDataModule[Any]]:
@@ -91,6 +91,10 @@ class MultiTaskDataModule(SeededDataModule):
     def _with_examples(self) -> dict[str, ClassificationDataModule[Any]]:
         """The data of the tasks that have labels, and examples of their own."""
         return {name: task for name, task in self.labelled.items() if name not in self.same_examples}
+
+    def _examples_of(self, name: str) -> str:
+        """The task whose examples a task has: itself, or another one."""
+        return self.same_examples.get(name, name)
 
     @property
     def _trained(self) -> dict[str, Any]:
@@ -146,8 +150,14 @@ class MultiTaskDataModule(SeededDataModule):
 
     def training_sample(self, count: int) -> Tensor:
         """Takes training examples of all tasks with examples of their own, equally many of each; see theirs."""
-        data: list[Any] = [*self._with_examples.values()]
-        return torch.cat([task.training_sample(math.ceil(count / len(data))) for task in data])
+        data: dict[str, Any] = self._with_examples
+        samples = {name: task.training_sample(math.ceil(count / len(data))) for name, task in data.items()}
+        if not self._texts and len(sizes := {sample.shape[1:] for sample in samples.values()}) > 1:
+            raise UserError(
+                f"the images of {', '.join(samples)} are of {len(sizes)} sizes: expected the same data.image_size for a"
+                " network that computes something from examples of all tasks"
+            )
+        return torch.cat([*samples.values()])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -171,7 +181,7 @@ class MultiTaskDataModule(SeededDataModule):
             if stage == "fit":
                 rank_zero_info(f"task {name}:")
             task.setup(stage)
-        for name, other in self.same_examples.items():
+        for name, other in self.same_examples.items() if stage != "predict" else ():
             if stage == "fit":
                 rank_zero_info(f"task {name}, of the examples of {other}:")
             self.tasks[name].take_examples_of(self.tasks[other], stage)
@@ -183,7 +193,8 @@ class MultiTaskDataModule(SeededDataModule):
         if self._texts:
             self._shared_texts()
         if getattr(self.trainer, "predicting", False):
-            return {} if self.predict_task is None else {self.predict_task: self.tasks[self.predict_task]}
+            source = None if self.predict_task is None else self._examples_of(self.predict_task)
+            return {} if source is None else {source: self.tasks[source]}
         return self._trained
 
     def _shared_texts(self) -> TokenizedTexts:
@@ -234,7 +245,8 @@ class MultiTaskDataModule(SeededDataModule):
             raise UserError(
                 f"data.predict_task is null: expected one of {', '.join(self.tasks)}, to predict its labels"
             )
-        return self._of_task(self.predict_task, self.tasks[self.predict_task].predict_dataloader())
+        source = self.tasks[self._examples_of(self.predict_task)]  # which prepares them as the head has seen them
+        return self._of_task(self.predict_task, source.predict_dataloader())
 
     def _of_task(self, name: str, loader: BatchLoader, stage: Stage | None = None) -> BatchLoader:
         """Gives the batches of a loader the name of their task, and labels that other tasks have for the examples."""
@@ -251,7 +263,7 @@ class MultiTaskDataModule(SeededDataModule):
         """Has each task's data augment and normalise its own batches, on the device."""
         if isinstance(batch, list):
             return [self.on_after_batch_transfer(one, dataloader_idx) for one in batch]
-        data = self.tasks[batch.task]
+        data = self.tasks[self._examples_of(batch.task)]
         return batch._replace(batch=data.on_after_batch_transfer(batch.batch, dataloader_idx))
 
     # ---- the checkpoint ---------------------------------------------------------------------------------------------

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from torch import nn
+
 from lightning_transfer.data.classification import ClassificationDataModule, require_at_least
 from lightning_transfer.data.language_modelling import LanguageModelDataModule
 from lightning_transfer.data.vocabulary import TokenizedTexts
 from lightning_transfer.errors import UserError
+
+_TAKEN = {"shown"}  # by what holds the metrics of the tasks
 
 
 def check_tasks(data: Any) -> None:
@@ -38,6 +42,8 @@ def _check_kinds(tasks: dict[str, Any]) -> None:
     for name, task in tasks.items():
         if not name.isidentifier():
             raise UserError(f"data.tasks has {name!r}: expected a name of letters, digits and _")
+        if hasattr(nn.ModuleDict, name) or name in _TAKEN:
+            raise UserError(f"data.tasks has {name!r}: expected another name, as modules have a part of this one")
         if not isinstance(task, ClassificationDataModule | LanguageModelDataModule):
             kind = type(task).__name__
             raise UserError(

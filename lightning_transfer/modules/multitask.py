@@ -78,6 +78,9 @@ class MultiTaskModule(LaidOutModule):
             **(problem_types or {}),
         }
         self.targets = {task: TARGETS[self.problem_types[task]] for task in outputs}
+        for task, number in outputs.items():
+            if number < (least := self.targets[task].least):
+                raise UserError(f"task {task} has {number} {self.targets[task].noun}: expected {least} or more")
         given = losses or {}
         if unknown := [task for task in given if task not in outputs]:
             raise UserError(f"model.losses has {', '.join(unknown)}: expected tasks of {', '.join(outputs)}")
@@ -117,6 +120,7 @@ class MultiTaskModule(LaidOutModule):
     def training_step(self, batch: Sequence[TaskBatch], batch_idx: int) -> Tensor:
         """Computes the loss of a step over its tasks, and logs the means at the end of a logging interval or epoch."""
         losses = self.task_losses(self._weighted(batch), self._means.add)
+        losses = {task: loss for task, loss in losses.items() if self.loss_weights[task]} or losses
         self._learned |= losses.keys()
         if self.weighting == "uncertainty":
             losses = by_uncertainty(losses, self.heads, self.problem_types)
@@ -125,7 +129,7 @@ class MultiTaskModule(LaidOutModule):
         if self.language_tasks:  # whose steps do not go through all heads, as DDP needs
             loss = loss + 0 * torch.stack([parameter.sum() for parameter in self.heads.parameters()]).sum()
         if self.balancing is not None:
-            if losses.keys() != set(self.all_tasks):
+            if not losses.keys() >= {task for task in self.all_tasks if self.loss_weights[task]}:
                 raise UserError(
                     f"model.weighting is {self.weighting}: expected data.mixing together, so that each step has all"
                     f" tasks, and not only {', '.join(losses)}"
@@ -137,8 +141,6 @@ class MultiTaskModule(LaidOutModule):
 
     def _weighted(self, batch: Sequence[TaskBatch]) -> Sequence[TaskBatch]:
         """Leaves out tasks of weight 0, where the step has others, as the network is not to see their examples."""
-        if self.balancing is not None:  # which needs all tasks
-            return batch
         return [one for one in batch if any(self.loss_weights[task] for task in one.tasks)] or batch
 
     def task_losses(self, batch: Sequence[TaskBatch], note: Any = None) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Learning from images without labels: two views of each image, and labels in validation alone."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -78,6 +79,7 @@ class SelfSupervisedModule(LaidOutModule):
         head = (widths, of_loss.norm_at_end, of_loss.predictor_width)
         replace_head(network, lambda layer: ProjectionHead(layer.in_features, *head))
         self._queries: list[LabelledFeatures] = []  # of the batches of an evaluation
+        self._bank: LabelledFeatures | None = None  # of the training examples, in an evaluation
         self._clear_log()
 
     @property
@@ -122,6 +124,12 @@ class SelfSupervisedModule(LaidOutModule):
 
     test_step = validation_step
 
+    def on_validation_epoch_start(self) -> None:
+        """Computes the features of the training examples, by the weights that the whole evaluation has."""
+        self._bank = self._training_features()
+
+    on_test_epoch_start = on_validation_epoch_start
+
     def on_validation_epoch_end(self) -> None:
         """Logs what the features are worth."""
         self._evaluate("val")
@@ -134,7 +142,8 @@ class SelfSupervisedModule(LaidOutModule):
         queries, labels = (torch.cat(parts) for parts in zip(*self._queries, strict=True))
         sizes = [len(one.labels) for one in self._queries]
         self._queries.clear()
-        bank = self._training_features()
+        bank, self._bank = self._bank, None
+        assert bank is not None
         self.log(f"{stage}/effective_rank", effective_rank(bank.features), sync_dist=True)
         if self.num_classes == 1:  # images without labels
             return
@@ -170,6 +179,11 @@ class SelfSupervisedModule(LaidOutModule):
                 features[torch.searchsorted(places, batch.indices)] = self(batch.images).float()
         # Each process has computed some rows, and has 0 in the others.
         features = self.trainer.strategy.reduce(features, reduce_op="sum")
+        if not features.isfinite().all():
+            raise UserError(
+                f"the features of training examples are not finite after step {self.trainer.global_step}: the training"
+                " diverged, lower the learning rate"
+            )
         return LabelledFeatures(features, split.labels.to(self.device)[places])
 
     # ---- the way in, and the training log ---------------------------------------------------------------------------
@@ -193,6 +207,10 @@ class SelfSupervisedModule(LaidOutModule):
             UserError: For data whose examples have not one class each, or without views.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "tasks"):
+            raise UserError("SelfSupervisedModule learns from one set of images: expected the data of a single task")
+        if getattr(data, "batch_size", 2) < 2:
+            raise UserError(f"data.batch_size is {data.batch_size}: expected 2 or more, as images are compared")
         if (kind := getattr(data, "problem_type", "classification")) != "classification":
             raise UserError(f"data.problem_type is {kind}: expected classification, for the validation by neighbours")
         if hasattr(data, "views") and data.views is None:
@@ -243,6 +261,8 @@ def check_spread(width: float, step: int) -> None:
     Raises:
         UserError: If all are nearly the same after that step.
     """
+    if not math.isfinite(width):
+        raise UserError(f"train/spread is {width} after step {step}: the training diverged, lower the learning rate")
     if width < SMALLEST_SPREAD:
         raise UserError(
             f"train/spread is {width:.2g} after step {step}: expected {SMALLEST_SPREAD} or more. The network has"

@@ -1,5 +1,6 @@
 """Weighs the losses of several tasks: by fixed weights, and by the uncertainty of each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -22,8 +23,8 @@ def check_weights(given: Mapping[str, float] | None, tasks: Sequence[str]) -> di
     for task, weight in (given or {}).items():
         if task not in tasks:
             raise UserError(f"model.loss_weights has {task!r}: expected tasks of {', '.join(tasks)}")
-        if not weight >= 0:
-            raise UserError(f"model.loss_weights.{task} is {weight}: expected 0 or more")
+        if not 0 <= weight < math.inf:
+            raise UserError(f"model.loss_weights.{task} is {weight}: expected a number, 0 or more")
     return dict.fromkeys(tasks, 1.0) | dict(given or {})
 
 

@@ -169,7 +169,10 @@ def rows_of_batch(trainer: L.Trainer) -> str:
     data: Any = getattr(trainer, "datamodule", None)
     if not isinstance(loader, BatchLoader) or getattr(data, "private", False):  # who is in a private batch is secret
         return ""
-    first, more = np.split(loader.batches(trainer.current_epoch)[number], [_ROWS_SAID])
+    rows = loader.batches(trainer.current_epoch)[number]
+    if not isinstance(rows, np.ndarray):  # a step of several tasks, each with rows of its own
+        return ""
+    first, more = np.split(rows, [_ROWS_SAID])
     return f"; its batch has the rows {', '.join(map(str, first))}{f' and {len(more)} more' if len(more) else ''}"
 
 

@@ -19,8 +19,8 @@ class FeaturePenalty(pl.Callback):
     No logged loss has the penalty. Where nothing below the head trains, there is none. A subclass defines ``penalty``.
 
     Raises:
-        UserError: On ``fit``, if the module steps its optimizers by hand. In the first step, if the head is given no
-            features.
+        UserError: On ``fit``, if the module has several tasks, or steps its optimizers by hand. In the first step, if
+            the head is given no features.
     """
 
     _features: Tensor | None = None
@@ -37,6 +37,10 @@ class FeaturePenalty(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Follows what the head is given, and adds the penalty to what the training step returns."""
         name = type(self).__name__
+        if (tasks := getattr(pl_module, "all_tasks", None)) is not None:
+            raise UserError(
+                f"{name} follows one head, and {type(pl_module).__name__} has {len(tasks)}: expected a single task"
+            )
         if not pl_module.automatic_optimization:
             raise UserError(
                 f"{name} adds to the loss of a training step, and {type(pl_module).__name__} steps its optimizers by"
