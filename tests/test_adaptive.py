@@ -95,6 +95,24 @@ def test_group_thaws_only_if_it_pays() -> None:
     assert unfreezing.outcome["never_trained"] == ["body.0", "body.2"]
 
 
+def test_batch_without_a_finite_gradient_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, float]] = []
+
+    def evidence(*_: Any) -> dict[str, float]:
+        seen.append(dict.fromkeys(BODY, torch.nan if len(seen) < 2 else 0.0))
+        return seen[-1]
+
+    monkeypatch.setattr("lightning_transfer.transfer.adaptive.relative_gradient_norms", evidence)
+    module = Pretrained()
+    before = state(module)
+    run = trainer(AdaptiveUnfreezing(until={"steps": 6}))
+    run.fit(module)
+    assert len(seen) == 4, "two batches after the sixth step, then at the eighth and the fourteenth"
+    assert moved(module, before) == HEAD, "where no gradient is, nothing pays"
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+    assert [decision.step for decision in unfreezing_of(run).decisions] == [8, 14]  # type: ignore[union-attr]
+
+
 def test_all_that_pays_thaws_at_once() -> None:
     recorder = Recorder()
     unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=0.0)

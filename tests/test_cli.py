@@ -308,6 +308,20 @@ def test_callback_that_cannot_work_is_refused_with_the_way_out(
     assert not list(Path("logs").rglob("*.ckpt"))
 
 
+@pytest.mark.parametrize(
+    ("strategies", "line"),
+    [
+        (("adaptive", "linear_probe"), "AdaptiveUnfreezing and ProgressiveUnfreezing: expected one schedule"),
+        (("lora", "wise_ft"), "LowRankAdaptation and WeightInterpolation: expected one of them"),
+    ],
+)
+def test_strategies_that_contradict_each_other_are_refused(
+    strategies: tuple[str, ...], line: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [word for name in strategies for word in ("--config", f"configs/strategies/{name}.yaml")]
+    assert line in error_line(capsys, *fit_arguments(image_folder), *configs)
+
+
 def test_lightning_still_cannot_restore_its_spike_detection() -> None:
     callback = SpikeDetection()
     with pytest.raises(AttributeError):  # once it can, it need not be refused

@@ -15,6 +15,7 @@ from lightning_transfer import (
     LearningWithoutForgetting,
     ProgressiveUnfreezing,
     SeedCNN,
+    SpectralShrinkage,
     load_starting_weights,
 )
 from lightning_transfer.cli.entry import main
@@ -114,6 +115,24 @@ def test_old_head_that_does_not_fit_is_refused(old_head: dict[str, Tensor], mess
     callback.old_head = old_head
     with pytest.raises(UserError, match=message):
         trainer(callback).fit(Pretrained())
+
+
+def test_numbers_and_several_classes_are_refused() -> None:
+    module = Pretrained()
+    module.problem_type = "regression"
+    with pytest.raises(UserError, match=r"data\.problem_type is regression: expected classification"):
+        trainer(kept()).fit(module)
+
+
+def test_two_penalties_leave_the_module_as_it_was() -> None:
+    module = Pretrained()
+    trainer(kept(), SpectralShrinkage()).fit(module)
+    assert "training_step" not in vars(module)
+
+
+def test_features_that_are_not_finite_have_no_shrinkage() -> None:
+    features = torch.tensor([[1.0, torch.inf], [2.0, 3.0]], requires_grad=True)
+    assert not SpectralShrinkage().penalty(features).isfinite()  # so that the step is skipped
 
 
 def test_network_that_is_not_called_as_a_module_is_refused() -> None:

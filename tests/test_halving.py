@@ -29,7 +29,7 @@ Score = Callable[[Cell, float], float]
 
 
 def toy_plan(halving: Halving | None = None, **changes: Any) -> Plan:
-    tuning = Tuning(RATES, halving=halving or Halving(reduction=2, first=0.25))
+    tuning = Tuning(RATES, halving=halving or Halving(reduction=2, first=0.25, finalists=1))
     return Plan(toy_study(**{"sizes": [2], "weights": {"none": None}, "tuning": tuning, **changes}), Path("logs"))
 
 
@@ -66,11 +66,22 @@ def by_rate(cell: Cell, share: float) -> float:
     return float(cell.value) * share
 
 
-def test_rungs_divide_the_candidates_and_lengthen_the_training_until_one_is_left_or_it_ends() -> None:
+def test_rungs_divide_the_candidates_and_lengthen_the_training_until_few_are_left_or_it_ends() -> None:
     study = toy_plan().study
     assert rungs(study) == [(0.0, 0.25, 5), (0.25, 0.5, 2)]
-    assert rungs(toy_plan(Halving(2, 0.5)).study) == [(0.0, 0.5, 5), (0.5, 1.0, 2)]
-    assert rungs(toy_plan(Halving(3, 0.2)).study) == [(0.0, 0.2, 5)]
+    assert rungs(toy_plan(Halving(2, 0.5, 1)).study) == [(0.0, 0.5, 5), (0.5, 1.0, 2)]
+    assert rungs(toy_plan(Halving(3, 0.2, 1)).study) == [(0.0, 0.2, 5)]
+    assert rungs(toy_plan(Halving(3, 0.2)).study) == [(0.0, 0.2, 5), (0.2, 1.0, 2)]
+    assert rungs(toy_plan(Halving(2, 0.1, 3)).study) == [(0.0, 0.1, 5), (0.1, 1.0, 3)]
+    assert rungs(toy_plan(tuning=Tuning(list(range(1, 10)), halving=Halving(2, 0.1))).study) == [
+        (0.0, 0.1, 9),
+        (0.1, 0.2, 4),
+        (0.2, 1.0, 2),
+    ]
+    assert rungs(toy_plan(tuning=Tuning([0.1, 0.2], halving=Halving(finalists=5))).study) == [
+        (0.0, 0.2, 2),
+        (0.2, 1.0, 2),
+    ]
     assert rungs(toy_plan(tuning=Tuning(RATES)).study) == [(0.0, 1.0, 5)]
 
 
@@ -93,7 +104,7 @@ def test_best_candidates_go_on_and_every_strategy_has_the_same_budget() -> None:
 
 
 def test_last_rung_that_ends_with_the_training_is_judged_by_the_record() -> None:
-    plan, ran = toy_plan(Halving(2, 0.5), strategies={"scratch": STRATEGIES["scratch"]}), []
+    plan, ran = toy_plan(Halving(2, 0.5, 1), strategies={"scratch": STRATEGIES["scratch"]}), []
     score: Score = lambda cell, share: float(cell.value) if share < 1 else 1 - float(cell.value)  # noqa: E731
     run_study(plan, training(score, ran), parallel=1, retry_failed=False)
     assert [value for _, value, end in ran if end == 1] == [0.4, 0.5]
@@ -101,7 +112,7 @@ def test_last_rung_that_ends_with_the_training_is_judged_by_the_record() -> None
 
 
 def test_mean_over_the_seeds_of_the_tuning_decides_and_all_of_them_go_on() -> None:
-    tuning = Tuning([0.1, 0.2, 0.3, 0.4], seeds=[1000, 1001], halving=Halving(2, 0.5))
+    tuning = Tuning([0.1, 0.2, 0.3, 0.4], seeds=[1000, 1001], halving=Halving(2, 0.5, 1))
     plan, ran = toy_plan(tuning=tuning, strategies={"scratch": STRATEGIES["scratch"]}), []
     lucky: Score = lambda cell, _: 0.9 if (cell.seed, cell.value) == (1000, 0.1) else float(cell.value)  # noqa: E731
     run_study(plan, training(lucky, ran), parallel=1, retry_failed=False)
@@ -148,6 +159,18 @@ def test_candidate_that_fails_is_out_and_takes_nobody_with_it(end: float, second
     assert list(choose(plan.study, plan.tuning()).values()) == [0.5]
 
 
+def test_best_that_was_stopped_is_chosen_where_all_that_went_on_failed() -> None:
+    plan, ran = toy_plan(strategies={"scratch": STRATEGIES["scratch"]}), []
+
+    def dying(cells: list[Cell]) -> Any:
+        for value in ("0.4", "0.5"):
+            yield from training(by_rate, ran, dies=(value, 0.5))([cell for cell in cells if str(cell.value) == value])
+        yield from training(by_rate, ran)([cell for cell in cells if str(cell.value) not in ("0.4", "0.5")])
+
+    run_study(plan, dying, parallel=1, retry_failed=False)
+    assert list(choose(plan.study, plan.tuning()).values()) == [0.3]
+
+
 def test_run_that_stopped_training_by_itself_counts_with_what_it_reached() -> None:
     plan, ran = toy_plan(strategies={"scratch": STRATEGIES["scratch"]}), []
     early = next(cell for cell in plan.tuning() if cell.value == 0.5)
@@ -172,8 +195,8 @@ def test_study_goes_on_without_halving_and_with_it_again() -> None:
 def test_what_was_trained_beyond_a_rung_does_not_count_in_it() -> None:
     late: Score = lambda cell, share: by_rate(cell, share) if share <= 0.25 else 1 - float(cell.value)  # noqa: E731
     strategies = {"scratch": STRATEGIES["scratch"]}
-    run_study(toy_plan(Halving(5, 0.5), strategies=strategies), training(late, []), parallel=1, retry_failed=False)
-    plan = toy_plan(Halving(2, 0.25), strategies=strategies)
+    run_study(toy_plan(Halving(5, 0.5, 1), strategies=strategies), training(late, []), parallel=1, retry_failed=False)
+    plan = toy_plan(Halving(2, 0.25, 1), strategies=strategies)
     assert [cell.value for cell in in_rung(plan.study, plan.tuning(), 1)] == [0.4, 0.5]
 
 
@@ -224,6 +247,7 @@ def test_metric_that_is_not_logged_ends_the_study_after_its_first_part() -> None
             Tuning(RATES, halving=Halving(first=1.0)),
             r"tuning\.halving\.first is 1\.0: expected a share between 0 and 1",
         ),
+        (Tuning(RATES, halving=Halving(finalists=0)), r"tuning\.halving\.finalists is 0: expected 1 or more"),
         (Tuning([0.1], halving=Halving()), r"tuning\.values has 1 candidate: expected 2 or more with halving"),
     ],
 )
@@ -234,7 +258,7 @@ def test_mistake_is_named(tuning: Tuning, message: str) -> None:
 
 def test_file_of_a_study_asks_for_halving() -> None:
     content = asdict(toy_study())
-    for given, expected in (({}, Halving()), ({"reduction": 3}, Halving(3)), (None, None)):
+    for given, expected in (({}, Halving()), ({"reduction": 4}, Halving(4)), (None, None)):
         content["tuning"]["halving"] = given
         Path("study.yaml").write_text(yaml.safe_dump(content))
         study, _ = read_study(["--config", "study.yaml"])
@@ -281,7 +305,7 @@ def test_promoted_run_equals_the_one_that_never_paused_even_if_it_is_stopped_in_
     interruption = {"class_path": "interruptions.Interruption", "init_args": {"steps": [2, 8], "kind": "SIGTERM"}}
     trainer = {"max_epochs": 4, "log_every_n_steps": 1, "callbacks+": interruption}
     overrides = {"trainer": trainer, "data": {"batch_size": 8}, "model": {"lr_schedule": "cosine"}}
-    cell, *_ = toy_plan(Halving(2, 0.5), sizes=[4], overrides=overrides).tuning()
+    cell, *_ = toy_plan(Halving(2, 0.5, 1), sizes=[4], overrides=overrides).tuning()
     marks = [Path(f"interrupted_after_{step}") for step in (2, 8)]
     for mark in marks:
         mark.touch()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -56,6 +57,30 @@ def test_wise_ft_takes_the_best_on_validation_into_an_ordinary_checkpoint(averag
     saved = torch.load(tmp_path / "best.ckpt", weights_only=True)
     assert equal(saved["state_dict"], state(module))
     assert float(run.callback_metrics["val/loss"]) == pytest.approx(interpolation.outcome["values"]["0.3"])
+
+
+def test_wise_ft_takes_no_coefficient_whose_value_is_no_number() -> None:
+    class Undefined(Pretrained):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            moved = not torch.equal(self.body[0].weight, start)
+            self.log("val/loss", self.head.bias.sum() * 0 + (1.0 if moved else torch.nan))
+
+    module = Undefined()
+    start = module.body[0].weight.detach().clone()
+    [interpolation] = callbacks("wise_ft", coefficients=[0.0, 0.5, 1.0])
+    trainer(interpolation).fit(module)
+    assert interpolation.outcome["coefficient"] == 1.0
+
+
+def test_wise_ft_says_where_a_later_callback_ended_the_training_before_its_choice() -> None:
+    class Ends(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            trainer.should_stop = True
+
+    [interpolation] = callbacks("wise_ft")
+    with pytest.warns(UserWarning, match="has chosen no coefficient, as a callback after it ended the training"):
+        trainer(interpolation, Ends()).fit(Pretrained())
+    assert interpolation.outcome == {}
 
 
 @pytest.mark.parametrize(

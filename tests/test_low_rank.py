@@ -1,7 +1,9 @@
 """LoRA and DoRA: what stays frozen, what is merged, and what is saved."""
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import lightning as L
 import pytest
@@ -37,6 +39,77 @@ def test_adapters_leave_the_base_as_it_is_and_merge_into_a_plain_network(strateg
     assert [name for name in before if not torch.equal(base[name], before[name])] == sorted(HEAD, reverse=True)
     assert saved["state_dict"].keys() == before.keys()
     torch.testing.assert_close(saved["state_dict"], module.state_dict(), rtol=0, atol=1e-6)
+
+
+class Special(nn.Module):
+    """Has a plain layer, one of another kind, and a head."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.plain = nn.Conv2d(3, 4, 3, padding=1)
+        self.between: nn.Module = nn.Identity()
+        if kind in ("circular", "reflect"):
+            self.between = nn.Conv2d(4, 4, 3, padding=1, padding_mode=kind)
+        elif kind == "dilated":
+            self.between = nn.Conv2d(4, 4, 3, padding=2, dilation=2)
+        elif kind == "dilated same":
+            self.between = nn.Conv2d(4, 4, 3, padding="same", dilation=2)
+        elif kind == "hooked":
+            with warnings.catch_warnings(action="ignore"):
+                self.between = nn.utils.weight_norm(nn.Conv2d(4, 4, 1))
+        elif kind == "two paths":
+            one = nn.Conv2d(4, 4, 1)
+            self.between = nn.Sequential(one, nn.ReLU(), one)
+        elif kind == "tied":
+            self.between = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+            self.between[1].weight = self.between[0].weight  # type: ignore[index, union-attr]
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True) if kind == "encoder" else None
+        self.head = nn.Linear(4, 3)
+        self.layer_groups = {"body": ["plain", "between", *(["encoder"] if self.encoder else [])], "head": ["head"]}
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features = self.between(self.plain(inputs[:, :, :6, :6])).flatten(2).transpose(1, 2)
+        return self.head((features if self.encoder is None else self.encoder(features)).mean(1))
+
+
+KINDS = ["circular", "reflect", "dilated", "dilated same", "hooked", "two paths", "tied", "encoder"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_trained_and_validated_is_what_is_merged(kind: str) -> None:
+    torch.manual_seed(0)
+    module, outputs, given = Classifier(Special(kind), 3, optimizer=rate), [], images(2).images
+
+    class Outputs(L.Callback):
+        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            with torch.no_grad():
+                outputs.extend([pl_module.eval()(given), merged_output(pl_module)])
+
+    def merged_output(adapted: L.LightningModule) -> torch.Tensor:
+        checkpoint = {"state_dict": adapted.state_dict()}
+        adapted.on_save_checkpoint(checkpoint)
+        plain = Classifier(Special(kind), 3)
+        plain.load_state_dict(checkpoint["state_dict"])
+        return plain.eval()(given)
+
+    before = state(module)
+    trainer(*callbacks("lora"), Outputs(), max_epochs=3).fit(module, loader_of([images(0), images(1)]))
+    torch.testing.assert_close(module.eval()(given), outputs[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5)
+    assert "network.plain.weight" in moved(module, before)
+
+
+def rate(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.05)
+
+
+def test_run_is_resumed_with_its_own_alpha_alone(tmp_path: Path) -> None:
+    fit("lora", Pretrained(), tmp_path)
+    run = trainer(LowRankAdaptation(alpha=64), *callbacks("lora")[1:])
+    with pytest.raises(UserError, match="adapters are not those of LowRankAdaptation with rank 8, alpha 64 and dora"):
+        run.fit(Pretrained(), ckpt_path=tmp_path / "step=4.ckpt")
+    with pytest.raises(UserError, match="alpha is 0: expected a whole number, at least 1"):
+        LowRankAdaptation(alpha=0)
 
 
 def test_saved_adapters_load_on_their_own(tmp_path: Path) -> None:
@@ -100,10 +173,10 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytes
         trainer(LowRankAdaptation()).fit(lstm, [images()])
     fit("lora", Pretrained(), tmp_path)
     changed = trainer(LowRankAdaptation(rank=4), *callbacks("lora")[1:])
-    with pytest.raises(UserError, match=r"adapters are not those of LowRankAdaptation with rank 4 and dora False"):
+    with pytest.raises(UserError, match=r"adapters are not those of LowRankAdaptation with rank 4, alpha 16 and"):
         changed.fit(Pretrained(), ckpt_path=tmp_path / "step=4.ckpt")
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.9.0")
     with pytest.raises(UserError, match=r"peft is 0\.9\.0: expected 0\.21 or later"):
         LowRankAdaptation()
-    with pytest.raises(UserError, match="rank is 0: expected at least 1"):
+    with pytest.raises(UserError, match="rank is 0: expected a whole number, at least 1"):
         monkeypatch.undo() or LowRankAdaptation(rank=0)

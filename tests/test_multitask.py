@@ -538,6 +538,20 @@ def test_the_trunk_starts_a_single_task_and_the_reverse(folder: Path, tmp_path: 
     assert set(report.made_anew) == {"network.head.of_task.new.weight", "network.head.of_task.new.bias"}
 
 
+def test_head_of_a_task_whose_classes_are_in_another_order_is_moved(folder: Path, tmp_path: Path) -> None:
+    data = as_fit(tasks(folder))
+    source = module(data)
+    turned = {**data.task_class_names, "small": data.tasks["small"].class_names[::-1]}
+    state = {"tasks": {task: {"class_names": names} for task, names in turned.items()}}
+    content = {"state_dict": source.state_dict(), "pytorch-lightning_version": "2", "MultiTaskDataModule": state}
+    torch.save(content, tmp_path / "several.ckpt")
+    found = MultiTaskModule(SmallNetwork(9), data.outputs)
+    report = load_starting_weights(found, tmp_path / "several.ckpt", class_names=data.task_class_names)
+    assert report.by_class == [f"network.head.of_task.small.{name}" for name in ("weight", "bias")]
+    assert torch.equal(found.heads.of_task["small"].weight, source.heads.of_task["small"].weight.flip(0))
+    assert torch.equal(found.heads.of_task["large"].weight, source.heads.of_task["large"].weight)
+
+
 def test_heads_are_the_last_layer_group_and_the_trunk_thaws(folder: Path) -> None:
     class Phases(L.Callback):
         def __init__(self) -> None:
@@ -564,10 +578,10 @@ def test_heads_are_the_last_layer_group_and_the_trunk_thaws(folder: Path) -> Non
 def test_images_of_each_task_are_normalised_as_the_starting_weights() -> None:
     name = "ResNet18_Weights.IMAGENET1K_V1"
     parts = {task: Namespace(init_args=Namespace(normalise_as=given)) for task, given in (("a", None), ("b", "own"))}
-    parser = SimpleNamespace(
-        config={"init_from": name, "data": Namespace(init_args=Namespace(tasks=parts))}, _get=lambda of, key: of[key]
-    )
-    ExperimentBuilder._normalise_as_starting_weights(parser)  # type: ignore[arg-type]
+    for given in (parts, ("source", "target")):  # those of DemoTextStreams are no tasks with data of their own
+        data = Namespace(init_args=Namespace(tasks=given))
+        parser = SimpleNamespace(config={"init_from": name, "data": data}, _get=lambda of, key: of[key])
+        ExperimentBuilder._normalise_as_starting_weights(parser)  # type: ignore[arg-type]
     assert [part.init_args.normalise_as for part in parts.values()] == [name, "own"]
 
 

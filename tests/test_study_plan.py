@@ -1,5 +1,6 @@
 """Which runs a study has, how they differ, and what is noticed when its settings change."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.config import Pretraining, Study, Tuning, check
 from lightning_transfer.study.grid import expand, flags
 from lightning_transfer.study.plan import Plan
-from lightning_transfer.study.tuning import at_the_edge, choose
+from lightning_transfer.study.tuning import at_the_edge, choose, describe_edges
 
 ONE = {"scratch": STRATEGIES["scratch"]}
 
@@ -249,6 +250,16 @@ def test_choice_inside_the_list_is_at_no_edge() -> None:
     assert at_the_edge(study, choose(study, plan.tuning())) == {}
 
 
+def test_values_that_are_no_numbers_have_no_edge() -> None:
+    values = [False, True, {"class_path": "torch.optim.SGD"}]
+    plan = plan_of(toy_study(tuning=Tuning(values, key="model.channels_last")))
+    for cell in plan.tuning():
+        pretend(cell, 0.5 + 0.1 * values.index(cell.value))
+    choices = choose(plan.study, plan.tuning())
+    assert {json.dumps(value) for value in choices.values()} == {json.dumps(values[2])}
+    assert describe_edges(plan, choices) is None
+
+
 def test_equal_accuracies_are_decided_by_the_loss() -> None:
     study = toy_study()
     plan = plan_of(study)
@@ -280,6 +291,35 @@ def test_size_that_was_not_tuned_takes_the_choice_of_the_nearest() -> None:
     assert [choices[plan.arms[0], size] for size in study.sizes] == [0.001, 0.001, 0.001, 0.01, 0.01]
 
 
+@pytest.mark.parametrize("source", ["given.pt::teacher", "given.bin", "given"])
+def test_changed_weights_are_noticed_however_they_are_named(source: str) -> None:
+    file = Path(source.partition("::")[0])
+    file.write_bytes(b"before")
+    study = toy_study(weights={"given": source})
+    started(study)
+    file.write_bytes(b"after")
+    with pytest.raises(UserError, match="was made with other starting weights"):
+        plan_of(study).tuning()[-1].check_unchanged()
+
+
+def test_folder_without_its_settings_is_named() -> None:
+    study = toy_study()
+    started(study)
+    cell = plan_of(study).tuning()[-1]
+    (cell.folder / "cell.json").write_text("{}")
+    with pytest.raises(UserError, match=r"cell\.json has no settings: expected those of the run, delete"):
+        cell.check_unchanged()
+
+
+def test_chosen_value_comes_after_what_a_size_changes() -> None:
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001}}
+    key = "model.init_args.optimizer.init_args.lr"
+    study = toy_study(at_size={2: {"model.init_args.optimizer": optimizer}}, overrides={key: 0.05})
+    cell = next(cell for cell in plan_of(study).tuning() if cell.size == 2)
+    last = [argument for argument in cell.arguments if argument.startswith("--model.init_args.optimizer")][-1]
+    assert last == f"--{key}={cell.value}"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -293,6 +333,8 @@ def test_size_that_was_not_tuned_takes_the_choice_of_the_nearest() -> None:
         ({"at_size": {4: {"model.lr_decay": {"grid": [1, 2]}}}}, "at_size 4 has a grid: move it to overrides"),
         ({"tuning": Tuning([0.1], seeds=[1])}, r"tuning\.seeds has 1, which is also a seed of the study"),
         ({"threads": 0}, "threads is 0: expected 1 or more"),
+        ({"seed_keys": []}, "seed_keys of the study is empty: expected what a seed sets"),
+        ({"tuning": Tuning([None, 0.1])}, r"tuning\.values has null: expected values alone"),
     ],
 )
 def test_mistake_in_a_study_is_named(changes: dict[str, Any], message: str) -> None:
@@ -351,4 +393,7 @@ def test_shipped_study_composes_with_and_without_weights(file: Path, capsys: pyt
         assert printed["experiment"] == study.name
         if cell.kind == "tuning":
             assert printed["model"]["init_args"]["optimizer"]["init_args"]["lr"] == cell.value
-            assert printed["data"]["init_args"]["examples_per_class"] == cell.size
+            part = printed["data"]["init_args"]
+            for key in (study.size_key or "").split(".")[1:-1]:  # of the data of a task
+                part = part[key]["init_args"] if key != "tasks" else part[key]
+            assert part[(study.size_key or "data.examples_per_class").rpartition(".")[2]] == cell.size

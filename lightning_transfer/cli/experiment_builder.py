@@ -4,6 +4,7 @@ import contextlib
 import sys
 import warnings
 from argparse import SUPPRESS
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ class ExperimentBuilder(LightningCLI):
         """Has images prepared as for weights of torchvision or timm, if a run starts from these."""
         source, data = self._get(self.config, "init_from"), self._get(self.config, "data")
         tasks = getattr(data.init_args, "tasks", None) if data is not None and "init_args" in data else None
-        for part in [data] if tasks is None else tasks.values():
+        for part in tasks.values() if isinstance(tasks, Mapping) else [data]:
             arguments = vars(part.init_args) if part is not None and "init_args" in part else {}
             if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
                 arguments["normalise_as"] = source

@@ -1,5 +1,6 @@
 """Holds the trainer of the command line, and checks its settings and callbacks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -15,8 +16,11 @@ from lightning_transfer.networks.processor import has_bfloat16
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 from lightning_transfer.run.last_checkpoint import LastCheckpoint
 from lightning_transfer.run.verbosity import print_result
+from lightning_transfer.transfer.interpolation import WeightInterpolation
+from lightning_transfer.transfer.low_rank import LowRankAdaptation
 from lightning_transfer.transfer.plan_table import plan
 from lightning_transfer.transfer.range_test import Curve, range_test
+from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing
 
 # A trainer with these settings can be built on every machine.
 ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
@@ -82,10 +86,25 @@ def check_callbacks(trainer: L.Trainer, model: L.LightningModule) -> None:
         if isinstance(metric, str) and isinstance(mode, str) and direction_of(metric):
             decide_direction(metric, mode, f"mode of {type(callback).__name__} in trainer.callbacks")
     _check_names_of_checkpoints(trainer)
+    _check_strategies(callbacks)
     if any(isinstance(callback, BackboneFinetuning) for callback in callbacks) and not hasattr(model, "backbone"):
         name = type(model).__name__
         raise UserError(
             f"BackboneFinetuning trains a module's backbone, and {name} has none: use ProgressiveUnfreezing"
+        )
+
+
+def _check_strategies(callbacks: Sequence[L.Callback]) -> None:
+    """Refuses strategies that contradict each other."""
+    schedules = [callback for callback in callbacks if isinstance(callback, ProgressiveUnfreezing)]
+    if len(schedules) > 1:
+        kinds = " and ".join(type(callback).__name__ for callback in schedules)
+        raise UserError(f"trainer.callbacks has {kinds}: expected one schedule, as both would freeze; leave one out")
+    kinds_of = {type(callback) for callback in callbacks}
+    if {LowRankAdaptation, WeightInterpolation} <= kinds_of:
+        raise UserError(
+            "trainer.callbacks has LowRankAdaptation and WeightInterpolation: expected one of them, as a mean of"
+            " adapters is not that of the networks; leave one out"
         )
 
 

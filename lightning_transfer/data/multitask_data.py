@@ -144,6 +144,11 @@ class MultiTaskDataModule(SeededDataModule):
         return None if self.predict_task is None else self.tasks[self.predict_task].class_names
 
     @property
+    def task_class_names(self) -> dict[str, list[str]]:
+        """The names of the classes of each task with labels, in the order of its head's rows."""
+        return {name: task.class_names for name, task in self.labelled.items()}
+
+    @property
     def problem_type(self) -> ProblemType | None:
         """What each example of the task to predict has; None where none is chosen."""
         return None if self.predict_task is None else self.tasks[self.predict_task].problem_type

@@ -141,7 +141,9 @@ class Cell:
         file = self.folder / CELL
         if not file.exists():
             return
-        before, now = flatten(read_json(file)["settings"]), flatten(self.settings)
+        if not isinstance(saved := read_json(file).get("settings"), dict):
+            raise UserError(f"{file} has no settings: expected those of the run, delete {self.folder} to run it again")
+        before, now = flatten(saved), flatten(self.settings)
         changes = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changes:
             was, is_now = (json.dumps(found.get(changes[0])) for found in (before, now))

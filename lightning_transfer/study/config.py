@@ -40,17 +40,19 @@ class Halving:
     """Stops the worse candidates early: successive halving, on equal terms for each strategy and size.
 
     All candidates train for a first share of their training. Then the best go on from their checkpoints, for a longer
-    share, until one is left or the training ends. The best checkpoint so far decides. What a candidate does in its
+    share, until few are left, which train to the end. The best checkpoint so far decides. What a candidate does in its
     share is what it does in a whole training, with the learning rates of that.
 
     Args:
         reduction: After each share, one of so many candidates goes on.
         first: The first share, between 0 and 1. It ends with the first validation at or after it. Each later share is
             ``reduction`` times as long.
+        finalists: Number of candidates that train to the end. With 1 the last one has won before, and does not.
     """
 
-    reduction: int = 2
-    first: float = 0.25
+    reduction: int = 3
+    first: float = 0.2
+    finalists: int = 2
 
 
 @dataclass
@@ -166,6 +168,10 @@ def check(study: Study) -> None:
         raise UserError(f"size_key of the study is null: expected what its sizes {study.sizes} set, or no sizes")
     if study.baseline not in study.strategies:
         raise UserError(f"baseline {study.baseline!r} is not one of the strategies {', '.join(study.strategies)}")
+    if not study.seed_keys:
+        raise UserError("seed_keys of the study is empty: expected what a seed sets, such as seed_everything")
+    if study.tuning and None in study.tuning.values:
+        raise UserError("tuning.values has null: expected values alone, as null would leave the setting to the config")
     for size in (study.tuning.sizes or []) if study.tuning else []:
         if size not in study.sizes:
             raise UserError(f"tuning.sizes has {size}, which is not one of the study's sizes {study.sizes}")
@@ -215,6 +221,8 @@ def _check_halving(halving: Halving, candidates: int) -> None:
         raise UserError(f"tuning.halving.reduction is {halving.reduction}: expected 2 or more")
     if not 0 < halving.first < 1:
         raise UserError(f"tuning.halving.first is {halving.first}: expected a share between 0 and 1")
+    if halving.finalists < 1:
+        raise UserError(f"tuning.halving.finalists is {halving.finalists}: expected 1 or more")
     if candidates < 2:
         raise UserError("tuning.values has 1 candidate: expected 2 or more with halving, or leave tuning.halving out")
 

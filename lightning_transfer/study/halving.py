@@ -26,7 +26,8 @@ class Rung(NamedTuple):
 def rungs(study: Study) -> list[Rung]:
     """Lists the rungs of a study: the same for each arm and size. Without halving there is one, the whole training.
 
-    A candidate that is left alone has won, so its training is not needed any more. All runs of a rung are waited for
+    A candidate that is left alone has won, so its training is not needed any more. Finalists train to their end: what
+    decides between good candidates is mostly the end of a schedule. All runs of a rung are waited for
     before the next begins. What goes on then depends on the results alone, and not on which run was the first to end,
     as it would where candidates are promoted while others still run.
 
@@ -38,11 +39,12 @@ def rungs(study: Study) -> list[Rung]:
     number = len(tuning.values) if tuning else 0
     if tuning is None or tuning.halving is None:
         return [Rung(0.0, 1.0, number)]
-    begin, end, found = 0.0, tuning.halving.first, []
+    halving, begin, found = tuning.halving, 0.0, list[Rung]()
+    end = halving.first
     while number > 1 and begin < 1:
-        found.append(Rung(begin, end, number))
-        begin, end = end, min(1.0, end * tuning.halving.reduction)
-        number = max(1, number // tuning.halving.reduction)
+        found.append(Rung(begin, 1.0 if found and number <= halving.finalists else end, number))
+        begin, end = found[-1].end, min(1.0, end * halving.reduction)
+        number = min(number, max(halving.finalists, number // halving.reduction))
     return found
 
 

@@ -14,9 +14,10 @@ from lightning_transfer.run.config_files import find_config, portable_name, read
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Pretraining, Study, Tuning
 from lightning_transfer.study.grid import expand, flags
-from lightning_transfer.transfer.sources import checkpoint_of
+from lightning_transfer.transfer.sources import checkpoint_of, split_part
 
 Choices = dict[tuple[Arm, float | None], Any]  # the tuned value of each arm at each size
+_WEIGHTS = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 _EVERYTHING = {"data.train_fraction": 1.0}  # value that means all data, for arguments that do not accept null
 
 
@@ -136,6 +137,8 @@ class Plan:
             settings[study.size_key] = _size_value(study.size_key, size)
         settings |= {key: str(seed) for key in study.seed_keys}
         if study.tuning and value is not None:
+            # Last, so that no setting of the size comes after what was chosen.
+            settings = {key: given for key, given in settings.items() if key != study.tuning.key}
             settings |= flags({study.tuning.key: value})
         if tuning is not None:
             name = f"tune-{name}-{_short(tuning.key)}_{value}"
@@ -237,8 +240,11 @@ class Plan:
             cell = self._pretraining_cell(arm.weights, seed if source.per_seed else source.seed)
             return [f"--init_from={checkpoint_of(cell.folder)}"], cell.settings
         source = source.replace("{seed}", str(seed))
-        if Path(source).suffix in (".ckpt", ".pt", ".pth", ".safetensors") and "://" not in source:
-            return [f"--init_from={source}"], self._fingerprint(source)
+        file, part = split_part(source)
+        is_file = "://" not in file and (part is not None or Path(file).suffix in _WEIGHTS)
+        if is_file or Path(file).is_file():
+            found = self._fingerprint(file)
+            return [f"--init_from={source}"], found if part is None else {"file": found, "part": part}
         return [f"--init_from={source}"], source
 
     def _takes_no_weights(self, strategy: str) -> bool:

@@ -23,8 +23,12 @@ def choose(study: Study, cells: Iterable[Cell]) -> Choices:
         The choices. An arm has none at a size where a run has not ended, or none has finished.
     """
     found: Choices = {}
-    for key, rivals in ranked(study, in_rung(study, cells, len(rungs(study)) - 1)).items():
-        if winner := next((candidate for candidate in rivals if not candidate.has_failed), None):
+    cells = list(cells)
+    by_rung = [ranked(study, in_rung(study, cells, number)) for number in range(len(rungs(study)))]
+    for key in by_rung[-1]:  # those whose last rung is over
+        # Where all candidates of a rung failed, the best of those that were stopped before is chosen.
+        sound = (candidate for rung in reversed(by_rung) for candidate in rung[key] if not candidate.has_failed)
+        if winner := next(sound, None):
             found[key] = winner.value
     choices: Choices = {}
     for arm in dict.fromkeys(arm for arm, _ in found):
@@ -40,11 +44,12 @@ def choose(study: Study, cells: Iterable[Cell]) -> Choices:
 
 def at_the_edge(study: Study, choices: Choices) -> dict[tuple[Arm, float | None], str]:
     """Finds choices that are the lowest or the highest candidate, since a better value may lie beyond."""
-    numbers = [value for value in (study.tuning.values if study.tuning else []) if isinstance(value, (int, float))]
+    values = study.tuning.values if study.tuning else []
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < 2:
         return {}
     edges = {min(numbers): "lowest", max(numbers): "highest"}
-    return {key: edges[value] for key, value in choices.items() if value in edges}
+    return {key: edges[value] for key, value in choices.items() if value in numbers and value in edges}
 
 
 def describe_edges(plan: Plan, choices: Choices) -> str | None:

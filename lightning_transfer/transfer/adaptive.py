@@ -1,5 +1,6 @@
 """Thaws a network only as deep as its gradients say it pays, whenever a metric has stopped improving."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -139,10 +140,12 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         self._batch = None
 
     def _begin_next_phase(self, trainer: pl.Trainer, now: Position) -> None:
-        self._state.watch.restore_best(trainer)
         groups = {name: group for name, group in self.groups.items() if group.parameters}
         evidence = relative_gradient_norms(trainer, groups, self._batch)
-        bar = self.threshold * max(evidence.values())
+        if not all(map(math.isfinite, evidence.values())):  # such a batch is skipped, and the next one decides
+            return
+        self._state.watch.restore_best(trainer)
+        bar = self.threshold * (max(evidence.values()) or math.inf)  # without a gradient, nothing pays
         frozen = {name for phase in self.phases[self.phase_index + 1 :] for name in map(str, phase.groups)}
         decision = Decision(now.step, evidence, [name for name in groups if name in frozen and evidence[name] >= bar])
         self.decisions.append(decision)

@@ -59,6 +59,11 @@ class LearningWithoutForgetting(KeptStart, FeaturePenalty):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the old network, and follows what the network and its head are given."""
+        if (kind := getattr(pl_module, "problem_type", "classification")) != "classification":
+            raise UserError(
+                f"data.problem_type is {kind}: expected classification, as LearningWithoutForgetting keeps one class of"
+                " each example"
+            )
         head = head_of(shown_groups(trainer, pl_module))
         assert head is not None  # what trains has children
         if not (followed := self._followed(head)):

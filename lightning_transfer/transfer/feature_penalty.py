@@ -54,7 +54,7 @@ class FeaturePenalty(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves the module as it was before the fit."""
         if getattr(self, "_hooks", None):
-            del pl_module.training_step
+            vars(pl_module).pop("training_step", None)  # another penalty may have left it as it was already
             for hook in self._hooks:
                 hook.remove()
         self._hooks = []

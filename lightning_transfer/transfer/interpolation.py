@@ -1,5 +1,6 @@
 """Interpolates between the weights before and after a fine-tuning, and chooses how far by validation: WiSE-FT."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -133,11 +134,20 @@ class WeightInterpolation(KeptStart):
             pl_module.load_state_dict(interpolate(self._start, end, coefficient))
             values[coefficient] = self._value(trainer)
         pl_module.load_state_dict(trains)
-        chosen = max(values, key=lambda coefficient: (values[coefficient], coefficient))
+        known = {coefficient: value for coefficient, value in values.items() if math.isfinite(value)} or {1.0: math.nan}
+        chosen = max(known, key=lambda coefficient: (known[coefficient], coefficient))
         holder.load_state_dict(interpolate(self._start, end, chosen))
         self._report(chosen, values)
         if chosen < 1 and any(trainer.num_val_batches):
             validate(trainer)  # so that the best checkpoint may be this one, and its metrics are these weights'
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Says so where a later callback has ended the training, after the choice would have been made."""
+        if self._start and not self.outcome:
+            rank_zero_warn(
+                "WeightInterpolation has chosen no coefficient, as a callback after it ended the training: put it last"
+                " in trainer.callbacks"
+            )
 
     def _value(self, trainer: pl.Trainer) -> float:
         """Validates what the module holds, unseen by other callbacks. The higher the value, the better."""

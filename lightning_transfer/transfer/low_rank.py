@@ -24,6 +24,13 @@ Hook = Callable[[dict[str, Any]], None]
 
 # Layers that compute as torch's own do. Another forward may scale or normalise the weight, to which a sum is no update.
 _FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+# Layers that read the weights of those inside them, and do not call these: always, or in evaluation.
+_READ_BY_WEIGHT = {
+    "MultiheadAttention",
+    "TransformerEncoderLayer",
+    "ShiftedWindowAttention",
+    "ShiftedWindowAttentionV2",
+}
 _OLDEST = (0, 21)
 
 
@@ -36,7 +43,9 @@ class LowRankAdaptation(pl.Callback):
     needs is beside it, as ``adapted_state_dict``. The adapters of the best checkpoint are also saved on their own, in
     peft's layout with the head, in the folder ``<checkpoint>_adapter`` beside it.
 
-    Convolutions in groups, layers with a forward of their own and ``nn.MultiheadAttention`` get no product.
+    Convolutions in groups, with dilation or with another padding than zeros, layers that share their weight, and those
+    with a forward or a hook of their own get no product. Nor do layers inside ``nn.MultiheadAttention``,
+    ``nn.TransformerEncoderLayer`` and torchvision's Swin, which read the weights themselves.
 
     Args:
         rank: Rank of the products.
@@ -54,8 +63,9 @@ class LowRankAdaptation(pl.Callback):
 
     def __init__(self, rank: int = 8, alpha: int = 16, dora: bool = False) -> None:
         _require_peft()
-        if rank < 1:
-            raise UserError(f"rank is {rank}: expected at least 1")
+        for name, value in {"rank": rank, "alpha": alpha}.items():
+            if not (isinstance(value, int) and value >= 1):
+                raise UserError(f"{name} is {value}: expected a whole number, at least 1")
         self.rank, self.alpha, self.dora = rank, alpha, dora
         self._tuner: Any = None  # peft's, around the network in a fit
         self._prefix = ""
@@ -141,7 +151,7 @@ class LowRankAdaptation(pl.Callback):
 
         def save(checkpoint: dict[str, Any]) -> None:
             hook(checkpoint)
-            checkpoint["adapted_state_dict"] = checkpoint["state_dict"]
+            checkpoint["adapted_state_dict"], checkpoint["adapters_alpha"] = checkpoint["state_dict"], self.alpha
             checkpoint["state_dict"] = self._merged(checkpoint["state_dict"])
 
         return save
@@ -152,10 +162,12 @@ class LowRankAdaptation(pl.Callback):
 
         def load(checkpoint: dict[str, Any]) -> None:
             found = checkpoint.get("adapted_state_dict", {})
-            if {name: value.shape for name, value in found.items()} != expected:
+            is_same = {name: value.shape for name, value in found.items()} == expected
+            if not is_same or checkpoint.get("adapters_alpha", self.alpha) != self.alpha:
                 raise UserError(
-                    f"the checkpoint's adapters are not those of LowRankAdaptation with rank {self.rank} and dora"
-                    f" {self.dora}: resume with the settings that the run began with, or start from it by --init_from"
+                    f"the checkpoint's adapters are not those of LowRankAdaptation with rank {self.rank}, alpha"
+                    f" {self.alpha} and dora {self.dora}: resume with the settings that the run began with, or start"
+                    " from it by --init_from"
                 )
             checkpoint["state_dict"] = found
             hook(checkpoint)
@@ -200,8 +212,14 @@ def _layers_to_adapt(root: nn.Module, head: LayerGroup) -> list[str]:
             f"peft adapts no recurrent layer such as {recurrent[0]}, a {type(below[recurrent[0]]).__name__}: choose"
             " another strategy, for example norm_and_bias"
         )
-    attention = tuple(f"{path}." for path, module in below.items() if isinstance(module, nn.MultiheadAttention))
-    found = [path for path, module in below.items() if not path.startswith(attention) and _can_be_adapted(module)]
+    by_weight = tuple(f"{path}." for path, module in below.items() if type(module).__name__ in _READ_BY_WEIGHT)
+    paths = [path for path, _ in root.named_modules(remove_duplicate=False)]
+    shared = _shared_layers(root, paths)
+    found = [
+        path
+        for path, module in below.items()
+        if not f"{path}.".startswith(by_weight) and path not in shared and _can_be_adapted(module)
+    ]
     if not found:
         raise UserError(
             f"{type(root).__name__} has no linear layer or convolution below its head, {head.name}, to adapt; there are"
@@ -210,10 +228,27 @@ def _layers_to_adapt(root: nn.Module, head: LayerGroup) -> list[str]:
     return found
 
 
+def _shared_layers(root: nn.Module, paths: list[str]) -> set[str]:
+    """Names the layers whose weight is another one's too, or that have two paths: an update of one would be of both."""
+    owners: dict[int, list[str]] = {}
+    for path in paths:
+        if isinstance(weight := getattr(root.get_submodule(path), "weight", None), Tensor):
+            owners.setdefault(id(weight), []).append(path)
+    return {path for names in owners.values() if len(names) > 1 for path in names}
+
+
 def _can_be_adapted(module: nn.Module) -> bool:
     kind = type(module)
     is_plain = kind.forward in _FORWARDS or (kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."))
-    return is_plain and getattr(module, "groups", 1) == 1 and not is_parametrized(module)
+    is_plain &= not is_parametrized(module) and not module._forward_pre_hooks  # which may compute the weight anew
+    # Peft's product of a convolution knows strides and padding with zeros alone.
+    dilation = getattr(module, "dilation", 1)
+    is_dense = {*(dilation if isinstance(dilation, tuple) else (dilation,))} == {1}
+    return is_plain and is_dense and getattr(module, "groups", 1) == 1 and _pads_with_zeros(module)
+
+
+def _pads_with_zeros(module: nn.Module) -> bool:
+    return getattr(module, "padding_mode", "zeros") == "zeros"
 
 
 def _require_peft() -> None:

@@ -34,13 +34,14 @@ class Source(NamedTuple):
         weights: The tensors by their full names, with the containers in front: ``model.conv1.weight``.
         vocabulary: The tokens of the data in the order of their ids; None where the source has no vocabulary.
         containers: The container of each tensor by the tensor's name, such as ``model.``.
-        class_names: The names of the classes in the order of the head's rows; None where the source has none.
+        class_names: The names of the classes in the order of the head's rows, or those of each task by its name; None
+            where the source has none.
     """
 
     weights: Weights
     vocabulary: list[str] | None
     containers: dict[str, str]
-    class_names: list[str] | None = None
+    class_names: list[str] | dict[str, list[str]] | None = None
 
 
 def checkpoint_of(run: Path) -> Path:
@@ -155,7 +156,7 @@ def _read_file(file: Path) -> Source:
 def _source(file: Path | str, content: Any) -> Source:
     vocabulary = class_names = None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        vocabulary, class_names = _vocabulary(content), _of_data(content, "class_names", list)
+        vocabulary, class_names = _vocabulary(content), _class_names(content)
         if "pytorch-lightning_version" in content:  # its state_dict is the model, and callbacks may save other tensors
             content = content["state_dict"]
     found = [(plain_name(name), container, value) for name, container, value in _tensors(content)]
@@ -190,6 +191,13 @@ def _vocabulary(checkpoint: Mapping[str, Any]) -> list[str] | None:
     """Finds the vocabulary in a checkpoint of this project, whose data module saves its tokenizer."""
     tokenizer = _of_data(checkpoint, "tokenizer", str)
     return None if tokenizer is None else _tokens(tokenizer)
+
+
+def _class_names(checkpoint: Mapping[str, Any]) -> Any:
+    """Finds the names of the classes in a checkpoint of this project, by task where it has several."""
+    if (tasks := _of_data(checkpoint, "tasks", dict)) is None:
+        return _of_data(checkpoint, "class_names", list)
+    return {task: names for task, state in tasks.items() if isinstance(names := state.get("class_names"), list)}
 
 
 def _of_data(checkpoint: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -39,6 +39,8 @@ class SpectralShrinkage(FeaturePenalty):
         Args:
             features: float [batch, ...].
         """
+        if not features.isfinite().all():  # the step has no finite loss, and is skipped
+            return features.sum() * 0
         values = torch.linalg.svdvals(features.flatten(1).float())
         penalty: Tensor = self.strength * values[-self.count :].square().sum()
         return penalty

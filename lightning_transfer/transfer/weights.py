@@ -5,7 +5,7 @@ Only weights are loaded, without the optimizer or the progress of a training. No
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -59,7 +59,7 @@ def load_starting_weights(
     source: str | os.PathLike[str],
     allow: Sequence[str] = (),
     vocabulary: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     rename: Sequence[tuple[str, str]] = (),
 ) -> WeightsReport:
     """Loads weights into a module by name, wherever the same network is in the file and in the module.
@@ -84,7 +84,8 @@ def load_starting_weights(
             ``last.pt::teacher``.
         allow: Glob patterns of tensor names that may be made anew or left over.
         vocabulary: The tokens of the module's data in the order of their ids, if it reads text.
-        class_names: The names of the classes of the module's data, in their order.
+        class_names: The names of the classes of the module's data, in their order; those of each task by its name,
+            where there are several.
         rename: Regular expressions, each with its replacement in the names of the source's tensors, applied in turn.
             Files of another implementation of a network are read in this way.
 
@@ -119,9 +120,8 @@ def load_starting_weights(
                 f"{source} reads other tokens than the data, and {type(module).__name__} has no row for each of the"
                 f" data's {len(vocabulary)}: set data.tokenizer to {file}, or data.vocabulary_path to its vocabulary"
             )
-    head, by_class, twins = _head(module), list[str](), _twins(own)
-    if class_names is not None and source_classes is not None and list(class_names) != source_classes:
-        by_class = _move_classes(found, head, source_classes, class_names)
+    head, twins = _head(module), _twins(own)
+    by_class = _move_classes(found, head, source_classes, class_names)
     loaded, made_anew, problems = [], {}, []
     for name, tensor in own.items():
         if name in bound:
@@ -189,9 +189,17 @@ def _move_tokens(found: Weights, tensors: set[str], source: list[str], target: S
     return dict.fromkeys(names, counts)
 
 
-def _move_classes(found: Weights, head: Sequence[str], source: list[str], target: Sequence[str]) -> list[str]:
-    """Moves the rows of the head, in place, where the classes are the same. Returns the names of its tensors."""
-    if sorted(source) != sorted(target):
+def _move_classes(found: Weights, head: Sequence[str], source: Any, target: Any) -> list[str]:
+    """Moves the rows of the head, in place, where the classes are the same in another order.
+
+    Returns:
+        The names of the head's tensors that were changed.
+    """
+    if isinstance(target, Mapping):  # several tasks
+        given = source if isinstance(source, Mapping) else {}
+        rows = {task: [f"*.of_task.{task}.*"] for task in target}
+        return [name for task in target for name in _move_classes(found, rows[task], given.get(task), target[task])]
+    if source is None or target is None or list(source) == list(target) or sorted(source) != sorted(target):
         return []
     names = [name for name, tensor in found.items() if _is_allowed(name, head) and tensor.shape[:1] == (len(source),)]
     for name in names:
