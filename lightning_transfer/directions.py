@@ -14,6 +14,7 @@ _ENDS = {
     "max": "accuracy|acc|precision|recall|sensitivity|specificity|f1|f_?beta|dice|iou|jaccard|auc|auroc|auprc|"
     "average_precision|mrr|ndcg|bleu|rouge|psnr|ssim|r2|kappa|mcc|correct",
 }
+_NO_SHARES = r"psnr|bleu|rouge"  # in decibels, or from 0 to 100 in some libraries
 _QUALIFIERS = r"scores?|rate|epoch|step|macro|micro|weighted|mean|avg|average|total|top|at|k|l|\d+|dataloader_idx"
 _NAMES = {direction: re.compile(rf"(?:.*_)?(?:{ends})(?:_?(?:{_QUALIFIERS}))*") for direction, ends in _ENDS.items()}
 
@@ -29,6 +30,15 @@ def direction_of(metric: str) -> Direction | None:
     """
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z0-9]+", "_", metric).lower().strip("_")
     return next((direction for direction in ("min", "max") if _NAMES[direction].fullmatch(words)), None)
+
+
+def is_share(metric: str) -> bool:
+    """Tells from the name of a metric whether it is a share from 0 to 1, such as an accuracy.
+
+    Args:
+        metric: A name as it is logged.
+    """
+    return direction_of(metric) == "max" and not re.search(_NO_SHARES, metric.lower())
 
 
 def decide_direction(metric: str, mode: str | None, option: str) -> Direction:

@@ -316,6 +316,17 @@ def test_study_by_a_loss_names_the_lowest_and_gives_losses_as_they_are() -> None
     assert "%" not in text.replace("95 %", "")
 
 
+@pytest.mark.parametrize(("metric", "mode"), [("psnr", None), ("gain", "max")])
+def test_metric_that_is_no_share_is_given_as_it_is(metric: str, mode: str | None) -> None:
+    plan = Plan(toy_study(metric=metric, mode=mode, seeds=[0, 1], tuning=None), Path("logs"))
+    for cell in plan.final():
+        pretend(cell, 0.5, test={f"test/{metric}": 31.5 + cell.seed})
+    text = report(plan)
+    assert f"Test {metric}: means" in text
+    assert "32.0000" in text
+    assert "%" not in text.partition("| --- |")[0].partition("Test")[2].replace("95 %", "")
+
+
 def test_direction_of_a_study_is_asked_for_where_its_metric_does_not_say() -> None:
     assert toy_study(metric="gain", mode="min").is_higher_better is False
     with pytest.raises(UserError, match="mode of the study is not given, and the name gain does not say"):

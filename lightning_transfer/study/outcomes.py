@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from lightning_transfer.directions import is_share
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.sample_size import smallest_difference, spread_of_differences
@@ -147,7 +148,7 @@ class Outcomes:
         for cell in self.cells:
             assert cell.arm is not None
             cells[cell.arm, cell.size].append(cell)
-        factor = 100 if study.is_higher_better else 1
+        factor = 100 if is_share(study.metric) else 1
         scores = {key: self._read(cells[key], lambda cell: factor * cell.score(study.metric)) for key in keys}
         differences = self._differences(keys, scores)
         corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))

@@ -6,6 +6,7 @@ from itertools import chain, pairwise
 
 from markupsafe import Markup
 
+from lightning_transfer.directions import is_share
 from lightning_transfer.report.charts import PERCENT, UNLIMITED, Chart, Line, draw_legend, legend_height
 from lightning_transfer.report.drawing import SvgCanvas
 from lightning_transfer.report.palette import series
@@ -108,7 +109,7 @@ def _mark(label: str, number: int, outcome: Outcome | None = None) -> Line:
 def _limits(outcomes: Outcomes) -> tuple[float, float]:
     """Keeps axes within 0 and 100 where all scores are, as those in percent; a loss has no limits."""
     scores = [score for outcome in outcomes for score in outcome.scores.values()]
-    is_percent = outcomes.plan.study.is_higher_better and 0 <= min(scores) <= max(scores) <= 100
+    is_percent = is_share(outcomes.plan.study.metric) and 0 <= min(scores) <= max(scores) <= 100
     return PERCENT if is_percent else UNLIMITED
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from lightning_transfer.directions import is_share
 from lightning_transfer.study.config import Study
 
 
@@ -22,7 +23,7 @@ class Unit(NamedTuple):
 
 
 def unit_of(study: Study) -> Unit:
-    """Chooses percent for a metric that is better if higher, and the logged value for one that is better if lower."""
-    if study.is_higher_better:
+    """Chooses percent for a share, such as an accuracy, and the logged value for any other metric."""
+    if is_share(study.metric):
         return Unit(f"{study.metric}, %", 2, "points")
-    return Unit(study.metric, 4, f"in {study.metric}", " Lower is better.")
+    return Unit(study.metric, 4, f"in {study.metric}", "" if study.is_higher_better else " Lower is better.")
