@@ -8,11 +8,9 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
-from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.gradient_evidence import relative_gradient_norms
-from lightning_transfer.transfer.learning_rates import LearningRateScaler
 from lightning_transfer.transfer.phase_log import say_missed
 from lightning_transfer.transfer.plateau import PlateauWatch
 from lightning_transfer.transfer.resolution import ResolvedSchedule
@@ -37,14 +35,12 @@ class Decision:
 
 
 class AdaptiveUnfreezing(ProgressiveUnfreezing):
-    """Trains the head, and decides at the end of each phase which layer groups to thaw, and at which learning rates.
+    """Trains the head, and decides at the end of each phase how deep to thaw.
 
     The evidence is the relative gradient norm of each layer group: the norm of its gradient in the batch that begins,
-    divided by the norm of its weights. A frozen group thaws if it has at least a share of the largest of all groups. If
-    none has, the phase begins anew, and ends with another decision. The groups that train have the learning rate
-    that is configured, times their relative gradient norm, divided by the largest of theirs. This needs a parameter
-    group of the optimizer for each layer group, as ``parameter_groups`` builds them; others have the highest of their
-    rates.
+    divided by the norm of its weights. A frozen group pays if it has at least a share of the largest of all groups. The
+    deepest that pays thaws, with all between it and the head. If none pays, the phase begins anew, and ends with
+    another decision. Learning rates are those of the optimizer: a lower one for lower groups, by ``lr_decay``, helps.
 
     Decisions are in every checkpoint, so a resumed run goes on as if it had not stopped. All ranks decide by the mean
     of their evidence. Loggers get the evidence as ``evidence/<group>``, and the record of the run the decisions. The
@@ -65,8 +61,8 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
             the module steps its optimizers by hand, and where ``ProgressiveUnfreezing`` does.
 
     Source:
-        Auto-RGN: Lee et al., Surgical fine-tuning improves adaptation to distribution shifts, 2023. There all layers
-        train from the start, each at its share of the learning rate.
+        The evidence is that of Auto-RGN: Lee et al., Surgical fine-tuning improves adaptation to distribution shifts,
+        2023. There all layers train from the start, each at its share of the learning rate.
     """
 
     def __init__(
@@ -100,7 +96,6 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         super()._reset()
         self.decisions: list[Decision] = []
         self._batch: Any = None
-        self._factors: list[list[float]] = []  # of each optimizer's parameter groups
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begins without decisions. A checkpoint's state is loaded after this."""
@@ -122,15 +117,6 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         super().load_state_dict(state_dict)
         self.decisions = [Decision(**decision) for decision in state_dict["decisions"]]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Has the learning rates follow the last decision."""
-        super().on_train_start(trainer, pl_module)
-        self._factors = [self._factors_of(optimizer) for optimizer in trainer.optimizers]
-        self._scalers = [
-            LearningRateScaler(optimizer, factors, lambda: 1.0)
-            for optimizer, factors in zip(trainer.optimizers, self._factors, strict=True)
-        ]
-
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -147,7 +133,10 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         self._state.watch.restore_best(trainer)
         bar = self.threshold * (max(evidence.values()) or math.inf)  # without a gradient, nothing pays
         frozen = {name for phase in self.phases[self.phase_index + 1 :] for name in map(str, phase.groups)}
-        decision = Decision(now.step, evidence, [name for name in groups if name in frozen and evidence[name] >= bar])
+        pays = [place for place, name in enumerate(groups) if name in frozen and evidence[name] >= bar]
+        # With the deepest that pays, all above it: what it learns is read by these.
+        thawed = [name for name in [*groups][min(pays) :] if name in frozen] if pays else []
+        decision = Decision(now.step, evidence, thawed)
         self.decisions.append(decision)
         _say(trainer, decision, bar, now)
         if decision.thawed:
@@ -156,8 +145,6 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         else:
             self._state.start, self._state.watch = now, PlateauWatch()
             self._not_before = self._length.not_before(self.phase, now)
-        for factors, optimizer in zip(self._factors, trainer.optimizers, strict=True):
-            factors[:] = self._factors_of(optimizer)
 
     def _resolve_decided(self, resolve: Any, module: nn.Module) -> ResolvedSchedule:
         return self._decided(resolve(module))
@@ -171,19 +158,6 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         phases = [head, *(Phase(names) for names in thawed), *(Phase([name]) for name in singles)]
         until = head.until
         return replace(resolved, phases=[replace(phase, until=until) for phase in phases[:-1]] + phases[-1:])
-
-    def _factors_of(self, optimizer: Optimizer) -> list[float]:
-        """Returns the factor of each parameter group: that of its layer groups with the highest."""
-        if not self.decisions:
-            return [1.0] * len(optimizer.param_groups)
-        evidence, names = self.decisions[-1].evidence, self.trainable_groups
-        largest = max(evidence.get(name, 0.0) for name in names)
-        factor = {
-            id(parameter): evidence.get(name, 0.0) / largest if largest else 1.0
-            for name in names
-            for parameter in self.groups[name].parameters.values()
-        }
-        return [max((factor.get(id(p), 0.0) for p in group["params"]), default=0.0) for group in optimizer.param_groups]
 
     def plan_table(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any = None) -> str:
         """Returns the deepest course as a table, with a line that says what is decided."""
