@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from lightning_transfer import DemoTexts
 from lightning_transfer.cli.entry import main
 from lightning_transfer.files import MIRROR_VARIABLE, in_mirror
 
@@ -77,7 +78,14 @@ def test_experiment_on_real_data_runs(experiment: Path) -> None:
             few = {"train_split": "train[:300]", "test_split": "test[:300]"}
             one["init_args"] |= few if is_labelled else {"train_splits": ["unsupervised[:1500]", "train[:1500]"]}
     Path("small.yaml").write_text(yaml.safe_dump({"data": data}))
-    main(["fit", "--config", str(experiment), "--config", "small.yaml", "--trainer.fast_dev_run", "1"])
+    more = ["--data.vocabulary_path", str(vocabulary())] if experiment.stem == "imdb_private_lstm" else []
+    main(["fit", "--config", str(experiment), "--config", "small.yaml", *more, "--trainer.fast_dev_run", "1"])
+
+
+def vocabulary() -> Path:
+    """The vocabulary of public texts, which a private training is given."""
+    Path("tokenizer.json").write_text(DemoTexts().tokenizer.to_str())
+    return Path("tokenizer.json")
 
 
 # Each strategy with one experiment, in turns: a strategy's file and an experiment's have no part in common.
@@ -92,7 +100,9 @@ def test_strategy_composes_with_transfer(experiment: Path, strategy: Path, capsy
         main(["fit", "--config", str(experiment), *weights, "--config", str(strategy), "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)
     assert (printed["init_from"] is None) == (strategy.stem == "scratch")
-    assert printed["model"]["init_args"]["lr_decay"] == (2.6 if "discriminative" in strategy.stem else 1.0)
+    assert printed["model"]["init_args"]["lr_decay"] == (
+        2.6 if "discriminative" in strategy.stem or strategy.stem == "adaptive" else 1.0
+    )
     given = yaml.safe_load(strategy.read_text()).get("trainer", {}).get("callbacks+", [])
     assert holds(printed["trainer"]["callbacks"] or [], given if isinstance(given, list) else [given])
 

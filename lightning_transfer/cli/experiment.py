@@ -19,7 +19,7 @@ from lightning_transfer.cli.repetition import says_how_to_go_on
 from lightning_transfer.cli.trainer import check_callbacks
 from lightning_transfer.dashboards.run_card import hyperparameters_of
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import write_json
+from lightning_transfer.files import in_mirror, write_json
 from lightning_transfer.lightning_internals import shorten_steps
 from lightning_transfer.run.best_checkpoint import best_checkpoint
 from lightning_transfer.run.last_checkpoint import LastCheckpoint
@@ -29,6 +29,7 @@ from lightning_transfer.run.record import print_metrics, print_record
 from lightning_transfer.run.verbosity import print_result
 from lightning_transfer.trackers.tracking import summarise, tracked
 from lightning_transfer.transfer.distillation import give_old_head
+from lightning_transfer.transfer.sources import split_part
 from lightning_transfer.transfer.weights import WeightsReport, load_starting_weights
 
 
@@ -75,8 +76,10 @@ class CommandLine(ExperimentBuilder):
     before_prepare = before_fit  # it may download weights
 
     def before_plan(self) -> None:
-        """Loads the starting weights, so that those that do not fit are known before a training."""
-        if self.checkpoint is None:
+        """Loads starting weights that are on this machine, so that a wrong file is known before a training."""
+        source = self._get(self.config, "init_from")
+        is_here = source is not None and (Path(split_part(source)[0]).exists() or in_mirror(source) is not None)
+        if self.checkpoint is None and is_here:
             self._load_starting_weights()
 
     def fit(self, **kwargs: Any) -> None:
