@@ -14,6 +14,11 @@ class UserError(ValueError):
     """
 
 
+def in_one_line(error: BaseException) -> str:
+    """Describes an error of a library in one line. Its reason may be on a second one, and some have no words."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Returns a question whether one of the nearest known names was meant.
 

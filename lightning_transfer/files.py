@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, in_one_line
 
 MIRROR_VARIABLE = "LIGHTNING_TRANSFER_MIRROR"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and names of files are longer than that of their run
@@ -151,7 +151,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error)
         raise UserError(f"{file} is damaged: expected JSON ({reason}); restore it, or move it away") from error
     if not isinstance(content, kind):
         raise UserError(f"{file} holds a {type(content).__name__}: expected a {kind.__name__}; move it away")

@@ -168,9 +168,17 @@ def test_optimizer_that_uses_a_batch_several_times_is_refused(tmp_path: Path) ->
         fit(tmp_path, module)
 
 
-@pytest.mark.parametrize("callback", [GradientAccumulationScheduler({1: 2}), StochasticWeightAveraging(0.1)])
-def test_callbacks_that_add_gradients_up_or_read_examples_again_are_refused(callback: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"trainer.callbacks has {type(callback).__name__}: expected none that"):
+@pytest.mark.parametrize(
+    ("callback", "reason"),
+    [
+        (GradientAccumulationScheduler({1: 2}), "adds up gradients of several batches"),
+        (StochasticWeightAveraging(0.1), "reads the examples once more for norm layers"),
+    ],
+)
+def test_callbacks_that_add_gradients_up_or_read_examples_again_are_refused(
+    callback: Any, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"^{type(callback).__name__} in trainer.callbacks {reason}.*: expected none"):
         fit(tmp_path, callbacks=[callback])
 
 

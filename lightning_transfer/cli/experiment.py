@@ -56,10 +56,9 @@ class CommandLine(ExperimentBuilder):
         source = self._get(self.config, "init_from")
         if source is None:
             return None
-        names = {"vocabulary": "vocabulary", "class_names": "class_names"}
-        if hasattr(self.datamodule, "task_class_names"):
-            names["class_names"] = "task_class_names"
-        of_data = {argument: getattr(self.datamodule, name, None) for argument, name in names.items()}
+        data = self.datamodule
+        classes = "task_class_names" if hasattr(data, "task_class_names") else "class_names"  # of several tasks, or one
+        of_data = {"vocabulary": getattr(data, "vocabulary", None), "class_names": getattr(data, classes, None)}
         allow, rename = self._get(self.config, "init_allow"), self._get(self.config, "init_rename")
         report = load_starting_weights(self.model, source, allow, **of_data, rename=rename)
         if self.trainer.is_global_zero:

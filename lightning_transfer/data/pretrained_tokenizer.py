@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, in_one_line
 from lightning_transfer.files import model_folder
 
 LARGEST_VOCABULARY = 10_000_000  # entries: the library takes their memory at once, and would end the process
@@ -147,7 +147,7 @@ def failures_of_library(what: str) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic is no Exception
-        raise UserError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise UserError(f"{what}: {in_one_line(error)}") from error
 
 
 def _largest_id(content: Any) -> int:

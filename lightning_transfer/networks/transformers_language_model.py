@@ -7,7 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_transfer.keywords import Keywords
-from lightning_transfer.networks.transformers_model import build_model, has_masked_model, transformer_layer_groups
+from lightning_transfer.networks.transformers_model import (
+    build_model,
+    has_masked_model,
+    transformer_layer_groups,
+    tried_out,
+)
 from lightning_transfer.networks.transformers_network import Transformer, TransformerOptions
 
 NOT_MASKED = -100  # the label of a token that is not to be guessed
@@ -89,12 +94,10 @@ def _path_of_states(model: Any) -> str:
         for path, part in model.named_modules()
         if any(part is inner for inner in base.modules())
     ]
-    was_training = model.training
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+        with tried_out(model):
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     return called[-1]  # what was called first ends last

@@ -6,14 +6,15 @@ Nothing that the file names is opened, fetched or run.
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.errors import UserError, did_you_mean
+from lightning_transfer.errors import UserError, did_you_mean, in_one_line
 from lightning_transfer.files import model_folder
 from lightning_transfer.networks.layer_groups import shortest_paths
 from lightning_transfer.networks.transformers_attention import attention_for
@@ -79,7 +80,7 @@ def build_model(config: Mapping[str, Any], kind: Kind, dropout: float | None = N
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds where values do not go together
-        raise UserError(f"model_type {model_type} does not take these values: {in_one_line(error)}") from error
+        raise UserError(f"model_type {model_type} does not take these values: {in_one_line(error):.200}") from error
 
 
 def _numbers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +135,18 @@ def most_tokens(model: Any) -> int:
     return positions
 
 
+@contextmanager
+def tried_out(model: Any) -> Iterator[None]:
+    """Has a model that was just built evaluate in a block without gradients. Random draws go on as if it had not."""
+    was_training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()
+            yield
+    finally:
+        model.train(was_training)
+
+
 def transformer_layer_groups(model: Any) -> dict[str, list[str]]:
     """Names the layer groups of a model without a head: embeddings, and layer.0 to layer.n.
 
@@ -167,13 +180,11 @@ def transformer_layer_groups(model: Any) -> dict[str, list[str]]:
 
     names = {id(module): name for name, module in model.named_modules()}
     hooks = [module.register_forward_pre_hook(enter) for module in model.modules()]
-    was_training = model.training
     try:
-        with torch.no_grad():
+        with tried_out(model):
             token_ids = torch.zeros(1, min(4, most_tokens(model)), dtype=torch.long, device=model.device)
-            model.eval()(input_ids=token_ids, attention_mask=torch.ones_like(token_ids))
+            model(input_ids=token_ids, attention_mask=torch.ones_like(token_ids))
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     group_of = {}
@@ -208,8 +219,3 @@ def adapt_weights(network: nn.Module, model: Any, weights: dict[str, Tensor]) ->
         if is_own or not (parts.isdisjoint(components) or ignored.search(name)):
             adapted[name] = tensor
     return adapted
-
-
-def in_one_line(error: Exception) -> str:
-    """Describes an error of the library, whose reason may be on its second line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_transfer.errors import UserError
-from lightning_transfer.networks.transformers_model import in_one_line, most_tokens
+from lightning_transfer.errors import UserError, in_one_line
+from lightning_transfer.networks.transformers_model import most_tokens, tried_out
 
 _ALIKE = 1e-4  # states are of the order of 1, and rounding changes them by some 1e-6
 
@@ -39,20 +39,16 @@ def read_short_texts(model: Any, padding_id: int) -> Reading:
     length = max(1, min(4, positions - 2))
     texts = torch.stack([torch.arange(length), -torch.arange(length)]) % rows
     filled = torch.full((2, max(0, min(2, positions - length))), padding_id)
-    was_training = model.training
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()
+        with tried_out(model):
             alone = _states(model, texts, torch.ones_like(texts))
             is_token = torch.cat([torch.ones_like(texts), torch.zeros_like(filled)], 1)
             padded = _states(model, torch.cat([texts, filled], 1), is_token)[:, :length]
     except Exception as error:  # any kind, where the sizes of a config do not go together
         raise UserError(
-            f"{type(model).__name__} does not read a short text ({in_one_line(error)}): expected a model of texts whose"
-            " sizes go together"
+            f"{type(model).__name__} does not read a short text ({in_one_line(error):.200}): expected a model of texts"
+            " whose sizes go together"
         ) from error
-    finally:
-        model.train(was_training)
     reads_ahead = length == 1 or not torch.equal(alone[0, 0], alone[1, 0])
     return Reading(alone.shape[2], reads_ahead, not torch.allclose(alone, padded, atol=_ALIKE))
 

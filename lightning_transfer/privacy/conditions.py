@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -30,7 +29,6 @@ def check_can_be_private(trainer: L.Trainer, module: Classifier) -> None:
             f"data.private is not set in {type(data).__name__}: expected true with PrivateClassifier, in data of"
             " ImageDataModule or TextDataModule; compose configs/options/private.yaml"
         )
-    _check_callbacks(trainer)
     _check_layers(module)
     sparse = next((path for path, layer in module.named_modules() if getattr(layer, "sparse", False)), None)
     joined = "the gradients of single examples"
@@ -59,16 +57,6 @@ def check_can_be_private(trainer: L.Trainer, module: Classifier) -> None:
     for name, (is_refused, words) in refused.items():
         if is_refused:
             raise UserError(f"{name} is {words} (PrivateClassifier)")
-
-
-def _check_callbacks(trainer: L.Trainer) -> None:
-    """Refuses callbacks of Lightning that use a step's gradient, or the examples, in a way that is not counted."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GradientAccumulationScheduler | StochasticWeightAveraging):
-            raise UserError(
-                f"trainer.callbacks has {type(callback).__name__}: expected none that adds gradients up, or reads the"
-                " examples once more (PrivateClassifier); ExponentialMovingAverage averages weights"
-            )
 
 
 def _check_layers(module: Classifier) -> None:

@@ -1,6 +1,7 @@
 """Closes what reads training examples beside the private training itself."""
 
 import lightning as L
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_transfer.dashboards.embeddings import Embeddings
@@ -14,10 +15,12 @@ from lightning_transfer.transfer.feature_penalty import FeaturePenalty
 # Dashboards that show examples of the training or of the hold-out, or are drawn from one.
 SHOWING = (TrainingExamples, ModelGraph, ValidationPredictions, Attributions, Embeddings)
 
-# Callbacks that take more from training batches than the noisy gradient.
+# Callbacks that take more from training batches than the noisy gradient, or less than was paid for.
 REFUSED = {
     FeaturePenalty: "adds a penalty on the features of a batch",
     AdaptiveUnfreezing: "thaws by gradients without noise",
+    GradientAccumulationScheduler: "adds up gradients of several batches",
+    StochasticWeightAveraging: "reads the examples once more for norm layers, where ExponentialMovingAverage does not",
 }
 
 

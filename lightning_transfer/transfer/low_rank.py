@@ -213,8 +213,7 @@ def _layers_to_adapt(root: nn.Module, head: LayerGroup) -> list[str]:
             " another strategy, for example norm_and_bias"
         )
     by_weight = tuple(f"{path}." for path, module in below.items() if type(module).__name__ in _READ_BY_WEIGHT)
-    paths = [path for path, _ in root.named_modules(remove_duplicate=False)]
-    shared = _shared_layers(root, paths)
+    shared = _shared_layers(root)
     found = [
         path
         for path, module in below.items()
@@ -228,27 +227,22 @@ def _layers_to_adapt(root: nn.Module, head: LayerGroup) -> list[str]:
     return found
 
 
-def _shared_layers(root: nn.Module, paths: list[str]) -> set[str]:
+def _shared_layers(root: nn.Module) -> set[str]:
     """Names the layers whose weight is another one's too, or that have two paths: an update of one would be of both."""
     owners: dict[int, list[str]] = {}
-    for path in paths:
-        if isinstance(weight := getattr(root.get_submodule(path), "weight", None), Tensor):
+    for path, layer in root.named_modules(remove_duplicate=False):
+        if isinstance(weight := getattr(layer, "weight", None), Tensor):
             owners.setdefault(id(weight), []).append(path)
     return {path for names in owners.values() if len(names) > 1 for path in names}
 
 
-def _can_be_adapted(module: nn.Module) -> bool:
+def _can_be_adapted(module: Any) -> bool:
     kind = type(module)
     is_plain = kind.forward in _FORWARDS or (kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."))
     is_plain &= not is_parametrized(module) and not module._forward_pre_hooks  # which may compute the weight anew
-    # Peft's product of a convolution knows strides and padding with zeros alone.
-    dilation = getattr(module, "dilation", 1)
-    is_dense = {*(dilation if isinstance(dilation, tuple) else (dilation,))} == {1}
-    return is_plain and is_dense and getattr(module, "groups", 1) == 1 and _pads_with_zeros(module)
-
-
-def _pads_with_zeros(module: nn.Module) -> bool:
-    return getattr(module, "padding_mode", "zeros") == "zeros"
+    if isinstance(module, nn.modules.conv._ConvNd):  # peft's product knows strides and padding with zeros alone
+        is_plain &= {*module.dilation} == {1} and module.groups == 1 and module.padding_mode == "zeros"
+    return is_plain
 
 
 def _require_peft() -> None:

@@ -108,10 +108,10 @@ def _read_model(source: str) -> Source:
         raise UserError(
             f"{source} has {len(files)} of the {int(parts['all'])} parts of its weights: fetch or copy the others"
         )
-    read = [_read_file(file) for file in files]
+    read = [_read_tensors(file) for file in files]
     weights = {name: tensor for part in read for name, tensor in part.weights.items()}
     containers = {name: container for part in read for name, container in part.containers.items()}
-    return Source(weights, read[0].vocabulary, containers)
+    return Source(weights, _tokens_beside(files[0]), containers)
 
 
 def _whole_name(source: str) -> str:
@@ -130,6 +130,17 @@ def _whole_name(source: str) -> str:
 
 
 def _read_file(file: Path) -> Source:
+    source = _read_tensors(file)
+    return source if source.vocabulary is not None else source._replace(vocabulary=_tokens_beside(file))
+
+
+def _tokens_beside(file: Path) -> list[str] | None:
+    """Reads the tokens of the tokenizer in a file's folder, as a model in the layout of the Hub has it."""
+    tokenizer = file.with_name("tokenizer.json")
+    return _tokens(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else None
+
+
+def _read_tensors(file: Path) -> Source:
     if file.is_file() and (damage := damage_of(file)) is not None:
         raise UserError(f"{file} is damaged: it {damage}; fetch or copy it again")
     try:
@@ -147,10 +158,7 @@ def _read_file(file: Path) -> Source:
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds for a damaged file
         raise UserError(f"{file} is damaged or no file of weights: {_first_line(error)}") from error
-    source, tokenizer = _source(file, content), file.with_name("tokenizer.json")
-    if source.vocabulary is None and tokenizer.exists():  # of a model in the layout of the Hub
-        return source._replace(vocabulary=_tokens(tokenizer.read_text(encoding="utf-8")))
-    return source
+    return _source(file, content)
 
 
 def _source(file: Path | str, content: Any) -> Source:

@@ -15,7 +15,7 @@ from lightning_transfer.data.left_out import LeftOut, OnError
 from lightning_transfer.data.pictures.locating import Locator
 from lightning_transfer.data.pictures.opening import DAMAGE, Source, opened
 from lightning_transfer.data.splits import names_of
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, in_one_line
 
 _PATHS = re.compile(r"(large_)?string|u?int\d+")  # types of columns that name files
 
@@ -67,7 +67,7 @@ class Pictures(ABC):
                 with opened(source) as picture:
                     found = convert(picture)
             except DAMAGE as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = in_one_line(error)
                 if on_error == "raise":
                     raise UserError(
                         f"{self.place_of(row)} cannot be decoded as an image: {reason}; {self.way_out}"
