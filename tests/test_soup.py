@@ -1,22 +1,24 @@
 """Soups: the weights of finished runs in one checkpoint."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from study_toys import pretend_all, toy_study
+from study_toys import pretend, pretend_all, toy_study
 
 from lightning_transfer.cli.entry import main
 from lightning_transfer.cli.soup import make_soup, mean_weights
 from lightning_transfer.cli.study_runs import run_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.reading import read_checkpoint
-from lightning_transfer.study.cells import Arm
+from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Halving, Study, Tuning, check
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.runner import run_study as run_cells
 
 
 def test_soup_equals_the_mean_of_its_runs_and_is_an_ordinary_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +112,27 @@ def test_soups_are_rows_at_the_tuned_sizes_of_the_runs_that_finished() -> None:
     for cell, runs in zip(soups, names, strict=True):
         assert [Path(word).name for word in cell.arguments if "tune-" in word] == runs
     assert plan.baseline(Arm("full", "source", is_soup=True)) == Arm("full", "source")
+
+
+def test_soup_is_made_anew_once_more_of_its_runs_have_finished() -> None:
+    plan = Plan(soups_of(sizes=[2], weights={"none": None}), Path("logs"))
+    late = next(cell for cell in plan.tuning() if cell.arm == Arm("full", "none"))
+    pretend_all([cell for cell in plan.tuning() if cell != late], lambda cell: 0.5)
+    late.fail("its process ended with exit status 1")
+    ran: list[str] = []
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            ran.append(cell.name)
+            cell.begin()
+            pretend(cell, 0.4 if cell == late else 0.5)  # a better one would change the choice of the others
+            yield cell, 1.0
+
+    for retry_failed in (False, True, True):
+        run_cells(plan, execute, parallel=1, retry_failed=retry_failed)
+    soups = [f"soup_of_full-size_2-seed_{seed}" for seed in (0, 1)]
+    assert late.name == "tune-full-size_2-seed_1000-lr_0.001"
+    assert [name for name in ran if "soup" in name or "tune" in name] == [*soups, late.name, soups[0]]
 
 
 def test_soup_of_a_study_is_compared_like_every_other_row_and_its_tuning_values_are_its_settings() -> None:

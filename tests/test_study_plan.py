@@ -394,6 +394,7 @@ def test_shipped_study_composes_with_and_without_weights(file: Path, capsys: pyt
         if cell.kind == "tuning":
             assert printed["model"]["init_args"]["optimizer"]["init_args"]["lr"] == cell.value
             part = printed["data"]["init_args"]
-            for key in (study.size_key or "").split(".")[1:-1]:  # of the data of a task
+            *path, name = study.size_key.split(".")[1:] if study.size_key else [None]
+            for key in path:  # of the data of a task
                 part = part[key]["init_args"] if key != "tasks" else part[key]
-            assert part[(study.size_key or "data.examples_per_class").rpartition(".")[2]] == cell.size
+            assert (part[name] if name else None) == cell.size

@@ -1,5 +1,6 @@
 """What a study makes of runs that end: well, badly, both at once, or with a metric that nobody logged."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from study_toys import pretend, pretend_all, toy_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.config import Tuning
+from lightning_transfer.study.damaged import set_aside_damaged
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import run_study
@@ -191,3 +193,27 @@ def test_study_says_from_its_start_what_runs_how_far_how_long_still_and_what_is_
         f"3/4  {third.name}  FAILED: no memory  1.0 s  1 running  about 10 s left  1 failed  {best}",
         f"4/4  {fourth.name}  val/accuracy 0.2500  test/accuracy 0.2500  10.0 s  1 failed",
     ]
+
+
+@pytest.mark.parametrize(("split", "prefix"), [("validation", "val"), ("test", "test")])
+def test_run_whose_metric_is_no_number_has_failed_once_and_for_all(
+    split: str, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = toy_study(tuning=None, weights={"none": None}, sizes=[2], seeds=[0])
+    ran: list[str] = []
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            ran.append(cell.name)
+            pretend(cell, 0.5, **({split: {f"{prefix}/accuracy": math.nan}} if "full" in cell.name else {}))
+            yield cell, 1.0
+
+    for _ in range(2):  # a study that is started again does not try what has failed
+        plan = Plan(study, Path("logs"))
+        set_aside_damaged(plan.folder, study.metric)
+        run_study(plan, execute, parallel=1, retry_failed=False)
+    assert ran == ["scratch-size_2-seed_0", "full-size_2-seed_0"]
+    assert f"FAILED: {prefix}/accuracy is nan: expected a number" in capsys.readouterr().out
+    assert [outcome.label for outcome in Outcomes(plan).at(2)] == ["scratch"]
+    run_study(plan, execute, parallel=1, retry_failed=True)
+    assert ran[2:] == ["full-size_2-seed_0"]

@@ -1,20 +1,18 @@
 """Runs the cells of a study. A cell is one ``fit`` whose folder records its settings, its result or its failure."""
 
-import contextlib
 import json
-import os
+import math
 import shlex
 import shutil
-import sys
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import read_json, write_json
+from lightning_transfer.study.cell_output import command_line, last_error_line, output_to
 from lightning_transfer.study.grid import Variant, flatten
 from lightning_transfer.study.ranks import ranks_of_one_run
 
@@ -109,6 +107,15 @@ class Cell:
         file = self.folder / VALIDATED
         return {float(share): found for share, found in read_json(file).items()} if file.exists() else {}
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it is a soup of other runs than those that have finished by now."""
+        file = self.folder / CELL
+        if self.arm is None or not self.arm.is_soup or not file.exists():
+            return False
+        before = shlex.split(read_json(file)["command"])[1:]  # without the name of the program
+        return [Path(word).name for word in before] != [Path(word).name for word in self.arguments]
+
     def score(self, metric: str) -> float:
         """Returns a metric of the finished run: on the validation split for a tuning run, else on the test split.
 
@@ -183,7 +190,7 @@ class Cell:
         start = time.perf_counter()
         self.begin()
         arguments, error = [*self.arguments, *self._pause(), *self.resume()], None
-        with _output_to(self.folder / LOG), _command_line(arguments), ranks_of_one_run():
+        with output_to(self.folder / LOG), command_line(arguments), ranks_of_one_run():
             try:
                 main()
             except SystemExit as stop:
@@ -194,12 +201,21 @@ class Cell:
                 traceback.print_exc()
                 error = " ".join(f"{type(exception).__name__}: {exception}".split())
         if error:
-            self.fail(_last_error_line(self.folder / LOG) or error)
+            self.fail(last_error_line(self.folder / LOG) or error)
         return time.perf_counter() - start
 
     def fail(self, error: str) -> None:
         """Records that the run failed."""
         write_json(self.folder / FAILURE, {"error": error})
+
+    def fail_without_number(self, metric: str) -> None:
+        """Takes a finished run for failed if the metric is no finite number; its record is set aside."""
+        result = self.result or {}
+        for split, name in (("validation", f"val/{metric}"), ("test", f"test/{metric}")):
+            if not math.isfinite(value := (result.get(split) or {}).get(name, 0.0)):
+                self.fail(f"{name} is {value}: expected a number")
+                (self.folder / RESULTS).replace(self.folder / f"{RESULTS}.damaged")
+                return
 
     def forget(self) -> None:
         """Deletes the folder of the run, so that it starts anew."""
@@ -223,37 +239,3 @@ class Cell:
             print(f"{last} is damaged: it is now {aside.name}, and its run starts from the beginning", flush=True)
             newest = None
         return [] if newest is None else ["--ckpt_path=last"]
-
-
-@contextlib.contextmanager
-def _output_to(file: Path) -> Iterator[None]:
-    """Sends what Python and its libraries print to a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    with file.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            for number, original in enumerate(saved, start=1):
-                os.dup2(original, number)
-                os.close(original)
-
-
-@contextlib.contextmanager
-def _command_line(arguments: list[str]) -> Iterator[None]:
-    """Makes the arguments those of the process, because the run records them as the command that repeats it."""
-    before = sys.argv
-    sys.argv = [before[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def _last_error_line(log: Path) -> str | None:
-    marker = "lightning-transfer: error: "
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(marker)]
-    return lines[-1].removeprefix(marker) if lines else None

@@ -68,12 +68,14 @@ def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress
     for cell in cells:
         cell.check_unchanged()
     for cell in cells:
-        if retry_failed and cell.failure:
+        if (retry_failed and cell.failure) or cell.is_outdated:
             cell.forget()
         _check(cell, progress.metric)
     unfinished = [cell for cell in cells if not cell.is_over]
     progress.run(unfinished)
     for cell, seconds in execute(unfinished):
+        if cell.arm:
+            cell.fail_without_number(progress.metric)
         progress.report(cell, seconds)
         _check(cell, progress.metric)
 
