@@ -1,6 +1,5 @@
 """A classifier whose training is differentially private: DP-SGD, with the account of what it costs."""
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +12,7 @@ from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.cached_features import CachedFeatures
 from lightning_transfer.modules.classifier import Classifier, ClassifierOptions
-from lightning_transfer.privacy.accounting import Mechanism, calibrated
+from lightning_transfer.privacy.account import Account, require_as_saved
 from lightning_transfer.privacy.conditions import check_can_be_private, check_padding
 from lightning_transfer.privacy.per_example import Gradients, PerExampleGradients
 from lightning_transfer.privacy.readers import close_readers, unknown_callbacks
@@ -68,22 +67,11 @@ class PrivateClassifier(Classifier):
         **kwargs: Keywords[ClassifierOptions],
     ) -> None:
         super().__init__(network, num_classes, **kwargs)
-        if target_epsilon is None and noise_multiplier is None:
-            raise UserError("model.target_epsilon is null: expected a number such as 3, or model.noise_multiplier")
-        numbers = {"target_epsilon": target_epsilon, "noise_multiplier": noise_multiplier, "clip_norm": clip_norm}
-        for name, value in numbers.items():
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"model.{name} is {value}: expected a number above 0")
-        if not 0 < delta < 1:
-            raise UserError(f"model.delta is {delta}: expected a chance between 0 and 1, such as 1e-5")
+        self.account = Account(target_epsilon, noise_multiplier, clip_norm, delta)
         if examples_at_once < 1:
             raise UserError(f"model.examples_at_once is {examples_at_once}: expected 1 or more")
-        self.target_epsilon, self.delta, self.noise_multiplier = target_epsilon, delta, noise_multiplier
-        self.clip_norm, self.examples_at_once = clip_norm, examples_at_once
-        self._steps = 0
+        self.examples_at_once = examples_at_once
         self._secret = 0
-        self._mechanism: Mechanism | None = None  # once the length of the training is known
-        self._most_steps: float = float("inf")
         self._gradients: PerExampleGradients | None = None
         self._sums: Gradients = {}
         self._is_batch_used = False  # in its one step
@@ -94,19 +82,8 @@ class PrivateClassifier(Classifier):
     @property
     def privacy(self) -> dict[str, Any] | None:
         """What a record of a run says of its privacy, in plain types; None before a fit."""
-        if self._mechanism is None:
-            return None
-        return {
-            "epsilon": self._mechanism.epsilon(self._steps),
-            "delta": self.delta,
-            "target_epsilon": self.target_epsilon,
-            "steps": self._steps,
-            "noise_multiplier": self._mechanism.noise_multiplier,
-            "sampling_rate": self._mechanism.sampling_rate,
-            "clip_norm": self.clip_norm,
-            "accountant": self._mechanism.accountant(self._steps),
-            "not_in_epsilon": self._not_in_epsilon,
-        }
+        record = self.account.record
+        return None if record is None else {**record, "not_in_epsilon": self._not_in_epsilon}
 
     # ---- the way in -------------------------------------------------------------------------------------------------
 
@@ -124,7 +101,7 @@ class PrivateClassifier(Classifier):
             close_readers(self.trainer)
             if (earlier := self.privacy) is not None:
                 self._earlier.append(f"an earlier fit of this module, with epsilon {earlier['epsilon']:.2f}")
-            self._steps, self._mechanism = 0, None
+            self.account.begin()
             self._use(new_secret(self.trainer))
 
     def _use(self, secret: int) -> None:
@@ -150,29 +127,10 @@ class PrivateClassifier(Classifier):
         examples, held_out = data.facts["train_examples"], data.facts["validation_examples"]
         if (tokens := getattr(data, "vocabulary_size", None)) is not None:
             check_padding(self, tokens)
-        if self.delta * examples >= 1:
-            raise UserError(
-                f"model.delta is {self.delta}: expected below 1 / {examples}, as a higher one would allow to publish an"
-                " example"
-            )
         total = self.trainer.estimated_stepping_batches
         planned = int(total) if 0 <= total < float("inf") else None
-        rate = data.sampling_rate
-        self._expected = rate * examples
-        if self._mechanism is None:
-            self._mechanism = self._chosen(rate, planned)
-        elif self._mechanism.sampling_rate != rate:
-            raise UserError(
-                f"data.batch_size of {examples} training examples is a chance of {rate:.6g} for each, and the"
-                f" checkpoint's is {self._mechanism.sampling_rate:.6g}: go on with the data that the run began with"
-            )
-        if self.target_epsilon is not None:
-            self._most_steps = self._mechanism.steps_within(self.target_epsilon, planned)
-            if not self._most_steps:
-                raise UserError(
-                    f"model.target_epsilon is {self.target_epsilon}: expected {self._mechanism.epsilon(1):.3g} or more,"
-                    " which the first step costs, or more model.noise_multiplier"
-                )
+        self._expected = data.sampling_rate * examples
+        mechanism = self.account.plan(examples, data.sampling_rate, planned)
         write_secret(self.trainer, self._secret)  # after all checks: it replaces that of an earlier run here
         self._not_in_epsilon = [
             *([f"the {held_out} validation examples, by which checkpoints are chosen"] if held_out else []),
@@ -180,33 +138,22 @@ class PrivateClassifier(Classifier):
             *self._earlier,
             *(f"what {name} reads" for name in unknown_callbacks(self.trainer)),
         ]
-        whole = "" if planned is None else f"epsilon {self._mechanism.epsilon(planned):.2f} after all {planned} steps, "
+        whole = "" if planned is None else f"epsilon {mechanism.epsilon(planned):.2f} after all {planned} steps, "
         rank_zero_info(
-            f"private: {whole}delta {self.delta:g}, noise multiplier {self._mechanism.noise_multiplier:.3g}, each of"
-            f" {examples} examples in a batch with a chance of {rate:.3g}; not in epsilon: "
+            f"private: {whole}delta {mechanism.delta:g}, noise multiplier {mechanism.noise_multiplier:.3g}, each of"
+            f" {examples} examples in a batch with a chance of {mechanism.sampling_rate:.3g}; not in epsilon: "
             f"{'; '.join(self._not_in_epsilon)}"
         )
-
-    def _chosen(self, rate: float, planned: int | None) -> Mechanism:
-        if self.noise_multiplier is not None:
-            return Mechanism(self.noise_multiplier, rate, self.delta)
-        assert self.target_epsilon is not None
-        if planned is None:
-            raise UserError(
-                f"model.target_epsilon is {self.target_epsilon}: expected a training of known length, set"
-                " trainer.max_epochs or trainer.max_steps, or give model.noise_multiplier"
-            )
-        return calibrated(self.target_epsilon, rate, self.delta, max(1, planned))
 
     # ---- a step -----------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:  # type: ignore[override]
         """Ends the training before a step that would exceed the target."""
-        if self._steps >= self._most_steps:
+        if self.account.is_spent:
             if not self.trainer.should_stop:
                 rank_zero_info(
-                    f"private: the training ends after {self._steps} steps, as another would exceed epsilon"
-                    f" {self.target_epsilon}"
+                    f"private: the training ends after {self.account.steps} steps, as another would exceed epsilon"
+                    f" {self.account.target_epsilon}"
                 )
             self.trainer.should_stop = True
             return -1
@@ -231,8 +178,8 @@ class PrivateClassifier(Classifier):
         caches = [c for c in self.trainer.callbacks if isinstance(c, CachedFeatures)]  # type: ignore[attr-defined]
         cached = caches[0].head_and_features(inputs) if caches and len(labels) else None
         head, inputs = (None, inputs) if cached is None else (cached[0], (cached[1],))
-        self._sums = self._gradients.clipped_sum((*inputs, labels), self.clip_norm, self.examples_at_once, head)
-        self._steps += 1
+        self._sums = self._gradients.clipped_sum((*inputs, labels), self.account.clip_norm, self.examples_at_once, head)
+        self.account.steps += 1
         if self.trainer.is_last_batch:  # the accountant takes a tenth of a second
             self.log_means()
         return torch.zeros((), device=self.device, requires_grad=True)
@@ -241,15 +188,15 @@ class PrivateClassifier(Classifier):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Adds noise to the sum over all processes, and makes the mean over the expected batch the gradient."""
         assert self._gradients is not None
-        assert self._mechanism is not None
+        assert self.account.mechanism is not None
         processes, sums = self.trainer.world_size, self._sums
         if processes > 1:
             for total in sums.values():
                 torch.distributed.all_reduce(total)
         if not sums:  # nothing trains, and nothing is told
             return
-        deviation = self._mechanism.noise_multiplier * self.clip_norm
-        generator = noise_generator(self._secret, self._steps, [*sums.values()], processes)
+        deviation = self.account.mechanism.noise_multiplier * self.account.clip_norm
+        generator = noise_generator(self._secret, self.account.steps, [*sums.values()], processes)
         for name, parameter in self._gradients.parameters.items():
             total = sums[name]
             drawn = generator.standard_normal(total.shape, np.float64 if total.dtype == torch.float64 else np.float32)
@@ -259,8 +206,7 @@ class PrivateClassifier(Classifier):
 
     def means_so_far(self) -> dict[str, Tensor]:
         """Computes what is logged of the training steps: ε of all until now."""
-        assert self._mechanism is not None
-        return {"privacy/epsilon": torch.tensor(self._mechanism.epsilon(self._steps), device=self.device)}
+        return {"privacy/epsilon": torch.tensor(self.account.epsilon, device=self.device)}
 
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -288,17 +234,8 @@ class PrivateClassifier(Classifier):
                 "the checkpoint is of a training that was not private: expected one of PrivateClassifier; start by"
                 " --init_from, if its weights have never seen the private examples"
             )
-        given = {"delta": self.delta, "clip_norm": self.clip_norm, "examples_at_once": self.examples_at_once}
-        if self.noise_multiplier is not None:
-            given["noise_multiplier"] = self.noise_multiplier
-        for name, value in given.items():
-            if saved[name] != value:
-                raise UserError(
-                    f"model.{name} is {value}, and the checkpoint's {saved[name]}: go on with that, or start by"
-                    " --init_from, which adds a whole epsilon"
-                )
-        self._steps = saved["steps"]
-        self._mechanism = Mechanism(saved["noise_multiplier"], saved["sampling_rate"], saved["delta"])
+        require_as_saved("examples_at_once", self.examples_at_once, saved)
+        self.account.go_on(saved)
         self._use(read_secret(self.trainer, saved["mark_of_secret"]))
 
     def seed_of_draws(self, *place: int) -> int:
