@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_transfer.data.batches import ProblemType, TaskBatch
-from lightning_transfer.data.classification import ClassificationDataModule, Stage
+from lightning_transfer.data.classification import ClassificationDataModule
+from lightning_transfer.data.divided_splits import Stage
 from lightning_transfer.data.language_modelling import LanguageModelDataModule
 from lightning_transfer.data.loader import BatchLoader, training_loader
 from lightning_transfer.data.seeding import SeededDataModule
