@@ -211,6 +211,7 @@ def test_what_is_no_finished_run_is_one_line(capsys: pytest.CaptureFixture[str],
     for arguments, line in {
         (str(tmp_path),): f"an ensemble of {tmp_path} alone is that run: name at least two",
         ("a", "b", "a/"): "a is named twice",
+        ("a", "./b/../a"): "a is named twice",
         (str(tmp_path), "b"): f"{tmp_path} has no config.yaml: expected the folder of a finished run",
     }.items():
         with pytest.raises(SystemExit) as exit_:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from lightning_transfer import ImageDataModule, LanguageModelDataModule, TextDataModule
 from lightning_transfer.data.hub import load_split, split_names
+from lightning_transfer.data.reading.split_words import find_validation
 from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
 
@@ -223,6 +224,28 @@ def test_files_of_other_kinds_among_the_pictures_are_named(tmp_path: Path) -> No
         assert classes(root, "train") == {"cat": 3, "dog": 3}
 
 
+def test_class_of_which_nothing_is_read_is_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", tree("cat", "dog"))
+    (root / "newt").mkdir()
+    for name in ("newt/0.heic", "newt/1.heic", "labels.xlsx", "LICENSE", "README.txt"):
+        (root / name).write_text("")
+    with pytest.warns(UserWarning, match=r"3 files of other kinds left out: newt/0\.heic, newt/1\.heic, labels\.xlsx$"):
+        assert classes(root, "train") == {"cat": 3, "dog": 3}
+
+
+@pytest.mark.parametrize("name", ["class_indices.json", "classes.csv"])
+def test_table_of_classes_beside_their_folders_hides_no_picture(name: str, tmp_path: Path) -> None:
+    root = write(tmp_path / "set", tree("cat", "dog"))
+    (root / name).write_text('{"0": "cat", "1": "dog"}' if name.endswith("json") else "id,name\n0,cat\n1,dog\n")
+    with pytest.warns(UserWarning, match=f"1 file of other kinds left out: {name}"):
+        assert classes(root, "train") == {"cat": 3, "dog": 3}
+
+
+def test_folder_called_validate_is_the_validation_split(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", tree("train/cat", "train/dog", "validate/cat", "validate/dog"))
+    assert find_validation(split_names(str(root))) == "validate"
+
+
 def test_what_systems_leave_in_folders_is_no_data(tmp_path: Path) -> None:
     files = tree("train/cat", "train/dog")
     hidden = ["train/cat/._0.png", "train/.ipynb_checkpoints/0.png", "__MACOSX/train/cat/._0.png", ".DS_Store"]
@@ -381,6 +404,16 @@ def test_table_may_say_in_a_column_to_which_split_each_row_belongs(tmp_path: Pat
     assert found == {"train": ["a", "c"], "valid": ["d"], "test": ["b"]}
 
 
+def test_other_word_in_a_column_of_splits_is_a_split_and_an_empty_cell_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "reviews.csv"
+    table.write_text("text,split\na,train\nb,test\nc,unknown\n")
+    found = {split: load_split(str(tmp_path), split)["text"][:] for split in split_names(str(tmp_path))}
+    assert found == {"train": ["a"], "test": ["b"], "unknown": ["c"]}
+    table.write_text("text,split\na,train\nb,test\nc,\n")
+    with pytest.raises(UserError, match=r"column 'split' is empty in row 2: expected train, test or the like in each"):
+        split_names(str(tmp_path))
+
+
 @pytest.mark.parametrize("rows", ["a,train\nb,train\n", "a,train\nb,other\n", "a,test\nb,val\n", "a,train\nb,\n"])
 def test_column_with_other_words_than_those_of_splits_divides_nothing(rows: str, tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text(f"text,split\n{rows}")
@@ -432,7 +465,11 @@ def test_unknown_split_is_answered_with_those_there_are_and_the_way_out(tmp_path
     [
         ("", b"", "holds nothing: expected tables such as train.csv, or pictures"),
         ("a.xlsx", b"PK", "holds a.xlsx: expected tables such as train.csv, or pictures"),
-        ("a.tar.gz", gzip.compress(b"no archive", mtime=0), "cannot read split 'train' of data set"),
+        (
+            "a.tar.gz",
+            gzip.compress(b"no archive", mtime=0),
+            r"cannot read split 'train' of data set .*; a\.tar\.gz is an archive, unpack it into the folder",
+        ),
     ],
 )
 def test_folder_without_data_is_refused_in_one_line(name: str, content: bytes, message: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import lightning as L
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY, fit_arguments, image_dataset, write_parquet
@@ -188,6 +189,9 @@ def test_paths_images_and_arrays_of_one_picture_are_one_example(image_run: Path)
     ("examples", "line"),
     [
         ("a.png", "examples are str: expected a list"),
+        (Path("a.png"), "examples are PosixPath: expected a list"),
+        ({"image": ["a.png"]}, "examples are dict: expected a list"),
+        (pd.DataFrame({"image": ["a.png"]}), r"examples are DataFrame: expected a list, .* table\['text'\]\.tolist"),
         (["missing.png"], "missing.png cannot be decoded as an image: there is no such file; give another one"),
         ([b"bytes"], "example 0 cannot be decoded as an image: it has no known format of images, or a damaged head"),
         ([b""], "example 0 cannot be decoded as an image: it is empty"),

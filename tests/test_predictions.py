@@ -11,7 +11,7 @@ import torch
 from lightning_transfer.data.batches import ProblemType
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
-from lightning_transfer.run.predictions import write_lines
+from lightning_transfer.run.predictions import check_predictions_file, write_lines
 
 SHARES = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
 
@@ -57,6 +57,12 @@ def test_name_that_is_not_utf8_is_written_as_it_was_read() -> None:
         write_lines(Path(file), [name, "b"], SHARES, ["a", "b"], "classification")
     assert table("a.csv")[1][0] == name
     assert json.loads(Path("a.jsonl").read_text().splitlines()[0])["name"] == name
+
+
+@pytest.mark.parametrize("name", ["new.xlsx", "new.parquet", "new.csv.gz"])
+def test_name_of_another_format_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"--output is {name}: expected a name that ends in \.jsonl, or in \.csv or"):
+        check_predictions_file(Path(name))
 
 
 def test_failing_write_is_one_line_and_keeps_the_earlier_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The report: what it says of many runs, of texts, and of runs that left little behind."""
 
 import json
+import math
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -280,6 +281,15 @@ def test_untested_runs_are_not_compared() -> None:
     runs = [a_run(f"version_{place}", 0.0, test=None) for place in range(2)]
     page = report(runs, "untested")
     assert "version_0 is best with 50.0 % validation accuracy. No run was tested, so nothing is concluded" in page
+
+
+def test_diverged_run_is_never_the_best_and_accuracies_in_percent_stay() -> None:
+    steps = {"diverged": [math.nan], "good": [80.0, 93.5]}
+    runs = [Run(name, scalars={"val/accuracy": list(enumerate(values))}) for name, values in steps.items()]
+    page = report(runs, "diverged")
+    assert "good has 93.5 validation accuracy so far" in page
+    [task] = tasks_of(runs)
+    assert [run.name for run in task.ranked] == ["good", "diverged"]
 
 
 def test_runs_without_facts_of_their_data_are_one_task() -> None:

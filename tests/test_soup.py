@@ -51,6 +51,12 @@ def test_soup_equals_the_mean_of_its_runs_and_is_an_ordinary_checkpoint(capsys: 
     assert f"{record['test']['test/accuracy']:.4f}" in capsys.readouterr().out
     assert record["command"].startswith(f"lightning-transfer soup {runs[0]} {runs[1]} --recipe greedy --metric loss")
     checkpoint = runs[1] / "checkpoints" / "best.ckpt"
+    before = checkpoint.read_bytes()
+    with pytest.raises(UserError, match=r"--output is .*best\.ckpt, a checkpoint of the runs: expected another file"):
+        make_soup(runs, output=checkpoint)
+    with pytest.raises(UserError, match=r"--run_folder is .*0\.003, which holds a run already: expected another"):
+        make_soup(runs, run_folder=runs[1])
+    assert checkpoint.read_bytes() == before
     torch.save({**torch.load(checkpoint, weights_only=True), "privacy": {"epsilon": 2.0}}, checkpoint)
     with pytest.raises(UserError, match=r"0\.003 is a private run: expected others, as a soup costs the epsilons"):
         make_soup(runs)

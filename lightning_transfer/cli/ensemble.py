@@ -21,7 +21,13 @@ from lightning_transfer.files import check_file, writable, write_json
 from lightning_transfer.modules.classifier import Classifier
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.targets import TARGETS
-from lightning_transfer.run.predictions import KnownRows, class_names_of, places_of_classes, write_lines
+from lightning_transfer.run.predictions import (
+    KnownRows,
+    check_predictions_file,
+    class_names_of,
+    places_of_classes,
+    write_lines,
+)
 from lightning_transfer.transfer.sources import checkpoint_of
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
@@ -82,7 +88,9 @@ def evaluate_ensemble(
     if output:
         check_file(Path(output))
     if predictions:
-        check_file(Path(predictions), "--predictions")
+        check_predictions_file(Path(predictions), "--predictions")
+        if output and Path(output).resolve() == Path(predictions).resolve():
+            raise UserError(f"--predictions is {predictions}, as --output is: expected two different files")
 
     members = {str(run): predictions_of(run, split, [*arguments]) for run in runs}
     together = mean(members)
@@ -147,8 +155,9 @@ def finished_runs(runs: Sequence[Path], whole: str) -> list[Path]:
     runs = [Path(run) for run in runs]
     if len(runs) < 2:
         raise UserError(f"{whole} of {runs[0] if runs else 'nothing'} alone is that run: name at least two")
+    places = [run.resolve() for run in runs]
     for run in runs:
-        if runs.count(run) > 1:
+        if places.count(run.resolve()) > 1:
             raise UserError(f"{run} is named twice: each run of {whole} counts once")
         _require_finished(run)
     return runs

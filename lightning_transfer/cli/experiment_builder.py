@@ -27,12 +27,13 @@ from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.dashboards.events import SessionStart
 from lightning_transfer.data.normalisation import is_name_of_weights
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import check_file, check_folder
+from lightning_transfer.files import check_folder
 from lightning_transfer.lightning_internals import SilentProfiler
 from lightning_transfer.run.event_files import OrderedEventFiles
 from lightning_transfer.run.folder import folder_of_run, start_of_fit
 from lightning_transfer.run.known_order import KnownOrder
 from lightning_transfer.run.last_checkpoint import LastCheckpoint, make_preemptible
+from lightning_transfer.run.predictions import check_predictions_file
 from lightning_transfer.run.progress import progress_bar
 from lightning_transfer.run.reading import read_checkpoint, why_not_last
 from lightning_transfer.run.record import ResultsRecorder
@@ -174,7 +175,7 @@ class ExperimentBuilder(LightningCLI):
 
     def _check_output(self) -> None:
         if self.subcommand == "predict":
-            check_file(Path(self._get(self.config, "output")))
+            check_predictions_file(Path(self._get(self.config, "output")))
 
     def _build_network_as_saved(self) -> None:
         """Has a network that is evaluated built from the checkpoint alone, where that holds its config."""

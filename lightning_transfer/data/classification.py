@@ -40,7 +40,8 @@ class ClassificationDataModule(DividedSplits[Inputs], Generic[Inputs]):
             Null for images without labels, from which SelfSupervisedModule learns.
         train_split: The split to train on, and to validate on where the data has no split for that.
         validation_split: The split to validate on; nothing is then held out of the training split. If null, the one
-            called validation, valid, val or dev, if any. With the name of the training split, part of that is held out.
+            called validation, valid, val, dev or validate, if any. With the name of the training split, part of that is
+            held out.
         test_split: The split to test on. Examples of it that are in the training split too are counted, and it is
             refused where they are half of it or more.
         test_fraction: Share of each class of the training split that is held out under the name of test_split, for

@@ -1,6 +1,8 @@
 """Loads a data set by its Hub id, from a mirror of the Hub, or from a folder."""
 
+import difflib
 import lzma
+import re
 import tarfile
 import zipfile
 import zlib
@@ -23,6 +25,7 @@ from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import MIRROR_VARIABLE, in_mirror, is_hub_id, without_waiting_for_hub
 
+_ARCHIVE = re.compile(r"\.(zip|rar|7z|tgz|tar\.(gz|bz2|xz|zst))$")  # .tar alone holds examples of WebDataset
 # What archives raise that the library unpacks.
 _DAMAGE = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
@@ -75,7 +78,7 @@ def load_split(
         dataset = _load_by_library(path, location, split) if layout is None else _load_part(path, layout, split)
     for note in layout.notes if layout else ():
         rank_zero_warn(f"data set {path!r}: {note}")
-    way_out = ", or all by data.reader.header if these are data" if layout else ""
+    way_out = ", or all by data.reader.header if these are data" if layout else _advice_on_archives(path)
     if dataset.column_names:  # a file of no bytes has none
         place = f"split {split!r} of data set {path!r}"
         require_columns(dataset, place, layout.unlabelled if layout else "", way_out, **columns)
@@ -168,9 +171,12 @@ def _explained(path: str, split: str) -> Iterator[None]:
     except UserError:
         raise
     except ConnectionError as error:
+        near = difflib.get_close_matches(path, [each.name for each in Path.cwd().iterdir() if each.is_dir()], n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(
-            f"data set {path!r} is not in a mirror and the Hub cannot be reached: set {MIRROR_VARIABLE} to a folder"
-            f" that holds {path}, give a folder as data.path, or use the embedded data (configs/quickstart.yaml)"
+            f"data set {path!r} is no folder{meant}, is not in a mirror, and the Hub cannot be reached: set"
+            f" {MIRROR_VARIABLE} to a folder that holds {path}, give a folder as data.path, or use the embedded data"
+            " (configs/quickstart.yaml)"
         ) from error
     except (DataFilesNotFoundError, EmptyDatasetError) as error:
         there_are = ", ".join(files_below(Path(locate(path)))[:3]) if Path(locate(path)).is_dir() else ""
@@ -179,9 +185,17 @@ def _explained(path: str, split: str) -> Iterator[None]:
             " in folders of their classes, such as train/cat/1.png"
         ) from error
     except (*_DAMAGE, ValueError, OSError, DatasetGenerationError) as error:
-        raise UserError(f"cannot read split {split!r} of data set {path!r}: {reason_of(error)}") from error
+        reason = reason_of(error) + _advice_on_archives(path)
+        raise UserError(f"cannot read split {split!r} of data set {path!r}: {reason}") from error
     except IndexError as error:  # datasets raises this for a split without rows
         raise UserError(f"split {split!r} of data set {path!r} is empty") from error
+
+
+def _advice_on_archives(path: str) -> str:
+    """Advises to unpack archives, as the end of a sentence; empty where there are none."""
+    files = files_below(Path(locate(path))) if Path(locate(path)).is_dir() else []
+    archive = next((file for file in files if _ARCHIVE.search(file.lower())), None)
+    return f"; {archive} is an archive, unpack it into the folder" if archive else ""
 
 
 def require_columns(

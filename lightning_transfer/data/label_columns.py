@@ -59,6 +59,8 @@ class LabelColumns:
             raise UserError(
                 f"data.label_column is {self.names}: expected one column with data.problem_type {problem_type}"
             )
+        if len(set(self.names)) < len(self.names):
+            raise UserError(f"data.label_column is {self.names}: expected several different columns")
         self._problem_type = problem_type  # not its reader: a module cannot be sent to another process
 
     def class_names(self, dataset: datasets.Dataset, split: str) -> list[str]:

@@ -38,7 +38,7 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
         train_splits: The splits to train and validate on, and to learn the vocabulary from. Never name the split that
             a classifier is to be tested on.
         validation_split: The split to validate on; nothing is then held out. If null, the one called validation, valid,
-            val or dev, if any. With the name of a training split, documents are held out of these.
+            val, dev or validate, if any. With the name of a training split, documents are held out of these.
         test_fraction: What a classifier of the same data holds out of the split ``train`` by this option for its test.
             These documents are not read. ``test_seed``, ``label_column`` and ``group_column`` must be the same too.
         test_seed: Seed of that test.

@@ -1,12 +1,13 @@
 """Finds what the runs of a task say: which of them repeat the same settings, and which strategy is best."""
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 
 from lightning_transfer.report.conclusion import Record, conclusion
 from lightning_transfer.report.run_files import Run
-from lightning_transfer.report.tasks import Task, brief_names
+from lightning_transfer.report.tasks import Task, brief_names, is_share
 
 _BASELINE = "scratch"
 # Options by which repetitions of a run differ; the folders of their starting weights may differ in the seed only.
@@ -68,11 +69,13 @@ def _settings(run: Run) -> str:
 def _untested(task: Task) -> str:
     """Says which run is best on the validation, which is no conclusion."""
     tag, sign = f"val/{task.metric}", 1 if task.direction == "max" else -1
-    validated = [(run, value) for run in task.runs if (value := run.best_validation()[1].get(tag)) is not None]
+    found = [(run, run.best_validation()[1].get(tag, math.nan)) for run in task.runs]
+    validated = [(run, value) for run, value in found if not math.isnan(value)]
     if not validated:
-        return "No run was validated or tested: nothing is concluded."
+        return "No run has a number of a validation or a test: nothing is concluded."
     run, value = max(validated, key=lambda found: sign * found[1])
-    number = f"{100 * value:.1f} %" if task.metric == "accuracy" else f"{value:.4g}"
+    is_percent = is_share(tag, (value for _, value in validated))
+    number = f"{100 * value:.1f} %" if is_percent else f"{value:.4g}"
     step = run.best_validation()[0]
     epoch = f" in epoch {run.epoch_of(step)}" if step is not None and run.epoch_of(step) else ""
     name = brief_names([run.name for run in task.runs])[run.name]

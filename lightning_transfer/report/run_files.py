@@ -81,7 +81,7 @@ class Run:
             return (steps[0] if steps else None), chosen
         curves = {tag: dict(points) for tag, points in self.scalars.items() if tag.startswith("val/")}
         for tag in ("val/accuracy", "val/loss"):
-            if curve := curves.get(tag):
+            if curve := {step: value for step, value in curves.get(tag, {}).items() if not math.isnan(value)}:
                 best = (max if direction_of(tag) == "max" else min)(curve, key=curve.__getitem__)
                 return best, {name: values[best] for name, values in curves.items() if best in values}
         return None, {}

@@ -52,7 +52,7 @@ class Task:
 
         def rank(run: Run) -> list[float]:
             results = (run.tested.get(f"test/{self.metric}"), run.best_validation()[1].get(f"val/{self.metric}"))
-            return [math.inf if value is None else sign * value for value in results]
+            return [math.inf if value is None or math.isnan(value) else sign * value for value in results]
 
         return sorted(self.runs, key=rank)
 

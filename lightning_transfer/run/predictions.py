@@ -13,9 +13,12 @@ from torch import Tensor
 from lightning_transfer.data.batches import ProblemType, are_shares
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import replacing, writable
+from lightning_transfer.files import check_file, replacing, writable
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}  # of the columns of a table, by the suffix of its file
+_OF_OTHER_FORMATS = frozenset(
+    {".xlsx", ".xls", ".ods", ".parquet", ".feather", ".arrow", ".gz", ".zip", ".html", ".npy"}
+)
 
 # For each problem type the expected predictions in words, and a function that checks each row or value.
 _KINDS: dict[ProblemType, tuple[str, Callable[[Tensor], Tensor]]] = {
@@ -99,6 +102,21 @@ def write_predictions(
     names = loader.names(len(batches))
     write_lines(output, names, loader.in_order(batches), class_names, problem_type)
     return len(names)
+
+
+def check_predictions_file(file: Path, option: str = "--output") -> None:
+    """Checks that predictions can be written into a file.
+
+    Args:
+        file: The file.
+        option: Option of the command line that chooses another file.
+
+    Raises:
+        UserError: If it cannot, or its name is that of another format.
+    """
+    if file.suffix.lower() in _OF_OTHER_FORMATS:
+        raise UserError(f"{option} is {file}: expected a name that ends in .jsonl, or in .csv or .tsv for a table")
+    check_file(file, option)
 
 
 def write_lines(

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,8 +140,16 @@ class Predictor:
         Raises:
             UserError: For an example that cannot be read. It says which, and nothing is predicted.
         """
-        if isinstance(examples, str | bytes):
-            raise UserError(f"examples are {type(examples).__name__}: expected a list, also of a single example")
+        # A mapping and a table of pandas would give the names of their columns.
+        if (
+            isinstance(examples, str | bytes | Mapping)
+            or not isinstance(examples, Iterable)
+            or hasattr(examples, "columns")
+        ):
+            raise UserError(
+                f"examples are {type(examples).__name__}: expected a list, such as [example] for a single one, or"
+                " table['text'].tolist() for the column of a table"
+            )
         if batch_size is not None:
             require_at_least(1, batch_size=batch_size)
         given = [*examples]

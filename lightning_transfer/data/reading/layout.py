@@ -35,6 +35,7 @@ _TEXT = re.compile(r"\.txt(\.\w+)?$")
 _OF_LIBRARIES = frozenset({"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _SPLIT_COLUMNS = frozenset({"split", "subset", "partition", "set"})
 _OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
+_ABOUT_THE_DATA = re.compile(r"(readme|licen[cs]e|citation)\b.*", re.IGNORECASE)  # which is for people
 
 
 class Layout(NamedTuple):
@@ -87,10 +88,9 @@ def _find(folder: Path, options: ReaderOptions | None, texts: Sequence[str]) -> 
     tables = [file for file in tables if not _TEXT.search(file.lower())]
     described = [file for file in tables if describes_pictures(file)]
     if pictures and (described or not _name_pictures(folder, tables, pictures)):
-        beside = [file for file in [*_beside(others, pictures), *tables, *notes] if file not in described]
-        return _of_pictures(folder, pictures, described, list(dict.fromkeys(beside)), options)
+        return _of_pictures(folder, pictures, described, _to_name(others, described), options)
     if notes and (found := _texts_by_class(notes)):
-        return _of_texts(folder, found, list(dict.fromkeys([*_beside(others, notes), *tables])), options)
+        return _of_texts(folder, found, _to_name(others, notes), options)
     if tables or notes:
         return _of_tables(folder, tables or notes, notes if tables else [], options, texts)
     return None
@@ -104,16 +104,17 @@ def _is_of_hub(folder: Path, files: Sequence[str]) -> bool:
     return not re.search(r"[\[\]*?]", str(folder)) and any(_SHARD.fullmatch(file) for file in files)
 
 
-def _beside(others: Sequence[str], examples: Sequence[str]) -> list[str]:
-    """Finds files that lie where examples do and are none."""
-    folders, known = {os.path.dirname(file) for file in examples} - {""}, set(examples)  # noqa: PTH120
-    return [
+def _to_name(others: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Finds files that are not read and that a user may take for data, those in folders first."""
+    found = [
         file
         for file in others
-        if file not in known
-        and os.path.dirname(file) in folders  # noqa: PTH120
-        and os.path.basename(file).lower() not in _OF_SYSTEMS  # noqa: PTH119
+        if file not in set(known)
+        and (name := os.path.basename(file)).lower() not in _OF_SYSTEMS  # noqa: PTH119
+        and name not in _OF_LIBRARIES
+        and not _ABOUT_THE_DATA.fullmatch(name)
     ]
+    return sorted(found, key=lambda file: "/" not in file)
 
 
 def _is_table(file: Path) -> bool:
@@ -131,12 +132,16 @@ def _name_pictures(folder: Path, tables: Sequence[str], pictures: Sequence[str])
     if not at_top:
         return False
     names = {alike(name) for file in pictures for name in (Path(file).name, Path(file).stem)}
+    # Beside folders of classes a table has to name most pictures, as it may hold numbers that are names by chance.
+    least = len(pictures) / 2 if len(divide(pictures).class_names) > 1 else 1
     for table in at_top:
         with (folder / table).open("rb") as stream:
             start = stream.read(1 << 16).decode("utf-8", "replace")
         words = re.split(r"[\s,;|\"'/\\:\[\]{}]+", start)
         cells = re.split(r"[\t\r\n,;|\"'/\\:\[\]{}]+", start)  # a name may have blanks
-        if not names.isdisjoint(alike(word.strip()) for word in (*words, *cells)):
+        found = names.intersection(alike(word.strip()) for word in (*words, *cells))
+        is_whole = (folder / table).stat().st_size <= 1 << 16
+        if len(found) >= (least if is_whole else min(least, len(start.splitlines()) / 2)):
             return True
     return False
 
@@ -242,10 +247,16 @@ def _splits_by_column(
     for column in dataset.column_names:
         if column.lower() not in _SPLIT_COLUMNS:
             continue
-        values = dataset.with_format("numpy")[column][:]
-        words = {value: word_of_folder(str(value)) for value in set(values.tolist())}
-        if len(words) > 1 and all(words.values()) and any(is_training(word or "") for word in words.values()):
-            found = np.array([words[value] for value in values.tolist()])
+        values = [str(value or "").strip() for value in dataset.with_format(None)[column][:]]
+        words = {value: word_of_folder(value) for value in set(values)}
+        known = in_order({word for word in words.values() if word})
+        if len(known) > 1 and any(map(is_training, known)):
+            if "" in words:
+                raise UserError(
+                    f"column {column!r} is empty in row {values.index('')}: expected {', '.join(known)} or the like in"
+                    " each row, as it names the splits"
+                )
+            found = np.array([words[value] or value for value in values])
             return column, {
                 str(word): partial(dataset.select, np.flatnonzero(found == word)) for word in dict.fromkeys(found)
             }

@@ -8,7 +8,7 @@ from lightning_transfer.errors import UserError
 # A name that is asked for is also found under the other words of its line.
 _SYNONYMS = (
     ("train", "training"),
-    ("validation", "valid", "val", "dev"),
+    ("validation", "valid", "val", "dev", "validate"),
     ("test", "testing", "eval", "evaluation"),
 )
 _WORDS = frozenset(word for line in _SYNONYMS for word in line)
@@ -147,7 +147,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def find_validation(names: Iterable[str]) -> str | None:
-    """Finds the validation split that data brings along, the first of validation, valid, val and dev."""
+    """Finds the validation split that data brings along, the first of validation, valid, val, dev and validate."""
     lower = {name.lower(): name for name in reversed(list(names))}
     return next((lower[word] for word in _SYNONYMS[1] if word in lower), None)
 
