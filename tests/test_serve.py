@@ -453,6 +453,7 @@ def test_request_is_refused_at_once_where_many_wait() -> None:
         go = asyncio.Event()
 
         async def slow(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
             await go.wait()
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"{}"})
@@ -467,6 +468,42 @@ def test_request_is_refused_at_once_where_many_wait() -> None:
     first, *others = asyncio.run(crowd())
     assert first == (503, {"error": "64 requests are waiting: expected fewer; try again in a second"})
     assert others == [(200, {})] * 65
+
+
+@needs_extra
+def test_body_that_comes_slowly_is_given_up_and_keeps_no_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastapi import HTTPException
+
+    from lightning_transfer.run.server import traffic
+
+    monkeypatch.setattr(traffic, "_BODY_SECONDS", 0.2)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = await receive()
+        while body["more_body"]:
+            body = await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body["body"]})
+
+    async def half_sent(watch: Any) -> int:
+        begun = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+        async def receive() -> Any:
+            return next(begun, None) or await asyncio.Event().wait()
+
+        with pytest.raises(HTTPException, match=r"the body is not whole after 0\.2 seconds") as raised:
+            await watch({"type": "http", "path": "/predict"}, receive, None)
+        return raised.value.status_code
+
+    async def crowd() -> list[Any]:
+        watch = traffic.Watch(app, traffic.Traffic())
+        slow = [asyncio.create_task(half_sent(watch)) for _ in range(100)]
+        await asyncio.sleep(0)
+        return [await _post(watch, {"texts": ["good"]}), *[await task for task in slow]]
+
+    good, *given_up = asyncio.run(crowd())
+    assert good == (200, {"texts": ["good"]})
+    assert given_up == [408] * 100
 
 
 def test_what_cannot_be_served_is_refused_before_any_work(

@@ -1,13 +1,16 @@
-"""Counts requests for ``GET /metrics``, and refuses those that come when too many wait."""
+"""Counts requests for ``GET /metrics``, and refuses those that come when too many wait, or come too slowly."""
 
+import asyncio
 import time
 from typing import Any
 
+from fastapi import HTTPException
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MOST_WAITING = 64  # requests, whose bodies are in memory; more would wait for seconds
+_BODY_SECONDS = 30.0  # for a whole body
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -38,6 +41,8 @@ class Traffic:
 class Watch:
     """Counts the requests of an application, and answers 503 at once while 64 of them wait.
 
+    A request waits once its body is whole. It has 30 seconds for that, and is answered with 408 after them.
+
     Args:
         app: The application.
         traffic: Takes the figures.
@@ -63,10 +68,45 @@ class Watch:
                 self._traffic.seconds.observe(time.perf_counter() - started)
             await send(message)
 
-        self._count += 1
-        self._traffic.waiting.set(self._count)
+        body = _Body(receive)
+
+        async def received() -> Message:
+            was_whole, message = body.is_whole, await body.receive()
+            if body.is_whole and not was_whole:
+                self._wait(1)
+            return message
+
         try:
-            await app(scope, receive, noted)
+            await app(scope, received, noted)
         finally:
-            self._count -= 1
-            self._traffic.waiting.set(self._count)
+            if body.is_whole:
+                self._wait(-1)
+
+    def _wait(self, more: int) -> None:
+        self._count += more
+        self._traffic.waiting.set(self._count)
+
+
+class _Body:
+    """Receives the body of a request, which has to be whole in time."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self.is_whole = receive, False
+        self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+
+    async def receive(self) -> Message:
+        """Gives the next part of the body. What comes after the last one says only that the client has gone.
+
+        Raises:
+            HTTPException: If the body is not whole in time.
+        """
+        if self.is_whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            line = f"the body is not whole after {_BODY_SECONDS:g} seconds: expected it sooner"
+            raise HTTPException(408, line, {"Connection": "close"}) from None
+        self.is_whole = not message.get("more_body", False)
+        return message
