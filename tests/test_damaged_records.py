@@ -121,6 +121,9 @@ def test_report_shows_the_other_runs_and_names_the_damaged_one(
     main(["report", "logs"])
     run = damaged.parent.relative_to("logs")
     assert f"{run} is shown without its record: {damaged} is damaged" in capsys.readouterr().err
+    (damaged.parent / "events.out.tfevents.1.x").mkdir()  # which cannot be read as a file
+    main(["report", "logs"])
+    assert f"{run} is shown without its event files: " in capsys.readouterr().err
     assert Path("logs/report.html").is_file()
 
 

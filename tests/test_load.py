@@ -330,8 +330,11 @@ def test_what_is_no_run_is_refused_in_one_line(text_run: Callable[..., Path], tm
     }.items():
         with pytest.raises(UserError, match=line):
             load(run)
-    with pytest.raises(UserError, match="device is nowhere: "):
-        load(text_run("texts"), device="nowhere")
+    for device in ("nowhere", "tpu", "cuda:99"):
+        with pytest.raises(
+            UserError, match=f"device is {device}: expected cpu, or what this machine has, such as cuda"
+        ):
+            load(text_run("texts"), device=device)
     run = Path(shutil.copytree(text_run("texts"), "run"))
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("lightning_transfer.TextDataModule", "gone.Data"))

@@ -313,6 +313,34 @@ def test_labels_of_another_shape_than_the_outputs_are_refused(problem_type: Prob
         TARGETS[problem_type].sum_of_scores(torch.zeros(4, 2), torch.zeros(4))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_whole_numbers_of_any_kind_are_numbers_of_classes(dtype: torch.dtype) -> None:
+    labels = TARGETS["classification"].taken(torch.tensor([0, 2, 1], dtype=dtype), 3)
+    assert torch.equal(labels, torch.tensor([0, 2, 1]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3]), "a label is 3: expected 0 to 2, as model.num_classes is 3"),
+        (torch.tensor([-1, 0]), "a label is -1: expected 0 to 2"),
+        (
+            torch.tensor([0.0, 1.0]),
+            r"the labels of a batch are float32 \[2\]: expected int64 \[batch\], each the number",
+        ),
+        (torch.zeros(2, 1, dtype=torch.int64), r"the labels of a batch are int64 \[2, 1\]: expected int64 \[batch\]"),
+        (torch.zeros(2, 4), r"the labels of a batch are float32 \[2, 4\]: expected"),
+    ],
+    ids=["too high", "below 0", "float", "column", "shares of other classes"],
+)
+def test_labels_that_are_no_numbers_of_classes_are_one_line(labels: Tensor, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TARGETS["classification"].taken(labels, 3)
+    module = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), num_classes=3)
+    with pytest.raises(UserError, match=message):
+        module.validation_step((torch.zeros(2, 4), labels), 0)  # type: ignore[arg-type]
+
+
 def test_smoothed_loss_of_several_classes_moves_labels_towards_a_half() -> None:
     loss = Classifier(SeedCNN(3), 3, problem_type="multilabel", label_smoothing=0.2).loss
     logits, smoothed = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.9, 0.1, 0.1]])

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_transfer.cli.arguments import ExperimentParser
@@ -139,8 +140,12 @@ class _Restored(CommandLine):
                 enable_model_summary=False,
                 plugins=[LightningEnvironment()],  # a program of several processes loads a run in each
             )
-        except (RuntimeError, TypeError, ValueError) as error:  # Lightning's, and torch's for a missing device
-            raise UserError(f"device is {self._device}: {error}") from error
+        # Lightning's, and torch's for a missing device
+        except (ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"device is {self._device}: expected cpu, or what this machine has, such as cuda:0 ({reason})"
+            ) from error
 
     def predict(self, **kwargs: Any) -> None:
         """Has Lightning restore the module as for a prediction, and moves it to its device."""

@@ -196,8 +196,9 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
             "steps": "tokenizer.json without its special tokens, cut, padded on the right to the longest of the batch",
             "text_columns": self.text_columns,
             "max_tokens": self.max_tokens,
-            "kept_of_a_longer_text": "the first quarter of max_tokens, without those before and after, and the rest"
-            " from its end",
+            "share_of_each_text": "max_tokens without the tokens before, after and between; from the shortest text to"
+            " the longest, each has at most what is left, divided by the texts that are left and rounded down",
+            "kept_of_a_longer_text": "the first quarter of its share, rounded down, and the rest from its end",
             "before": before,
             "after": tokens.after,
             "between_texts": tokens.separator,

@@ -122,7 +122,7 @@ class Classifier(LaidOutModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Computes the loss of a training batch, and logs the means at the end of a logging interval or an epoch."""
         inputs, labels = parts(batch, self.network)
-        logits = self(*inputs)
+        logits, labels = self(*inputs), self.targets.taken(labels, self.num_classes)
         loss = self.training_loss(logits, labels)
         self._log_training(loss, logits, labels)
         return loss
@@ -152,7 +152,7 @@ class Classifier(LaidOutModule):
 
     def _evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> Tensor:
         inputs, labels = parts(batch, self.network)
-        logits = self(*inputs)
+        logits, labels = self(*inputs), self.targets.taken(labels, self.num_classes)
         # In float32 at least: checkpoints are chosen by the mean of these losses.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         predictions = self.predictions(logits)

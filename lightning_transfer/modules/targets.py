@@ -16,6 +16,7 @@ from torchmetrics.classification import (
 )
 
 from lightning_transfer.data.batches import ProblemType
+from lightning_transfer.errors import UserError
 from lightning_transfer.modules.exact_metrics import (
     ExactCalibrationError,
     ExplainedShare,
@@ -71,6 +72,18 @@ class Targets(ABC):
     def scores(self, outputs: int) -> dict[str, Metric]:
         """Makes the scores of an evaluation."""
 
+    def taken(self, labels: Tensor, outputs: int) -> Tensor:
+        """Gives labels as losses take them.
+
+        Args:
+            labels: Labels of a batch, as the data gives them.
+            outputs: Number of classes, or of the numbers to predict.
+
+        Raises:
+            UserError: For labels that no loss of this problem type takes.
+        """
+        return labels
+
     @abstractmethod
     def counted(self, labels: Tensor) -> Tensor:
         """Gives labels as scores take them."""
@@ -94,6 +107,21 @@ class OneClass(Targets):
     chosen_by = ("accuracy", "max")
 
     sum_of_scores = staticmethod(count_correct)
+
+    def taken(self, labels: Tensor, outputs: int) -> Tensor:
+        """Gives labels as int64; shares of mixed examples stay."""
+        if labels.is_floating_point() and labels.ndim == 2 and labels.shape[1] == outputs:
+            return labels
+        if labels.is_floating_point() or labels.ndim != 1:
+            kind = f"{str(labels.dtype).removeprefix('torch.')} {[*labels.shape]}"
+            raise UserError(f"the labels of a batch are {kind}: expected int64 [batch], each the number of a class")
+        labels = labels.long()
+        if labels.device.type == "cpu" and len(labels):  # elsewhere it would wait for the device
+            low, high = (int(label) for label in labels.aminmax())
+            if low < 0 or high >= outputs:
+                wrong = low if low < 0 else high
+                raise UserError(f"a label is {wrong}: expected 0 to {outputs - 1}, as model.num_classes is {outputs}")
+        return labels
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Turns logits into probabilities."""

@@ -74,7 +74,8 @@ def _of_int8(figures: Mapping[str, Any]) -> list[str]:
 def _figures(metrics: Mapping[str, float] | None, split: str, data: Mapping[str, Any]) -> list[str]:
     count = data.get(f"{split}_examples")
     lines = []
-    for name, value in (metrics or {}).items():
+    numbers = {name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
+    for name, value in numbers.items():
         words = f"- {name}: {value:.4f}"
         if name.rpartition("/")[2] in _SHARES and count:
             low, high = share_interval(value, count)

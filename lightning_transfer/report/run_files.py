@@ -116,10 +116,30 @@ def find_runs(folder: Path) -> list[Run]:
 
 def read_run(folder: Path, name: str) -> Run:
     """Reads one run. If it was killed or still runs, what it has not written is missing."""
+    run, wrong = Run(name), list[str]()
+    try:
+        _read_events(folder, run, wrong)
+    except (OSError, UnicodeError) as error:  # it costs this run's curves, and no other's
+        print(f"{name} is shown without its event files: {' '.join(str(error).split())}", file=sys.stderr)
+    file = folder / "results.json"
+    if file.is_file():
+        try:
+            run.results = expected(read_json(file), Results, file.name, wrong)
+        except (UserError, OSError) as error:  # it costs this run's record, and no other's
+            print(f"{name} is shown without its record: {error}", file=sys.stderr)
+    if wrong:
+        more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        said = "; ".join(wrong[:_MOST_NAMED])
+        print(f"{name} is shown without what no run writes: {said}{more}", file=sys.stderr)
+    if not run.scalars:
+        run.scalars = _curves(run.results.get("validations") or [])
+    return run
+
+
+def _read_events(folder: Path, run: Run, wrong: list[str]) -> None:
     # 0 keeps all scalars. The last image and the last tensor of a tag are enough.
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     events.Reload()
-    run, wrong = Run(name), list[str]()
     for tag in events.Tags()["scalars"]:
         run.scalars[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
     for tag in events.Tags()["images"]:
@@ -130,19 +150,6 @@ def read_run(folder: Path, name: str) -> Run:
             content = _parsed(events.Tensors(tag)[-1].tensor_proto.string_val)
             if (found := expected(content, DATA.get(tag, Any), tag, wrong)) is not None:
                 run.data[tag], run.steps[tag] = found, events.Tensors(tag)[-1].step
-    file = folder / "results.json"
-    if file.is_file():
-        try:
-            run.results = expected(read_json(file), Results, file.name, wrong)
-        except UserError as error:  # it costs this run's record, and no other's
-            print(f"{name} is shown without its record: {error}", file=sys.stderr)
-    if wrong:
-        more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
-        said = "; ".join(wrong[:_MOST_NAMED])
-        print(f"{name} is shown without what no run writes: {said}{more}", file=sys.stderr)
-    if not run.scalars:
-        run.scalars = _curves(run.results.get("validations") or [])
-    return run
 
 
 def _parsed(texts: Sequence[bytes]) -> Any:
