@@ -250,8 +250,14 @@ def test_unknown_command_is_refused_with_all_there_are(
 
 
 def test_command_without_an_experiment_is_told_how_to_give_one(capsys: pytest.CaptureFixture[str]) -> None:
-    expected = "nothing is given for network: name a file that has it (--config), or give the argument"
+    expected = "nothing is given for model.network: name a file that has it (--config), or give the argument"
     assert error_line(capsys, "fit") == expected
+
+
+def test_config_that_is_no_yaml_is_named_with_the_place_of_its_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("data:\n\tpath: pictures\n")
+    line = error_line(capsys, "fit", "--config", "configs/quickstart.yaml", "--config", "mine.yaml")
+    assert line == "mine.yaml is not YAML: found character '\\t' that cannot start any token (line 2, column 1)"
 
 
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def one_line(message: str, hint: Callable[[str], str], place: str = "") -> str:
     if match := _WRONG_VALUE.fullmatch(message):
         return f"{place}{match['key']} is {match['value']}: expected {_in_words(match['expected'])}"
     if match := _MISSING.search(message):
-        return f"nothing is given for {match['names']}: name a file that has it (--config), or give the argument"
+        return f"nothing is given for {place}{match['names']}: name a file that has it (--config), or give the argument"
     if match := _AMBIGUOUS_CLASS.search(message):
         paths = match["paths"].replace(", ", " or ")
         return f"{place}{match['key']}: {match['name']} is the name of several classes, write {paths}"

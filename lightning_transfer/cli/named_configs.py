@@ -34,11 +34,15 @@ def _check(text: str, name: str, parser: Any) -> None:
     """Refuses a YAML text that no config can be.
 
     One has no end. One has a value in the place of a section, such as ``trainer: 2``: the parser would forget the whole
-    section. A text that is not valid YAML is left to the parser, which says where its mistake is.
+    section.
     """
     try:
         content = parse_yaml(text, name)
-    except yaml.YAMLError:
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark, error.problem or error.context
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise UserError(f"{name} is not YAML: {problem}{place}") from error
+    except yaml.YAMLError:  # such as a character that YAML does not allow, which the parser names
         return
     for key, value in content.items() if isinstance(content, dict) else ():
         if key in (parser.groups or {}) and not isinstance(value, dict | str):  # a text names a class or a file
