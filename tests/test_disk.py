@@ -111,7 +111,7 @@ ELSEWHERE = {
     ("report/run_section.py", "_picture"): "writes into memory",
     ("run/plain_types.py", "_is_readable"): "writes into memory",
     ("run/guarded_strategy.py", "save_plain"): "asks the plugin that writes checkpoints",
-    ("study/cells.py", "_output_to"): "adds lines to the log of a run",
+    ("study/cell_output.py", "output_to"): "adds lines to the log of a run",
     ("run/verbosity.py", "_choose"): "opens the device that keeps nothing",
 }
 

@@ -97,7 +97,7 @@ def test_rows_of_a_batch_are_not_said_where_they_are_private(tmp_path: Path) -> 
 def test_nothing_is_counted_or_measured_on_private_examples(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("classification.announce_classes", "labelled_splits.count_contradictions"):
+    for module in ("divided_splits.announce_classes", "labelled_splits.count_contradictions"):
         monkeypatch.setattr(f"lightning_transfer.data.{module}", None)
     monkeypatch.setattr("lightning_transfer.data.labelled_splits.check_overlap", None)
     data = SmallImages()
