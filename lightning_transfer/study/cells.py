@@ -212,7 +212,8 @@ class Cell:
         """Takes a finished run for failed if the metric is no finite number; its record is set aside."""
         result = self.result or {}
         for split, name in (("validation", f"val/{metric}"), ("test", f"test/{metric}")):
-            if not math.isfinite(value := (result.get(split) or {}).get(name, 0.0)):
+            value = (result.get(split) or {}).get(name, 0.0)
+            if not (isinstance(value, int | float) and math.isfinite(value)):
                 self.fail(f"{name} is {value}: expected a number")
                 (self.folder / RESULTS).replace(self.folder / f"{RESULTS}.damaged")
                 return

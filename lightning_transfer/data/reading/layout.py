@@ -106,10 +106,11 @@ def _is_of_hub(folder: Path, files: Sequence[str]) -> bool:
 
 def _to_name(others: Sequence[str], known: Sequence[str]) -> list[str]:
     """Finds files that are not read and that a user may take for data, those in folders first."""
+    read = set(known)
     found = [
         file
         for file in others
-        if file not in set(known)
+        if file not in read
         and (name := os.path.basename(file)).lower() not in _OF_SYSTEMS  # noqa: PTH119
         and name not in _OF_LIBRARIES
         and not _ABOUT_THE_DATA.fullmatch(name)
