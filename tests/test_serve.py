@@ -205,7 +205,17 @@ def test_bad_file_method_and_path_are_answered_with_one_line(server: Server) -> 
         (server.predict_files(b"x", field="pictures"), 422, "images is missing"),
         (server.ask("POST", "/predict/files", "images=a", **form), 422, r"images\[0\] is 'a': expected a file"),
         (server.ask("POST", "/predict/files", "x", Content_Type="multipart/form-data"), 400, "Missing boundary"),
-        (server.ask("POST", "/predict", "hello", Content_Type="text/plain"), 422, "images is missing"),
+        (
+            server.ask("POST", "/predict", "hello", Content_Type="text/plain"),
+            422,
+            "Content-Type is 'text/plain': expected",
+        ),
+        (
+            server.ask("POST", "/predict", json.dumps(in_base64(truncated)), **form),
+            422,
+            ".*: expected application/json",
+        ),
+        (server.ask("POST", "/predict/files", "{}", **JSON), 422, ".*json': expected multipart/form-data"),
         (server.ask("GET", "/predict"), 405, "/predict is not for GET: expected a method of GET /openapi.json"),
         (server.ask("GET", "/etc/passwd"), 404, "/etc/passwd is not there: expected a path of GET /openapi.json"),
     ]

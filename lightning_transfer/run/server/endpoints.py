@@ -181,8 +181,12 @@ def _answer_errors(app: FastAPI, limits: Limits) -> None:
         return JSONResponse({"error": line}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def refuse_content(_: Request, error: RequestValidationError) -> Response:
+    async def refuse_content(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        given = request.headers.get("content-type", "missing").partition(";")[0]
+        wanted = "multipart/form-data" if request.url.path.endswith("/files") else "application/json"
+        if first["type"] == "missing" and given != wanted and not given.endswith("+json"):
+            return JSONResponse({"error": f"Content-Type is {_shown(given)}: expected {wanted}"}, 422)
         return JSONResponse({"error": _line_of(first)}, 413 if first["type"] in _TOO_LARGE else 422)
 
     @app.exception_handler(Exception)
