@@ -430,6 +430,8 @@ def test_mistyped_path_without_a_network_is_refused_within_seconds(
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
     assert "the Hub cannot be reached" in error_line(capsys, *fit_arguments(Path("pictres/cats")))
+    Path("pictures").mkdir()
+    assert "'pictres' is no folder (did you mean pictures?)" in error_line(capsys, *fit_arguments(Path("pictres")))
     with pytest.raises(UserError, match=r"pictres/cats/x\.pt cannot be downloaded"):
         read_source("hf://pictres/cats/x.pt")
     assert time.monotonic() - start < 20

@@ -73,6 +73,8 @@ def test_each_run_is_worth_what_its_record_says_and_the_mean_more(runs: list[Pat
 def test_file_that_cannot_be_written_is_refused_first(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     line = error_line(capsys, "ensemble", *map(str, runs), "--output", "nowhere/figures.json")
     assert line == "cannot write nowhere/figures.json: No such file or directory; choose another file with --output"
+    line = error_line(capsys, "ensemble", *map(str, runs), "--output", "same.json", "--predictions", "./same.json")
+    assert line == "--predictions is same.json, as --output is: expected two different files"
 
 
 def test_run_without_a_hold_out_is_worth_its_last_weights(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

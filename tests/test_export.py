@@ -33,6 +33,7 @@ from lightning_transfer import (
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.tokenizer import train_tokenizer
 from lightning_transfer.errors import UserError
+from lightning_transfer.report.model_card import model_card
 from lightning_transfer.run.exports.answers import Axes, Exported, exported_of
 from lightning_transfer.run.exports.checks import compare, write_and_compare
 from lightning_transfer.run.exports.programs import Format, write_program
@@ -247,6 +248,17 @@ def test_page_predicts_as_written(image_run: Path, capsys: pytest.CaptureFixture
     assert expected.probabilities is not None
     np.testing.assert_allclose(found["probabilities"], expected.probabilities.numpy(), atol=1e-5)
     assert capsys.readouterr().out.startswith(f"{expected.labels[0]} ")  # type: ignore[index]
+
+
+def test_card_of_a_record_without_a_number_says_the_others() -> None:
+    export = {
+        **{"inputs": {"images": "float32"}, "outputs": {}, "problem_type": "classification", "network": "SeedCNN"},
+        **{"classes": ["cat"], "command": "export", "data": "pictures", "file": "a.onnx", "preprocessing": "how.json"},
+        "check": {"batches": [1], "max_difference": 0.0},
+    }
+    card = model_card("a", None, export, {"test": {"test/accuracy": None, "test/loss": 0.5}})
+    assert "- test/loss: 0.5000" in card
+    assert "- test/accuracy" not in card
 
 
 def test_what_cannot_be_exported_is_refused_before_any_work(
