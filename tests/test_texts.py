@@ -159,6 +159,26 @@ def test_two_texts_share_the_tokens_and_each_keeps_its_start_and_end(
     assert batch.lengths.tolist() == [9, 9]
 
 
+@pytest.mark.parametrize(
+    "texts", [("a b c d e f g h", "s t"), ("a b", "s t u v w x y z"), ("a b c d e", "s t u v w x")]
+)
+def test_words_of_the_preprocessing_lead_to_the_same_tokens(texts: tuple[str, str], tmp_path: Path) -> None:
+    data = pairs(tmp_path, [texts] * 10, max_tokens=9, document_start=True)
+    batch = data.batch_maker(data.read_split("test"))(np.array([0]))
+    how = data.preprocessing
+    left, shares_of = how["tokens_to_share"], {}
+    tokens = [data.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    for place, text in enumerate(sorted(tokens, key=len)):
+        shares_of[tokens.index(text)] = share = min(len(text), left // (len(texts) - place))
+        left -= share
+    kept = []
+    for place, text in enumerate(tokens):
+        share = shares_of[place]
+        kept.append([*text[: share // 4], *text[len(text) - (share - share // 4) :]] if share < len(text) else text)
+    expected = [*how["before"], *kept[0], how["between_texts"], *kept[1], *how["after"]]
+    assert batch.token_ids[0].tolist() == expected
+
+
 def test_shares_of_three_texts_add_up_and_are_equal_where_all_are_long() -> None:
     whole = torch.tensor([[9, 9, 9], [1, 9, 9], [9, 2, 1], [1, 2, 3]])
     assert shares(whole, 10).tolist() == [[3, 3, 4], [1, 4, 5], [7, 2, 1], [1, 2, 3]]

@@ -196,8 +196,9 @@ class TextDataModule(TokenizedTexts, ClassificationDataModule[Documents]):
             "steps": "tokenizer.json without its special tokens, cut, padded on the right to the longest of the batch",
             "text_columns": self.text_columns,
             "max_tokens": self.max_tokens,
-            "share_of_each_text": "max_tokens without the tokens before, after and between; from the shortest text to"
-            " the longest, each has at most what is left, divided by the texts that are left and rounded down",
+            "tokens_to_share": self._most_tokens_of_text - (len(self.text_columns) - 1),
+            "share_of_each_text": "from the shortest text to the longest, each has at most what is left of"
+            " tokens_to_share, divided by the texts that are left and rounded down",
             "kept_of_a_longer_text": "the first quarter of its share, rounded down, and the rest from its end",
             "before": before,
             "after": tokens.after,
