@@ -156,8 +156,8 @@ def finished_runs(runs: Sequence[Path], whole: str) -> list[Path]:
     if len(runs) < 2:
         raise UserError(f"{whole} of {runs[0] if runs else 'nothing'} alone is that run: name at least two")
     places = [run.resolve() for run in runs]
-    for run in runs:
-        if places.count(run.resolve()) > 1:
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
             raise UserError(f"{run} is named twice: each run of {whole} counts once")
         _require_finished(run)
     return runs

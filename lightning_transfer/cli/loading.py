@@ -18,7 +18,7 @@ from lightning_transfer.cli.mistakes import message_of
 from lightning_transfer.cli.trainer import Trainer
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.data.classification import ClassificationDataModule
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, in_one_line
 from lightning_transfer.run.config_files import read_yaml
 from lightning_transfer.run.predictor import Member, Predictor
 from lightning_transfer.run.verbosity import hushed
@@ -142,9 +142,9 @@ class _Restored(CommandLine):
             )
         # Lightning's, and torch's for a missing device
         except (ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
             raise UserError(
-                f"device is {self._device}: expected cpu, or what this machine has, such as cuda:0 ({reason})"
+                f"device is {self._device}: expected cpu, or what this machine has, such as cuda:0"
+                f" ({in_one_line(error)})"
             ) from error
 
     def predict(self, **kwargs: Any) -> None:

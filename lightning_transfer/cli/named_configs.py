@@ -7,7 +7,7 @@ import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # it is exported without being listed
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.run.config_files import find_config, parse_yaml, text_of_config
+from lightning_transfer.run.config_files import find_config, not_yaml, parse_yaml, text_of_config
 
 CONFIG_ACTIONS = ("config", ActionConfigFile)  # how arguments that take config files are declared
 
@@ -38,12 +38,8 @@ def _check(text: str, name: str, parser: Any) -> None:
     """
     try:
         content = parse_yaml(text, name)
-    except yaml.MarkedYAMLError as error:
-        mark, problem = error.problem_mark, error.problem or error.context
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise UserError(f"{name} is not YAML: {problem}{place}") from error
-    except yaml.YAMLError:  # such as a character that YAML does not allow, which the parser names
-        return
+    except yaml.YAMLError as error:
+        raise not_yaml(name, error) from error
     for key, value in content.items() if isinstance(content, dict) else ():
         if key in (parser.groups or {}) and not isinstance(value, dict | str):  # a text names a class or a file
             shown = "null" if value is None else value

@@ -12,11 +12,11 @@ from lightning_transfer.cli.ensemble import divide, finished_runs, table
 from lightning_transfer.cli.experiment import CommandLine
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.cli.signatures import parser_of
-from lightning_transfer.cli.soup_record import record_of_soup, records_of
+from lightning_transfer.cli.soup_record import record_of_soup, records_of, refuse_other_run
 from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
-from lightning_transfer.files import check_file, check_folder, read_json, write_json, write_text
+from lightning_transfer.files import check_file, check_folder, write_json, write_text
 from lightning_transfer.run.checkpoint_io import DurableCheckpointIO
 from lightning_transfer.run.reading import read_checkpoint
 from lightning_transfer.transfer.sources import checkpoint_of
@@ -90,7 +90,7 @@ def make_soup(
         if output.resolve() in {checkpoint_of(run).resolve() for run in runs}:
             raise UserError(f"--output is {output}, a checkpoint of the runs: expected another file")
     else:
-        _check_no_run(Path(run_folder))
+        refuse_other_run(Path(run_folder))
         check_folder(output.parent, "--run_folder")
     records = {} if run_folder is None else records_of(runs)  # refused now what would be after all evaluations
     checkpoints = {run: read_checkpoint(checkpoint_of(run)) for run in runs}
@@ -218,14 +218,6 @@ class _Soup:
             if rank(validation) >= rank(chosen.validation):
                 chosen = Chosen(trial, validation)
         return chosen
-
-
-def _check_no_run(folder: Path) -> None:
-    """Refuses a folder with a run that is no soup. A soup may be there: that of a study which was stopped."""
-    record = folder / "results.json"
-    is_trained = (folder / "checkpoints" / "last.ckpt").exists()
-    if is_trained or (record.exists() and "soup" not in read_json(record)):
-        raise UserError(f"--run_folder is {folder}, which holds a run already: expected another folder")
 
 
 def _check_same_network(weights: Mapping[Path, Weights]) -> None:

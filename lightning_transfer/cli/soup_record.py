@@ -7,6 +7,7 @@ from typing import Any, NotRequired, TypedDict
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import read_json
 from lightning_transfer.report.expected_content import Number, expected
+from lightning_transfer.run.reading import LAST
 from lightning_transfer.run.record import source_commit, versions
 
 
@@ -31,6 +32,18 @@ def records_of(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
         UserError: For a damaged record.
     """
     return {run: _record_of(run) for run in runs}
+
+
+def refuse_other_run(folder: Path) -> None:
+    """Refuses a folder with a run that is no soup. A soup may be there: that of a study which was stopped.
+
+    Raises:
+        UserError: If there is another run.
+    """
+    record = folder / "results.json"
+    is_trained = (folder / "checkpoints" / LAST).exists()
+    if is_trained or (record.exists() and "soup" not in read_json(record)):
+        raise UserError(f"--run_folder is {folder}, which holds a run already: expected another folder")
 
 
 def record_of_soup(

@@ -78,10 +78,15 @@ def load_split(
         dataset = _load_by_library(path, location, split) if layout is None else _load_part(path, layout, split)
     for note in layout.notes if layout else ():
         rank_zero_warn(f"data set {path!r}: {note}")
-    way_out = ", or all by data.reader.header if these are data" if layout else _advice_on_archives(path)
+    way_out = ", or all by data.reader.header if these are data" if layout else ""
     if dataset.column_names:  # a file of no bytes has none
         place = f"split {split!r} of data set {path!r}"
-        require_columns(dataset, place, layout.unlabelled if layout else "", way_out, **columns)
+        try:
+            require_columns(dataset, place, layout.unlabelled if layout else "", way_out, **columns)
+        except UserError as error:
+            if layout:
+                raise
+            raise UserError(f"{error}{_advice_on_archives(path)}") from error
     if len(dataset) == 0:
         raise UserError(f"split {split!r} of data set {path!r} is empty")
     return dataset

@@ -11,7 +11,7 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_transfer.directions import direction_of
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, in_one_line
 from lightning_transfer.files import read_json
 from lightning_transfer.report.expected_content import DATA, Results, expected
 
@@ -120,7 +120,7 @@ def read_run(folder: Path, name: str) -> Run:
     try:
         _read_events(folder, run, wrong)
     except (OSError, UnicodeError) as error:  # it costs this run's curves, and no other's
-        print(f"{name} is shown without its event files: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name} is shown without its event files: {in_one_line(error)}", file=sys.stderr)
     file = folder / "results.json"
     if file.is_file():
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, in_one_line
 
 YAML = (".yaml", ".yml")
 _FOLDER = "configs"
@@ -59,7 +59,15 @@ def read_yaml(file: Path) -> Any:
     try:
         return parse_yaml(text_of_config(file), str(file))
     except yaml.YAMLError as error:
-        raise UserError(f"config {file} is not YAML: {' '.join(str(error).split())}") from error
+        raise not_yaml(f"config {file}", error) from error
+
+
+def not_yaml(name: str, error: yaml.YAMLError) -> UserError:
+    """Says in one line why a text is not YAML, with the place of its mistake where the parser knows it."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return UserError(f"{name} is not YAML: {in_one_line(error)}")
+    mark = error.problem_mark
+    return UserError(f"{name} is not YAML: {error.problem} (line {mark.line + 1}, column {mark.column + 1})")
 
 
 def text_of_config(file: Path) -> str:

@@ -1,7 +1,6 @@
 """Runs the cells of a study. A cell is one ``fit`` whose folder records its settings, its result or its failure."""
 
 import json
-import math
 import shlex
 import shutil
 import time
@@ -207,16 +206,6 @@ class Cell:
     def fail(self, error: str) -> None:
         """Records that the run failed."""
         write_json(self.folder / FAILURE, {"error": error})
-
-    def fail_without_number(self, metric: str) -> None:
-        """Takes a finished run for failed if the metric is no finite number; its record is set aside."""
-        result = self.result or {}
-        for split, name in (("validation", f"val/{metric}"), ("test", f"test/{metric}")):
-            value = (result.get(split) or {}).get(name, 0.0)
-            if not (isinstance(value, int | float) and math.isfinite(value)):
-                self.fail(f"{name} is {value}: expected a number")
-                (self.folder / RESULTS).replace(self.folder / f"{RESULTS}.damaged")
-                return
 
     def forget(self) -> None:
         """Deletes the folder of the run, so that it starts anew."""

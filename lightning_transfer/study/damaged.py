@@ -7,7 +7,7 @@ from typing import Any, NotRequired, TypedDict
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import read_json
 from lightning_transfer.report.expected_content import Facts, Number, expected
-from lightning_transfer.study.cells import FAILURE, RESULTS, VALIDATED
+from lightning_transfer.study.cells import FAILURE, RESULTS, VALIDATED, Cell
 
 
 class _Versions(TypedDict):
@@ -60,9 +60,35 @@ def set_aside_damaged(folder: Path, metric: str) -> None:
     """
     for file in sorted(folder.glob("*/*.json")):
         if file.name in _KINDS and (problem := _problem(file, metric)):
-            aside = file.with_name(f"{file.name}.damaged")
-            file.replace(aside)
+            aside = _set_aside(file)
             print(f"{problem}: it is now {aside.name}, and its run goes on without it", flush=True)
+
+
+def fail_without_number(cell: Cell, metric: str) -> None:
+    """Takes a finished run for failed if its metric is no number, and sets its record aside.
+
+    Args:
+        cell: The run.
+        metric: Name of the metric that is compared.
+    """
+    if wrong := _without_number(cell.result or {}, metric):
+        name, value = wrong
+        cell.fail(f"{name} is {value}: expected a number")
+        _set_aside(cell.folder / RESULTS)
+
+
+def _set_aside(file: Path) -> Path:
+    return file.replace(file.with_name(f"{file.name}.damaged"))
+
+
+def _without_number(record: dict[str, Any], metric: str) -> tuple[str, Any] | None:
+    """Finds the metric of a record's validation or test that is no finite number, with what it is."""
+    for split, name in {"validation": f"val/{metric}", "test": f"test/{metric}"}.items():
+        logged = record.get(split) or {}
+        value = logged.get(name, 0.0) if isinstance(logged, dict) else None
+        if not _is_number(value):
+            return name, value
+    return None
 
 
 def _problem(file: Path, metric: str) -> str | None:
@@ -72,11 +98,8 @@ def _problem(file: Path, metric: str) -> str | None:
         return str(error).partition(";")[0]
     if file.name == VALIDATED and not all(map(_is_number, content)):
         return f"{file} has a share that is no number"
-    if file.name == RESULTS:
-        for split, name in {"validation": f"val/{metric}", "test": f"test/{metric}"}.items():
-            logged = content.get(split) or {}
-            if not isinstance(logged, dict) or not _is_number(logged.get(name, 0.0)):
-                return f"{file} has no number as {name}"
+    if file.name == RESULTS and (found := _without_number(content, metric)):
+        return f"{file} has no number as {found[0]}"
     wrong: list[str] = []
     expected(content, _KINDS[file.name], str(file), wrong)
     return wrong[0] if wrong else None

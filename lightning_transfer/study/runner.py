@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.damaged import fail_without_number
 from lightning_transfer.study.halving import in_rung, rungs, stopped
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.progress_lines import Progress
@@ -75,7 +76,7 @@ def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress
     progress.run(unfinished)
     for cell, seconds in execute(unfinished):
         if cell.arm:
-            cell.fail_without_number(progress.metric)
+            fail_without_number(cell, progress.metric)
         progress.report(cell, seconds)
         _check(cell, progress.metric)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, in_one_line
 from lightning_transfer.files import read_json, write_json
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.workers import Ended, run_here
@@ -96,7 +96,7 @@ def _submit(
             for chunk in chunks:
                 executor.submit(CellJob(chunk, threads))
     except (NameError, TypeError, ValueError, RuntimeError, submitit.core.utils.FailedJobError) as error:
-        raise UserError(f"slurm of the study: {' '.join(str(error).split())}") from error
+        raise UserError(f"slurm of the study: {in_one_line(error)}") from error
     return jobs
 
 

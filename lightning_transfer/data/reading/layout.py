@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import datasets
-import numpy as np
 
 from lightning_transfer.data.pictures.opening import alike, suffixes
 from lightning_transfer.data.reading.class_folders import ClassFolders, divide
@@ -16,9 +15,9 @@ from lightning_transfer.data.reading.described import describes_pictures, read_d
 from lightning_transfer.data.reading.labelled_files import read_pictures, read_texts
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.saved import find_saved
+from lightning_transfer.data.reading.split_column import splits_by_column
 from lightning_transfer.data.reading.split_words import (
     in_order,
-    is_training,
     word_of_file,
     word_of_folder,
     words_of_files,
@@ -33,7 +32,6 @@ _SHARD = re.compile(r"data/.+-\d{5}-of-\d{5}.*\..+")
 _TEXT = re.compile(r"\.txt(\.\w+)?$")
 # Files that hold no rows: what libraries say of data in JSON, and what a system shows of a folder.
 _OF_LIBRARIES = frozenset({"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
-_SPLIT_COLUMNS = frozenset({"split", "subset", "partition", "set"})
 _OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
 _ABOUT_THE_DATA = re.compile(r"(readme|licen[cs]e|citation)\b.*", re.IGNORECASE)  # which is for people
 
@@ -87,10 +85,12 @@ def _find(folder: Path, options: ReaderOptions | None, texts: Sequence[str]) -> 
     notes = [file for file in tables if _TEXT.search(file.lower())]
     tables = [file for file in tables if not _TEXT.search(file.lower())]
     described = [file for file in tables if describes_pictures(file)]
-    if pictures and (described or not _name_pictures(folder, tables, pictures)):
-        return _of_pictures(folder, pictures, described, _to_name(others, described), options)
-    if notes and (found := _texts_by_class(notes)):
-        return _of_texts(folder, found, _to_name(others, notes), options)
+    if pictures:
+        found = divide(pictures)
+        if described or not _name_pictures(folder, tables, pictures, found):
+            return _of_pictures(folder, found, described, _to_name(others, described), options)
+    if notes and (by_class := _texts_by_class(notes)):
+        return _of_texts(folder, by_class, _to_name(others, notes), options)
     if tables or notes:
         return _of_tables(folder, tables or notes, notes if tables else [], options, texts)
     return None
@@ -127,34 +127,33 @@ def _is_table(file: Path) -> bool:
         return False
 
 
-def _name_pictures(folder: Path, tables: Sequence[str], pictures: Sequence[str]) -> bool:
+def _name_pictures(folder: Path, tables: Sequence[str], pictures: Sequence[str], found: ClassFolders) -> bool:
     """Says whether a table at the top names pictures, as those of contests do, by its first part."""
     at_top = [table for table in tables if "/" not in table and (folder / table).is_file()]
     if not at_top:
         return False
     names = {alike(name) for file in pictures for name in (Path(file).name, Path(file).stem)}
     # Beside folders of classes a table has to name most pictures, as it may hold numbers that are names by chance.
-    least = len(pictures) / 2 if len(divide(pictures).class_names) > 1 else 1
+    least = len(pictures) / 2 if len(found.class_names) > 1 else 1
     for table in at_top:
         with (folder / table).open("rb") as stream:
             start = stream.read(1 << 16).decode("utf-8", "replace")
         words = re.split(r"[\s,;|\"'/\\:\[\]{}]+", start)
         cells = re.split(r"[\t\r\n,;|\"'/\\:\[\]{}]+", start)  # a name may have blanks
-        found = names.intersection(alike(word.strip()) for word in (*words, *cells))
+        named = names.intersection(alike(word.strip()) for word in (*words, *cells))
         is_whole = (folder / table).stat().st_size <= 1 << 16
-        if len(found) >= (least if is_whole else min(least, len(start.splitlines()) / 2)):
+        if len(named) >= (least if is_whole else min(least, len(start.splitlines()) / 2)):
             return True
     return False
 
 
 def _of_pictures(
     folder: Path,
-    pictures: Sequence[str],
+    found: ClassFolders,
     described: Sequence[str],
     others: Sequence[str],
     options: ReaderOptions | None,
 ) -> Layout:
-    found = divide(pictures)
     if described:
         read: Callable[[str], datasets.Dataset] = partial(_read_described, folder, described, found, options)
     else:
@@ -225,7 +224,7 @@ def _of_tables(
     }
     if list(opened) == ["train"] and not named:
         opened["train"] = cache(opened["train"])  # read here, and not again where the split is opened
-        if by_column := _splits_by_column(opened["train"]):
+        if by_column := splits_by_column(opened["train"]):
             column, opened = by_column
             notes.append(f"splits are the values of column {column!r}: {', '.join(in_order(opened))}")
     return Layout(opened, notes)
@@ -238,27 +237,3 @@ def _words_of_tables(files: Sequence[str]) -> dict[str, str]:
     return found | {
         file: by_name[name] for file in files if (name := file.split("/")[-1]) in by_name and file not in found
     }
-
-
-def _splits_by_column(
-    read: Callable[[], datasets.Dataset],
-) -> tuple[str, dict[str, Callable[[], datasets.Dataset]]] | None:
-    """Finds the splits of a table that says in a column to which each row belongs, and how to open each."""
-    dataset = read()
-    for column in dataset.column_names:
-        if column.lower() not in _SPLIT_COLUMNS:
-            continue
-        values = [str(value or "").strip() for value in dataset.with_format(None)[column][:]]
-        words = {value: word_of_folder(value) for value in set(values)}
-        known = in_order({word for word in words.values() if word})
-        if len(known) > 1 and any(map(is_training, known)):
-            if "" in words:
-                raise UserError(
-                    f"column {column!r} is empty in row {values.index('')}: expected {', '.join(known)} or the like in"
-                    " each row, as it names the splits"
-                )
-            found = np.array([words[value] or value for value in values])
-            return column, {
-                str(word): partial(dataset.select, np.flatnonzero(found == word)) for word in dict.fromkeys(found)
-            }
-    return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import HTTPException
@@ -68,16 +69,9 @@ class Watch:
                 self._traffic.seconds.observe(time.perf_counter() - started)
             await send(message)
 
-        body = _Body(receive)
-
-        async def received() -> Message:
-            was_whole, message = body.is_whole, await body.receive()
-            if body.is_whole and not was_whole:
-                self._wait(1)
-            return message
-
+        body = _Body(receive, lambda: self._wait(1))
         try:
-            await app(scope, received, noted)
+            await app(scope, body.receive, noted)
         finally:
             if body.is_whole:
                 self._wait(-1)
@@ -88,10 +82,10 @@ class Watch:
 
 
 class _Body:
-    """Receives the body of a request, which has to be whole in time."""
+    """Receives the body of a request, which has to be whole in time, and says once that it is."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive, self.is_whole = receive, False
+    def __init__(self, receive: Receive, once_whole: Callable[[], None]) -> None:
+        self._receive, self._once_whole, self.is_whole = receive, once_whole, False
         self._deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
 
     async def receive(self) -> Message:
@@ -108,5 +102,7 @@ class _Body:
         except TimeoutError:
             line = f"the body is not whole after {_BODY_SECONDS:g} seconds: expected it sooner"
             raise HTTPException(408, line, {"Connection": "close"}) from None
-        self.is_whole = not message.get("more_body", False)
+        if not message.get("more_body", False):
+            self.is_whole = True
+            self._once_whole()
         return message
