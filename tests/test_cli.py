@@ -284,6 +284,13 @@ def test_option_of_another_place_is_shown_where_it_belongs(
     assert error_line(capsys, "fit", "--config", "configs/quickstart.yaml", given, "3") == hint
 
 
+@pytest.mark.parametrize("value", ["true", "False"])
+@pytest.mark.parametrize("switch", [["export", "logs/run", "--int8"], ["study", "--report_only"]])
+def test_value_after_a_switch_is_one_line(switch: list[str], value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, *switch, value)
+    assert line.startswith(f"'{value}' follows an option that takes no value: give it alone for true")
+
+
 def test_timer_of_lightning_goes_into_the_saved_config(image_folder: Path) -> None:
     main(fit_arguments(image_folder, "--trainer.callbacks+", "Timer"))
     config = yaml.safe_load((run_folder() / "config.yaml").read_text())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY
 from lightning.pytorch.plugins import Precision
 from PIL import Image
@@ -33,6 +34,7 @@ from lightning_transfer import (
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.tokenizer import train_tokenizer
 from lightning_transfer.errors import UserError
+from lightning_transfer.report.document import escaped
 from lightning_transfer.report.model_card import model_card
 from lightning_transfer.run.exports.answers import Axes, Exported, exported_of
 from lightning_transfer.run.exports.checks import compare, write_and_compare
@@ -203,6 +205,8 @@ def test_command_writes_a_folder_that_says_all(image_run: Path, capsys: pytest.C
     assert "out/model.safetensors: differs from the module by 0 at most, on 3 batches" in capsys.readouterr().out
     names = {"model.safetensors", "preprocessing.json", "export.json", "config.json", "README.md"}
     assert {file.name for file in Path("out").iterdir()} == names
+    modes = {file.name: file.stat().st_mode for file in Path("out").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]  # whoever may read one may read the other
     facts = json.loads(Path("out/export.json").read_text())
     assert facts["inputs"] == {"images": "float32 [batch, 3, 32, 32]"}
     assert facts["outputs"] == {"probabilities": "float32 [batch, 3]"}
@@ -250,15 +254,26 @@ def test_page_predicts_as_written(image_run: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith(f"{expected.labels[0]} ")  # type: ignore[index]
 
 
+_EXPORT = {
+    **{"inputs": {"images": "float32"}, "outputs": {}, "problem_type": "classification", "network": "SeedCNN"},
+    **{"classes": ["cat"], "command": "export", "data": "pictures", "file": "a.onnx", "preprocessing": "how.json"},
+    "check": {"batches": [1], "max_difference": 0.0},
+}
+
+
 def test_card_of_a_record_without_a_number_says_the_others() -> None:
-    export = {
-        **{"inputs": {"images": "float32"}, "outputs": {}, "problem_type": "classification", "network": "SeedCNN"},
-        **{"classes": ["cat"], "command": "export", "data": "pictures", "file": "a.onnx", "preprocessing": "how.json"},
-        "check": {"batches": [1], "max_difference": 0.0},
-    }
-    card = model_card("a", None, export, {"test": {"test/accuracy": None, "test/loss": 0.5}})
+    card = model_card("a", None, _EXPORT, {"test": {"test/accuracy": None, "test/loss": 0.5}})
     assert "- test/loss: 0.5000" in card
     assert "- test/accuracy" not in card
+
+
+@pytest.mark.parametrize("words", ["a: b", "x\ntags: [y]", "---", "*bold* <script>"])
+def test_words_of_the_user_stay_words_in_the_card(words: str) -> None:
+    card = model_card("a", words, {**_EXPORT, "classes": [words, "dog"]}, {})
+    head = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    assert head == {"license": words, "library_name": "lightning-transfer", "pipeline_tag": "image-classification"}
+    assert f"- **Classes:** {escaped(words)}, dog\n" in card
+    assert "<script>" not in card.split("\n---\n")[1]
 
 
 def test_what_cannot_be_exported_is_refused_before_any_work(

@@ -269,7 +269,8 @@ def test_repetitions_on_other_seeds_are_one_arm_of_the_conclusion() -> None:
     luck = {0: 0.0, 1: 0.02, 2: 0.04}
     runs = [
         a_run(f"{name}-seed_{seed}", level + extra + luck[seed], strategy=name, seed=seed,
-              command=f"fit --config={name}.yaml --seed_everything {seed} --version {name}-seed_{seed}")
+              command=(f"fit --config={name}.yaml --seed_everything {seed} --version {name}-seed_{seed} --data.size=2",
+                       f"fit --data.size 2 --version=v{seed} --seed_everything={seed} --config {name}.yaml")[seed % 2])
         for name, level in (("full", 0.6), ("scratch", 0.4))
         for seed, extra in ((0, 0.0), (1, 0.001), (2, 0.002 if name == "full" else 0.0))
     ]  # fmt: skip

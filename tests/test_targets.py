@@ -341,6 +341,20 @@ def test_labels_that_are_no_numbers_of_classes_are_one_line(labels: Tensor, mess
         module.validation_step((torch.zeros(2, 4), labels), 0)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.uint8])
+def test_inputs_of_another_type_than_the_weights_are_one_line(dtype: torch.dtype) -> None:
+    module = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), num_classes=3)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=f"inputs of {name}: expected float32, as the weights of Sequential are"):
+        module.training_step((torch.zeros(2, 4, dtype=dtype), torch.tensor([0, 1])), 0)  # type: ignore[arg-type]
+
+
+def test_error_of_a_network_that_has_another_reason_is_kept() -> None:
+    module = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), num_classes=3)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        module(torch.zeros(2, 5))
+
+
 def test_smoothed_loss_of_several_classes_moves_labels_towards_a_half() -> None:
     loss = Classifier(SeedCNN(3), 3, problem_type="multilabel", label_smoothing=0.2).loss
     logits, smoothed = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.9, 0.1, 0.1]])

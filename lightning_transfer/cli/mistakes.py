@@ -49,6 +49,7 @@ _KINDS = {
     "Mapping": "a mapping",
     "NoneType": "null",
 }
+_OF_A_SWITCH = re.compile(r"unrecognized arguments: (?P<value>true|false)\b", re.IGNORECASE)
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _STATE_DICT = re.compile(r"Error\(s\) in loading state_dict for \w+:(?P<differences>.*)", re.DOTALL)
 _CHOICES = ("phases", "until", "plateau")  # a later one replaces an earlier one as a whole
@@ -125,6 +126,9 @@ def one_line(message: str, hint: Callable[[str], str], place: str = "") -> str:
         return f"{place}{match['key']} is {match['value']}: expected {_in_words(match['expected'])}"
     if match := _MISSING.search(message):
         return f"nothing is given for {place}{match['names']}: name a file that has it (--config), or give the argument"
+    if match := _OF_A_SWITCH.search(message):
+        way_out = "give it alone for true, and leave it out for false"
+        return f"'{match['value']}' follows an option that takes no value: {way_out}"
     if match := _AMBIGUOUS_CLASS.search(message):
         paths = match["paths"].replace(", ", " or ")
         return f"{place}{match['key']}: {match['name']} is the name of several classes, write {paths}"

@@ -20,9 +20,9 @@ from lightning_transfer.dashboards.samples import (
     to_pixels,
     to_tokens,
 )
-from lightning_transfer.dashboards.validation_predictions import escaped
 from lightning_transfer.data.batches import ImageBatch, TextBatch, TwoViewBatch
 from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
+from lightning_transfer.report.document import escaped
 from lightning_transfer.report.palette import Color
 from lightning_transfer.report.picture_grid import picture_grid
 from lightning_transfer.transfer.shown_groups import own_groups

@@ -21,6 +21,7 @@ from lightning_transfer.dashboards.samples import (
 )
 from lightning_transfer.data.batches import ImageBatch, are_shares
 from lightning_transfer.lightning_internals import logged_step
+from lightning_transfer.report.document import escaped
 from lightning_transfer.report.drawing import PixelCanvas
 from lightning_transfer.report.figures import ConfusionMatrix, Figure, Reliability
 from lightning_transfer.report.palette import Color
@@ -220,8 +221,3 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
         for e in entries
     ]
     return head + "\n".join(lines)
-
-
-def escaped(text: str) -> str:
-    """Escapes a text so that it is not read as Markdown."""
-    return "".join(f"\\{sign}" if sign in r"\`*_{}[]()#+-.!|<>~" else sign for sign in text.replace("\n", " "))

@@ -112,8 +112,8 @@ class Classifier(LaidOutModule):
         """Computes the logits, float [batch, classes]."""
         try:
             logits: Tensor = self.network(*inputs)
-        except TypeError:
-            _check_inputs(self.network, inputs)
+        except (RuntimeError, TypeError) as error:
+            _check_inputs(self.network, inputs, error)
             raise
         if logits.shape[1:] != (self.num_classes,):
             self._check_outputs(logits)
@@ -246,7 +246,15 @@ class Classifier(LaidOutModule):
             self._seen = {name: saved[name] for name in self._seen}
 
 
-def _check_inputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _check_inputs(network: nn.Module, inputs: tuple[Tensor, ...], raised: Exception) -> None:
+    """Words what torch raises where a network cannot compute with its inputs, as NumPy's numbers are float64."""
+    of_weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    others = [x.dtype for x in inputs if isinstance(x, Tensor) and (x.is_floating_point() or x.dtype == torch.uint8)]
+    if "type" in str(raised) and (others := [dtype for dtype in others if dtype != of_weights]):
+        raise UserError(
+            f"the data gives inputs of {_name_of(others[0])}: expected {_name_of(of_weights)}, as the weights of"
+            f" {type(network).__name__} are; convert them in the data"
+        ) from raised
     try:
         inspect.signature(network.forward).bind(*inputs)
     except TypeError as error:
@@ -254,3 +262,7 @@ def _check_inputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             f"{type(network).__name__} does not take the {len(inputs)} inputs that the data gives ({error}): choose"
             " another model.network, or other data"
         ) from error
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -67,6 +67,11 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
     return page(title, joined((_html(block) for block in blocks), Markup("\n")))
 
 
+def escaped(text: str) -> str:
+    """Escapes a text so that it is not read as Markdown."""
+    return "".join(f"\\{sign}" if sign in r"\`*_{}[]()#+-.!|<>~" else sign for sign in text.replace("\n", " "))
+
+
 def _markdown(block: Block) -> str:
     match block:
         case Heading(text, level):

@@ -11,7 +11,7 @@ from lightning_transfer.report.tasks import Task, brief_names, is_share
 
 _BASELINE = "scratch"
 # Options by which repetitions of a run differ; the folders of their starting weights may differ in the seed only.
-_OF_ONE_RUN = re.compile(r"--([\w.]*seed\w*|version|experiment|logs|ckpt_path)(=|$)")
+_OF_ONE_RUN = re.compile(r"--([\w.]*seed\w*|version|experiment|logs|ckpt_path)")
 _SEED_IN_FOLDER = re.compile(r"seed_\d+")
 
 
@@ -51,19 +51,24 @@ def _record(run: Run) -> Record:
 
 
 def _settings(run: Run) -> str:
-    """Returns the command of a run without what may differ between repetitions; its name if there is no command."""
+    """Returns the command of a run without what may differ between repetitions; its name if there is no command.
+
+    The order of options with different names does not matter, nor whether ``=`` or a blank is before a value.
+    """
     try:
-        words = iter(shlex.split(run.results.get("command") or ""))
+        words = shlex.split(run.results.get("command") or "")
     except ValueError:  # a quotation without its end
         return run.name
-    kept = []
+    options: list[list[str]] = [[]]
     for word in words:
-        if match := _OF_ONE_RUN.match(word):
-            if not match[2]:
-                next(words, None)
+        name, sign, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if name.startswith("--"):
+            options.append([name, *[value] * bool(sign)])
         else:
-            kept.append(_SEED_IN_FOLDER.sub("seed", word))
-    return " ".join(kept) or run.name
+            options[-1].append(word)
+    kept = [option for option in options if not (option and _OF_ONE_RUN.fullmatch(option[0]))]
+    in_order = sorted(kept, key=lambda option: option[:1])  # stable: configs of one name keep theirs
+    return " ".join(_SEED_IN_FOLDER.sub("seed", word) for option in in_order for word in option) or run.name
 
 
 def _untested(task: Task) -> str:

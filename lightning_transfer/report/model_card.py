@@ -4,9 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from lightning_transfer.report.conclusion import share_interval
+from lightning_transfer.report.document import escaped
 
 _SHARES = ("accuracy", "subset_accuracy")  # counts of right examples, whose interval follows from their number
+_NO_LICENCE = "not stated: who publishes the model states it, with regard to its data and weights"
 
 
 def model_card(name: str, licence: str | None, export: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -20,14 +24,14 @@ def model_card(name: str, licence: str | None, export: Mapping[str, Any], record
     """
     kind = "text" if "token_ids" in export["inputs"] else "image"
     task = "regression" if export["problem_type"] == "regression" else "classification"
-    head = [f"license: {licence}"] if licence else []
-    head += ["library_name: lightning-transfer", f"pipeline_tag: {kind}-classification"]
+    head = {"license": licence} if licence else {}
+    head |= {"library_name": "lightning-transfer", "pipeline_tag": f"{kind}-classification"}
     data = record.get("data") or {}
     facts = {
         "Network": f"{export['network']}, {record.get('parameters', 'an unknown number of')} parameters",
         "Task": f"{export['problem_type']} of {kind}s" if task == "classification" else f"numbers of {kind}s",
-        "Classes" if task == "classification" else "Numbers": ", ".join(export["classes"]),
-        "Licence": licence or "not stated: who publishes the model states it, with regard to its data and weights",
+        "Classes" if task == "classification" else "Numbers": ", ".join(map(escaped, export["classes"])),
+        "Licence": escaped(licence) if licence else _NO_LICENCE,
         "Started from": record.get("init_from") or "random weights",
         "Trained by": f"`{record['command']}`" if record.get("command") else "an unknown command",
         "Exported by": f"`{export['command']}`",
@@ -40,7 +44,7 @@ def model_card(name: str, licence: str | None, export: Mapping[str, Any], record
         )
     examples = {key: data[key] for key in ("train_examples", "validation_examples", "test_examples") if key in data}
     figures = [*_figures(record.get("test"), "test", data), *_figures(record.get("validation"), "validation", data)]
-    lines = ["---", *head, "---", "", f"# {name}", ""]
+    lines = ["---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(), "---", "", f"# {name}", ""]
     lines += [f"- **{key}:** {value}" for key, value in facts.items()]
     lines += ["", "## Data", "", f"`{export['data']}`: " + (json.dumps(examples) if examples else "not recorded")]
     lines += ["", "## Metrics", "", *(figures or ["None were recorded."])]
