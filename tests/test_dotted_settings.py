@@ -9,6 +9,7 @@ from lightning_transfer.cli import transfer_runs
 from lightning_transfer.cli.dotted_settings import parse_with_settings
 from lightning_transfer.cli.study_runs import read_study
 from lightning_transfer.errors import UserError
+from lightning_transfer.study.grid import expand
 
 THREE = ["--overrides.data.path", "pictures", "--overrides.data.test_fraction=0.2", "--overrides.data.batch_size", "16"]
 
@@ -35,6 +36,21 @@ def test_setting_of_a_study_replaces_that_of_its_file_and_leaves_the_others() ->
         "trainer.max_epochs": "1",
         "model.lr_decay": 2,
     }
+
+
+def test_grid_on_the_command_line_is_one_and_a_value_that_only_looks_like_it_is_none() -> None:
+    study = {"name": "toy", "configs": ["quickstart"], "strategies": {"full": "full"}, "baseline": "full"}
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    grids = ["--overrides.model.lr_decay", "{grid: [1.5, 2]}", "--overrides.data.views={hue: {grid: [0, 0.1]}}"]
+    others = ["--overrides.model.network", "{class_path: Grid}", "--overrides.experiment", "{grid: [1"]
+    found, _ = read_study(["--config", "study.yaml", *grids, *others])
+    assert found.overrides == {
+        "model.lr_decay": {"grid": [1.5, 2]},
+        "data.views": {"hue": {"grid": [0, 0.1]}},
+        "model.network": "{class_path: Grid}",
+        "experiment": "{grid: [1",
+    }
+    assert len(expand(found.overrides)) == 4
 
 
 def test_setting_without_a_value_is_refused() -> None:

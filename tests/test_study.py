@@ -199,13 +199,13 @@ def test_study_killed_at_random_moments_gives_the_table_of_the_uninterrupted_one
     start: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
     # Long enough to be killed within runs, with enough of them to be killed between, and too long to end before.
-    study = small(overrides={"trainer": {"max_epochs": 40, "callbacks+": {"class_path": "study_toys.Pause"}}})
+    study = small(overrides={"trainer": {"max_epochs": 20, "callbacks+": {"class_path": "study_toys.Pause"}}})
     main([*study, "--workers", "0", "--logs", "uninterrupted"])
     moments = random.Random(0)
     # The pretraining is over too soon after its first checkpoint.
     for workers, sign in (("2", "*/cell.json"), ("0", "tune-*/checkpoints/last.ckpt")):
         begun = time.time()
-        process = start(*study, "--workers", workers, pause_seconds=0.1)
+        process = start(*study, "--workers", workers, pause_seconds=0.2)
         wait_for(lambda: process.poll() is not None or is_new(sign, begun), 300, "a run to begin")  # noqa: B023
         time.sleep(moments.uniform(0, 1))
         assert process.poll() is None, "the study was over before it was killed"

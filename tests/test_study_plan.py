@@ -60,12 +60,14 @@ def test_settings_become_flags_and_classes_stay_whole() -> None:
     settings = {
         "trainer": {"max_epochs": 3, "precision": "bf16-mixed", "callbacks+": callback},
         "model.network": network,
+        "data.views": {},
     }
     assert flags(settings) == {
         "trainer.max_epochs": "3",
         "trainer.precision": "bf16-mixed",
         "trainer.callbacks+": '{"class_path": "X"}',
         "model.network": '{"class_path": "SeedCNN", "init_args": {"num_classes": 3}}',
+        "data.views": "{}",
     }
 
 

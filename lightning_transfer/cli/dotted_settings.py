@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import yaml
+
 from lightning_transfer.cli.mistakes import Parser
 from lightning_transfer.errors import UserError
+from lightning_transfer.study.grid import has_grid
 
 
 def parse_with_settings(parser: Parser, arguments: list[str], option: str) -> dict[str, Any]:
@@ -17,7 +20,8 @@ def parse_with_settings(parser: Parser, arguments: list[str], option: str) -> di
         option: The option, whose value is a mapping of settings, nested or by dotted names.
 
     Returns:
-        The values of all options by name, with those settings in the option's mapping as texts.
+        The values of all options by name, with those settings in the option's mapping: a grid of values as such, and
+        all else as texts.
 
     Raises:
         UserError: If a setting has no value.
@@ -36,11 +40,20 @@ def parse_with_settings(parser: Parser, arguments: list[str], option: str) -> di
         changes.append((name, given))
     values: dict[str, Any] = parser.parse_args(others).as_dict()
     for name, given in changes:
-        values[option] = _changed(values[option] or {}, name, given)
+        values[option] = _changed(values[option] or {}, name, _read(given))
     return values
 
 
-def _changed(settings: dict[str, Any], name: str, value: str) -> dict[str, Any]:
+def _read(given: str) -> Any:
+    """Reads a value that has a grid in it. All others stay the texts that a run is given."""
+    try:
+        value = yaml.safe_load(given) if "grid" in given else given
+    except yaml.YAMLError:
+        return given
+    return value if has_grid(value) else given
+
+
+def _changed(settings: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     """Sets a value where the settings have it, nested or by its dotted name; else by that name."""
     first, _, rest = name.partition(".")
     if rest and isinstance(below := settings.get(first), dict):

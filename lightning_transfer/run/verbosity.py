@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,13 +56,30 @@ def verbosity() -> Level:
 
 @contextlib.contextmanager
 def output_of_a_command() -> Iterator[None]:
-    """Lets a command choose what it prints. At its end all is as before: a run of a study has its own choice."""
+    """Lets a command choose what it prints. At its end all is as before: a run of a study has its own choice.
+
+    The same warning is printed once: a folder of data is opened for each of its splits, and each time says the same.
+    """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = _once(warnings.showwarning)
         token = _output.set(_Output(stack=stack))
         try:
             yield
         finally:
             _output.reset(token)
+
+
+def _once(show: Callable[..., None]) -> Callable[..., None]:
+    """Shows a warning whose words have not been shown before."""
+    shown: set[str] = set()
+
+    def show_new(message: Warning | str, *place: Any, **more: Any) -> None:
+        if str(message) not in shown:
+            shown.add(str(message))
+            show(message, *place, **more)
+
+    return show_new
 
 
 class VerbosityOption(argparse.Action):

@@ -40,6 +40,11 @@ def expand(settings: Mapping[str, Any]) -> dict[Variant, dict[str, Any]]:
     return variants
 
 
+def has_grid(value: Any) -> bool:
+    """Says whether a value is a ``{grid: [...]}`` or has one in it."""
+    return any(True for _ in _grid_leaves(value, ("",)))
+
+
 def flags(settings: Mapping[str, Any]) -> dict[str, str]:
     """Flattens nested settings to dotted names, with their values as the command line reads them.
 
@@ -58,7 +63,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _flatten(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
-        whole = not isinstance(value, Mapping) or "class_path" in value or key.endswith("+")
+        whole = not value or not isinstance(value, Mapping) or "class_path" in value or key.endswith("+")
         yield from [(f"{prefix}{key}", value)] if whole else _flatten(value, f"{prefix}{key}.")
 
 
