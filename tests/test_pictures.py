@@ -58,6 +58,18 @@ def predicted(path: Path | str, **options: Any) -> tuple[list[int], list[str | i
     return shades(torch.cat([batch.images for batch in loader])), loader.names(len(loader))
 
 
+# Folders to predict
+
+
+def test_files_of_other_kinds_in_a_folder_to_predict_are_named(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / "new" / f"{number}.png", 9)
+    for name in ("scan.heic", "README.md", "Thumbs.db"):
+        (tmp_path / "new" / name).write_text("")
+    with pytest.warns(UserWarning, match=r"data.predict_path '.*new': 1 file of other kinds left out: scan\.heic$"):
+        assert len(pictures_to_predict(str(tmp_path / "new"), "image")) == 2
+
+
 # Tables that name files
 
 

@@ -189,15 +189,14 @@ def test_command_within_a_command_has_its_own_choice(capsys: pytest.CaptureFixtu
     assert capsys.readouterr() == ('{"loss": null}\n', "words\n")
 
 
-def test_command_says_a_warning_once_and_another_command_says_it_again() -> None:
-    with pytest.warns(UserWarning) as said:
-        for words in ("a file is left out", "another is"):
-            with output_of_a_command():
-                for _ in range(2):
-                    with warnings.catch_warnings():  # after which Python has forgotten what it said
-                        warnings.warn("a file is left out", stacklevel=1)
-                    warnings.warn(words, stacklevel=1)
-    assert [str(warning.message) for warning in said] == ["a file is left out", "a file is left out", "another is"]
+def test_command_says_a_warning_once_and_another_command_says_it_again(recwarn: pytest.WarningsRecorder) -> None:
+    for words in ("a file is left out", "another is"):
+        with output_of_a_command():
+            for _ in range(2):
+                with warnings.catch_warnings():  # after which Python has forgotten what it said
+                    warnings.warn("a file is left out", stacklevel=1)
+                warnings.warn(words, stacklevel=1)
+    assert [str(warning.message) for warning in recwarn] == ["a file is left out", "a file is left out", "another is"]
 
 
 @pytest.mark.slow

@@ -319,8 +319,10 @@ def test_folder_of_texts_to_predict_names_its_files_in_natural_order() -> None:
     for name in ("10", "9", "deep/1"):
         Path("new", name).with_suffix(".txt").parent.mkdir(parents=True, exist_ok=True)
         Path("new", name).with_suffix(".txt").write_text(f"film {name}\nof two lines\n")
-    Path("new/.hidden.txt").write_text("no")
-    found = read_documents("new", ["text"])
+    for name in (".hidden.txt", "film.doc", "LICENSE"):
+        Path("new", name).write_text("no")
+    with pytest.warns(UserWarning, match="data.predict_path 'new': 1 file of other kinds left out: film.doc$"):
+        found = read_documents("new", ["text"])
     assert found.names == ["9.txt", "10.txt", "deep/1.txt"]
     assert found.columns == [["film 9\nof two lines", "film 10\nof two lines", "film deep/1\nof two lines"]]
 

@@ -8,9 +8,10 @@ from lightning_transfer.data import hub
 from lightning_transfer.data.pictures.locating import folders_of_names, pictures_below
 from lightning_transfer.data.pictures.opening import suffixes
 from lightning_transfer.data.pictures.sequences import ColumnPictures, FilePictures, Pictures
-from lightning_transfer.data.reading.layout import Layout, find_layout
+from lightning_transfer.data.reading.layout import Layout, find_layout, warn_of_others
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.tables import kind_of_table, read_tables
+from lightning_transfer.data.reading.tree import files_below
 from lightning_transfer.errors import UserError
 
 
@@ -42,6 +43,8 @@ def pictures_to_predict(
     if place.is_file():
         return _in_table(read_tables([place], reader, [column]), place, column, image_folder)
     if files := pictures_below(place):
+        read = [file.relative_to(place).as_posix() for file in files]
+        warn_of_others(f"data.predict_path {path!r}", files_below(place), read)
         return FilePictures(files, place)
     splits = (find_layout(place, reader, [column]) or Layout({})).splits
     tables = [table for open_split in splits.values() if column in (table := open_split()).column_names]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import datasets
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_transfer.data.reading.layout import find_layout
+from lightning_transfer.data.reading.layout import find_layout, warn_of_others
 from lightning_transfer.data.reading.opened import open_text
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.tables import (
@@ -84,7 +84,8 @@ def columns_of_given(documents: Sequence[object], columns: Sequence[str]) -> lis
 
 
 def _read_folder(folder: Path, columns: Sequence[str], options: ReaderOptions) -> NewTexts:
-    files = [folder / name for name in files_below(folder)]
+    below = files_below(folder)
+    files = [folder / name for name in below]
     texts = [file for file in files if file.name.lower().endswith(".txt")]
     tables = [file for file in files if kind_of_table(file) and file not in texts]
     if not texts and len(tables) == 1:
@@ -98,8 +99,10 @@ def _read_folder(folder: Path, columns: Sequence[str], options: ReaderOptions) -
         there_are = ", ".join(file.name for file in files[:4]) or "nothing"
         raise UserError(f"the folder holds {there_are}: expected .txt files, one a document, or give one table")
     _require_one_column(columns)
+    names = [file.relative_to(folder).as_posix() for file in texts]
+    warn_of_others(f"data.predict_path {str(folder)!r}", below, names)
     documents = ["\n".join(_lines(file, options)) for file in texts]
-    return NewTexts([documents], [file.relative_to(folder).as_posix() for file in texts])
+    return NewTexts([documents], names)
 
 
 def _splits_of(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import datasets
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.data.pictures.opening import alike, suffixes
 from lightning_transfer.data.reading.class_folders import ClassFolders, divide
@@ -118,6 +119,25 @@ def _to_name(others: Sequence[str], known: Sequence[str]) -> list[str]:
     return sorted(found, key=lambda file: "/" not in file)
 
 
+def _notes_of(others: Sequence[str]) -> list[str]:
+    if not others:
+        return []
+    some = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+    return [f"{len(others)} {'files' if len(others) > 1 else 'file'} of other kinds left out: {some}"]
+
+
+def warn_of_others(place: str, files: Sequence[str], read: Sequence[str]) -> None:
+    """Warns of files that are not read to predict, and that a user may take for data.
+
+    Args:
+        place: What has them, for the words: ``data.predict_path 'pictures'``.
+        files: All files.
+        read: Those that are read.
+    """
+    for note in _notes_of(_to_name(files, read)):
+        rank_zero_warn(f"{place}: {note}")
+
+
 def _is_table(file: Path) -> bool:
     if file.name in _OF_LIBRARIES:
         return False
@@ -175,10 +195,7 @@ def _of_texts(folder: Path, found: ClassFolders, others: Sequence[str], options:
 def _of_classes(
     found: ClassFolders, read: Callable[[str], datasets.Dataset], others: Sequence[str], is_described: bool = False
 ) -> Layout:
-    notes = [*found.notes]
-    if others:
-        some = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
-        notes.append(f"{len(others)} {'files' if len(others) > 1 else 'file'} of other kinds left out: {some}")
+    notes = [*found.notes, *_notes_of(others)]
     unlabelled = ""
     if not is_described:
         unlabelled = "labels are the names of folders: leave data.label_column at label"
