@@ -2,9 +2,13 @@
 
 import difflib
 import importlib.util
+import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+_OPTION_OF_DATA = re.compile(r"(?<![\w.])data\.(?!tasks\b)(?=[a-z])")
 
 
 class UserError(ValueError):
@@ -17,6 +21,20 @@ class UserError(ValueError):
 def in_one_line(error: BaseException) -> str:
     """Describes an error of a library in one line. Its reason may be on a second one, and some have no words."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def options_of_task(line: str, task: str) -> str:
+    """Names the options of the data in a line as they are given for one of several tasks: ``data.tasks.books.path``."""
+    return _OPTION_OF_DATA.sub(f"data.tasks.{task}.", line)
+
+
+@contextmanager
+def with_options_of_task(task: str) -> Iterator[None]:
+    """Has a mistake that a block finds in a task's data name the options as they are given for that task."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(options_of_task(str(error), task)) from error.__cause__
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

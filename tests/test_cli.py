@@ -22,7 +22,7 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.data.hub import locate
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import without_waiting_for_hub
-from lightning_transfer.run.resumption import SameOptimizers
+from lightning_transfer.run.resumption import Resumption
 from lightning_transfer.transfer.sources import checkpoint_of, read_source
 
 
@@ -289,6 +289,13 @@ def test_option_of_another_place_is_shown_where_it_belongs(
 def test_value_after_a_switch_is_one_line(switch: list[str], value: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = error_line(capsys, *switch, value)
     assert line.startswith(f"'{value}' follows an option that takes no value: give it alone for true")
+
+
+def test_fit_that_goes_on_from_its_end_says_that_nothing_was_trained(image_folder: Path) -> None:
+    main(fit_arguments(image_folder))
+    steps = json.loads((run_folder() / "results.json").read_text())["steps"]
+    with pytest.warns(UserWarning, match=f"nothing was trained: the checkpoint is of step {steps}, at the end of"):
+        main(fit_arguments(image_folder, "--version", run_folder().name, "--ckpt_path", "last"))
 
 
 def test_timer_of_lightning_goes_into_the_saved_config(image_folder: Path) -> None:
@@ -623,7 +630,7 @@ def test_checkpoint_whose_optimizer_divides_the_weights_otherwise_is_refused() -
     saved, own = (
         torch.optim.SGD([{"params": weights[:count]}, {"params": weights[count:]}], lr=0.1) for count in (2, 1)
     )
-    same: Any = SameOptimizers()
+    same: Any = Resumption()
     same.on_load_checkpoint(None, None, {"optimizer_states": [saved.state_dict()]})
     same.on_fit_start(SimpleNamespace(optimizers=[saved]), None)
     with pytest.raises(UserError, match=r"groups of \[2, 1\] weights, the config's of \[1, 2\]"):

@@ -1,6 +1,7 @@
 """Several tasks learned together: how steps are shared, what each head learns, and that nothing depends on a stop."""
 
 import json
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from lightning_transfer import (
     Classifier,
     DemoTexts,
     FastCNN,
+    ImageDataModule,
     LearningWithoutForgetting,
     LSTMClassifier,
     MultiTaskDataModule,
@@ -370,7 +372,9 @@ def test_uncertainty_divides_each_loss_by_a_variance_that_is_learned(folder: Pat
         ({"loss_weights": {"small": -1.0}}, "model.loss_weights.small is -1.0: expected a number, 0 or more"),
         ({"loss_weights": {"small": float("inf")}}, "model.loss_weights.small is inf: expected a number, 0 or more"),
         ({"losses": {"medium": "cross_entropy"}}, "model.losses has medium: expected tasks of large, small"),
-        ({"losses": {"small": "huber"}}, "model.loss is huber: expected cross_entropy"),
+        ({"losses": {"small": "huber"}}, "model.losses.small is huber: expected cross_entropy"),
+        ({"losses": {"small": nn.L1Loss()}}, "model.losses.small is L1Loss, which does not take what is predicted"),
+        ({"loss_weights": {"small": 0.0, "large": 0.0}}, "model.loss_weights are all 0: expected one above 0"),
     ],
 )
 def test_wrong_names_and_weights_of_tasks_are_refused(folder: Path, options: Any, message: str) -> None:
@@ -384,6 +388,7 @@ def test_wrong_names_and_weights_of_tasks_are_refused(folder: Path, options: Any
         ({"temperature": 0.5}, "data.temperature is 0.5: expected 1 or more"),
         ({"steps_per_epoch": 0}, "data.steps_per_epoch is 0: expected 1 or more"),
         ({"predict_task": "medium"}, "data.predict_task is medium: expected one of large, small"),
+        ({"vocabulary_path": "a.json"}, "data.vocabulary_path is a.json: expected null, as no task is of texts"),
         ({"predict_path": "new"}, "data.predict_path is new: expected null without data.predict_task"),
         ({"same_examples": {"small": "medium"}}, "data.same_examples has small: medium: expected"),
         ({"same_examples": {"small": "large", "large": "small"}}, "data.same_examples has small: large: expected"),
@@ -398,9 +403,13 @@ def test_tasks_that_do_not_go_together_are_refused(folder: Path) -> None:
     own = tasks(folder).tasks
     with pytest.raises(UserError, match=r"data.tasks is large: expected two tasks or more"):
         MultiTaskDataModule({"large": own["large"]})
-    with pytest.raises(UserError, match=r"data.tasks has 'a/b': expected a name"):
-        MultiTaskDataModule({"large": own["large"], "a/b": own["small"]})
-    for name in ("shown", "items"):
+    names: list[Any] = ["a/b", "20news", 1]
+    for name in names:
+        with pytest.raises(UserError, match=f"data.tasks has {name!r}: expected a name"):
+            MultiTaskDataModule({"large": own["large"], name: own["small"]})
+    with pytest.raises(UserError, match=r"data.tasks.small.label_column is null: expected the column of the task's"):
+        MultiTaskDataModule({"large": own["large"], "small": ImageDataModule("pictures", label_column=None)})
+    for name in ("shown", "items", "_labelled"):
         with pytest.raises(UserError, match=f"data.tasks has '{name}': expected another name"):
             MultiTaskDataModule({"large": own["large"], name: own["small"]})
     with pytest.raises(UserError, match=r"task small has 1 classes: expected 2 or more"):
@@ -417,6 +426,43 @@ def test_tasks_that_do_not_go_together_are_refused(folder: Path) -> None:
     data = as_fit(tasks(folder, steps_per_epoch=1))
     with pytest.raises(UserError, match=r"data.steps_per_epoch is 1: expected 2 or more"):
         data.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["--data.tasks.small.batch_size", "0"], "data.tasks.small.batch_size is 0: expected 1 or more"),
+        (["--data.tasks.small.path", "no/where"], "data set 'no/where' is no folder, "),
+        (["--data.tasks.small.image_size", "8"], "SeedCNN takes images of 32 x 32 pixels, not 8 x 8: set"),
+        (["--data.tasks.small.views", "{}"], "data.tasks.small.views is on"),
+        (["--model.loss_weights", "{small: high}"], "model.loss_weights is high: expected a number"),
+        (["--model.loss_weights", "{small:1}"], "model.loss_weights is {small:1}: expected a mapping, write a blank"),
+        (
+            ["--model.losses", "{small: hugo}"],
+            "model.losses: 'hugo' is not a class that can be imported: expected cros",
+        ),
+    ],
+    ids=lambda given: given[0] if isinstance(given, list) else "",
+)
+def test_mistake_in_a_task_names_its_option(
+    folder: Path, given: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = error_line(capsys, "fit", *experiment(folder, *given, model={"network": {"class_path": "SeedCNN"}}))
+    assert found.startswith(line)
+    assert not re.search(r"\bdata\.(?!tasks\.small\.)[a-z]", found)
+
+
+class SoftmaxAtEnd(SmallNetwork):
+    """Gives probabilities in place of logits."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).softmax(1)
+
+
+def test_network_that_computes_something_after_its_last_layer_is_refused(folder: Path) -> None:
+    data = tasks(folder)
+    with pytest.raises(UserError, match=r"SoftmaxAtEnd computes something after the linear layer that is defined last"):
+        trainer().fit(MultiTaskModule(SoftmaxAtEnd(9), data.outputs), datamodule=data)
 
 
 def texts(folder: Path) -> MultiTaskDataModule:

@@ -333,8 +333,81 @@ def test_data_without_views_and_with_other_labels_is_refused(folder: Path) -> No
     loader = torch.utils.data.DataLoader([(torch.zeros(3, 32, 32), 0)] * 4, batch_size=2)
     with pytest.raises(UserError, match=r"the data gives batches of list: expected two views of each image"):
         trainer().fit(module(), loader)
-    with pytest.raises(UserError, match=r"model.loss is MSELoss, which gives a tensor \[16, 8\]: expected one number"):
-        trainer().fit(module(loss=nn.MSELoss(reduction="none")), datamodule=images(folder))
+    with pytest.raises(UserError, match=r"data.balanced_sampling is true: expected false, as the training looks at no"):
+        trainer().fit(module(), datamodule=images(folder, balanced_sampling=True))
+    with pytest.raises(UserError, match=r"the training split has 1 image: expected 2 or more, as images are compared"):
+        trainer().fit(module(), datamodule=images(folder, label_column=None, train_fraction=0.001))
+
+
+class Wrong(nn.Module):
+    """A loss of two views that gives what is asked for."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, first: Tensor, second: Tensor) -> Any:
+        mean = (first - second).square().mean()
+        return {"float": 1.0, "none": None, "pair": (mean, mean), "detached": mean.detach()}[self.kind]
+
+
+class OneView(nn.Module):
+    def forward(self, views: Tensor) -> Tensor:
+        return views.mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (nn.MSELoss(reduction="none"), r"MSELoss, which gives a tensor \[16, 8\]: expected the mean of the batch"),
+        (Wrong("float"), "Wrong, which gives float: expected the mean of the batch, as a tensor"),
+        (Wrong("none"), "Wrong, which gives NoneType: expected the mean"),
+        (Wrong("pair"), "Wrong, which gives tuple: expected the mean"),
+        (Wrong("detached"), "Wrong, which gives a number without a gradient: expected the mean"),
+        (OneView(), r"OneView, which does not take the projections of two views, float \[16, 8\] each: "),
+    ],
+    ids=["each", "float", "none", "pair", "detached", "one view"],
+)
+def test_loss_of_ones_own_that_is_none_is_refused_at_once(loss: nn.Module, message: str) -> None:
+    with pytest.raises(UserError, match=f"model.loss is {message}"):
+        module(loss=loss, projector=[12, 8])
+
+
+class NormAtEnd(ColourNetwork):
+    """Normalises what its last linear layer gives."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.norm = nn.BatchNorm1d(num_classes)
+        self.layer_groups: Any = {"hidden": ["hidden"], "head": ["head", "norm"]}
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.norm(super().forward(images))
+        return found
+
+
+class DefinedFirst(ColourNetwork):
+    """Defines the layer at its end before the other one, and names no layer groups."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        del self.layer_groups, self.hidden
+        self.hidden = nn.Linear(12, 16)
+
+
+@pytest.mark.parametrize("network", [NormAtEnd, DefinedFirst])
+def test_network_that_computes_something_after_its_last_layer_is_refused(folder: Path, network: Any) -> None:
+    line = f"{network.__name__} computes something after the linear layer that is defined last: expected that layer"
+    with pytest.raises(UserError, match=line):
+        trainer().fit(SelfSupervisedModule(network(3), num_classes=3), datamodule=images(folder))
+
+
+def test_part_of_the_training_examples_to_compare_with_has_all_classes(folder: Path) -> None:
+    found, used = module(), trainer(limit_train_batches=1)
+    used.fit(found, datamodule=images(folder, batch_size=8))
+    bank = found._training_features()
+    assert len(bank.labels) == 8
+    assert set(bank.labels.tolist()) == {0, 1, 2}
 
 
 def test_what_cannot_be_compared_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -248,6 +248,8 @@ class _Evaluation(CommandLine):
         self._evaluate(self.trainer.validate, arguments)
 
     def _evaluate(self, evaluate: Any, arguments: dict[str, Any]) -> None:
+        if hasattr(self.datamodule, "predict_task"):
+            raise UserError(f"{type(self.datamodule).__name__} has several tasks: an ensemble is of runs with one task")
         if not isinstance(self.model, Classifier):
             raise UserError(f"{type(self.model).__name__} gives no class probabilities: an ensemble is of classifiers")
         if self.trainer.world_size > 1:

@@ -37,7 +37,7 @@ from lightning_transfer.run.predictions import check_predictions_file
 from lightning_transfer.run.progress import progress_bar
 from lightning_transfer.run.reading import read_checkpoint, why_not_last
 from lightning_transfer.run.record import ResultsRecorder
-from lightning_transfer.run.resumption import SameOptimizers
+from lightning_transfer.run.resumption import Resumption
 from lightning_transfer.run.saved_paths import FilesOfTheRun
 from lightning_transfer.run.training_steps import TrainingSteps
 from lightning_transfer.run.verbosity import verbosity
@@ -209,7 +209,7 @@ class ExperimentBuilder(LightningCLI):
         given = given if isinstance(given, list) else [given]
         callbacks = [
             SessionStart(),
-            SameOptimizers(),
+            Resumption(),
             FilesOfTheRun(),
             KnownOrder(),
             *given,

@@ -43,7 +43,8 @@ def linked_number(config: Namespace, target: str, data: Any) -> Any:
     default = _default(config, key)
     if found is None:
         if given is None and default is inspect.Parameter.empty:
-            raise UserError(f"the data has no {name}: choose other data, or give --model.{target}")
+            others = "MultiTaskDataModule" if target == "outputs" else "other data"
+            raise UserError(f"the data has no {name}: choose {others}, or give --model.{target}")
         return given
     if given not in (None, found, default):
         raise UserError(f"model.{target} is {given}, and the data has {found}: leave it out, it follows from the data")

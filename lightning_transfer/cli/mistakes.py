@@ -11,9 +11,17 @@ from jsonargparse import ArgumentParser
 
 import lightning_transfer
 from lightning_transfer.cli.named_configs import CONFIG_ACTIONS, NamedConfig
-from lightning_transfer.cli.origins import described, is_below_parser, is_restoring, origin, own_line, place_in_config
+from lightning_transfer.cli.origins import (
+    described,
+    is_below_parser,
+    is_restoring,
+    origin,
+    own_line,
+    place_in_config,
+    task_of,
+)
 from lightning_transfer.cli.suggestions import nearest
-from lightning_transfer.errors import UserError, did_you_mean
+from lightning_transfer.errors import UserError, did_you_mean, options_of_task
 from lightning_transfer.run.verbosity import print_styled
 
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<a>[\w.]+)|option '(?P<b>[\w.]+)'", re.IGNORECASE)
@@ -30,8 +38,9 @@ _AMBIGUOUS_CLASS = re.compile(
 _EXPECTED = r"Expected an? (?:<class '[\w.]*?(\w+)'>|typing\.Literal\[([^\]]*)\]|(tuple with \d+ elements))"
 _WRONG_VALUE = re.compile(
     rf'Parser key "(?P<key>[\w.]+)": (Does not validate .* Errors: )?(?P<expected>((- )?{_EXPECTED}[. ]*)+)'
-    r"(Got value: |Given value type: .* Given value: )(?P<value>.*)"
+    r"(Got value: |Given value type: .* Given value: )(?P<value>.*?)( - Expected an? .*)?"
 )
+_NO_MAPPING = re.compile(r'Parser key "(?P<key>[\w.]+)": .* Given value: (?P<value>\{\w+:[^ ].*)')  # YAML wants a blank
 _NO_CLASS = re.compile(
     r'Parser key "(?P<key>[\w.]+)": (?!.*Problem with given class_path).*'
     r"(Not a valid subclass of|expects a function or a callable class|argument of type '\w+' is not iterable)"
@@ -117,11 +126,15 @@ def one_line(message: str, hint: Callable[[str], str], place: str = "") -> str:
     if (match := _UNKNOWN_CLASS.search(message)) and _NO_NUMBER.fullmatch(match["name"].strip("'")):
         return f"{place}{match['key']} is {match['name']}: expected a finite number"
     if match := _UNKNOWN_CLASS.search(message):
-        names = re.findall(r"\w+", " ".join(_LITERAL.findall(message)))
+        names = [*dict.fromkeys(re.findall(r"\w+", " ".join(_LITERAL.findall(message))))]
         meant = did_you_mean(match["name"], [*lightning_transfer.__all__, *names])
-        return f"{place}{match['key']}: '{match['name']}' is not a class that can be imported{meant and f': {meant}'}"
+        way_out = meant or (names and f"expected {', '.join(names)} or a class")
+        found = f"'{match['name']}' is not a class that can be imported"
+        return f"{place}{match['key']}: {found}{way_out and f': {way_out}'}"
     if match := _NOT_IMPORTED.search(message):
         return f"{place}{match['key']}: '{match['name']}' is not a class that can be imported: {match['reason']}"
+    if match := _NO_MAPPING.fullmatch(message):
+        return f"{place}{match['key']} is {match['value']}: expected a mapping, write a blank after each colon"
     if match := _WRONG_VALUE.fullmatch(message):
         return f"{place}{match['key']} is {match['value']}: expected {_in_words(match['expected'])}"
     if match := _MISSING.search(message):
@@ -151,7 +164,8 @@ def message_of(error: BaseException) -> str | None:
     # Lightning's error is recognised by its name: importing its class would take seconds at every mistyped command.
     if isinstance(raised, UserError) or type(raised).__name__ == "MisconfigurationException":
         line = own_line(raised.__cause__) if raised.__cause__ is not None else None
-        return " ".join(str(raised).split()) + (f" ({line})" if line else "")
+        words, task = " ".join(str(raised).split()), task_of(raised)
+        return (words if task is None else options_of_task(words, task)) + (f" ({line})" if line else "")
     if is_below_parser(raised):
         return described(raised)
     if own_line(error) is None and isinstance(error, ModuleNotFoundError):

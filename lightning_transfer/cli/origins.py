@@ -46,6 +46,20 @@ def place_in_config() -> str:
     return "".join(f"{argument.dest}." for argument in reversed(arguments))
 
 
+def task_of(error: BaseException) -> str | None:
+    """Names the task of ``data.tasks`` whose data a parser was building as the error came; None without one.
+
+    The parser keeps no path to what it builds. Its function ``adapt_typehints`` has the key of a mapping as ``k``. A
+    parser without that gives None, and the error's words stay.
+    """
+    is_within = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        is_within |= frame.f_locals.get("key") == "tasks"
+        if is_within and frame.f_code.co_name == "adapt_typehints" and isinstance(frame.f_locals.get("k"), str):
+            return str(frame.f_locals["k"])
+    return None
+
+
 def is_restoring(error: BaseException) -> bool:
     """Says whether Lightning was giving the state in a checkpoint to the parts of a run as the error came."""
     frames = traceback.extract_tb(error.__traceback__)

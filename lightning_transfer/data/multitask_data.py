@@ -1,26 +1,22 @@
 """Several tasks that one network learns together, each with a data module of its own."""
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
-from lightning_transfer.data.batches import ProblemType, TaskBatch
-from lightning_transfer.data.classification import ClassificationDataModule
+from lightning_transfer.data.batches import TaskBatch
 from lightning_transfer.data.divided_splits import Stage
-from lightning_transfer.data.language_modelling import LanguageModelDataModule
+from lightning_transfer.data.joined_tasks import JoinedTasks
 from lightning_transfer.data.loader import BatchLoader, training_loader
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.task_checks import check_tasks
 from lightning_transfer.data.task_mixing import TaskMixing, mixed_steps, shares_of_tasks, steps_of_tasks
-from lightning_transfer.data.vocabulary import TokenizedTexts, share_vocabulary
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, with_options_of_task
 
 
-class MultiTaskDataModule(SeededDataModule):
+class MultiTaskDataModule(JoinedTasks):
     """Joins the data of several tasks: each training step has a batch of one of them, or of all.
 
     Each task keeps its own splits, batches and augmentation. A task without labels may be to predict the tokens of
@@ -71,6 +67,8 @@ class MultiTaskDataModule(SeededDataModule):
         self._resume_at: dict[str, int] = {}
         self._steps: dict[str, int] = {}  # of an epoch, by task
         check_tasks(self)
+        if vocabulary_path is not None and not self._texts:
+            raise UserError(f"data.vocabulary_path is {vocabulary_path}: expected null, as no task is of texts")
         for task in self._texts if vocabulary_path is not None else []:
             task.vocabulary_path = vocabulary_path
         if predict_path is not None:
@@ -78,107 +76,11 @@ class MultiTaskDataModule(SeededDataModule):
                 raise UserError(f"data.predict_path is {predict_path}: expected null without data.predict_task")
             self.tasks[self._examples_of(predict_task)].predict_path = predict_path
 
-    @property
-    def labelled(self) -> dict[str, ClassificationDataModule[Any]]:
-        """The data of the tasks with labels."""
-        return {name: task for name, task in self.tasks.items() if isinstance(task, ClassificationDataModule)}
-
-    @property
-    def language_tasks(self) -> list[str]:
-        """The tasks that predict the tokens of texts."""
-        return [name for name, task in self.tasks.items() if isinstance(task, LanguageModelDataModule)]
-
-    @property
-    def _with_examples(self) -> dict[str, ClassificationDataModule[Any]]:
-        """The data of the tasks that have labels, and examples of their own."""
-        return {name: task for name, task in self.labelled.items() if name not in self.same_examples}
-
-    def _examples_of(self, name: str) -> str:
-        """The task whose examples a task has: itself, or another one."""
-        return self.same_examples.get(name, name)
-
-    @property
-    def _trained(self) -> dict[str, Any]:
-        """The data that gives batches to train on."""
-        return {name: task for name, task in self.tasks.items() if name not in self.same_examples}
-
-    @property
-    def _texts(self) -> list[TokenizedTexts]:
-        return [task for task in self.tasks.values() if isinstance(task, TokenizedTexts)]
-
-    # ---- what the model needs to know -------------------------------------------------------------------------------
-
-    @property
-    def outputs(self) -> dict[str, int]:
-        """The number of classes, or of the numbers to predict, of each task with labels."""
-        return {name: task.num_classes for name, task in self.labelled.items()}
-
-    @property
-    def num_classes(self) -> int:
-        """The number of outputs of all tasks together."""
-        return sum(self.outputs.values())
-
-    @property
-    def problem_types(self) -> dict[str, ProblemType]:
-        """Whether the examples of each task with labels have one class, several classes or numbers."""
-        return {name: task.problem_type for name, task in self.labelled.items()}
-
-    @property
-    def vocabulary(self) -> list[str] | None:
-        """The tokens of all tasks in the order of their ids; None for images."""
-        return self._shared_texts().vocabulary if self._texts else None
-
-    @property
-    def vocabulary_size(self) -> int | None:
-        """The number of token ids; None for images."""
-        return self._shared_texts().vocabulary_size if self._texts else None
-
-    @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """Channels, height and width of the largest images; None for texts."""
-        data: list[Any] = [*self._with_examples.values()]
-        return None if self._texts else max(task.image_shape for task in data)
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """The names of the classes of the task to predict; None where none is chosen."""
-        return None if self.predict_task is None else self.tasks[self.predict_task].class_names
-
-    @property
-    def task_class_names(self) -> dict[str, list[str]]:
-        """The names of the classes of each task with labels, in the order of its head's rows."""
-        return {name: task.class_names for name, task in self.labelled.items()}
-
-    @property
-    def problem_type(self) -> ProblemType | None:
-        """What each example of the task to predict has; None where none is chosen."""
-        return None if self.predict_task is None else self.tasks[self.predict_task].problem_type
-
-    def training_sample(self, count: int) -> Tensor:
-        """Takes training examples of all tasks with examples of their own, equally many of each; see theirs."""
-        data: dict[str, Any] = self._with_examples
-        samples = {name: task.training_sample(math.ceil(count / len(data))) for name, task in data.items()}
-        if not self._texts and len(sizes := {sample.shape[1:] for sample in samples.values()}) > 1:
-            raise UserError(
-                f"the images of {', '.join(samples)} are of {len(sizes)} sizes: expected the same data.image_size for a"
-                " network that computes something from examples of all tasks"
-            )
-        return torch.cat([*samples.values()])
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a record of a run says of its data: the facts of each task, and the steps of an epoch by task."""
-        facts: dict[str, Any] = {name: task.facts for name, task in self.tasks.items()}
-        own = [facts[name] for name in self._with_examples]
-        totals = {name: sum(of[name] for of in own) for name in ("train_examples", "validation_examples")}
-        return {**totals, "mixing": self.mixing, "steps_of_an_epoch": self._steps, "tasks": facts}
-
     # ---- the stages -------------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
         """Fills the caches of the tasks, once on each node."""
-        for task in self._attached().values():
-            task.prepare_data()
+        self._ask(lambda task: task.prepare_data(), self._attached())
 
     def setup(self, stage: str) -> None:
         """Reads and divides the training splits of the tasks, for stages that need them."""
@@ -186,11 +88,13 @@ class MultiTaskDataModule(SeededDataModule):
         for name, task in self._attached().items():
             if stage == "fit":
                 rank_zero_info(f"task {name}:")
-            task.setup(stage)
+            with with_options_of_task(name):
+                task.setup(stage)
         for name, other in self.same_examples.items() if stage != "predict" else ():
             if stage == "fit":
                 rank_zero_info(f"task {name}, of the examples of {other}:")
-            self.tasks[name].take_examples_of(self.tasks[other], stage)
+            with with_options_of_task(name):
+                self.tasks[name].take_examples_of(self.tasks[other], stage)
 
     def _attached(self) -> dict[str, Any]:
         """Tells the tasks who trains, and gives those whose examples this stage reads."""
@@ -203,15 +107,11 @@ class MultiTaskDataModule(SeededDataModule):
             return {} if source is None else {source: self.tasks[source]}
         return self._trained
 
-    def _shared_texts(self) -> TokenizedTexts:
-        """The texts of the first task, once all tasks read theirs by one vocabulary."""
-        share_vocabulary(self._texts)
-        return self._texts[0]
-
     def train_dataloader(self) -> BatchLoader:
         """The steps of the training, each a list of one batch, or with mixing together of a batch of every task."""
         data = self._trained
-        loaders = [self._of_task(name, task.train_dataloader(), "train") for name, task in data.items()]
+        given = self._ask(lambda task: task.train_dataloader(), data)
+        loaders = [self._of_task(name, loader, "train") for name, loader in given.items()]
         is_together, lengths = self.mixing == "together", [*map(len, loaders)]
         length = self.steps_per_epoch or (max(lengths) if is_together else sum(lengths))
         counted = ["train_documents" if name in self.language_tasks else "train_examples" for name in data]
@@ -230,7 +130,7 @@ class MultiTaskDataModule(SeededDataModule):
 
     def val_dataloader(self) -> list[BatchLoader]:
         """Batches of the validation split or the hold-out of each task, but for tasks that hold nothing out."""
-        loaders = {name: task.val_dataloader() for name, task in self._trained.items()}
+        loaders = self._ask(lambda task: task.val_dataloader(), self._trained)
         return [
             self._of_task(name, loader, "validation")
             for name, loader in loaders.items()
@@ -239,7 +139,8 @@ class MultiTaskDataModule(SeededDataModule):
 
     def test_dataloader(self) -> list[BatchLoader]:
         """Batches of the test split of each task with labels."""
-        return [self._of_task(name, task.test_dataloader(), "test") for name, task in self._with_examples.items()]
+        loaders = self._ask(lambda task: task.test_dataloader(), self._with_examples)
+        return [self._of_task(name, loader, "test") for name, loader in loaders.items()]
 
     def predict_dataloader(self) -> BatchLoader:
         """Batches of the task to predict, whose labels are not read.
@@ -251,8 +152,9 @@ class MultiTaskDataModule(SeededDataModule):
             raise UserError(
                 f"data.predict_task is null: expected one of {', '.join(self.tasks)}, to predict its labels"
             )
-        source = self.tasks[self._examples_of(self.predict_task)]  # which prepares them as the head has seen them
-        return self._of_task(self.predict_task, source.predict_dataloader())
+        source = self._examples_of(self.predict_task)  # which prepares them as the head has seen them
+        [loader] = self._ask(lambda task: task.predict_dataloader(), [source]).values()
+        return self._of_task(self.predict_task, loader)
 
     def _of_task(self, name: str, loader: BatchLoader, stage: Stage | None = None) -> BatchLoader:
         """Gives the batches of a loader the name of their task, and labels that other tasks have for the examples."""

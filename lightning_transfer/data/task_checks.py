@@ -9,7 +9,7 @@ from lightning_transfer.data.language_modelling import LanguageModelDataModule
 from lightning_transfer.data.vocabulary import TokenizedTexts
 from lightning_transfer.errors import UserError
 
-_TAKEN = {"shown"}  # by what holds the metrics of the tasks
+_TAKEN = {"shown", "_labelled"}  # by what holds the metrics of the tasks
 
 
 def check_tasks(data: Any) -> None:
@@ -40,8 +40,8 @@ def check_tasks(data: Any) -> None:
 
 def _check_kinds(tasks: dict[str, Any]) -> None:
     for name, task in tasks.items():
-        if not name.isidentifier():
-            raise UserError(f"data.tasks has {name!r}: expected a name of letters, digits and _")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise UserError(f"data.tasks has {name!r}: expected a name of letters, digits and _, no digit at its start")
         if hasattr(nn.ModuleDict, name) or name in _TAKEN:
             raise UserError(f"data.tasks has {name!r}: expected another name, as modules have a part of this one")
         if not isinstance(task, ClassificationDataModule | LanguageModelDataModule):
@@ -49,6 +49,8 @@ def _check_kinds(tasks: dict[str, Any]) -> None:
             raise UserError(
                 f"task {name} has the data {kind}: expected images or texts with labels, or LanguageModelDataModule"
             )
+        if isinstance(task, ClassificationDataModule) and not task.label_columns.names:
+            raise UserError(f"data.tasks.{name}.label_column is null: expected the column of the task's labels")
     names = ", ".join(tasks)
     if len(tasks) < 2:
         raise UserError(f"data.tasks is {names or 'empty'}: expected two tasks or more")

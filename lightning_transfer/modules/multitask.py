@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_transfer.data.batches import ProblemType, TaskBatch, inputs_of
-from lightning_transfer.errors import UserError
+from lightning_transfer.errors import UserError, with_options_of_task
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.gradient_balancing import Balancing, GradientBalancing, gradients_of
 from lightning_transfer.modules.language_task import check_language_task, language_head, token_losses
@@ -18,6 +18,7 @@ from lightning_transfer.modules.targets import TARGETS
 from lightning_transfer.modules.task_means import TaskMeans
 from lightning_transfer.modules.task_metrics import TaskMetrics
 from lightning_transfer.modules.task_weighting import Weighting, by_uncertainty, check_weights
+from lightning_transfer.networks.head_replacement import outputs_of_head
 from lightning_transfer.networks.task_heads import TaskHeads, split_head
 
 
@@ -89,7 +90,7 @@ class MultiTaskModule(LaidOutModule):
         self.losses = nn.ModuleDict()
         for task, targets in self.targets.items():
             smoothing = label_smoothing if targets.noun == "classes" else 0.0
-            self.losses[task] = build_loss(given.get(task), targets, outputs[task], smoothing)
+            self.losses[task] = build_loss(given.get(task), targets, outputs[task], smoothing, f"losses.{task}")
         self.loss_weights = check_weights(loss_weights, self.all_tasks)
         self.weighting = weighting
         self.balancing = None if weighting in ("fixed", "uncertainty") else GradientBalancing(weighting)
@@ -99,6 +100,7 @@ class MultiTaskModule(LaidOutModule):
         self.validation_metrics, self.test_metrics = (
             TaskMetrics(outputs, self.problem_types, self.language_tasks) for _ in range(2)
         )
+        self._is_at_end = False  # whether the network is known to compute nothing after its heads
         self._learned: set[str] = set()  # tasks with examples since the last optimizer step
         self._means = TaskMeans(self.targets, self.language_tasks)
 
@@ -114,8 +116,17 @@ class MultiTaskModule(LaidOutModule):
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Computes the logits of every task, float [batch, classes] each."""
-        logits: Tensor = self.network(*inputs)
+        if self.training and not self._is_at_end:
+            logits = outputs_of_head(self.network, self.heads, *inputs)
+            self._is_at_end = True
+        else:
+            logits = self.network(*inputs)
         return dict(zip(self.outputs, torch.split(logits, list(self.outputs.values()), 1), strict=True))
+
+    def _logits_of(self, batch: TaskBatch) -> dict[str, Tensor]:
+        with with_options_of_task(batch.task):  # of which a network may say that its images are too small
+            logits: dict[str, Tensor] = self(*inputs_of(batch.batch, self.network))
+        return logits
 
     def training_step(self, batch: Sequence[TaskBatch], batch_idx: int) -> Tensor:
         """Computes the loss of a step over its tasks, and logs the means at the end of a logging interval or epoch."""
@@ -158,7 +169,7 @@ class MultiTaskModule(LaidOutModule):
                 if note is not None:
                     note(one.task, losses[one.task], None, of_tokens)
                 continue
-            logits = self(*inputs_of(one.batch, self.network))
+            logits = self._logits_of(one)
             for task, labels in one.labels.items():
                 losses[task] = self.losses[task](logits[task], labels)
                 if note is not None:
@@ -207,7 +218,7 @@ class MultiTaskModule(LaidOutModule):
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         """Computes the class probabilities of a batch by its task, or the numbers, float32 [batch, classes]."""
-        return self.predictions(batch.task, self(*inputs_of(batch.batch, self.network))[batch.task])
+        return self.predictions(batch.task, self._logits_of(batch)[batch.task])
 
     def predictions(self, task: str, logits: Tensor) -> Tensor:
         """Turns the logits of a task into probabilities or numbers, float32 [batch, classes]."""
@@ -218,7 +229,7 @@ class MultiTaskModule(LaidOutModule):
         if batch.task in self.language_tasks:
             metrics[batch.task].update(token_losses(self.network, self.heads.of_task[batch.task], batch.batch))
             return {}
-        logits = self(*inputs_of(batch.batch, self.network))
+        logits = self._logits_of(batch)
         found = {}
         for task, labels in batch.labels.items():
             # In float32 at least: checkpoints are chosen by the mean of these losses.

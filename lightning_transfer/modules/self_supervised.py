@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +19,9 @@ from lightning_transfer.modules.feature_evaluation import (
     spread,
 )
 from lightning_transfer.modules.memory_layout import LaidOutModule, LayoutOptions
+from lightning_transfer.modules.own_parts import check_loss_of_views
 from lightning_transfer.modules.view_losses import VIEW_LOSSES, ViewLoss, ViewLossName
-from lightning_transfer.networks.head_replacement import replace_head
+from lightning_transfer.networks.head_replacement import outputs_of_head, replace_head
 from lightning_transfer.networks.projection_head import ProjectionHead
 
 # Of the embeddings' spread, in training. Chen and He (2021, figure 2) see about 1 in trainings that go well, and
@@ -78,6 +80,8 @@ class SelfSupervisedModule(LaidOutModule):
         widths = of_loss.projector if projector is None else projector
         head = (widths, of_loss.norm_at_end, of_loss.predictor_width)
         replace_head(network, lambda layer: ProjectionHead(layer.in_features, *head))
+        check_loss_of_views(self.loss, self.head.out_features)
+        self._is_at_end = False  # whether the network is known to compute nothing after its head
         self._queries: list[LabelledFeatures] = []  # of the batches of an evaluation
         self._bank: LabelledFeatures | None = None  # of the training examples, in an evaluation
         self._clear_log()
@@ -97,7 +101,9 @@ class SelfSupervisedModule(LaidOutModule):
             raise UserError(
                 f"the data gives batches of {type(batch).__name__}: expected two views of each image, set data.views"
             )
-        outputs = self.network(batch.images.flatten(0, 1))
+        images = batch.images.flatten(0, 1)
+        outputs = self.network(images) if self._is_at_end else outputs_of_head(self.network, self.head, images)
+        self._is_at_end = True
         with torch.autocast(self.device.type, enabled=False):
             outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             projections, predictions, _ = self.head.parts(outputs)
@@ -106,9 +112,6 @@ class SelfSupervisedModule(LaidOutModule):
                 loss: Tensor = self.loss(first, second)
             else:
                 loss = (self.loss(predictions[::2], second) + self.loss(predictions[1::2], first)) / 2
-            if loss.ndim:
-                kind = type(self.loss).__name__
-                raise UserError(f"model.loss is {kind}, which gives a tensor {[*loss.shape]}: expected one number")
             self._sums.add_(torch.stack([loss.detach(), spread(projections.detach())]))
         self._batches += 1
         self.log_means()
@@ -170,7 +173,9 @@ class SelfSupervisedModule(LaidOutModule):
             data.setup("validate")
         split, rows = data.training_part
         limit: int | float = self.trainer.limit_train_batches
-        rows = rows[: limit * data.batch_size if isinstance(limit, int) else int(limit * len(rows))]
+        count = limit * data.batch_size if isinstance(limit, int) else max(1, round(limit * len(rows)))
+        # Evenly spaced, as the first ones may be of one class.
+        rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
         places = torch.from_numpy(rows).to(self.device)
         features = torch.zeros(len(rows), self.head.in_features, device=self.device)
         with self.trainer.precision_plugin.forward_context():
@@ -211,6 +216,10 @@ class SelfSupervisedModule(LaidOutModule):
             raise UserError("SelfSupervisedModule learns from one set of images: expected the data of a single task")
         if getattr(data, "batch_size", 2) < 2:
             raise UserError(f"data.batch_size is {data.batch_size}: expected 2 or more, as images are compared")
+        if hasattr(data, "training_part") and len(data.training_part[1]) < 2:
+            raise UserError("the training split has 1 image: expected 2 or more, as images are compared")
+        if getattr(data, "balanced_sampling", False):
+            raise UserError("data.balanced_sampling is true: expected false, as the training looks at no labels")
         if (kind := getattr(data, "problem_type", "classification")) != "classification":
             raise UserError(f"data.problem_type is {kind}: expected classification, for the validation by neighbours")
         if hasattr(data, "views") and data.views is None:

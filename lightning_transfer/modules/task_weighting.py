@@ -18,14 +18,17 @@ def check_weights(given: Mapping[str, float] | None, tasks: Sequence[str]) -> di
     """Completes the weights of the tasks: 1 where none is given.
 
     Raises:
-        UserError: For a task that there is not, and a weight below 0.
+        UserError: For a task that there is not, a weight below 0, and weights that are all 0.
     """
     for task, weight in (given or {}).items():
         if task not in tasks:
             raise UserError(f"model.loss_weights has {task!r}: expected tasks of {', '.join(tasks)}")
         if not 0 <= weight < math.inf:
             raise UserError(f"model.loss_weights.{task} is {weight}: expected a number, 0 or more")
-    return dict.fromkeys(tasks, 1.0) | dict(given or {})
+    weights = dict.fromkeys(tasks, 1.0) | dict(given or {})
+    if not any(weights.values()):
+        raise UserError("model.loss_weights are all 0: expected one above 0, as nothing would be learned")
+    return weights
 
 
 def by_uncertainty(

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import group_patterns
@@ -50,3 +51,33 @@ def replace_head(
     parent, _, name = found[-1].rpartition(".")
     setattr(network.get_submodule(parent), name, head)
     return head
+
+
+def outputs_of_head(network: nn.Module, head: nn.Module, *inputs: Tensor) -> Tensor:
+    """Computes the outputs of a network in training, and checks that they are those of its new head.
+
+    Args:
+        network: The network.
+        head: What has taken the place of its last linear layer.
+        inputs: The arguments of the network's ``forward``.
+
+    Raises:
+        UserError: If the network computes something after its head, which is not for other outputs than before.
+    """
+    given: list[Tensor] = []
+    hook = head.register_forward_hook(lambda module, inputs, outputs: given.append(outputs))
+    line = (
+        f"{type(network).__name__} computes something after the linear layer that is defined last: expected that layer"
+        " to be its end, in the order of definition too"
+    )
+    try:
+        outputs: Tensor = network(*inputs)
+    except RuntimeError as error:
+        if not given:
+            raise
+        raise UserError(line) from error
+    finally:
+        hook.remove()
+    if not given or not torch.equal(outputs, given[-1]):
+        raise UserError(line)
+    return outputs

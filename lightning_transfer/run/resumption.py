@@ -1,20 +1,26 @@
-"""Checks that a run resumes a checkpoint with the same optimizers."""
+"""Checks that a run can go on from a checkpoint, and says where nothing was left to train."""
 
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_transfer.errors import UserError
 
 
-class SameOptimizers(L.Callback):
-    """Refuses a checkpoint whose optimizers are not those of the config: it would fail in the first step."""
+class Resumption(L.Callback):
+    """Refuses a checkpoint whose optimizers are not those of the config: it would fail in the first step.
+
+    A fit that goes on from a checkpoint and makes no step says so. Otherwise it ends as one that has learned.
+    """
 
     def __init__(self) -> None:
         self._saved: list[list[dict[str, Any]]] = []
+        self._step: int | None = None  # that of the checkpoint
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Notes the parameter groups of the checkpoint's optimizers."""
+        """Notes the step of the checkpoint, and the parameter groups of its optimizers."""
+        self._step = checkpoint.get("global_step")
         self._saved = [state["param_groups"] for state in checkpoint.get("optimizer_states", [])]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -37,3 +43,11 @@ class SameOptimizers(L.Callback):
                     f"the checkpoint's optimizer has {', '.join(sorted(other - own))}, and {type(optimizer).__name__}"
                     f" has {', '.join(sorted(own - other))}: go on with the checkpoint's, or start by --init_from"
                 )
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Says where the checkpoint was at the end of the training already."""
+        if self._step == trainer.global_step:
+            rank_zero_warn(
+                f"nothing was trained: the checkpoint is of step {self._step}, at the end of trainer.max_epochs"
+                f" {trainer.max_epochs} and trainer.max_steps {trainer.max_steps}; raise trainer.max_epochs to go on"
+            )
