@@ -327,6 +327,7 @@ def test_what_is_no_run_is_refused_in_one_line(text_run: Callable[..., Path], tm
     for run, line in {
         str(tmp_path): f"{tmp_path} has no config.yaml: expected the folder of a run",
         (): "no run is given",
+        ("a", "./a/"): "a is named twice: each run of an ensemble counts once",
     }.items():
         with pytest.raises(UserError, match=line):
             load(run)

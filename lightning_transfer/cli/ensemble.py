@@ -28,6 +28,7 @@ from lightning_transfer.run.predictions import (
     places_of_classes,
     write_lines,
 )
+from lightning_transfer.run.predictor import refuse_repeated
 from lightning_transfer.transfer.sources import checkpoint_of
 
 _COMMANDS = {"test": "test", "validation": "validate"}  # by split
@@ -155,10 +156,8 @@ def finished_runs(runs: Sequence[Path], whole: str) -> list[Path]:
     runs = [Path(run) for run in runs]
     if len(runs) < 2:
         raise UserError(f"{whole} of {runs[0] if runs else 'nothing'} alone is that run: name at least two")
-    places = [run.resolve() for run in runs]
-    for run, place in zip(runs, places, strict=True):
-        if places.count(place) > 1:
-            raise UserError(f"{run} is named twice: each run of {whole} counts once")
+    refuse_repeated(runs, whole)
+    for run in runs:
         _require_finished(run)
     return runs
 

@@ -20,7 +20,7 @@ from lightning_transfer.cluster.signals import StopSignals
 from lightning_transfer.data.classification import ClassificationDataModule
 from lightning_transfer.errors import UserError, in_one_line
 from lightning_transfer.run.config_files import read_yaml
-from lightning_transfer.run.predictor import Member, Predictor
+from lightning_transfer.run.predictor import Member, Predictor, refuse_repeated
 from lightning_transfer.run.verbosity import hushed
 from lightning_transfer.transfer.sources import checkpoint_of
 
@@ -43,12 +43,15 @@ def load(run: _Place | Sequence[_Place], device: str | None = None) -> Predictor
         What predicts: ``load(run).predict(["cat.png"]).labels``.
 
     Raises:
-        UserError: If a folder holds no run, or one whose data module takes no examples from a program.
+        UserError: If a folder holds no run, or one whose data module takes no examples from a program; and if a run is
+            given twice.
     """
     runs = [run] if isinstance(run, str | os.PathLike) else [*run]
     if not runs:
         raise UserError("no run is given: expected a folder, as logs/quickstart/version_0")
-    return Predictor([_member(Path(folder), device) for folder in runs])
+    folders = [*map(Path, runs)]
+    refuse_repeated(folders, "an ensemble")
+    return Predictor([_member(folder, device) for folder in folders])
 
 
 def files_of(run: Path) -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ import copy
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -166,3 +167,19 @@ class Predictor:
     def _of(self, member: Member, examples: Sequence[object], batch_size: int | None) -> Tensor:
         found = member.predict(examples, batch_size)
         return found[:, places_of_classes(member.data.class_names, self.class_names)]
+
+
+def refuse_repeated(runs: Sequence[Path], whole: str) -> None:
+    """Refuses a run that is named twice, in whatever spelling.
+
+    Args:
+        runs: Folders of the runs.
+        whole: What they are to make, such as ``an ensemble``.
+
+    Raises:
+        UserError: For the first of them.
+    """
+    places = [run.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{run} is named twice: each run of {whole} counts once")
