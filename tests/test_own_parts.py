@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import pytest
 import torch
+from conftest import fit_arguments
 from lightning.pytorch.callbacks import BackboneFinetuning
 from test_cli import error_line
 from torch import Tensor, nn
@@ -58,6 +59,18 @@ class Own(L.LightningModule):
     def _loss(self, batch: Any) -> Tensor:
         inputs, labels = batch
         return nn.functional.cross_entropy(self(inputs[0] if isinstance(batch, Batch) else inputs), labels)
+
+
+class WithoutTypes(nn.Module):
+    """A network whose arguments have neither a type nor a default."""
+
+    def __init__(self, num_classes, width):  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.head(images.flatten(1)[:, : self.head.in_features])
+        return found
 
 
 class Data(L.LightningDataModule):
@@ -146,6 +159,15 @@ def fit(*arguments: str, model: str = "Own", data: str = "Data", version: str = 
 def weights(run: Path = RUN) -> dict[str, Tensor]:
     state: dict[str, Tensor] = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     return state
+
+
+def test_argument_without_a_type_is_missed_by_name(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = fit_arguments(image_folder, "--model.network", f"{HERE}.WithoutTypes")
+    line = (
+        "model.network.width is null: expected a value, as test_own_parts.WithoutTypes needs one; give it by --mod"
+    )
+    assert error_line(capsys, *given).startswith(line)
+    main([*given, "--model.network.width", "8"])
 
 
 def test_dashboards_do_not_change_the_training_of_loaders_that_shuffle() -> None:

@@ -1,11 +1,13 @@
 """Checks the config of an experiment before anything of it is built."""
 
+import inspect
 import pkgutil
 from typing import Any
 
 from jsonargparse import Namespace
 
 from lightning_transfer.cli.finite_numbers import check_numbers
+from lightning_transfer.cli.linked_numbers import TARGETS, config_key
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import check_name
 
@@ -31,6 +33,21 @@ def check_settings(config: Namespace) -> None:
         if config[option] == "":
             raise UserError(f"--{option} is empty: name a file, or leave it out")
     check_numbers(config)
+    for place in ("model", "model.init_args.network", "data"):
+        _require_values(config, place)
+
+
+def _require_values(config: Namespace, place: str) -> None:
+    """Refuses an argument without a value that its class needs: where it has no type, the parser takes it for null."""
+    named = config.get(f"{place}.class_path")
+    parameters = inspect.signature(pkgutil.resolve_name(named)).parameters.values() if named else ()
+    linked = {config_key(target) for target in TARGETS}
+    for parameter in parameters:
+        key = f"{place}.init_args.{parameter.name}"
+        has_neither = parameter.default is parameter.annotation is inspect.Parameter.empty
+        if has_neither and key not in linked and config.get(key, "") is None:
+            option = key.replace("init_args.", "")
+            raise UserError(f"{option} is null: expected a value, as {named} needs one; give it by --{option}")
 
 
 def require_libraries(config: Namespace, with_module: bool) -> None:

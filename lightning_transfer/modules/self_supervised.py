@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_transfer.data.batches import ImageBatch, TwoViewBatch
+from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.feature_evaluation import (
@@ -174,8 +174,7 @@ class SelfSupervisedModule(LaidOutModule):
         split, rows = data.training_part
         limit: int | float = self.trainer.limit_train_batches
         count = limit * data.batch_size if isinstance(limit, int) else max(1, round(limit * len(rows)))
-        # Evenly spaced, as the first ones may be of one class.
-        rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
+        rows = rows[evenly_spaced(len(rows), count)]  # the first ones may be of one class
         places = torch.from_numpy(rows).to(self.device)
         features = torch.zeros(len(rows), self.head.in_features, device=self.device)
         with self.trainer.precision_plugin.forward_context():
