@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from interruptions import Interruption, assert_equal_runs
+from test_cli import error_line
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
 
@@ -101,6 +102,19 @@ def on_run(command: str, run: Path, *arguments: str) -> list[dict[str, Any]]:
 def logits_of(run: Path, numbers: Tensor) -> Tensor:
     state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     return numbers @ state["network.head.weight"].T + state["network.head.bias"]
+
+
+class Empty(Data):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Noisy(0), batch_size=4)
+
+
+def test_data_without_a_batch_to_train_on_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, "fit", "--data", "test_my_data.Empty", *OWN, "--trainer.max_epochs", "1")
+    assert line == "the data gives no training batches, and nothing was trained: expected one or more"
+    main(
+        ["fit", "--data", "test_my_data.Data", *OWN, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "0"]
+    )
 
 
 def test_two_runs_are_predicted_and_averaged() -> None:

@@ -163,9 +163,7 @@ def weights(run: Path = RUN) -> dict[str, Tensor]:
 
 def test_argument_without_a_type_is_missed_by_name(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = fit_arguments(image_folder, "--model.network", f"{HERE}.WithoutTypes")
-    line = (
-        "model.network.width is null: expected a value, as test_own_parts.WithoutTypes needs one; give it by --mod"
-    )
+    line = "model.network.width is null: expected a value, as test_own_parts.WithoutTypes needs one; give it by --mod"
     assert error_line(capsys, *given).startswith(line)
     main([*given, "--model.network.width", "8"])
 

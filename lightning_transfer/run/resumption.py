@@ -1,4 +1,4 @@
-"""Checks that a run can go on from a checkpoint, and says where nothing was left to train."""
+"""Checks that a run can go on from a checkpoint, and that there was something to train."""
 
 from typing import Any
 
@@ -45,7 +45,13 @@ class Resumption(L.Callback):
                 )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Says where the checkpoint was at the end of the training already."""
+        """Says where the checkpoint was at the end of the training already.
+
+        Raises:
+            UserError: If the data has given no batches.
+        """
+        if trainer.num_training_batches == 0 and trainer.limit_train_batches:
+            raise UserError("the data gives no training batches, and nothing was trained: expected one or more")
         if self._step == trainer.global_step:
             rank_zero_warn(
                 f"nothing was trained: the checkpoint is of step {self._step}, at the end of trainer.max_epochs"
