@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_transfer.data.batches import ImageBatch, TwoViewBatch
-from lightning_transfer.data.splits import evenly_spaced
 from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.feature_evaluation import (
@@ -174,7 +173,9 @@ class SelfSupervisedModule(LaidOutModule):
         split, rows = data.training_part
         limit: int | float = self.trainer.limit_train_batches
         count = limit * data.batch_size if isinstance(limit, int) else max(1, round(limit * len(rows)))
-        rows = rows[evenly_spaced(len(rows), count)]  # the first ones may be of one class
+        # Evenly spaced, as the first ones may be of one class.
+        kept = torch.linspace(0, len(rows) - 1, min(count, len(rows)), dtype=torch.float64).long()
+        rows = rows[kept.numpy()]
         places = torch.from_numpy(rows).to(self.device)
         features = torch.zeros(len(rows), self.head.in_features, device=self.device)
         with self.trainer.precision_plugin.forward_context():
