@@ -130,7 +130,7 @@ class LowRankAdaptation(pl.Callback):
 
     def _save_adapters(self, weights: Weights, checkpoint: Path) -> None:
         from peft import get_peft_model_state_dict
-        from safetensors.torch import save
+        from safetensors.torch import save_file
 
         assert self._head is not None
         network, folder = self._tuner.model, checkpoint.with_name(f"{checkpoint.stem}_adapter")
@@ -143,8 +143,9 @@ class LowRankAdaptation(pl.Callback):
         config.modules_to_save = [path for path in heads if path.rpartition(".")[0] not in heads]
         with replacing(folder) as partial:
             partial.mkdir()
-            # The library's own save_file lets the owner alone read the file.
-            (partial / "adapter_model.safetensors").write_bytes(save(tensors))
+            file = partial / "adapter_model.safetensors"
+            save_file(tensors, file)
+            file.chmod(partial.stat().st_mode & 0o666)  # the library lets the owner alone read it
             config.save_pretrained(partial)
 
     def _merge_saved(self, hook: Hook) -> Hook:

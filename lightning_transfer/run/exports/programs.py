@@ -141,13 +141,14 @@ def _write_onnx(exported: Exported, program: ExportedProgram, axes: Axes, file: 
 
 
 def _write_weights(exported: Exported, file: Path) -> Run:
-    from safetensors.torch import load_file, save
+    from safetensors.torch import load_file, save_file
 
     network = exported.answers.classifier.network
     # Copies, because tensors that share memory are refused.
     state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": "pt", "classes": json.dumps(exported.data.class_names)}
-    file.write_bytes(save(state, metadata))  # the library's own save_file lets the owner alone read the file
+    save_file(state, file, metadata)
+    file.chmod(file.parent.stat().st_mode & 0o666)  # the library lets the owner alone read it
     restored = copy.deepcopy(exported.answers)
     with torch.no_grad():
         for tensor in restored.classifier.network.state_dict().values():
