@@ -14,8 +14,9 @@ from strategy_toys import HEAD, Pretrained, callbacks, equal, fit, moved, state
 from torch import nn
 from unfreezing_toys import Recorder, trainer
 
-from lightning_transfer import Classifier, ExponentialMovingAverage, LowRankAdaptation, LSTMClassifier
+from lightning_transfer import Classifier, ExponentialMovingAverage, FastCNN, LowRankAdaptation, LSTMClassifier
 from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.shown_groups import head_of, own_groups
 
 
 @pytest.mark.parametrize("strategy", ["lora", "dora"])
@@ -180,3 +181,21 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytes
         LowRankAdaptation()
     with pytest.raises(UserError, match="rank is 0: expected a whole number, at least 1"):
         monkeypatch.undo() or LowRankAdaptation(rank=0)
+
+
+class Square(nn.Conv2d):
+    """A convolution with a constructor of its own, by which peft can make no other one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+
+def test_convolutions_of_fast_cnn_are_adapted_and_one_with_another_constructor_is_left_alone() -> None:
+    module: Any = Classifier(FastCNN(3, widths=[8, 8, 8]), 3)
+    module.network.block1.extra = Square(8)
+    head = head_of(own_groups(module))
+    assert head is not None
+    LowRankAdaptation()._adapt(module.network, head)
+    adapted = [name for name, _ in module.network.named_parameters() if "lora_" in name]
+    assert any("convolutions" in name for name in adapted)
+    assert not any("extra" in name for name in adapted)

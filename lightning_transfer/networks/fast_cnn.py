@@ -165,7 +165,7 @@ class Block(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, convolutions: int) -> None:
         super().__init__()
         channels = [in_channels, *[out_channels] * (convolutions - 1)]
-        self.convolutions = nn.ModuleList(DiracConvolution(width, out_channels) for width in channels)
+        self.convolutions = nn.ModuleList(dirac_convolution(width, out_channels) for width in channels)
         self.norms = nn.ModuleList(FixedScaleNorm(out_channels) for _ in channels)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -184,12 +184,11 @@ class Block(nn.Module):
         return features
 
 
-class DiracConvolution(nn.Conv2d):
-    """A 3 x 3 convolution without bias that at first copies its input channels to its first output channels."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
-        nn.init.dirac_(self.weight.data[:in_channels])
+def dirac_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Makes a 3 x 3 convolution without bias that copies its input channels to its first output channels."""
+    layer = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    nn.init.dirac_(layer.weight.data[:in_channels])
+    return layer
 
 
 class FixedScaleNorm(nn.BatchNorm2d):

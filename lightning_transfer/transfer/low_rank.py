@@ -24,6 +24,7 @@ Hook = Callable[[dict[str, Any]], None]
 
 # Layers that compute as torch's own do. Another forward may scale or normalise the weight, to which a sum is no update.
 _FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+_CONSTRUCTORS = (nn.Conv1d.__init__, nn.Conv2d.__init__, nn.Conv3d.__init__)
 # Layers that read the weights of those inside them, and do not call these: always, or in evaluation.
 _READ_BY_WEIGHT = {
     "MultiheadAttention",
@@ -44,7 +45,7 @@ class LowRankAdaptation(pl.Callback):
     peft's layout with the head, in the folder ``<checkpoint>_adapter`` beside it.
 
     Convolutions in groups, with dilation or with another padding than zeros, layers that share their weight, and those
-    with a forward or a hook of their own get no product. Nor do layers inside ``nn.MultiheadAttention``,
+    with a forward, a constructor or a hook of their own get no product. Nor do layers inside ``nn.MultiheadAttention``,
     ``nn.TransformerEncoderLayer`` and torchvision's Swin, which read the weights themselves.
 
     Args:
@@ -244,6 +245,7 @@ def _can_be_adapted(module: Any) -> bool:
     is_plain &= not is_parametrized(module) and not module._forward_pre_hooks  # which may compute the weight anew
     if isinstance(module, nn.modules.conv._ConvNd):  # peft's product knows strides and padding with zeros alone
         is_plain &= {*module.dilation} == {1} and module.groups == 1 and module.padding_mode == "zeros"
+        is_plain &= kind.__init__ in _CONSTRUCTORS  # by which peft makes a layer of the same class
     return is_plain
 
 
