@@ -11,7 +11,8 @@ from lightning_transfer.errors import UserError
 class Resumption(L.Callback):
     """Refuses a checkpoint whose optimizers are not those of the config: it would fail in the first step.
 
-    A fit that goes on from a checkpoint and makes no step says so. Otherwise it ends as one that has learned.
+    A fit that goes on from a checkpoint and makes no step says so, and one whose data gives no batches is refused.
+    Otherwise both would end as one that has learned.
     """
 
     def __init__(self) -> None:

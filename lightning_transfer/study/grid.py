@@ -42,7 +42,7 @@ def expand(settings: Mapping[str, Any]) -> dict[Variant, dict[str, Any]]:
 
 def has_grid(value: Any) -> bool:
     """Says whether a value is a ``{grid: [...]}`` or has one in it."""
-    return any(True for _ in _grid_leaves(value, ("",)))
+    return isinstance(value, Mapping) and (set(value) == {"grid"} or any(map(has_grid, value.values())))
 
 
 def flags(settings: Mapping[str, Any]) -> dict[str, str]:
