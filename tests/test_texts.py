@@ -601,14 +601,14 @@ def test_lines_are_split_at_line_feeds_alone() -> None:
     assert found.columns == [["one\x0b\u2028still one", "", "two \ufffd"]]
 
 
-def write_reviews(folder: Path, words: list[str]) -> TextDataModule:
+def write_reviews(folder: Path, words: list[str], **options: Any) -> TextDataModule:
     """Sentences without spaces: three words in another order in each, and its number in letters of the script."""
     generator = np.random.default_rng(0)
     for split, rows in (("train", 200), ("test", 40)):
         texts = ["".join(generator.permutation(words)[:6]) for _ in range(rows)]
         lines = [json.dumps({"text": text, "label": row % 2}) for row, text in enumerate(texts)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
-    return loaded(folder)
+    return loaded(folder, **options)
 
 
 @pytest.mark.parametrize(
@@ -634,6 +634,21 @@ def test_texts_without_spaces_are_known_to_the_vocabulary_and_said_to_be_read_by
 def test_many_unknown_validation_tokens_are_a_warning_with_the_way_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"\d\d % of the validation tokens are in no training text: .* byte_level_bpe"):
         write_reviews(tmp_path, ["abc", "def", "ghi", "jkl", "mno", "pqr", "stu", "vwx"])
+
+
+def test_advice_for_unknown_tokens_leaves_out_what_is_done_already(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["abc", "def", "ghi", "jkl", "mno", "pqr", "stu", "vwx"]
+    learned = write_reviews(tmp_path, words, tokenizer="byte_level_bpe")
+    [warning] = [str(warning.message) for warning in recwarn if "no training text" in str(warning.message)]
+    assert warning.endswith(" % of the validation tokens are in no training text: expected few; train on more texts")
+    recwarn.clear()
+    (tmp_path / "tokenizer.json").write_text(learned.tokenizer.to_str())
+    with caplog.at_level("INFO"):
+        write_reviews(tmp_path, words, vocabulary_path=str(tmp_path / "tokenizer.json"))
+    assert not [warning for warning in recwarn if "no training text" in str(warning.message)]
+    assert "% of the validation tokens are in no training text" in caplog.text
 
 
 def test_rows_without_a_text_are_named(tmp_path: Path) -> None:
