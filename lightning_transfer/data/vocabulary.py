@@ -141,7 +141,7 @@ class TokenizedTexts:
         share = unseen_share(train, rows, validation, held_out)
         in_words = f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
         rank_zero_info(f"{words}; {in_words} % of the validation tokens are in no training text")
-        if share > _MANY_UNSEEN and self.vocabulary_path is None:  # a given one may have its embeddings from other texts
+        if share > _MANY_UNSEEN and self.vocabulary_path is None:  # a given one may be of other texts
             advice = "" if has_pieces else "set data.tokenizer byte_level_bpe, which spells any text, or "
             rank_zero_warn(
                 f"{100 * share:.0f} % of the validation tokens are in no training text: expected few;"
