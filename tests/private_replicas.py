@@ -56,4 +56,10 @@ if __name__ == "__main__":
         "error": max(rows.errors),
         "deviation": float(torch.cat(rows.noise).std()),
     }
+    # Cached features, with batches of which most processes have no example.
+    probe = [ProgressiveUnfreezing(schedule="linear_probe")]
+    strategy = DDPStrategy(process_group_backend="gloo")
+    data = SmallImages(batch_size=1)
+    module = fit(folder, private(cache_features=True), strategy=strategy, devices=2, callbacks=probe, data=data)
+    found["probe"] = weights(module)
     torch.save(found, folder / f"rank{rank}.pt")

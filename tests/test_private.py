@@ -242,12 +242,31 @@ def test_target_that_no_noise_reaches_is_refused() -> None:
         calibrated(1e-8, 0.1, 1e-5, 10)
 
 
-def test_training_ends_before_a_step_that_would_exceed_the_target(tmp_path: Path) -> None:
-    module = fit(tmp_path, private(target_epsilon=4.5), max_epochs=50)
+def test_training_ends_before_a_step_that_would_exceed_the_target_and_its_weights_are_validated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    validated: list[int] = []
+    module = private(target_epsilon=4.5)
+    module.on_validation_end = lambda: validated.append(module.trainer.global_step)
+    with caplog.at_level("INFO"):
+        fit(tmp_path, module, max_epochs=50)
     privacy = module.privacy
     assert 0 < privacy["steps"] < 400
-    assert module.trainer.global_step == privacy["steps"]
+    assert privacy["steps"] % 8  # it ends within an epoch
+    assert module.trainer.global_step == privacy["steps"] == validated[-1]
+    assert float(module.trainer.callback_metrics["privacy/epsilon"]) == pytest.approx(privacy["epsilon"])
     assert privacy["epsilon"] <= 4.5 < by_opacus(privacy["steps"] + 1, 1.0, 8 / EXAMPLES, 1e-5)
+    assert f"private: epsilon {privacy['epsilon']:.2f} after {privacy['steps']} steps, which are all" in caplog.text
+    assert f"the training ends after {privacy['steps']} steps, as another would exceed epsilon 4.5" in caplog.text
+
+
+def test_training_that_ends_as_planned_says_nothing_of_an_early_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        module = fit(tmp_path, private(noise_multiplier=None, target_epsilon=4.5))
+    assert f"epsilon {module.privacy['epsilon']:.2f} after all 16 steps" in caplog.text
+    assert "the training ends" not in caplog.text
 
 
 def test_batches_without_examples_train_on(tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ import pytest
 import torch
 from backbones import TOKENS
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
 from private_toys import CLASSES, SmallImages, fit, private, trainer, weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from lightning_transfer import LSTMClassifier, TransformersNetwork
+from lightning_transfer import Augmentation, LSTMClassifier, TextDataModule, TransformersNetwork
+from lightning_transfer.dashboards.training_curves import TrainingScalars
+from lightning_transfer.data.batches import TrainingImageBatch
 from lightning_transfer.data.overlap import Rows
 from lightning_transfer.data.private_examples import divide_by_content
 from lightning_transfer.errors import UserError
@@ -20,6 +24,7 @@ from lightning_transfer.privacy.accounting import Mechanism
 from lightning_transfer.privacy.conditions import check_padding
 from lightning_transfer.privacy.per_example import PerExampleGradients
 from lightning_transfer.privacy.secret import FILE, noise_generator, seed_of_draws
+from lightning_transfer.run.training_steps import TrainingSteps
 
 pytest.importorskip("opacus")
 
@@ -201,12 +206,87 @@ def test_delta_below_what_the_tight_accountant_can_compute_has_the_other_one() -
     [
         ({"examples_per_class": 3}, "data.examples_per_class is 3: expected none with data.private true"),
         ({"on_error": "skip"}, "data.on_error is skip: expected raise with data.private true"),
-        ({"test_split": "train"}, "data.test_split is train, the split to train on: expected another one"),
+        (
+            {"test_split": "train"},
+            r"data.test_split is train, the split to train on \(train\) or a part of it: expected",
+        ),
+        ({"test_split": "train[:50%]"}, r"data.test_split is train\[:50%\], the split to train on"),
+        (
+            {"test_fraction": 0.2},
+            "data.test_fraction is 0.2: expected 0 with data.private true, as it divides examples",
+        ),
+        (
+            {"train_split": "train[:80%]"},
+            r"data.train_split is train\[:80%\]: expected a whole split with data.private",
+        ),
     ],
 )
 def test_options_that_count_list_or_test_private_examples_are_refused(options: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         SmallImages(**options)
+
+
+@pytest.mark.parametrize("split", ["train[:10%]", "Train[90%:]", "validation+train[:5]"])
+def test_validation_on_a_part_of_what_is_trained_on_is_refused(split: str) -> None:
+    data = SmallImages(validation_split=split)
+    data._is_opened = True
+    with pytest.raises(
+        UserError, match=r"data\.validation_split is .*, the split to train on \(train\) or a part of it"
+    ):
+        data.prepare_data()
+
+
+def test_test_on_a_split_that_answers_to_the_name_of_the_one_to_train_on_is_refused() -> None:
+    data = SmallImages(test_split="training")
+    data.test_follows = True
+    with pytest.raises(UserError, match=r"data\.test_split is training, the split to train on \(train\)"):
+        data.prepare_data()
+
+
+def test_augmentation_follows_from_the_secret_as_it_follows_from_the_numbers_of_rows(tmp_path: Path) -> None:
+    data = SmallImages(augmentation=Augmentation(crop_padding=2, horizontal_flip=True))
+    fit(tmp_path, data=data)
+    images = torch.randint(0, 255, (64, 3, 4, 4), dtype=torch.uint8)
+    batch = TrainingImageBatch(images, torch.zeros(64, dtype=torch.int64), torch.arange(64))
+
+    def augmented(seed: int) -> Tensor:
+        data.sampling_seed = seed
+        return data._augment(batch).images
+
+    secret = 3 << 96 | 5  # two secrets that differ in any of their 128 bits have other draws
+    first = augmented(secret)
+    assert torch.equal(first, augmented(secret))
+    assert not any(torch.equal(first, augmented(secret ^ 1 << bit)) for bit in (0, 40, 70, 127))
+
+
+def test_how_many_examples_were_drawn_and_the_memory_they_took_are_nowhere_said(tmp_path: Path) -> None:
+    steps = TrainingSteps()
+    boards = TensorBoardLogger(tmp_path, name="", version="")
+    callbacks = [steps, TrainingScalars(every_n_steps=1)]
+    module = fit(tmp_path, callbacks=callbacks, logger=boards, log_every_n_steps=1)
+    assert steps.state_dict()["examples"] == 8 * module.privacy["steps"]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    tags = events.Tags()["scalars"]
+    assert "speed/examples_per_second" in tags
+    assert "speed/peak_memory_gib" not in tags
+    for speed, seconds in zip(
+        *(events.Scalars(f"speed/{name}") for name in ("examples_per_second", "step_seconds")), strict=True
+    ):
+        assert speed.value * seconds.value == pytest.approx(8, rel=1e-3)
+
+
+def test_labels_that_are_written_in_several_ways_are_not_warned_of(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    rows = [f"a film,{' dog ' if row == 2 else ('dog', 'cat')[row % 2]}" for row in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    found = {}
+    for is_private in (False, True):
+        recwarn.clear()
+        TextDataModule(str(tmp_path), private=is_private, vocabulary_path="none.json").read_class_names()
+        found[is_private] = [str(warning.message) for warning in recwarn if "in several ways" in str(warning.message)]
+    assert found[False]
+    assert not found[True]
 
 
 def test_groups_are_refused_where_they_would_be_held_out() -> None:

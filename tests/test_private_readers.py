@@ -24,6 +24,7 @@ from lightning_transfer import (
 )
 from lightning_transfer.cli.entry import main
 from lightning_transfer.dashboards.settings import Dashboards
+from lightning_transfer.modules.cached_features import CachedFeatures
 from lightning_transfer.privacy.readers import REFUSED, SHOWING
 from lightning_transfer.run.record import ResultsRecorder
 from lightning_transfer.run.training_steps import TrainingSteps, rows_of_batch
@@ -53,6 +54,13 @@ def test_every_callback_and_dashboard_is_allowed_taken_away_or_refused() -> None
     closed = {kind.__name__ for kind in kinds if issubclass(kind, (*SHOWING, *REFUSED))}
     assert {kind.__name__ for kind in kinds} - closed == ALLOWED
     assert not closed & ALLOWED
+
+
+def test_features_that_are_shared_are_not_counted(tmp_path: Path) -> None:
+    probe = [ProgressiveUnfreezing(schedule="linear_probe")]
+    module = fit(tmp_path, private(cache_features="shared"), callbacks=probe)
+    assert any(isinstance(callback, CachedFeatures) for callback in module.trainer.callbacks)
+    assert module.shared_features is None
 
 
 class OwnCallback(L.Callback):

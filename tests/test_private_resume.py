@@ -45,6 +45,12 @@ def test_longer_training_keeps_the_noise_and_ends_at_the_target(tmp_path: Path) 
     assert module.privacy["epsilon"] <= 2.2
 
 
+def test_target_below_what_the_checkpoint_has_cost_is_refused(tmp_path: Path) -> None:
+    checkpoint = stopped(tmp_path)
+    with pytest.raises(UserError, match=r"model\.target_epsilon is 1\.0: expected 3\.\d+ or more, which the 8 steps"):
+        fit(tmp_path, private(target_epsilon=1.0), checkpoint)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -131,6 +137,7 @@ def test_frozen_layers_stay_as_they_are_to_the_last_bit(tmp_path: Path) -> None:
 def test_two_processes_share_each_batch_and_stay_equal(tmp_path: Path) -> None:
     first, second = run_ranks("private_replicas.py", tmp_path)
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    assert all(torch.equal(value, second["probe"][name]) for name, value in first["probe"].items())
     assert first["privacy"] == second["privacy"]
     assert first["privacy"]["epsilon"] == pytest.approx(by_opacus(16, 1.0, 8 / EXAMPLES, 1e-5), abs=1e-9)
     rows = list(zip(first["rows"], second["rows"], strict=True))

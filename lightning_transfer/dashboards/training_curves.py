@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lightning_transfer.dashboards.budget import Budget
 from lightning_transfer.dashboards.events import add_data, add_picture, add_scalars, boards_of, has_boards
 from lightning_transfer.dashboards.measures import layout, norm_of, part_of, peak_memory_gib
-from lightning_transfer.data.batches import examples_in
+from lightning_transfer.data.batches import examples_in_step
 from lightning_transfer.errors import UserError
 from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
 from lightning_transfer.networks.layer_groups import LayerGroup
@@ -109,7 +109,7 @@ class TrainingScalars(L.Callback):
         """Writes a sample once the optimizer has stepped."""
         if not self._groups:
             return
-        self._speed.end_step(examples_in(batch) * trainer.world_size)
+        self._speed.end_step(examples_in_step(batch, getattr(trainer, "datamodule", None), trainer.world_size))
         if self._is_sampled and self._learning_rates:  # else gradients are still being accumulated
             with self._budget.counted():
                 self._end_sample(trainer)
@@ -144,7 +144,9 @@ class TrainingScalars(L.Callback):
         )
         values["phase/trainable_share"] = trained / self._parameters
         values |= self._speed.means_and_reset()
-        values["speed/peak_memory_gib"] = float(memory)
+        # The memory of a private training tells how many examples were drawn, and how long the longest text was.
+        if not getattr(getattr(trainer, "datamodule", None), "private", False):
+            values["speed/peak_memory_gib"] = float(memory)
         if self._samples:
             # This waits for the device once, and not for each value.
             values |= dict(zip(self._samples, torch.stack(list(self._samples.values())).tolist(), strict=True))

@@ -154,8 +154,14 @@ def _kept(total: int, device: torch.device, *salts: int) -> Tensor:
 def _hash(indices: Tensor, *salts: int | Tensor) -> Tensor:
     bits = indices
     for salt in salts:
-        bits = _mix((bits + (salt * 0x9E3779B9 & 0xFFFFFFFF)) & 0xFFFFFFFF)
+        for word in [salt] if isinstance(salt, Tensor) else _words(salt):
+            bits = _mix((bits + (word * 0x9E3779B9 & 0xFFFFFFFF)) & 0xFFFFFFFF)
     return (bits >> 8).float() / (1 << 24)  # the 24 bits that a float32 holds exactly
+
+
+def _words(number: int) -> list[int]:
+    """Divides a number into parts of 32 bits: the seed of a private training has four."""
+    return [number >> 32 * place & 0xFFFFFFFF for place in range(max(1, (number.bit_length() + 31) // 32))]
 
 
 def _mix(bits: Tensor) -> Tensor:

@@ -196,6 +196,22 @@ def examples_in(batch: Any) -> int:
     return len(first) if isinstance(first, Tensor) and first.ndim else 0
 
 
+def examples_in_step(batch: Any, data: object, processes: int) -> int:
+    """Counts the examples of a step on all processes together; of private ones as many as are expected in a batch.
+
+    How many private examples were drawn is nowhere said, as that would tell of one more.
+
+    Args:
+        batch: The batch of this process.
+        data: The data module that it comes from, or None.
+        processes: Number of processes.
+    """
+    if getattr(data, "private", False):
+        expected: int = data.expected_examples  # type: ignore[attr-defined]
+        return expected
+    return examples_in(batch) * processes
+
+
 def are_shares(rows: Tensor) -> Tensor:
     """Says which rows are probabilities: at least 0 and, but for rounding, 1 together.
 

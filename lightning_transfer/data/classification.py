@@ -20,7 +20,13 @@ from lightning_transfer.data.loader import (
     shuffled_batches,
     training_loader,
 )
-from lightning_transfer.data.private_examples import poisson_batches, refuse_what_tells, sampling_rate, taking_none
+from lightning_transfer.data.private_examples import (
+    poisson_batches,
+    refuse_shared_rows,
+    refuse_what_tells,
+    sampling_rate,
+    taking_none,
+)
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.splits import Inputs, Split
 from lightning_transfer.errors import UserError
@@ -136,8 +142,17 @@ class ClassificationDataModule(DividedSplits[Inputs], Generic[Inputs]):
                 raise UserError(
                     f"data.on_error is {on_error}: expected raise with data.private true, as it lists examples"
                 )
-            if test_split == train_split:
-                raise UserError(f"data.test_split is {test_split}, the split to train on: expected another one")
+            if test_fraction:
+                raise UserError(
+                    f"data.test_fraction is {test_fraction}: expected 0 with data.private true, as it divides examples"
+                    " by their numbers; give a test split of its own, or set test_after_fit to false"
+                )
+            if "[" in train_split:
+                raise UserError(
+                    f"data.train_split is {train_split}: expected a whole split with data.private true, as one example"
+                    " more would move another one out of the slice; data.train_fraction takes a part"
+                )
+            refuse_shared_rows(train_split, test_split, "test")
         self.sampling_seed: int | None = None  # of a private training, which keeps it secret
         self.balanced_sampling = balanced_sampling
         self.on_error: OnError = on_error
@@ -179,6 +194,11 @@ class ClassificationDataModule(DividedSplits[Inputs], Generic[Inputs]):
     def sampling_rate(self) -> float:
         """The chance of each training example to be in a batch of a private training, after ``setup``."""
         return sampling_rate(len(self._train_rows), self.batch_size)
+
+    @property
+    def expected_examples(self) -> int:
+        """The number of examples that are expected in a batch of a private training, after ``setup``."""
+        return min(self.batch_size, len(self._train_rows))
 
     def private_batches(self, rows: np.ndarray, **share: int) -> EpochBatches:
         """Draws the batches of an epoch of a private training; ``share`` is this rank's part of each.

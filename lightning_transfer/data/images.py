@@ -309,7 +309,8 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
         """What decides the draws of a step."""
         total = len(self._split(self.train_split))
         return {
-            "seed": self.run_seed,
+            # They follow from the number of a row. By a known seed, one example more would change those of others.
+            "seed": self.run_seed if self.sampling_seed is None else self.sampling_seed,
             "epoch": self.trainer.current_epoch if self.trainer is not None else 0,
             # The draws of an epoch are made for all rows at once, unless it sees but few of them.
             "total": total if total < 10 * len(self._train_rows) else None,

@@ -1,5 +1,6 @@
 """Opens the splits of labelled data, names its classes, and compares the splits with each other."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +18,7 @@ from lightning_transfer.data.hold_outs import TestHoldOut, count_shared_groups, 
 from lightning_transfer.data.label_columns import LabelColumns
 from lightning_transfer.data.left_out import warn_of_left_out
 from lightning_transfer.data.overlap import Role, Rows, check_overlap, count_contradictions
+from lightning_transfer.data.private_examples import refuse_shared_rows
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.seeding import SeededDataModule
 from lightning_transfer.data.splits import Inputs, Split
@@ -70,7 +72,11 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
 
     def read_class_names(self) -> list[str]:
         """Reads the names of the training split's classes."""
-        return self.label_columns.class_names(self.open_split(self.train_split), self.train_split)
+        dataset = self.open_split(self.train_split)
+        with warnings.catch_warnings():
+            if self.private:  # they tell of single examples
+                warnings.simplefilter("ignore")
+            return self.label_columns.class_names(dataset, self.train_split)
 
     def open_split(self, split: str, **columns: Any) -> datasets.Dataset:
         """Opens a split and checks that it has the columns that arguments name; a prediction needs no labels."""
@@ -118,10 +124,14 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
         return Rows(inputs.reshape(-1), np.arange(len(inputs) + 1) * (inputs.size // max(1, len(inputs))))
 
     def count_shared(self, role: Role, split: str) -> None:
-        """Counts the examples of a split that the training split has as well, once, and warns of them."""
+        """Counts the examples of a split that the training split has as well, once, and warns of them.
+
+        Raises:
+            UserError: For a part of the training split, where that is private.
+        """
         fact = f"{role}_examples_in_training_split"
         if self.private:
-            return
+            return refuse_shared_rows(self.train_split, split, role, self.split_names())
         if fact not in self._shared_examples:
             train, other = self._split(self.train_split), self._split(split)
             if self.problem_type != "regression" and (self.trainer is None or self.trainer.training):
@@ -135,6 +145,7 @@ class LabelledSplits(SeededDataModule, Generic[Inputs]):
                 if self.group_column in train_rows.column_names and self.group_column in rows.column_names:
                     shared = count_shared_groups(train_rows, rows, self.group_column, (self.train_split, split))
                     self._shared_examples[f"{role}_groups_in_training_split"] = shared
+        return None
 
     def count_contradictions(self) -> None:
         """Counts the examples of the training split that are there with another label too, and warns of them."""

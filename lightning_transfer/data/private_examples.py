@@ -4,14 +4,15 @@
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lightning_transfer.data.loader import Batches, EpochBatches
-from lightning_transfer.data.overlap import Rows
+from lightning_transfer.data.overlap import Role, Rows
+from lightning_transfer.data.reading.split_words import parts_of
 from lightning_transfer.data.splits import check_fractions
 from lightning_transfer.errors import UserError
 
@@ -123,6 +124,26 @@ def refuse_what_tells(**given: object) -> None:
             raise UserError(
                 f"data.{name} is {value}: expected none with data.private true, as it joins or counts private examples"
             )
+
+
+def refuse_shared_rows(train_split: str, split: str, role: Role, names: Sequence[str] = ()) -> None:
+    """Refuses a split that has private rows, as rows that are evaluated are measured without noise.
+
+    Args:
+        train_split: The split that is trained on.
+        split: The other one.
+        role: What the other one is for.
+        names: The names of the splits that there are.
+
+    Raises:
+        UserError: If both are, or have parts of, one split.
+    """
+    private = {name for name, _ in parts_of(train_split, names)}
+    if any(name in private for name, _ in parts_of(split, names)):
+        raise UserError(
+            f"data.{role}_split is {split}, the split to train on ({train_split}) or a part of it: expected another one"
+            " with data.private true"
+        )
 
 
 def refuse_sample(private: bool) -> None:

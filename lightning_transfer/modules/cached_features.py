@@ -42,7 +42,8 @@ class CachedFeatures(L.Callback):
             pl_module.network,  # type: ignore[arg-type]
             pl_module.forward,
             data,
-            trainer.world_size,
+            # The shares of a private batch may be empty on some processes alone, which then exchange nothing.
+            1 if _is_private(trainer) else trainer.world_size,
             self._is_shared,
         )
         self._first_validation_row = getattr(data, "first_validation_row", 0)
@@ -83,8 +84,10 @@ class CachedFeatures(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leaves to other runs the features that were computed since the last time."""
-        if self._cache is not None and self._is_shared:
-            self._cache.share()
+        if self._cache is None or not self._is_shared:
+            return
+        self._cache.share()
+        if not _is_private(trainer):  # how many examples another run has as well tells of one more
             pl_module.shared_features = asdict(self._cache.sharing)  # type: ignore[assignment]
 
     on_train_epoch_end = on_validation_end
@@ -107,3 +110,7 @@ class CachedFeatures(L.Callback):
             is_text = len(inputs) == 2 and getattr(batch, "lengths", None) is inputs[1]
             self._cache.lengths = inputs[1] if is_text else None
             self._cache.is_training, self._cache.is_first_step = is_training, not trainer.global_step
+
+
+def _is_private(trainer: L.Trainer) -> bool:
+    return getattr(trainer.datamodule, "private", False)  # type: ignore[attr-defined]

@@ -39,7 +39,8 @@ class Account:
         self.clip_norm, self.delta = clip_norm, delta
         self.steps = 0
         self.mechanism: Mechanism | None = None
-        self._most_steps: float = math.inf
+        self._planned: int | None = None  # steps of the whole training
+        self._most_steps: float = math.inf  # that the target allows
 
     @property
     def epsilon(self) -> float:
@@ -51,6 +52,21 @@ class Account:
     def is_spent(self) -> bool:
         """Whether another step would exceed the target."""
         return self.steps >= self._most_steps
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the target ends the training here, before the end that was planned."""
+        return self.is_spent and self.steps < (self._planned or math.inf)
+
+    @property
+    def forecast(self) -> str:
+        """What the whole training is to cost, in words that others follow; empty where it has no end."""
+        planned, most = self._planned or math.inf, self._most_steps
+        if (last := min(planned, most)) == math.inf:
+            return ""
+        assert self.mechanism is not None
+        steps = f"all {last} steps" if planned <= most else f"{last} steps, which are all that the target allows"
+        return f"epsilon {self.mechanism.epsilon(int(last)):.2f} after {steps}, "
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -109,6 +125,12 @@ class Account:
             raise UserError(
                 f"data.batch_size of {examples} training examples is a chance of {sampling_rate:.6g} for each, and the"
                 f" checkpoint's is {self.mechanism.sampling_rate:.6g}: go on with the data that the run began with"
+            )
+        self._planned = steps
+        if self.target_epsilon is not None and self.epsilon > self.target_epsilon:
+            raise UserError(
+                f"model.target_epsilon is {self.target_epsilon}: expected {self.epsilon:.3g} or more, which the"
+                f" {self.steps} steps of the checkpoint have cost"
             )
         if self.target_epsilon is not None:
             self._most_steps = self.mechanism.steps_within(self.target_epsilon, steps)

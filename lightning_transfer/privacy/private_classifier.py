@@ -138,23 +138,18 @@ class PrivateClassifier(Classifier):
             *self._earlier,
             *(f"what {name} reads" for name in unknown_callbacks(self.trainer)),
         ]
-        whole = "" if planned is None else f"epsilon {mechanism.epsilon(planned):.2f} after all {planned} steps, "
         rank_zero_info(
-            f"private: {whole}delta {mechanism.delta:g}, noise multiplier {mechanism.noise_multiplier:.3g}, each of"
-            f" {examples} examples in a batch with a chance of {mechanism.sampling_rate:.3g}; not in epsilon: "
+            f"private: {self.account.forecast}delta {mechanism.delta:g}, noise multiplier"
+            f" {mechanism.noise_multiplier:.3g}, each of {examples} examples in a batch with a chance of"
+            f" {mechanism.sampling_rate:.3g}; not in epsilon: "
             f"{'; '.join(self._not_in_epsilon)}"
         )
 
     # ---- a step -----------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:  # type: ignore[override]
-        """Ends the training before a step that would exceed the target."""
+        """Takes no step that would exceed the target, as where the trainer has a least number of steps."""
         if self.account.is_spent:
-            if not self.trainer.should_stop:
-                rank_zero_info(
-                    f"private: the training ends after {self.account.steps} steps, as another would exceed epsilon"
-                    f" {self.account.target_epsilon}"
-                )
             self.trainer.should_stop = True
             return -1
         self._is_batch_used = False
@@ -180,9 +175,19 @@ class PrivateClassifier(Classifier):
         head, inputs = (None, inputs) if cached is None else (cached[0], (cached[1],))
         self._sums = self._gradients.clipped_sum((*inputs, labels), self.account.clip_norm, self.examples_at_once, head)
         self.account.steps += 1
-        if self.trainer.is_last_batch:  # the accountant takes a tenth of a second
+        if self.trainer.is_last_batch or self.account.is_spent:  # the accountant takes a tenth of a second
             self.log_means()
         return torch.zeros((), device=self.device, requires_grad=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Ends the training where another step would exceed the target; a validation follows, as at its end."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.account.ends_early:
+            rank_zero_info(
+                f"private: the training ends after {self.account.steps} steps, as another would exceed epsilon"
+                f" {self.account.target_epsilon}"
+            )
+            self.trainer.should_stop = True
 
     @torch.no_grad()
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase  # the base of norm layers with running statistics
 from torch.optim import Optimizer
 
-from lightning_transfer.data.batches import examples_in
+from lightning_transfer.data.batches import examples_in_step
 from lightning_transfer.data.loader import BatchLoader
 from lightning_transfer.errors import UserError
 
@@ -107,7 +107,7 @@ class TrainingSteps(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts the examples, and keeps the loss unread, because reading it would wait for the device."""
-        self.examples += examples_in(batch) * trainer.world_size
+        self.examples += examples_in_step(batch, getattr(trainer, "datamodule", None), trainer.world_size)
         self._last_loss = outputs.get("loss") if isinstance(outputs, dict) else None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
