@@ -9,11 +9,22 @@ import torch
 from backbones import QUIET, transformer
 from torch import Tensor, nn
 
-from lightning_transfer import CIFAR10, Classifier, DemoTexts, DemoTextStreams, FastCNN, ProgressiveUnfreezing, SeedCNN
+from lightning_transfer import (
+    CIFAR10,
+    Classifier,
+    DemoTexts,
+    DemoTextStreams,
+    FastCNN,
+    LearningWithoutForgetting,
+    ProgressiveUnfreezing,
+    SeedCNN,
+    SpectralShrinkage,
+)
 from lightning_transfer.data.augment import Augmentation
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.feature_cache import FeatureCache
+from lightning_transfer.transfer.feature_penalty import FeaturePenalty
 
 EPOCHS = 3
 
@@ -96,6 +107,35 @@ def test_probe_with_cached_features_trains_the_same_weights_to_the_same_accuracy
     assert accuracy == cached_accuracy
     for name, tensor in without.items():
         torch.testing.assert_close(cached[name], tensor, msg=name)
+
+
+@pytest.mark.parametrize(("penalty", "strength"), [(LearningWithoutForgetting, 3.0), (SpectralShrinkage, 0.1)])
+def test_penalty_on_features_is_that_of_the_whole_batch_where_some_are_cached(
+    penalty: Callable[..., FeaturePenalty], strength: float, image_folder: Path
+) -> None:
+    """Layers are thawed within an epoch: a part of the next batches is known, and a part is not."""
+    data = images(image_folder)
+    data.prepare_data()
+    data.setup("fit")
+    steps = len(data.train_dataloader())
+    ends = []
+    for is_on, cache in ((False, False), (True, False), (True, True)):
+        torch.manual_seed(0)
+        model = Classifier(SeedCNN(3), 3, cache_features=cache)
+        unfreezing = ProgressiveUnfreezing(until={"steps": steps + 1})
+        quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+        trainer = L.Trainer(
+            accelerator="cpu",
+            precision="64-true",
+            max_epochs=6,
+            num_sanity_val_steps=0,
+            callbacks=[unfreezing, penalty(strength * is_on)],
+            **quiet,
+        )
+        trainer.fit(model, datamodule=images(image_folder))
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert (ends[0] - ends[1]).abs().max() > 5e-4
+    torch.testing.assert_close(ends[2], ends[1], rtol=1e-6, atol=1e-8)
 
 
 def test_network_that_was_compiled_before_may_be_cached(image_folder: Path) -> None:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 from lightning_transfer.errors import UserError
 from lightning_transfer.modules.feature_axes import axes_of_features, changed_inputs, is_close
 from lightning_transfer.modules.stand_ins import COMPUTED, features_at_once, shapes, stand_in, stream, without_numbers
+from lightning_transfer.networks.trial_passes import trial_pass
 
 
 class _LowerPart(NamedTuple):
@@ -54,6 +55,7 @@ class NetworkCut:
     # ---- up to the cut ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @trial_pass()
     def features(self, inputs: tuple[Tensor, ...], notes_calls: bool = True) -> Tensor:
         """Computes what the upper groups are given.
 
@@ -177,6 +179,7 @@ class NetworkCut:
             " off, or freeze all below the head with configs/strategies/linear_probe.yaml"
         )
 
+    @trial_pass()
     def check(self, inputs: tuple[Tensor, ...], is_text: bool) -> Tensor:
         """Finds out, in evaluation mode, what the features are like, and that the network's output follows from them.
 

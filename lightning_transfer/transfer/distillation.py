@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import LayerGroup, some_of
+from lightning_transfer.networks.trial_passes import is_trial_pass
 from lightning_transfer.transfer.feature_penalty import FeaturePenalty
 from lightning_transfer.transfer.shown_groups import head_of, shown_groups
 from lightning_transfer.transfer.starting_point import KeptStart
@@ -133,7 +134,7 @@ class LearningWithoutForgetting(KeptStart, FeaturePenalty):
 
     def _keep_call(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         # A LightningModule may check the outputs of its network, and the old head has others.
-        if self._call is None or not self._call[0]:
+        if (self._call is None or not self._call[0]) and not is_trial_pass():
             self._call = self._names[module], arguments, keywords
 
     def _keep_outputs(self, _: nn.Module, __: tuple[Any, ...], outputs: Tensor) -> None:

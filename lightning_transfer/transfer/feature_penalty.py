@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import LayerGroup
+from lightning_transfer.networks.trial_passes import is_trial_pass
 from lightning_transfer.transfer.shown_groups import head_of, shown_groups
 
 
@@ -72,7 +73,7 @@ class FeaturePenalty(pl.Callback):
         self._features = None
 
     def _keep(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self._features is None and inputs and isinstance(inputs[0], Tensor):
+        if self._features is None and inputs and isinstance(inputs[0], Tensor) and not is_trial_pass():
             self._features = inputs[0]
 
     def _penalised(self, step: Callable[..., Any], head: str) -> Callable[..., Any]:
