@@ -148,6 +148,18 @@ def step_frozen_without_scaler(trainer: L.Trainer) -> None:
     plugin.optimizer_step = optimizer_step  # type: ignore[method-assign]
 
 
+def gradient_scale(trainer: L.Trainer, optimizer: Any) -> float:
+    """Says by what number gradients are multiplied in ``on_before_optimizer_step``.
+
+    Under float16 they are scaled up. Lightning undoes that before the hook, but leaves it to a fused optimizer, which
+    it tells by an attribute of torch's. Without the attribute no optimizer counts as fused, as in Lightning.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return float(scaler.get_scale())
+
+
 def rest_hook(callback: L.Callback, name: str) -> None:
     """Has Lightning no longer call a hook of a callback that has done its work in this fit."""
     setattr(callback, name, None if _skips_what_is_not_callable() else lambda *_, **__: None)

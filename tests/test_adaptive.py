@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from strategy_toys import HEAD, Pretrained, fit, moved, state
 from torch import nn
+from torch.utils.data import DataLoader
 from unfreezing_toys import Recorder, trainer
 
 from lightning_transfer import AdaptiveUnfreezing, parameter_groups
@@ -111,6 +112,31 @@ def test_batch_without_a_finite_gradient_decides_nothing(monkeypatch: pytest.Mon
     assert moved(module, before) == HEAD, "where no gradient is, nothing pays"
     assert all(value.isfinite().all() for value in module.state_dict().values())
     assert [decision.step for decision in unfreezing_of(run).decisions] == [8, 14]  # type: ignore[union-attr]
+
+
+def test_evidence_is_that_of_the_weights_which_the_next_phase_starts_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    validated: dict[int, dict[str, Any]] = {}
+    measured: list[dict[str, Any]] = []
+
+    class Worse(Pretrained):
+        """Whose first epoch is its best."""
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            validated[self.trainer.global_step] = state(self)
+            self.log("val/worse", float(self.trainer.global_step))
+
+        def val_dataloader(self) -> Any:
+            return DataLoader(range(2))
+
+    def evidence(trainer: L.Trainer, groups: dict[str, Any], _: Any) -> dict[str, float]:
+        measured.append(state(trainer.lightning_module))
+        return dict.fromkeys(groups, 1.0)
+
+    monkeypatch.setattr("lightning_transfer.transfer.adaptive.relative_gradient_norms", evidence)
+    plateau = {"monitor": "val/worse", "mode": "min", "patience": 1, "restore_best": True}
+    trainer(AdaptiveUnfreezing(until={"plateau": plateau}), num_sanity_val_steps=0).fit(Worse())
+    for name in HEAD:
+        torch.testing.assert_close(measured[0][name], validated[6][name], rtol=0, atol=0)
 
 
 def test_all_that_pays_thaws_at_once() -> None:

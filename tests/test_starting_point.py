@@ -7,12 +7,16 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 from strategy_toys import HEAD, Pretrained, callbacks, equal, fit, state
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from unfreezing_toys import trainer
 
 from lightning_transfer import ProgressiveUnfreezing, StartingPointPenalty, WeightInterpolation
 from lightning_transfer.cluster.sharding import FullyShardedStrategy
+from lightning_transfer.dashboards.training_curves import TrainingScalars
 from lightning_transfer.errors import UserError
 
 
@@ -51,6 +55,24 @@ def test_l2_sp_keeps_the_weights_nearer_to_the_start_the_stronger_it_is() -> Non
         distances.append(float((module.body[0].weight - start).norm()))
     assert distances == sorted(distances, reverse=True)
     assert distances[2] < 0.5 * distances[0]
+
+
+def test_l2_sp_and_gradient_norms_are_the_same_where_the_optimizer_undoes_the_scale_of_float16(tmp_path: Path) -> None:
+    distances, norms = [], []
+    for fused in (False, True):
+        module, board = Pretrained(), TensorBoardLogger(tmp_path, name="", version=str(fused))
+        start = module.body[0].weight.detach().clone()
+        module.make_optimizer = lambda own, fused=fused: torch.optim.AdamW(own.parameters(), lr=0.01, fused=fused)
+        float16 = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+        penalty, scalars = StartingPointPenalty(strength=1000.0), TrainingScalars(every_n_steps=1)
+        trainer(penalty, scalars, plugins=[float16], logger=board).fit(module)
+        distances.append(float((module.body[0].weight - start).norm()))
+        events = EventAccumulator(board.log_dir).Reload()
+        tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("gradient_norm/")]
+        norms.append([event.value for tag in sorted(tags) for event in events.Scalars(tag)])
+    assert distances[1] == pytest.approx(distances[0], rel=0.05)
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+    assert norms[0]
 
 
 def test_bss_adds_the_gradient_of_its_penalty_on_the_features_below_the_head() -> None:

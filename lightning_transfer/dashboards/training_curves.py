@@ -16,7 +16,7 @@ from lightning_transfer.dashboards.events import add_data, add_picture, add_scal
 from lightning_transfer.dashboards.measures import layout, norm_of, part_of, peak_memory_gib
 from lightning_transfer.data.batches import examples_in_step
 from lightning_transfer.errors import UserError
-from lightning_transfer.lightning_internals import logged_step, rest_hook, wake_hook
+from lightning_transfer.lightning_internals import gradient_scale, logged_step, rest_hook, wake_hook
 from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.report.drawing import PixelCanvas
 from lightning_transfer.report.figures import Timeline, thinned
@@ -89,9 +89,9 @@ class TrainingScalars(L.Callback):
         """Measures gradients in a sampled step, and keeps weights to compare with. It rests in all others."""
         if self._is_sampled:  # no optimizer may have been stepped in the sampled one, by hand
             with self._budget.counted():
-                self._measure_gradients(trainer)
+                self._measure_gradients(trainer, gradient_scale(trainer, optimizer))
 
-    def _measure_gradients(self, trainer: L.Trainer) -> None:
+    def _measure_gradients(self, trainer: L.Trainer, scale: float) -> None:
         self._learning_rates = applied_learning_rates(trainer, self._groups)
         if not self._sees_weights:
             return
@@ -100,7 +100,7 @@ class TrainingScalars(L.Callback):
             parameters = list(self._groups[name].parameters.values())
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             if gradients:
-                self._samples[f"gradient_norm/{name}"] = norm_of(gradients)
+                self._samples[f"gradient_norm/{name}"] = norm_of(gradients) / scale
                 self._before[name] = [part_of(parameter).clone() for parameter in parameters]
 
     def on_train_batch_end(

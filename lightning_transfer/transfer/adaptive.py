@@ -127,10 +127,10 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
 
     def _begin_next_phase(self, trainer: pl.Trainer, now: Position) -> None:
         groups = {name: group for name, group in self.groups.items() if group.parameters}
+        self._state.watch.restore_best(trainer)  # the evidence is that of the weights which train on
         evidence = relative_gradient_norms(trainer, groups, self._batch)
         if not all(map(math.isfinite, evidence.values())):  # such a batch is skipped, and the next one decides
             return
-        self._state.watch.restore_best(trainer)
         bar = self.threshold * (max(evidence.values()) or math.inf)  # without a gradient, nothing pays
         frozen = {name for phase in self.phases[self.phase_index + 1 :] for name in map(str, phase.groups)}
         pays = [place for place, name in enumerate(groups) if name in frozen and evidence[name] >= bar]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.lightning_internals import gradient_scale
 from lightning_transfer.transfer.shown_groups import names_below_head
 
 
@@ -86,7 +87,7 @@ class StartingPointPenalty(KeptStart):
                 self._start[name] = parameter.clone()
         _, parameters, grads = map(list, zip(*pulled, strict=True))
         distances = torch._foreach_sub(parameters, [self._start[name] for name, _, _ in pulled])
-        torch._foreach_add_(grads, distances, alpha=self.strength)
+        torch._foreach_add_(grads, distances, alpha=self.strength * gradient_scale(trainer, optimizer))
 
 
 def refuse_divided_weights(callback: pl.Callback, trainer: pl.Trainer) -> None:
