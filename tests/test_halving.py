@@ -171,6 +171,25 @@ def test_best_that_was_stopped_is_chosen_where_all_that_went_on_failed() -> None
     assert list(choose(plan.study, plan.tuning()).values()) == [0.3]
 
 
+def test_best_that_was_stopped_is_chosen_where_no_candidate_is_left_for_the_last_rung() -> None:
+    tuning = Tuning([rate / 10 for rate in range(1, 10)], halving=Halving(first=0.25))
+    plan = toy_plan(strategies={"scratch": STRATEGIES["scratch"]}, tuning=tuning)
+    assert [(rung.begin, rung.candidates) for rung in rungs(plan.study)] == [(0.0, 9), (0.25, 3), (0.75, 2)]
+
+    def dying(cells: list[Cell]) -> Any:
+        for cell in cells:
+            if cell.kind == "tuning" and cell.part[1] == 0.75:
+                cell.fail("CUDA out of memory")
+                yield cell, 1.0
+            else:
+                yield from training(by_rate, [])([cell])
+
+    assert choose(plan.study, plan.tuning()) == {}
+    run_study(plan, dying, parallel=1, retry_failed=False)
+    assert list(choose(plan.study, plan.tuning()).values()) == [0.6]
+    assert all(cell.is_finished for cell in plan.final())
+
+
 def test_run_that_stopped_training_by_itself_counts_with_what_it_reached() -> None:
     plan, ran = toy_plan(strategies={"scratch": STRATEGIES["scratch"]}), []
     early = next(cell for cell in plan.tuning() if cell.value == 0.5)

@@ -14,7 +14,14 @@ from strategy_toys import HEAD, Pretrained, callbacks, equal, fit, moved, state
 from torch import nn
 from unfreezing_toys import Recorder, trainer
 
-from lightning_transfer import Classifier, ExponentialMovingAverage, FastCNN, LowRankAdaptation, LSTMClassifier
+from lightning_transfer import (
+    Classifier,
+    ExponentialMovingAverage,
+    FastCNN,
+    LowRankAdaptation,
+    LSTMClassifier,
+    WeightInterpolation,
+)
 from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.shown_groups import head_of, own_groups
 
@@ -179,8 +186,12 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.9.0")
     with pytest.raises(UserError, match=r"peft is 0\.9\.0: expected 0\.21 or later"):
         LowRankAdaptation()
+    interpolation = type("Own", (WeightInterpolation,), {})(monitor="val/loss")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="LowRankAdaptation and WeightInterpolation: expected one of them"):
+        trainer(LowRankAdaptation(), interpolation).fit(Pretrained())
     with pytest.raises(UserError, match="rank is 0: expected a whole number, at least 1"):
-        monkeypatch.undo() or LowRankAdaptation(rank=0)
+        LowRankAdaptation(rank=0)
 
 
 class Square(nn.Conv2d):

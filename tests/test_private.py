@@ -13,7 +13,15 @@ import yaml
 from private_toys import EXAMPLES, SmallImages, SmallNetwork, by_opacus, fit, private, trainer, weights
 from torch import Tensor, nn
 
-from lightning_transfer import FastCNN, LSTMClassifier, SeedCNN, TimmNetwork, TorchvisionNetwork, TransformersNetwork
+from lightning_transfer import (
+    Augmentation,
+    FastCNN,
+    LSTMClassifier,
+    SeedCNN,
+    TimmNetwork,
+    TorchvisionNetwork,
+    TransformersNetwork,
+)
 from lightning_transfer.cli.entry import main
 from lightning_transfer.data.private_examples import poisson_batches, taking_none
 from lightning_transfer.errors import UserError
@@ -269,8 +277,9 @@ def test_training_that_ends_as_planned_says_nothing_of_an_early_end(
     assert "the training ends" not in caplog.text
 
 
-def test_batches_without_examples_train_on(tmp_path: Path) -> None:
-    module = fit(tmp_path, data=SmallImages(batch_size=1), max_epochs=1)
+@pytest.mark.parametrize("augmentation", [None, Augmentation(crop_padding=1, horizontal_flip=True, cutout=2)])
+def test_batches_without_examples_train_on(augmentation: Augmentation | None, tmp_path: Path) -> None:
+    module = fit(tmp_path, data=SmallImages(batch_size=1, augmentation=augmentation), max_epochs=1)
     assert module.privacy["steps"] == EXAMPLES
 
 

@@ -50,6 +50,13 @@ def test_soup_equals_the_mean_of_its_runs_and_is_an_ordinary_checkpoint(capsys: 
     main(["test", *as_any_run, *quick[2:], "--quiet"])
     assert f"{record['test']['test/accuracy']:.4f}" in capsys.readouterr().out
     assert record["command"].startswith(f"lightning-transfer soup {runs[0]} {runs[1]} --recipe greedy --metric loss")
+    # In a study the other candidates may have failed.
+    alone = Path("logs/quickstart_transfer/soup_of_one")
+    main(["soup", str(runs[0]), "--recipe", "greedy", "--run_folder", str(alone), *quick[2:]])
+    for name, value in read_checkpoint(alone / "checkpoints" / "best.ckpt")["state_dict"].items():
+        torch.testing.assert_close(value, weights[0][name])
+    with pytest.raises(UserError, match=r"a soup of \S+ alone is that run: name at least two"):
+        make_soup(runs[:1])
     checkpoint = runs[1] / "checkpoints" / "best.ckpt"
     before = checkpoint.read_bytes()
     with pytest.raises(UserError, match=r"--output is .*best\.ckpt, a checkpoint of the runs: expected another file"):

@@ -372,6 +372,11 @@ def test_study_adds_seeds_until_there_is_a_winner_or_no_seed_left(
     text = report(outcomes.plan)
     assert "Seeds were added until each size had a winner, from 3 up to 6" in text
     assert f"over {seeds} seeds" in text
+    assert "Seeds were added until each size was decided. The corrected p counts these looks too" in text
+    [row] = [outcome for outcome in outcomes if outcome.difference is not None]
+    assert row.difference is not None
+    assert row.corrected_p is not None
+    assert row.corrected_p > row.difference.p or row.difference.p == 1  # of one comparison, in four looks
     # Started again, or reported only, it comes to the same seeds.
     again = run_until_decided(Plan(study, Path("logs")), lambda plan: None, only_begun=True)
     assert again.plan.seeds == outcomes.plan.seeds

@@ -1,7 +1,9 @@
 """What a study makes of runs that end: well, badly, both at once, or with a metric that nobody logged."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from lightning_transfer.study.config import Tuning
 from lightning_transfer.study.damaged import set_aside_damaged
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
-from lightning_transfer.study.runner import run_study
+from lightning_transfer.study.runner import check_unchanged, run_study
+from lightning_transfer.study.tuning import choose
+from lightning_transfer.study.until_decided import run_until_decided
 
 
 def toy_plan(**changes: Any) -> Plan:
@@ -159,6 +163,55 @@ def test_candidates_that_are_tried_again_after_all_failed_are_counted_as_to_run(
         cell.fail("no such folder")
     run_study(plan, noting([]), parallel=1, retry_failed=True)
     assert "6 runs in logs/toy: 0 finished, 0 failed, 6 to run, 1 at a time" in capsys.readouterr().out
+
+
+def test_choice_that_a_retry_changes_is_named_with_the_runs_to_delete() -> None:
+    plan = toy_plan(
+        weights={"none": None}, sizes=[2], strategies={"full": "configs/strategies/full.yaml"}, baseline="full"
+    )
+    is_flaky = True
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            cell.begin()
+            if cell.kind == "tuning" and cell.value == 0.01 and is_flaky:
+                cell.fail("its process ended with exit status -9")
+            else:
+                pretend(cell, 0.9 if cell.value == 0.01 else 0.5)
+            yield cell, 1.0
+
+    run_study(plan, execute, parallel=1, retry_failed=False)
+    is_flaky = False
+    message = (
+        r"full-size_2-seed_0 was made with \S+\.lr 0\.001, and its tuning chooses 0\.01 now, by other candidates or as"
+        r" a failed run was tried again: delete logs/toy/full-size_2-seed_\*, which are then run with that"
+    )
+    for start in (lambda: run_study(plan, execute, 1, retry_failed=True), lambda: check_unchanged(plan)):
+        with pytest.raises(UserError, match=message):
+            start()
+    for folder in Path("logs/toy").glob("full-size_2-seed_*"):
+        shutil.rmtree(folder)
+    run_study(plan, execute, parallel=1, retry_failed=False)
+    assert [cell.score("accuracy") for cell in plan.final(choose(plan.study, plan.tuning()))] == [0.9, 0.9]
+
+
+def test_failed_run_is_tried_again_once_however_many_seeds_are_added() -> None:
+    strategies = {name: f"configs/strategies/{name}.yaml" for name in ("scratch", "full")}
+    plan = toy_plan(weights={"none": None}, sizes=[2], strategies=strategies, tuning=None, until_decided=5)
+    ran: list[str] = []
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            ran.append(cell.name)
+            cell.fail("diverged") if cell.name == "full-size_2-seed_0" else pretend(cell, 0.5)
+            yield cell, 1.0
+
+    run = partial(run_study, execute=execute, parallel=1)
+    outcomes = run_until_decided(
+        plan, lambda plan: run(plan, retry_failed=False), begin=lambda plan: run(plan, retry_failed=True)
+    )
+    assert len(outcomes.plan.seeds) == 5
+    assert ran.count("full-size_2-seed_0") == 1
 
 
 def test_study_says_from_its_start_what_runs_how_far_how_long_still_and_what_is_best(

@@ -116,6 +116,21 @@ def test_holm_on_a_case_by_hand() -> None:
     assert holm([]) == []
 
 
+def test_baseline_is_shown_to_differ_by_chance_in_at_most_one_growing_study_of_twenty() -> None:
+    shown, plain = 0, 0
+    for scores in np.random.default_rng(2).normal(size=(600, 2, LAST)):
+        p = []
+        for seeds in range(FIRST, LAST + 1):
+            one, other = (dict(enumerate(row[:seeds])) for row in scores)
+            comparison = compare(one, other)
+            assert comparison is not None
+            p.append(comparison.p)
+        shown += min(holm([found], (FIRST, LAST))[0] for found in p) < 0.05
+        plain += min(p) < 0.05
+    assert binomtest(shown, 600, 0.05, alternative="greater").pvalue > 0.01, shown / 600
+    assert plain > shown
+
+
 def test_pareto_front_on_a_case_by_hand() -> None:
     points = [(3.0, 80.0), (1.0, 50.0), (2.0, 40.0), (5.0, 80.0), (4.0, 90.0), (1.0, 45.0)]
     assert pareto_front(points) == [1, 0, 4]

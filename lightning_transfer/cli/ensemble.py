@@ -143,18 +143,19 @@ def divide(words: list[str], options: Sequence[str]) -> tuple[list[str], list[st
     return own, others
 
 
-def finished_runs(runs: Sequence[Path], whole: str) -> list[Path]:
-    """Checks that there are at least two finished runs, each named once.
+def finished_runs(runs: Sequence[Path], whole: str, at_least: int = 2) -> list[Path]:
+    """Checks that there are enough finished runs, each named once.
 
     Args:
         runs: Folders of the runs.
         whole: What they are to make, such as ``an ensemble``.
+        at_least: The number that is needed. One is enough in a study, where the others may have failed.
 
     Raises:
         UserError: If there are fewer, one is named twice, or one is not finished.
     """
     runs = [Path(run) for run in runs]
-    if len(runs) < 2:
+    if len(runs) < at_least:
         raise UserError(f"{whole} of {runs[0] if runs else 'nothing'} alone is that run: name at least two")
     refuse_repeated(runs, whole)
     for run in runs:

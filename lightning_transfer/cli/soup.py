@@ -83,7 +83,7 @@ def make_soup(
         Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves accuracy without
         increasing inference time, 2022.
     """
-    runs = finished_runs(runs, "a soup")
+    runs = finished_runs(runs, "a soup", at_least=2 if run_folder is None else 1)
     output = Path(output) if run_folder is None else Path(run_folder) / "checkpoints" / "best.ckpt"
     if run_folder is None:
         check_file(output)

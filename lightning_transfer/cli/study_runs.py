@@ -59,8 +59,13 @@ def run_study(
         check_folder(Path(report_folder), "--report_folder")  # it is checked now, because the runs may take days
     plan = Plan(study, Path(logs))
     set_aside_damaged(plan.folder, study.metric)
-    run = partial(run_unfinished, workers=workers, launcher=launcher, retry_failed=retry_failed)
-    outcomes = run_until_decided(plan, check_unchanged if report_only else run, only_begun=report_only)
+    run = partial(run_unfinished, workers=workers, launcher=launcher)
+    begin = partial(run, retry_failed=retry_failed)  # with a seed more, what has failed again is left
+    outcomes = (
+        run_until_decided(plan, check_unchanged, only_begun=True)
+        if report_only
+        else run_until_decided(plan, run, begin=begin)
+    )
     if not outcomes.results:
         raise UserError(f"no run of the study in {plan.folder} is finished: there is nothing to report")
     page = write_report(outcomes, Path(report_folder or plan.folder / "report"), command)

@@ -16,8 +16,7 @@ from lightning_transfer.networks.processor import has_bfloat16
 from lightning_transfer.run.best_checkpoint import BestCheckpoint
 from lightning_transfer.run.last_checkpoint import LastCheckpoint
 from lightning_transfer.run.verbosity import print_result
-from lightning_transfer.transfer.interpolation import WeightInterpolation
-from lightning_transfer.transfer.low_rank import LowRankAdaptation
+from lightning_transfer.transfer.low_rank import refuse_mean_of_adapters
 from lightning_transfer.transfer.plan_table import plan
 from lightning_transfer.transfer.range_test import Curve, range_test
 from lightning_transfer.transfer.unfreezing import ProgressiveUnfreezing
@@ -100,12 +99,7 @@ def _check_strategies(callbacks: Sequence[L.Callback]) -> None:
     if len(schedules) > 1:
         kinds = " and ".join(type(callback).__name__ for callback in schedules)
         raise UserError(f"trainer.callbacks has {kinds}: expected one schedule, as both would freeze; leave one out")
-    kinds_of = {type(callback) for callback in callbacks}
-    if {LowRankAdaptation, WeightInterpolation} <= kinds_of:
-        raise UserError(
-            "trainer.callbacks has LowRankAdaptation and WeightInterpolation: expected one of them, as a mean of"
-            " adapters is not that of the networks; leave one out"
-        )
+    refuse_mean_of_adapters(callbacks)
 
 
 def _check_names_of_checkpoints(trainer: L.Trainer) -> None:

@@ -294,7 +294,9 @@ class ImageDataModule(ClassificationDataModule[Tensor]):
 
     def _augment(self, batch: ImageBatch) -> ImageBatch | TwoViewBatch:
         images, labels, indices = batch
-        draws = self._draws() if self.is_augmented and isinstance(batch, TrainingImageBatch) else None
+        # A private batch may have no example.
+        is_to_draw = self.is_augmented and isinstance(batch, TrainingImageBatch) and len(images)
+        draws = self._draws() if is_to_draw else None
         if draws and self.views is not None:
             views = self.views(images, indices, seed=draws["seed"], epoch=draws["epoch"])
             return TwoViewBatch(self._normalise(views), indices)

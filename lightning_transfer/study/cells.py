@@ -147,11 +147,18 @@ class Cell:
         file = self.folder / CELL
         if not file.exists():
             return
-        if not isinstance(saved := read_json(file).get("settings"), dict):
+        record = read_json(file)
+        if not isinstance(saved := record.get("settings"), dict):
             raise UserError(f"{file} has no settings: expected those of the run, delete {self.folder} to run it again")
         before, now = flatten(saved), flatten(self.settings)
         changes = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changes:
+            if len(changes) == 1 and self.kind == "final" and record.get("value") != self.value:
+                raise UserError(
+                    f"{self.folder} was made with {self._readable(changes[0])} {record.get('value')}, and its tuning"
+                    f" chooses {self.value} now, by other candidates or as a failed run was tried again: delete"
+                    f" {self.logs / self.name.rpartition('-seed_')[0]}-seed_*, which are then run with that"
+                )
             was, is_now = (json.dumps(found.get(changes[0])) for found in (before, now))
             more = f" and {len(changes) - 1} more" if changes[1:] else ""
             raise UserError(

@@ -151,7 +151,7 @@ class Outcomes:
         factor = 100 if is_share(study.metric) else 1
         scores = {key: self._read(cells[key], lambda cell: factor * cell.score(study.metric)) for key in keys}
         differences = self._differences(keys, scores)
-        corrected = dict(zip(differences, holm([found.p for found in differences.values()]), strict=True))
+        corrected = dict(zip(differences, holm([d.p for d in differences.values()], plan.looks), strict=True))
         edges = at_the_edge(study, self.choices)
         return {
             (arm, size): Outcome(

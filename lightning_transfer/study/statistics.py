@@ -127,12 +127,12 @@ def smallest_wilcoxon_p(n: int) -> float:
     return float(2.0 ** (1 - n))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrects p values for their number, in the order given. Source: Holm, 1979."""
+def holm(p_values: Sequence[float], looks: tuple[int, int] | None = None) -> list[float]:
+    """Corrects p values for their number, in the order given, and for the looks at them. Source: Holm, 1979."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        largest = max(largest, min(1.0, correction(len(p_values) - rank, looks) * p_values[place]))
         corrected[place] = largest
     return corrected
 

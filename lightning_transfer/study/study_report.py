@@ -17,6 +17,10 @@ from lightning_transfer.study.spreadsheets import cell_row, counts, summary_row,
 from lightning_transfer.study.statistics import Comparison, Verdict, smallest_wilcoxon_p
 from lightning_transfer.study.units import Unit, unit_of
 
+_LOOKS = (
+    " Seeds were added until each size was decided. The corrected p counts these looks too; the intervals and the other"
+    " p values do not."
+)
 _CURVES = "Means over labels, with 95 % intervals as bars; the small dots are single seeds."
 _SECONDS = "Means over the seconds of training, the small dots are single seeds; the steps are the Pareto front."
 
@@ -108,7 +112,7 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
         "assumes that they are roughly normal, and is "
         f"corrected for all {sum(o.difference is not None for o in outcomes)} comparisons (Holm). Wilcoxon's exact "
         f"test assumes less, and on {n} pairs can never give a p below {smallest_wilcoxon_p(n):.4f}; "
-        "it is not corrected."
+        f"it is not corrected.{_LOOKS if outcomes.plan.looks else ''}"
     )
     if outcomes.uncompared:
         yield Paragraph(

@@ -1,8 +1,8 @@
 """Chooses the learning rate, or another value, by the validation of the tuning runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from lightning_transfer.study.candidates import ranked
+from lightning_transfer.study.candidates import Candidate, Key, ranked
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Study
 from lightning_transfer.study.halving import in_rung, rungs
@@ -25,10 +25,8 @@ def choose(study: Study, cells: Iterable[Cell]) -> Choices:
     found: Choices = {}
     cells = list(cells)
     by_rung = [ranked(study, in_rung(study, cells, number)) for number in range(len(rungs(study)))]
-    for key in by_rung[-1]:  # those whose last rung is over
-        # Where all candidates of a rung failed, the best of those that were stopped before is chosen.
-        sound = (candidate for rung in reversed(by_rung) for candidate in rung[key] if not candidate.has_failed)
-        if winner := next(sound, None):
+    for key in by_rung[0]:
+        if winner := _winner(by_rung, key):
             found[key] = winner.value
     choices: Choices = {}
     for arm in dict.fromkeys(arm for arm, _ in found):
@@ -40,6 +38,17 @@ def choose(study: Study, cells: Iterable[Cell]) -> Choices:
             if near and near[0] in tuned:
                 choices[arm, size] = found[arm, near[0]]
     return choices
+
+
+def _winner(by_rung: Sequence[Mapping[Key, list[Candidate]]], key: Key) -> Candidate | None:
+    """Finds the best candidate by the last rung; by one before where all that came so far have failed."""
+    reached: list[list[Candidate]] = []
+    for rung in by_rung:
+        if key not in rung and (not reached or reached[-1]):  # it is not over
+            return None
+        reached.append(rung.get(key, []))
+    sound = (candidate for rivals in reversed(reached) for candidate in rivals if not candidate.has_failed)
+    return next(sound, None)
 
 
 def at_the_edge(study: Study, choices: Choices) -> dict[tuple[Arm, float | None], str]:

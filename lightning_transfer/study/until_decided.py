@@ -7,12 +7,15 @@ from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.protocol import what_seeds_show
 
 
-def run_until_decided(plan: Plan, run: Callable[[Plan], None], *, only_begun: bool = False) -> Outcomes:
+def run_until_decided(
+    plan: Plan, run: Callable[[Plan], None], *, begin: Callable[[Plan], None] | None = None, only_begun: bool = False
+) -> Outcomes:
     """Runs the cells of a plan, and those of one seed more as long as it is to grow.
 
     Args:
         plan: The plan with the seeds of the study.
         run: Function that runs the unfinished cells of a plan.
+        begin: Function that does so the first time, where it is another.
         only_begun: Whether to add no seed that no cell has been run with.
 
     Returns:
@@ -20,7 +23,8 @@ def run_until_decided(plan: Plan, run: Callable[[Plan], None], *, only_begun: bo
     """
     print(what_seeds_show(Outcomes(plan)))
     while True:
-        run(plan)
+        (begin or run)(plan)
+        begin = None
         outcomes, grown = Outcomes(plan), plan.grown
         if grown is None or outcomes.is_decided:
             return outcomes

@@ -3,7 +3,7 @@
 import copy
 import importlib.metadata
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.files import replacing
 from lightning_transfer.networks.layer_groups import LayerGroup, some_of
+from lightning_transfer.transfer.interpolation import WeightInterpolation
 from lightning_transfer.transfer.shown_groups import head_of, own_groups, unfreezing_of
 from lightning_transfer.transfer.starting_point import refuse_divided_weights
 
@@ -79,6 +80,7 @@ class LowRankAdaptation(pl.Callback):
             return
         refuse_divided_weights(self, trainer)
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        refuse_mean_of_adapters(callbacks)
         if any(isinstance(callback, WeightAveraging) for callback in callbacks[: callbacks.index(self)]):
             raise UserError(
                 "the average of the weights comes before LowRankAdaptation, and would have no adapters: compose"
@@ -199,6 +201,19 @@ def adapt_ahead(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     for callback in callbacks:
         if isinstance(callback, LowRankAdaptation):
             callback.setup(trainer, pl_module, "fit")
+
+
+def refuse_mean_of_adapters(callbacks: Sequence[pl.Callback]) -> None:
+    """Refuses adapters whose weights would be interpolated.
+
+    Raises:
+        UserError: If both callbacks are there.
+    """
+    if all(any(isinstance(one, kind) for one in callbacks) for kind in (LowRankAdaptation, WeightInterpolation)):
+        raise UserError(
+            "trainer.callbacks has LowRankAdaptation and WeightInterpolation: expected one of them, as a mean of"
+            " adapters is not that of the networks; leave one out"
+        )
 
 
 def _layers_to_adapt(root: nn.Module, head: LayerGroup) -> list[str]:
