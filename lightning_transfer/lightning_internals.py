@@ -34,6 +34,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -146,6 +147,12 @@ def step_frozen_without_scaler(trainer: L.Trainer) -> None:
         return Precision.optimizer_step(plugin, optimizer, model, closure, **options)
 
     plugin.optimizer_step = optimizer_step  # type: ignore[method-assign]
+
+
+def divides_weights(trainer: L.Trainer | None) -> bool:
+    """Says whether the strategy of a trainer divides the weights over the ranks, which then pass together alone."""
+    divided = DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy
+    return trainer is not None and isinstance(trainer.strategy, divided)
 
 
 def gradient_scale(trainer: L.Trainer, optimizer: Any) -> float:

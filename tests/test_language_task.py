@@ -33,6 +33,7 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.data.token_streams import TokenBatch
 from lightning_transfer.modules import multitask
 from lightning_transfer.modules.language_task import token_losses
+from lightning_transfer.modules.task_metrics import TokenMetrics
 from lightning_transfer.networks.transformers_language_model import NOT_MASKED
 
 GPT = {"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 50}
@@ -87,6 +88,21 @@ def test_a_classifier_predicts_tokens_as_the_language_model_that_starts_it(tmp_p
     expected, *_ = language_model.eval()(batch.token_ids, batch.labels)
     own = token_losses(found.eval().network, found.heads.of_task["reading"], batch)
     torch.testing.assert_close(own, expected, rtol=0, atol=1e-6)
+
+
+def test_segment_without_a_masked_token_counts_for_nothing() -> None:
+    metrics = TokenMetrics()
+    for losses in (torch.full((10,), 2.0), torch.zeros(0)):
+        metrics.update(losses)
+    assert float(metrics.compute_and_reset()["loss"]) == pytest.approx(2.0)
+    pytest.importorskip("transformers")
+    network = TransformersNetwork(2, model_arguments=BERT)
+    found = MultiTaskModule(network, {"reviews": 2}, language_tasks=["reading"])
+    nothing = segment()._replace(labels=torch.full((48,), NOT_MASKED))
+    losses = token_losses(network, found.heads.of_task["reading"], nothing)
+    assert losses.shape == (0,)
+    losses.sum().backward()
+    assert all(not p.grad.any() for p in network.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("arguments", [GPT, BERT], ids=["next tokens", "masked tokens"])
@@ -202,7 +218,11 @@ def test_streams_that_the_network_reads_otherwise_are_refused() -> None:
     with pytest.raises(UserError, match=r"direction of the texts to predict is forward: expected backward"):
         trainer().fit(module(data, own), datamodule=data)
     pytest.importorskip("transformers")
-    encoder = TransformersNetwork(2, model_arguments={**BERT, "vocab_size": data.vocabulary_size})
+    sizes = {"vocab_size": data.vocabulary_size}
+    encoder = TransformersNetwork(2, model_arguments={**BERT, **sizes})
+    with pytest.raises(UserError, match=r"BertModel reads 64 tokens at most, not 75: set data.max_tokens"):
+        trainer().fit(module(data, encoder), datamodule=data)
+    encoder = TransformersNetwork(2, model_arguments={**BERT, **sizes, "max_position_embeddings": 80})
     with pytest.raises(UserError, match=r"data.masked_fraction is 0.0: expected 0.15, as this TransformersNetwork"):
         trainer().fit(module(data, encoder), datamodule=data)
 

@@ -301,6 +301,26 @@ def test_accumulated_batches_train_the_heads_of_all_their_tasks(folder: Path) ->
     assert not any(map(torch.equal, before, (head.weight for head in found.heads.of_task.values())))
 
 
+def test_log_of_accumulated_batches_has_the_means_of_all_since_the_last(folder: Path) -> None:
+    data = tasks(folder, mixing="uniform", steps_per_epoch=24)
+    found = module(data)
+    logged: list[float] = []
+    losses: list[float] = []
+    log_all, training_step = found._log_all, found.training_step
+
+    def note_log(means: dict[str, torch.Tensor]) -> None:
+        logged.extend(float(value) for name, value in means.items() if name == "train/loss")
+        log_all(means)
+
+    def note_loss(*arguments: Any) -> Any:
+        losses.append(float(loss := training_step(*arguments)))
+        return loss
+
+    found._log_all, found.training_step = note_log, note_loss
+    trainer(max_epochs=1, accumulate_grad_batches=4, log_every_n_steps=2, limit_val_batches=0).fit(found, data)
+    assert logged[:3] == pytest.approx([sum(losses[start : start + 8]) / 8 for start in (0, 8, 16)])
+
+
 def test_a_weight_of_nothing_keeps_a_task_out_of_the_network(folder: Path) -> None:
     data = tasks(folder, mixing="together")
     found = module(data, loss_weights={"small": 0.0})
@@ -309,6 +329,8 @@ def test_a_weight_of_nothing_keeps_a_task_out_of_the_network(folder: Path) -> No
     trainer(max_epochs=1).fit(found, datamodule=data)
     assert torch.equal(found.heads.of_task["small"].weight, before)
     assert seen == [data.tasks["large"].batch_size] * sum(1 for _ in data.train_dataloader())
+    metrics = found.trainer.callback_metrics
+    assert metrics["val/accuracy"] == metrics["val/large/accuracy"] != metrics["val/small/accuracy"]
 
 
 def test_task_of_weight_0_with_the_same_examples_leaves_its_head_as_it_is(folder: Path) -> None:
@@ -409,11 +431,15 @@ def test_tasks_that_do_not_go_together_are_refused(folder: Path) -> None:
             MultiTaskDataModule({"large": own["large"], name: own["small"]})
     with pytest.raises(UserError, match=r"data.tasks.small.label_column is null: expected the column of the task's"):
         MultiTaskDataModule({"large": own["large"], "small": ImageDataModule("pictures", label_column=None)})
-    for name in ("shown", "items", "_labelled"):
+    for name in ("shown", "items", "_in_means"):
         with pytest.raises(UserError, match=f"data.tasks has '{name}': expected another name"):
             MultiTaskDataModule({"large": own["large"], name: own["small"]})
     with pytest.raises(UserError, match=r"task small has 1 classes: expected 2 or more"):
         MultiTaskModule(SmallNetwork(5), {"large": 4, "small": 1})
+    for option, value in (("balanced_sampling", True), ("examples_per_class", 1), ("train_fraction", 0.5)):
+        again = CIFAR10(str(folder / "large"), **{option: value})
+        with pytest.raises(UserError, match=f"data.tasks.again.{option} is {value}: expected it in task large, whose"):
+            MultiTaskDataModule({"large": own["large"], "again": again}, same_examples={"again": "large"})
     sizes = {name: CIFAR10(str(folder / name), image_size=size) for name, size in (("large", 16), ("small", 32))}
     with pytest.raises(UserError, match=r"the images of large, small are of 2 sizes: expected the same data"):
         as_fit(MultiTaskDataModule(sizes)).training_sample(4)
@@ -633,10 +659,20 @@ def test_images_of_each_task_are_normalised_as_the_starting_weights() -> None:
 
 @pytest.mark.parametrize(
     ("kinds", "monitor"),
-    [(["regression"] * 2, "val/rmse"), (["regression", "classification"], "val/loss"), ([None] * 2, "val/accuracy")],
+    [
+        (["regression"] * 2, "val/rmse"),
+        (["regression", "classification"], "val/loss"),
+        ([None] * 2, "val/accuracy"),
+        (["regression", "tokens"], "val/rmse"),
+    ],
 )
-def test_best_checkpoint_is_chosen_by_what_all_tasks_have(kinds: list[str | None], monitor: str) -> None:
-    tasks = {f"task{place}": Namespace(init_args=Namespace(problem_type=kind)) for place, kind in enumerate(kinds)}
+def test_best_checkpoint_is_chosen_by_what_all_tasks_with_labels_have(kinds: list[str | None], monitor: str) -> None:
+    def part(kind: str | None) -> Namespace:
+        name = "LanguageModelDataModule" if kind == "tokens" else "TextDataModule"
+        given = Namespace() if kind == "tokens" else Namespace(problem_type=kind)
+        return Namespace(class_path=f"lightning_transfer.{name}", init_args=given)
+
+    tasks = {f"task{place}": part(kind) for place, kind in enumerate(kinds)}
     config = Namespace()
     config["checkpoint.monitor"], config["checkpoint.mode"] = "val/accuracy", "max"
     config["model.class_path"] = "lightning_transfer.MultiTaskModule"

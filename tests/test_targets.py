@@ -185,6 +185,15 @@ def test_own_loss_and_metric_are_trained_by_recorded_and_chosen_by(folder: str) 
     assert len(predictions("a")) == 20
 
 
+def test_precision_that_rounds_the_numbers_to_predict_is_refused(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", "ImageDataModule", "--data.path", folder, "--data.problem_type", "regression"]
+    given = ["--data.label_column", "size", "--model.network", "SeedCNN", "--trainer.precision", "bf16-true"]
+    line = error_line(capsys, "fit", *data, *given)
+    assert "precision is bf16-true: expected bf16-mixed with data.problem_type regression, as it rounds" in line
+
+
 @pytest.mark.parametrize(
     ("problem_type", "arguments", "message"),
     [

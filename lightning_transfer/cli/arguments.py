@@ -158,8 +158,14 @@ def choose_monitor(config: Namespace) -> None:
     if not getattr(module, "has_best", True):
         config["checkpoint.monitor"] = None
         return
+    from lightning_transfer.data.language_modelling import LanguageModelDataModule  # late: --help needs none
+
     tasks = (config.get("data.init_args.tasks") or {}).values()
-    given = [part.get("init_args.problem_type") for part in tasks] or [config.get("data.init_args.problem_type")]
+    # A task that predicts tokens has no label to choose by.
+    labelled = [
+        part for part in tasks if not issubclass(pkgutil.resolve_name(part.class_path), LanguageModelDataModule)
+    ]
+    given = [part.get("init_args.problem_type") for part in labelled] or [config.get("data.init_args.problem_type")]
     kinds: set[ProblemType] = {kind or "classification" for kind in given}
     if len(kinds) > 1:  # which have the mean loss alone in common
         config["checkpoint.monitor"], config["checkpoint.mode"] = "val/loss", "min"

@@ -27,10 +27,11 @@ from lightning_transfer.dashboards.samples import (
     to_tokens,
     trimmed,
 )
-from lightning_transfer.dashboards.starting_weights import StartingWeights, is_divided
+from lightning_transfer.dashboards.starting_weights import StartingWeights
 from lightning_transfer.data.batches import ImageBatch
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import replacing, write_text
+from lightning_transfer.lightning_internals import divides_weights
 from lightning_transfer.report.drawing import png
 from lightning_transfer.transfer.shown_groups import first_of_head, own_groups
 
@@ -68,7 +69,7 @@ class Embeddings(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Computes the features before the training where they cannot be computed later, unless the run resumes."""
         self._features, self._batches = [], []
-        if is_divided(trainer) and has_boards(trainer) and trainer.global_step == 0:
+        if divides_weights(trainer) and has_boards(trainer) and trainer.global_step == 0:
             with self._budget.counted():
                 self._write_start(trainer, pl_module)
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
 from lightning_transfer.dashboards.budget import Budget
 from lightning_transfer.dashboards.events import boards_of
+from lightning_transfer.lightning_internals import divides_weights
 
 
 class StartingWeights(L.Callback):
@@ -29,7 +29,7 @@ class StartingWeights(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Copies the weights."""
         self._tensors, self._names = {}, {}
-        if boards_of(trainer) is None or trainer.global_step > 0 or is_divided(trainer):
+        if boards_of(trainer) is None or trainer.global_step > 0 or divides_weights(trainer):
             return
         with self._budget.counted():
             named = dict([*pl_module.named_parameters(), *pl_module.named_buffers()])
@@ -57,8 +57,3 @@ class StartingWeights(L.Callback):
         """
         self._tensors = {name: tensor.to(pl_module.device) for name, tensor in self._tensors.items()}
         return torch.func.functional_call(pl_module, self._tensors, inputs, strict=True)
-
-
-def is_divided(trainer: L.Trainer) -> bool:
-    """Says whether the weights are divided over the ranks."""
-    return isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy)

@@ -5,14 +5,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from lightning_transfer.dashboards.attribution import evaluating
 from lightning_transfer.dashboards.budget import Budget
 from lightning_transfer.dashboards.events import Boards, add_data, add_picture, add_scalars, boards_of
 from lightning_transfer.data.batches import TaskBatch, examples_in
-from lightning_transfer.lightning_internals import logged_step
+from lightning_transfer.lightning_internals import divides_weights, logged_step
 from lightning_transfer.report.drawing import PixelCanvas, shortened
 
 _CELL, _LEFT, _TOP = 56, 110, 44  # sizes of the picture, in units
@@ -50,7 +49,7 @@ class TaskAffinity(L.Callback):
         writer = boards_of(trainer)
         compute: Any = getattr(pl_module, "shared_gradients", None)
         batches, self._batches = list(self._batches.values()), {}
-        is_known = compute is not None and bool(batches) and not isinstance(trainer.strategy, ModelParallelStrategy)
+        is_known = compute is not None and bool(batches) and not divides_weights(trainer)
         with self._budget.drawing("task affinity", examples_in(batches), is_wanted=is_known) as is_drawn:
             if writer is not None and is_known and is_drawn:
                 with evaluating(trainer, pl_module, with_gradients=True):

@@ -15,7 +15,6 @@ from lightning_transfer.data.left_out import OnError
 from lightning_transfer.data.loader import (
     BatchLoader,
     EpochBatches,
-    must_pass_together,
     ordered_batches,
     shuffled_batches,
     training_loader,
@@ -30,6 +29,7 @@ from lightning_transfer.data.private_examples import (
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.splits import Inputs, Split
 from lightning_transfer.errors import UserError
+from lightning_transfer.lightning_internals import divides_weights
 
 
 class ClassificationDataModule(DividedSplits[Inputs], Generic[Inputs]):
@@ -252,7 +252,7 @@ class ClassificationDataModule(DividedSplits[Inputs], Generic[Inputs]):
 
     def eval_loader(self, split: Split[Inputs], rows: np.ndarray) -> BatchLoader:
         """Batches of some rows of a split, each row once."""
-        share = {**self._share(), "equal_counts": must_pass_together(self.trainer)}
+        share = {**self._share(), "equal_counts": divides_weights(self.trainer)}
         return BatchLoader(self.batch_maker(split), self.eval_batches(split, rows, **share), split.names)
 
     def state_dict(self) -> dict[str, Any]:

@@ -91,6 +91,11 @@ class JoinedTasks(SeededDataModule):
         return self._shared_texts().vocabulary_size if self._texts else None
 
     @property
+    def longest_document(self) -> int:
+        """Tokens of the longest document in a batch, of all tasks with texts that have been read; 0 for images."""
+        return max((getattr(task, "longest_document", 0) for task in self.tasks.values()), default=0)
+
+    @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """Channels, height and width of the largest images; None for texts."""
         if self._texts:

@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from lightning_transfer.data.balanced_sampling import EpochOrder
@@ -199,12 +198,6 @@ def training_loader(
     loader = BatchLoader(fetch, (lambda epoch: batches(0)) if overfits else batches)
     loader.load_state_dict(resume_at)
     return loader
-
-
-def must_pass_together(trainer: L.Trainer | None) -> bool:
-    """Says whether a rank can only make a pass together with all others, as they hold parts of the parameters."""
-    divided = DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy
-    return trainer is not None and isinstance(trainer.strategy, divided)
 
 
 def largest_batch(count: int, batch_size: int, world_size: int) -> int:

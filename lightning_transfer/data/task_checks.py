@@ -9,7 +9,15 @@ from lightning_transfer.data.language_modelling import LanguageModelDataModule
 from lightning_transfer.data.vocabulary import TokenizedTexts
 from lightning_transfer.errors import UserError
 
-_TAKEN = {"shown", "_labelled"}  # by what holds the metrics of the tasks
+# What decides which examples are trained on, and how they are changed.
+_OF_EXAMPLES = {
+    "balanced_sampling": False,
+    "train_fraction": 1.0,
+    "examples_per_class": None,
+    "augmentation": None,
+    "mixing": None,
+}
+_TAKEN = {"shown", "_in_means"}  # by what holds the metrics of the tasks
 
 
 def check_tasks(data: Any) -> None:
@@ -30,6 +38,12 @@ def check_tasks(data: Any) -> None:
                 f"data.same_examples has {task}: {other}: expected a task and another one that has examples of its own,"
                 f" of {labelled}"
             )
+        for name, default in _OF_EXAMPLES.items():
+            given, of_other = (getattr(data.tasks[one], name, default) for one in (task, other))
+            if given not in (default, of_other):
+                raise UserError(
+                    f"data.tasks.{task}.{name} is {given}: expected it in task {other}, whose examples {task} has"
+                )
         if getattr(data.tasks[other], "mixing", None) is not None:
             raise UserError(f"mixing of task {other} is on: expected null, as labels of {task} would not be mixed")
     if data.predict_task not in (None, *data.labelled):

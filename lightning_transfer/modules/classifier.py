@@ -17,7 +17,7 @@ from lightning_transfer.modules.losses import BinaryCrossEntropy, Loss
 from lightning_transfer.modules.memory_layout import LaidOutModule, LayoutOptions
 from lightning_transfer.modules.metrics import EvaluationMetrics
 from lightning_transfer.modules.own_parts import build_loss, check_metrics
-from lightning_transfer.modules.targets import TARGETS
+from lightning_transfer.modules.targets import TARGETS, refuse_rounded_labels
 
 
 class ClassifierOptions(LayoutOptions, total=False):
@@ -179,8 +179,14 @@ class Classifier(LaidOutModule):
         return [CachedFeatures(self.cache_features == "shared")] if self.cache_features else []
 
     def setup(self, stage: str) -> None:
-        """Begins the log of a fit; a checkpoint's sums are loaded after this."""
+        """Begins the log of a fit; a checkpoint's sums are loaded after this.
+
+        Raises:
+            UserError: For a precision that rounds the numbers to predict.
+        """
         super().setup(stage)
+        if stage != "predict":
+            refuse_rounded_labels(str(self.trainer.precision), [self.problem_type])
         if stage == "fit":
             self._clear_log()
 

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from lightning_transfer.errors import UserError, require_library
+from lightning_transfer.lightning_internals import divides_weights
 
 Balancing = Literal["upgrad", "mgda", "aligned_mtl"]
 
@@ -51,7 +51,7 @@ class GradientBalancing:
             raise UserError(f"trainer.accumulate_grad_batches is {given}: expected 1 with model.weighting {self.name}")
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise UserError(f"trainer.precision is 16-mixed: expected bf16-mixed with model.weighting {self.name}")
-        if isinstance(trainer.strategy, ModelParallelStrategy):
+        if divides_weights(trainer):
             kind = type(trainer.strategy).__name__
             raise UserError(f"trainer.strategy is {kind}: expected ddp with model.weighting {self.name}")
 

@@ -74,7 +74,7 @@ class LanguageModel(OptimizedModule):
         state = None if batch_idx == 0 else self._state
         losses, states, dropped, last = self.network(batch.token_ids, batch.labels, state)
         self._state = [(hidden.detach(), cell.detach()) for hidden, cell in last]
-        loss: Tensor = losses.mean()
+        loss: Tensor = losses.mean() if len(losses) else losses.sum()
         self._log_training(loss.detach(), len(batch.labels))
         if self.activation_penalty:
             loss = loss + self.activation_penalty * mean_square(dropped)

@@ -45,8 +45,8 @@ def token_losses(network: Any, head: nn.Module, batch: TokenBatch) -> Tensor:
     states, labels = network.token_states(batch.token_ids).flatten(0, 1), batch.labels
     if getattr(network, "is_masked", False):
         rows = (labels != NOT_MASKED).nonzero().squeeze(1)
-        if not len(rows):  # a short segment may have none to predict
-            nothing: Tensor = states.float().sum().reshape(1) * 0
+        if not len(rows):  # a short segment may have none to predict; the sum of nothing has gradients of 0
+            nothing: Tensor = states.float().sum(1)[:0]
             return nothing
         states, labels = states[rows], labels[rows]
     losses: Tensor = head(states, network.token_embeddings, labels)

@@ -14,7 +14,7 @@ from lightning_transfer.modules.language_task import check_language_task, langua
 from lightning_transfer.modules.losses import Loss
 from lightning_transfer.modules.memory_layout import LaidOutModule, LayoutOptions
 from lightning_transfer.modules.own_parts import build_loss
-from lightning_transfer.modules.targets import TARGETS
+from lightning_transfer.modules.targets import TARGETS, refuse_rounded_labels
 from lightning_transfer.modules.task_means import TaskMeans
 from lightning_transfer.modules.task_metrics import TaskMetrics
 from lightning_transfer.modules.task_weighting import Weighting, by_uncertainty, check_weights
@@ -97,8 +97,9 @@ class MultiTaskModule(LaidOutModule):
         self._losses_of_step: list[Tensor] = []  # weighted, where gradients are balanced
         if weighting == "uncertainty":
             self.heads.learn_variances()
+        untrained = [task for task, weight in self.loss_weights.items() if not weight]
         self.validation_metrics, self.test_metrics = (
-            TaskMetrics(outputs, self.problem_types, self.language_tasks) for _ in range(2)
+            TaskMetrics(outputs, self.problem_types, self.language_tasks, untrained) for _ in range(2)
         )
         self._is_at_end = False  # whether the network is known to compute nothing after its heads
         self._learned: set[str] = set()  # tasks with examples since the last optimizer step
@@ -165,8 +166,8 @@ class MultiTaskModule(LaidOutModule):
         for one in batch:
             if one.task in self.language_tasks:
                 of_tokens = token_losses(self.network, self.heads.of_task[one.task], one.batch)
-                losses[one.task] = of_tokens.mean()
-                if note is not None:
+                losses[one.task] = of_tokens.mean() if len(of_tokens) else of_tokens.sum()
+                if note is not None and len(of_tokens):
                     note(one.task, losses[one.task], None, of_tokens)
                 continue
             logits = self._logits_of(one)
@@ -254,8 +255,14 @@ class MultiTaskModule(LaidOutModule):
     # ---- the training log -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Begins the log of a fit; a checkpoint's sums are loaded after this."""
+        """Begins the log of a fit; a checkpoint's sums are loaded after this.
+
+        Raises:
+            UserError: For a precision that rounds the numbers to predict.
+        """
         super().setup(stage)
+        if stage != "predict":
+            refuse_rounded_labels(str(self.trainer.precision), self.problem_types.values())
         if stage == "fit":
             self._learned.clear()
             self._means.clear()

@@ -93,10 +93,13 @@ class OptimizedModule(L.LightningModule):
 
     @property
     def is_log_step(self) -> bool:
-        """Whether Lightning writes what the current training step logs."""
+        """Whether Lightning writes what the current training step logs: of batches that add up, the last one's."""
         trainer: Any = self._trainer  # not self.trainer, which looks for Fabric first: every step asks this
         every = trainer.log_every_n_steps
-        return bool(trainer.should_stop or (every > 0 and (trainer.global_step + 1) % every == 0))
+        if not (trainer.should_stop or (every > 0 and (trainer.global_step + 1) % every == 0)):
+            return False
+        batches = trainer.accumulate_grad_batches
+        return bool(batches == 1 or (trainer.fit_loop.batch_idx + 1) % batches == 0 or trainer.is_last_batch)
 
     def log_means(self) -> None:
         """Logs the means since the last log from within a training step, where they are due.

@@ -1,7 +1,7 @@
 """What a module predicts of each example, one class, several, or numbers, and what follows: losses, scores, outputs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
@@ -237,3 +237,20 @@ TARGETS: dict[ProblemType, Targets] = {
 
 def _numbers(outputs: int) -> Tensor:
     return torch.randn(16, outputs, generator=torch.Generator().manual_seed(0))
+
+
+def refuse_rounded_labels(precision: str, problem_types: Iterable[ProblemType]) -> None:
+    """Refuses a precision that rounds the numbers to predict, also where they are compared with predictions.
+
+    Args:
+        precision: That of the trainer. Lightning brings all numbers of a batch to that of the weights.
+        problem_types: What the examples of each task have.
+
+    Raises:
+        UserError: For numbers to predict in 16 bits.
+    """
+    if precision in ("bf16-true", "16-true") and "regression" in problem_types:
+        raise UserError(
+            f"trainer.precision is {precision}: expected {precision.replace('true', 'mixed')} with data.problem_type"
+            " regression, as it rounds the numbers to predict"
+        )

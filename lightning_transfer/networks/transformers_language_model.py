@@ -81,8 +81,8 @@ class TransformersLanguageModel(Transformer):
             hook.remove()
         targets = labels if rows is None else labels[rows]
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
-        if not len(losses):  # a short segment may have none to predict
-            losses = logits.float().sum().reshape(1)
+        if not len(losses):  # a short segment may have none to predict; the sum of nothing has gradients of 0
+            losses = logits.float().flatten(0, 1).sum(1)
         return losses, kept[0], kept[0], []
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.lightning_internals import divides_weights
 
 
 class ExponentialMovingAverage(WeightAveraging):
@@ -44,7 +44,7 @@ class ExponentialMovingAverage(WeightAveraging):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Copies the module, and forgets an earlier fit. A checkpoint's state is loaded after this."""
-        if stage == "fit" and isinstance(trainer.strategy, ModelParallelStrategy):
+        if stage == "fit" and divides_weights(trainer):
             name = type(trainer.strategy).__name__
             raise UserError(f"ExponentialMovingAverage does not go with {name}, which divides the weights")
         super().setup(trainer, pl_module, stage)

@@ -6,10 +6,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.lightning_internals import divides_weights
 from lightning_transfer.networks.layer_groups import some_of
 from lightning_transfer.transfer.schedule import Phase, Plateau
 
@@ -134,7 +134,7 @@ def check_can_restore(trainer: pl.Trainer, phases: Sequence[Phase]) -> None:
     """
     if not any(phase.until and phase.until.plateau and phase.until.plateau.restore_best for phase in phases):
         return
-    if isinstance(trainer.strategy, ModelParallelStrategy):
+    if divides_weights(trainer):
         raise UserError(f"restore_best does not go with {type(trainer.strategy).__name__}, which divides the weights")
     if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise UserError("restore_best does not go with an average of the weights, which it would not restore")

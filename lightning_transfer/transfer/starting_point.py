@@ -4,12 +4,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_transfer.errors import UserError
-from lightning_transfer.lightning_internals import gradient_scale
+from lightning_transfer.lightning_internals import divides_weights, gradient_scale
 from lightning_transfer.transfer.shown_groups import names_below_head
 
 
@@ -96,7 +95,7 @@ def refuse_divided_weights(callback: pl.Callback, trainer: pl.Trainer) -> None:
     Raises:
         UserError: If the strategy divides the weights. It names the callback.
     """
-    if isinstance(trainer.strategy, ModelParallelStrategy):
+    if divides_weights(trainer):
         raise UserError(
             f"{type(callback).__name__} does not go with {type(trainer.strategy).__name__}, which divides the weights:"
             " compose configs/hardware/ddp.yaml"
