@@ -22,7 +22,7 @@ from lightning_transfer import (
     LSTMLanguageModel,
     load_starting_weights,
 )
-from lightning_transfer.data.token_streams import segment_ends, stream_of
+from lightning_transfer.data.token_streams import longest_segment, segment_ends, stream_of
 from lightning_transfer.data.tokenizer import SEPARATOR_ID, Documents
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import resolve_layer_groups
@@ -82,6 +82,12 @@ def test_segments_cover_the_stream_once(seed: int | None) -> None:
     assert (lengths > 0).all()
     assert (len(set(lengths.tolist())) > 3) == (seed is not None)
     assert 15 < np.median(lengths) < 25
+
+
+@pytest.mark.parametrize("segment_tokens", [1, 8, 35, 500])
+def test_no_segment_is_longer_than_what_is_said(segment_tokens: int) -> None:
+    ends = segment_ends(2_000_000 * segment_tokens // 35, segment_tokens, 0)
+    assert np.diff([0, *ends]).max() <= max(5, longest_segment(segment_tokens))
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

@@ -652,9 +652,19 @@ def test_images_of_each_task_are_normalised_as_the_starting_weights() -> None:
     parts = {task: Namespace(init_args=Namespace(normalise_as=given)) for task, given in (("a", None), ("b", "own"))}
     for given in (parts, ("source", "target")):  # those of DemoTextStreams are no tasks with data of their own
         data = Namespace(init_args=Namespace(tasks=given))
-        parser = SimpleNamespace(config={"init_from": name, "data": data}, _get=lambda of, key: of[key])
+        data["class_path"] = "lightning_transfer.MultiTaskDataModule"
+        parser = SimpleNamespace(config={"init_from": name, "data": data}, _get=lambda of, key: of[key], _saved={})
         ExperimentBuilder._normalise_as_starting_weights(parser)  # type: ignore[arg-type]
     assert [part.init_args.normalise_as for part in parts.values()] == [name, "own"]
+
+
+def test_images_of_each_task_are_normalised_as_the_checkpoint_says_whose_starting_weights_may_be_gone() -> None:
+    part = Namespace(init_args=Namespace(normalise_as="gone", mean=None, std=None))
+    data = Namespace(class_path="MultiTaskDataModule", init_args=Namespace(tasks={"a": part}))
+    saved = {"MultiTaskDataModule": {"tasks": {"a": {"mean": [0.1] * 3, "std": [0.2] * 3}}}}
+    parser = SimpleNamespace(config={"init_from": None, "data": data}, _get=lambda of, key: of[key], _saved=saved)
+    ExperimentBuilder._normalise_as_starting_weights(parser)  # type: ignore[arg-type]
+    assert vars(part.init_args) == {"normalise_as": None, "mean": [0.1] * 3, "std": [0.2] * 3}
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,14 @@ def test_texts_of_a_row_are_set_apart_as_the_model_does(tmp_path: Path) -> None:
     assert batch_of(data, [0, 1]) == [[0, 5, 2, 6, 7, 2], [0, 3, 2, 8, 2]]
 
 
+def test_tokenizer_whose_padding_is_an_unknown_word_is_refused_for_several_columns(tmp_path: Path) -> None:
+    folder = letters_of_roberta(tmp_path / "model")
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "<unk>"}))
+    data = data_of(tmp_path / "set", [("a b", "c"), ("a zebra", "b")], folder, text_column=["one", "two"])
+    with pytest.raises(UserError, match="the tokenizer has one token for padding and for unknown words"):
+        batch_of(data, [0, 1])
+
+
 def test_model_without_padding_pads_with_the_end_of_a_text(tmp_path: Path) -> None:
     texts = [("!", "a!b"), ("", "cd")]
     data = data_of(tmp_path / "set", texts, bytes_of_gpt(tmp_path / "model"), text_column=["one", "two"])

@@ -3,9 +3,11 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +89,20 @@ def test_old_names_of_timms_files_are_those_of_today_and_what_is_dropped_is_told
     report = load_starting_weights(loaded := timm_network(name, seed=1), tmp_path / "old.pth")
     assert report.left_over == list(table)
     torch.testing.assert_close(loaded.model.state_dict(), source, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("containers", [("model",), ("model", "model_ema")], ids=len)
+def test_files_that_hold_the_network_in_containers_are_adapted_as_timms_own_are(
+    containers: tuple[str, ...], tmp_path: Path
+) -> None:
+    large = timm_network("test_vit", img_size=96).model.state_dict()
+    content: dict[str, Any] = dict.fromkeys(containers, large)
+    torch.save(large, tmp_path / "bare.pth")
+    torch.save({**content, "epoch": 3}, tmp_path / "contained.pth")
+    loaded = [Classifier(timm_network("test_vit", seed=1), 3) for _ in range(2)]
+    load_starting_weights(loaded[0], tmp_path / "bare.pth")
+    load_starting_weights(loaded[1], f"{tmp_path / 'contained.pth'}::{containers[0]}")
+    torch.testing.assert_close(loaded[1].state_dict(), loaded[0].state_dict(), rtol=0, atol=0)
 
 
 def test_name_of_timm_is_found_in_a_mirror_with_its_usual_weights(
@@ -242,6 +258,10 @@ def test_command_line_prepares_images_as_the_starting_weights_say_and_trains(
     built = TimmNetwork(len(DemoImages().class_names), "test_resnet")
     built.load_state_dict({name.removeprefix("network."): value for name, value in saved.items()})
     assert torch.equal(built.model.conv1[0].weight, timm_network("test_resnet", 3).model.conv1[0].weight)  # type: ignore[index]
+    shutil.rmtree(tmp_path / "timm")  # what says how images are prepared is in the checkpoint
+    run = "logs/default/version_0"
+    main(["predict", "--config", f"{run}/config.yaml", "--ckpt_path", f"{run}/checkpoints/last.ckpt"])
+    assert Path("predictions.jsonl").read_text().count("\n") > 10
 
 
 def test_weights_of_another_implementation_are_read_by_a_file_of_names(

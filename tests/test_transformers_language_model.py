@@ -1,5 +1,6 @@
 """Language models of transformers: what they predict, on what, and what their encoders give a classifier."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,37 @@ def test_streams_of_a_masked_model_hold_marked_documents_and_another_mask_in_eac
     assert abs(starts - ends) <= 8
 
 
+def test_positions_stay_where_the_vocabulary_is_another_of_equally_many_tokens(tmp_path: Path) -> None:
+    source = language_model("gpt2", vocab_size=40)
+    positions = source.model.transformer.wpe.weight
+    assert len(positions) == 40
+    tokens = [f"t{number}" for number in range(40)]
+    vocabulary = json.dumps({"model": {"vocab": {token: number for number, token in enumerate(tokens)}}})
+    weights = {f"network.{name}": value for name, value in source.state_dict().items()}
+    content = {"pytorch-lightning_version": "2", "state_dict": weights, "Data": {"tokenizer": vocabulary}}
+    torch.save(content, tmp_path / "source.ckpt")
+    loaded = LanguageModel(language_model("gpt2", vocab_size=40))
+    load_starting_weights(loaded, tmp_path / "source.ckpt", vocabulary=tokens[::-1])
+    found: Any = loaded.network
+    assert torch.equal(found.model.transformer.wpe.weight, positions)
+    assert torch.equal(found.model.transformer.wte.weight, source.model.transformer.wte.weight.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ({"temporal_activation_penalty": 1.0}, {}, "temporal_activation_penalty is 1.0: expected 0 with Transformers"),
+        ({}, {"direction": "backward"}, "data.direction is backward: expected forward with TransformersLanguageModel"),
+        ({}, {"segment_tokens": 35, "varied_segments": True}, "GPT2LMHeadModel reads 40 tokens at most, not 53: set"),
+    ],
+)
+def test_what_a_transformer_cannot_read_is_refused_before_the_training(model: Any, data: Any, message: str) -> None:
+    streams = DemoTextStreams(**{"segment_tokens": 16, "varied_segments": False, **data})
+    module = LanguageModel(language_model("gpt2", vocab_size=streams.vocabulary_size), **model)
+    with pytest.raises(UserError, match=message):
+        L.Trainer(max_steps=1, enable_checkpointing=False, **QUIET).fit(module, datamodule=streams)
+
+
 @pytest.mark.parametrize(
     ("network", "fraction", "message"),
     [
@@ -111,7 +143,7 @@ def test_streams_of_a_masked_model_hold_marked_documents_and_another_mask_in_eac
 def test_data_that_wants_other_tokens_predicted_than_the_network_is_refused(
     network: str, fraction: float, message: str, tmp_path: Path
 ) -> None:
-    data = DemoTextStreams(tokenizer=str(word_pieces(tmp_path)), masked_fraction=fraction)
+    data = DemoTextStreams(tokenizer=str(word_pieces(tmp_path)), masked_fraction=fraction, segment_tokens=20)
     built = LSTMLanguageModel(200) if network == "lstm" else language_model(network, vocab_size=200)
     with pytest.raises(UserError, match=message):
         L.Trainer(max_steps=1, enable_checkpointing=False, **QUIET).fit(LanguageModel(built), datamodule=data)

@@ -184,11 +184,18 @@ class ExperimentBuilder(LightningCLI):
             vars(arguments).update(name=None, model_arguments=saved)
 
     def _normalise_as_starting_weights(self) -> None:
-        """Has images prepared as for weights of torchvision or timm, if a run starts from these."""
+        """Has images prepared as for weights of torchvision or timm, if a run starts from these.
+
+        Where a checkpoint has the numbers, these count: the weights that they were those of may be gone.
+        """
         source, data = self._get(self.config, "init_from"), self._get(self.config, "data")
         tasks = getattr(data.init_args, "tasks", None) if data is not None and "init_args" in data else None
-        for part in tasks.values() if isinstance(tasks, Mapping) else [data]:
+        saved_data = {} if data is None else self._saved.get(data.class_path.rpartition(".")[2], {})
+        for name, part in tasks.items() if isinstance(tasks, Mapping) else [(None, data)]:
             arguments = vars(part.init_args) if part is not None and "init_args" in part else {}
+            saved = saved_data if name is None else saved_data.get("tasks", {}).get(name, {})
+            if arguments.get("normalise_as") is not None and {"mean", "std"} <= saved.keys():
+                arguments.update(normalise_as=None, mean=saved["mean"], std=saved["std"])
             if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
                 arguments["normalise_as"] = source
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -118,14 +117,6 @@ class _Restored(CommandLine):
 
     def _check_output(self) -> None:
         """Writes nothing."""
-
-    def _normalise_as_starting_weights(self) -> None:
-        """Takes the numbers of the checkpoint: the weights that they were those of may be gone."""
-        data = self._get(self.config, "data")
-        arguments = vars(data.init_args) if "init_args" in data else {}
-        if arguments.get("normalise_as") is not None:
-            saved = self._saved[pkgutil.resolve_name(data.class_path).__qualname__]
-            arguments.update(normalise_as=None, mean=saved["mean"], std=saved["std"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds a trainer that keeps nothing, for the device and the precision."""

@@ -17,7 +17,7 @@ from lightning_transfer.data.masking import mask_tokens
 from lightning_transfer.data.reading.options import ReaderOptions
 from lightning_transfer.data.reading.tables import columns_of_texts
 from lightning_transfer.data.seeding import SeededDataModule
-from lightning_transfer.data.token_streams import make_batch, segment_ends, stream_of
+from lightning_transfer.data.token_streams import longest_segment, make_batch, segment_ends, stream_of
 from lightning_transfer.data.tokenizer import Documents, cached_documents
 from lightning_transfer.data.vocabulary import TokenizedTexts
 from lightning_transfer.errors import UserError
@@ -158,6 +158,11 @@ class LanguageModelDataModule(TokenizedTexts, SeededDataModule):
     def prepare_data(self) -> None:
         """Fills the cache, once on each node."""
         _ = self.documents
+
+    @property
+    def longest_document(self) -> int:
+        """Tokens of the longest segment, which a network reads at once."""
+        return longest_segment(self.segment_tokens) if self.varied_segments else self.segment_tokens
 
     def setup(self, stage: str) -> None:
         """Writes the tokenizer into the run's folder."""

@@ -54,6 +54,11 @@ def stream_of(
     return stream
 
 
+def longest_segment(segment_tokens: int) -> int:
+    """Says how long a varied segment is at most: by five standard deviations more than a segment."""
+    return segment_tokens + round(5 * min(5.0, segment_tokens / 10))
+
+
 def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int]:
     """Cuts a stream into segments.
 
@@ -61,7 +66,8 @@ def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int
         tokens: The length of the stream.
         segment_tokens: The length of a segment.
         seed: Seed of varied lengths as in AWD-LSTM (Merity et al., 2018); None for equal lengths. One segment in twenty
-            is half as long, and all vary with a standard deviation of a tenth of their length, 5 steps at most.
+            is half as long, and all vary with a standard deviation of a tenth of their length, 5 steps at most. None
+            is longer than ``longest_segment`` says.
 
     Returns:
         The end of each segment; the last one ends at ``tokens``.
@@ -72,7 +78,8 @@ def segment_ends(tokens: int, segment_tokens: int, seed: int | None) -> list[int
     ends = [0]
     while ends[-1] < tokens:
         mean = segment_tokens / (2 if generator.random() < 0.05 else 1)
-        ends.append(ends[-1] + max(5, round(generator.normal(mean, min(5.0, mean / 10)))))
+        varied = max(5, round(generator.normal(mean, min(5.0, mean / 10))))
+        ends.append(ends[-1] + min(varied, max(5, longest_segment(segment_tokens))))
     return [*ends[1:-1], tokens]
 
 

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from lightning_transfer.data.pretrained_tokenizer import SpecialTokens
 from lightning_transfer.data.tokenizer import Documents
+from lightning_transfer.errors import UserError
 
 
 def bounds_of(documents: Documents, texts: int, separator: int) -> np.ndarray:
@@ -25,11 +26,20 @@ def bounds_of(documents: Documents, texts: int, separator: int) -> np.ndarray:
 
     Returns:
         int64 [documents, texts + 1]: text j of document i begins at ``[i, j]`` and ends one before ``[i, j + 1]``.
+
+    Raises:
+        UserError: Where the separator is in a text.
     """
     starts, ends = documents.offsets[:-1, None], documents.offsets[1:, None] + 1
     if texts == 1:
         return np.concatenate([starts, ends], 1)
-    separators = np.flatnonzero(documents.token_ids == separator).reshape(len(starts), texts - 1)
+    found = np.flatnonzero(documents.token_ids == separator)
+    if len(found) != len(starts) * (texts - 1):
+        raise UserError(
+            "the tokenizer has one token for padding and for unknown words, or a text holds that of padding: expected"
+            " another tokenizer for several text columns, or one column"
+        )
+    separators = found.reshape(len(starts), texts - 1)
     return np.concatenate([starts, separators + 1, ends], 1)
 
 
@@ -80,7 +90,7 @@ def shares(whole: Tensor, tokens: int) -> Tensor:
 
 
 def surround(token_ids: Tensor, lengths: Tensor, tokens: SpecialTokens, before: list[int]) -> tuple[Tensor, Tensor]:
-    """Adds the tokens with which a model marks documents, and sets their texts apart as the model does.
+    """Adds the tokens with which a model marks documents, and sets their texts apart by its separator, one each.
 
     Args:
         token_ids: int64 [batch, time], right-padded, as :func:`cut` gives them.

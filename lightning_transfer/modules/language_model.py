@@ -10,6 +10,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.keywords import Keywords
 from lightning_transfer.modules.optimization import OptimizationOptions, OptimizedModule
 from lightning_transfer.networks.lstm_layer import LayerState
+from lightning_transfer.networks.transformers_network import Transformer
 
 
 class TokenBatch(Protocol):
@@ -125,12 +126,26 @@ class LanguageModel(OptimizedModule):
         """Brings the sum of the log and a loaded state to the device, and checks what the data wants predicted.
 
         Raises:
-            UserError: For masked tokens where the network predicts the next ones, or the other way round.
+            UserError: For masked tokens where the network predicts the next ones, or the other way round. Also for what
+                a transformer cannot do.
         """
         check_masking(self.network, self.trainer.datamodule)  # type: ignore[attr-defined]
+        self._check_transformer()
         self._loss_sum = self._loss_sum.to(self.device)
         if self._state is not None:
             self._state = [(hidden.to(self.device), cell.to(self.device)) for hidden, cell in self._state]
+
+    def _check_transformer(self) -> None:
+        name, data = type(self.network).__name__, self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(self.network, Transformer):
+            return
+        if strength := self.temporal_activation_penalty:
+            raise UserError(
+                f"model.temporal_activation_penalty is {strength}: expected 0 with {name}, whose states are not carried"
+                " from token to token"
+            )
+        if (direction := getattr(data, "direction", "forward")) != "forward":
+            raise UserError(f"data.direction is {direction}: expected forward with {name}, which reads texts that way")
 
     def _of_all_streams(self, state: Tensor) -> Tensor:
         """Collects [1, streams, units] of each process, which has every so manieth stream, in their order."""

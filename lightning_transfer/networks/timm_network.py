@@ -2,6 +2,8 @@
 
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -77,19 +79,31 @@ class TimmNetwork(nn.Module):
                 they are.
         """
         adapt = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
-        if adapt is None or weights.keys().isdisjoint(self.model.state_dict()):
+        if adapt is None:
             return weights
-        try:
-            adapted: dict[str, Tensor] = adapt(dict(weights), self.model)
-        except Exception:  # any kind: timm expects this network's tensors
-            return weights
-        return adapted
+        for container in _containers(weights, self.model.state_dict()):
+            inside = {name.removeprefix(container): name for name in weights if name.startswith(container)}
+            try:
+                adapted = adapt({name: weights[full] for name, full in inside.items()}, self.model)
+            except Exception:  # any kind: timm expects this network's tensors
+                continue
+            others = {name: tensor for name, tensor in weights.items() if name not in inside.values()}
+            weights = {**others, **{f"{container}{name}": tensor for name, tensor in adapted.items()}}
+        return weights
 
     @property
     def has_several_heads(self) -> bool:
         """Whether classifiers side by side give the logits together, as where a network was distilled."""
         outputs = [part for part in _classifiers(self.model) for part in part.modules() if isinstance(part, nn.Linear)]
         return len([part for part in outputs if part.out_features == self.model.num_classes]) > 1
+
+
+def _containers(weights: Iterable[str], own: Iterable[str]) -> list[str]:
+    """Finds where a file holds the tensors of a network: at the top, or in containers such as ``model.``."""
+    found = Counter(name.removesuffix(end) for name in weights for end in own if name.endswith(end))
+    places = {place: count for place, count in found.items() if not place or place.endswith(".")}
+    most = [place for place, count in places.items() if count == max(places.values())]
+    return [""] if "" in most else most
 
 
 def timm_layer_groups(model: Any) -> dict[str, list[str]]:

@@ -109,7 +109,7 @@ class Transformer(nn.Module):
         if tokens > self._most_tokens:
             raise UserError(
                 f"{type(self.model).__name__} reads {self._most_tokens} tokens at most, not {tokens}: set"
-                " data.max_tokens, or data.segment_tokens"
+                " data.max_tokens, or data.segment_tokens, to which varied_segments adds a little"
             )
 
     def hidden_states(self, token_ids: Tensor, lengths: Tensor) -> Tensor:

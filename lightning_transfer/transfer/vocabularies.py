@@ -1,6 +1,7 @@
 """Moves the rows of embeddings from one vocabulary to another."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,7 +32,8 @@ def move_rows(rows: Tensor, source: Sequence[str], target: Sequence[str]) -> Ten
 def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
     """Finds the tensors with one row for each token: embeddings, and output layers tied to one, with their biases.
 
-    A layer that is given the embeddings from outside names its own such tensors in ``rows_of_tokens``.
+    A layer that is given the embeddings from outside names its own such tensors in ``rows_of_tokens``. A model of
+    transformers says by itself which embeddings are those of tokens: its positions may be equally many.
 
     Args:
         module: Any module.
@@ -40,10 +42,14 @@ def token_tensors(module: nn.Module, vocabulary_size: int) -> set[str]:
     Returns:
         Names as in the module's state dict.
     """
+    models: list[Any] = [part for part in module.modules() if callable(getattr(part, "get_input_embeddings", None))]
+    known = {id(model.get_input_embeddings()) for model in models}
+    inside = {id(part) for model in models for part in model.modules()}
     embeddings = {
         id(part.weight)
         for part in module.modules()
         if isinstance(part, nn.Embedding) and part.num_embeddings == vocabulary_size
+        if id(part) in known or id(part) not in inside
     }
     return {
         f"{path}.{name}".lstrip(".")
