@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -402,6 +403,22 @@ def minilm() -> Path:
     if not found:
         pytest.skip(f"no folder that {MIRROR_VARIABLE} names has {MINILM}")
     return found[0]
+
+
+@pytest.mark.slow
+def test_parameters_that_no_step_uses_are_one_line_on_two_processes(tmp_path: Path) -> None:
+    xlnet = "{model_type: xlnet, d_model: 16, n_layer: 2, n_head: 2, d_inner: 24}"
+    network = ["--model.network", "TransformersNetwork", "--model.network.model_arguments", xlnet]
+    given = ["--data", "DemoTexts", *network, "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--dashboards", "null"]
+    command = [sys.executable, "-m", "lightning_transfer", "fit", *given, *short, "--trainer.strategy"]
+    ended = [
+        subprocess.run([*command, strategy], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        for strategy in ("ddp", "ddp_find_unused_parameters_true")
+    ]
+    assert [one.returncode for one in ended] == [2, 0]
+    assert "has parameters that a step does not use, for whose gradients ddp waits: set --trainer" in ended[0].stderr
+    assert "Traceback" not in ended[0].stderr
 
 
 @pytest.mark.mirror

@@ -64,6 +64,7 @@ _STATE_DICT = re.compile(r"Error\(s\) in loading state_dict for \w+:(?P<differen
 _CHOICES = ("phases", "until", "plateau")  # a later one replaces an earlier one as a whole
 _SHORT = 200  # characters
 # Lightning and torch word these errors clearly: too few batches, and a metric or a size that is not known.
+_UNUSED = "parameters that were not used in producing the loss"  # Lightning, of DDP
 _CLEAR = ("`val_check_interval`", "Early stopping conditioned on metric", "Attempted to use an uninitialized parameter")
 _DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid(\(s\))? (?P<pid>[\d, ]+)\) (is (?P<killed>killed by signal: .*)|exited unexpectedly)"
@@ -174,6 +175,11 @@ def message_of(error: BaseException) -> str | None:
         return _of_the_system(error)
     if isinstance(error, RuntimeError | ValueError) and any(words in str(error) for words in _CLEAR):
         return " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and _UNUSED in str(error):
+        return (
+            "the network has parameters that a step does not use, for whose gradients ddp waits: set"
+            " --trainer.strategy ddp_find_unused_parameters_true"
+        )
     if (line := _of_a_dead_worker(error)) is not None:
         return line
     if isinstance(error, _OF_OTHER_STATE) and own_line(error) is None and is_restoring(error):
