@@ -119,6 +119,23 @@ def test_mean_over_the_seeds_of_the_tuning_decides_and_all_of_them_go_on() -> No
     assert [value for _, value, end in ran if end == 1] == [0.1, 0.1, 0.4, 0.4]
 
 
+def test_checkpoints_of_candidates_that_were_stopped_are_dropped_once_the_choice_is_made() -> None:
+    plan = toy_plan(strategies={"scratch": STRATEGIES["scratch"]}, keep_checkpoints="best")
+    execute = training(by_rate, [])
+
+    def saving(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            if cell.part[0]:
+                assert (cell.folder / "checkpoints" / "last.ckpt").exists()
+            (cell.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (cell.folder / "checkpoints" / "last.ckpt").touch()
+            yield from execute([cell])
+
+    run_study(plan, saving, parallel=1, retry_failed=False)
+    assert [file for cell in plan.tuning() for file in cell.folder.rglob("*.ckpt")] == []
+    assert all((cell.folder / "checkpoints" / "last.ckpt").exists() for cell in plan.final())
+
+
 def test_stopped_study_goes_on_and_trains_no_part_twice() -> None:
     class Stopped(Exception):  # noqa: N818
         pass

@@ -176,6 +176,8 @@ def test_soup_of_a_study_is_compared_like_every_other_row_and_its_tuning_values_
             {"tuning": Tuning([0.1, 1.0])},
             r"tuning\.seeds has 1, and a soup is of one of them: expected 2, one for each",
         ),
+        ({"keep_checkpoints": "best"}, "keep_checkpoints is best: expected all with soups, which are made of them"),
+        ({"keep_checkpoints": "last"}, "keep_checkpoints is last: expected all, best, none"),
         ({"until_decided": 3}, r"tuning\.seeds has 2, and a soup is of one of them: expected 3"),
         (
             {"tuning": Tuning([0.1, 1.0], seeds=[1000, 1001], halving=Halving())},

@@ -195,6 +195,40 @@ def test_choice_that_a_retry_changes_is_named_with_the_runs_to_delete() -> None:
     assert [cell.score("accuracy") for cell in plan.final(choose(plan.study, plan.tuning()))] == [0.9, 0.9]
 
 
+@pytest.mark.parametrize(
+    ("keep", "of_final", "of_tuning"),
+    [("all", ["best.ckpt", "last.ckpt"], ["best.ckpt", "last.ckpt"]), ("best", ["best.ckpt"], []), ("none", [], [])],
+)
+def test_checkpoints_that_are_not_kept_are_dropped_as_soon_as_a_run_has_finished(
+    keep: Any, of_final: list[str], of_tuning: list[str]
+) -> None:
+    plan = toy_plan(weights={"none": None}, sizes=[2], keep_checkpoints=keep)
+    seen: list[int] = []
+
+    def execute(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            seen.append(len([*Path("logs/toy").rglob("*.ckpt")]))
+            pretend(cell, 0.5)
+            (cell.folder / "checkpoints").mkdir()
+            for name in ("best.ckpt", "last.ckpt"):
+                (cell.folder / "checkpoints" / name).touch()
+            yield cell, 1.0
+
+    def kept(cell: Cell) -> list[str]:
+        return sorted(file.name for file in (cell.folder / "checkpoints").iterdir())
+
+    run_study(plan, execute, parallel=1, retry_failed=False)
+    assert {tuple(kept(cell)) for cell in plan.final()} == {tuple(of_final)}
+    assert {tuple(kept(cell)) for cell in plan.tuning()} == {tuple(of_tuning)}
+    assert keep == "all" or max(seen) <= len(plan.final())
+    # A study that was killed before drops them when it goes on. What has no best checkpoint keeps its last.
+    first = plan.final()[0].folder / "checkpoints"
+    (first / "best.ckpt").unlink(missing_ok=True)
+    (first / "last.ckpt").touch()
+    run_study(plan, execute, parallel=1, retry_failed=False)
+    assert kept(plan.final()[0]) == ([] if keep == "none" else ["last.ckpt"])
+
+
 def test_failed_run_is_tried_again_once_however_many_seeds_are_added() -> None:
     strategies = {name: f"configs/strategies/{name}.yaml" for name in ("scratch", "full")}
     plan = toy_plan(weights={"none": None}, sizes=[2], strategies=strategies, tuning=None, until_decided=5)

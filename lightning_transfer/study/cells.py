@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import read_json, write_json
 from lightning_transfer.study.cell_output import command_line, last_error_line, output_to
+from lightning_transfer.study.config import KeptCheckpoints
 from lightning_transfer.study.grid import Variant, flatten
 from lightning_transfer.study.ranks import ranks_of_one_run
 
@@ -213,6 +214,21 @@ class Cell:
     def fail(self, error: str) -> None:
         """Records that the run failed."""
         write_json(self.folder / FAILURE, {"error": error})
+
+    def drop_checkpoints(self, keep: KeptCheckpoints) -> None:
+        """Deletes the checkpoints that the study does not keep: the run is over, or stopped for good.
+
+        Args:
+            keep: What the study keeps. Of a run without a best checkpoint, ``best`` keeps the last one.
+        """
+        if keep == "all" or self.kind == "pretraining":
+            return
+        files = [*(self.folder / "checkpoints").glob("*.ckpt")]
+        if keep == "best" and self.kind == "final":
+            kept = "best.ckpt" if any(file.name == "best.ckpt" for file in files) else "last.ckpt"
+            files = [file for file in files if file.name != kept]
+        for file in files:
+            file.unlink()
 
     def forget(self) -> None:
         """Deletes the folder of the run, so that it starts anew."""

@@ -1,7 +1,7 @@
 """The settings of a study: the fields of its YAML file, and their checks."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 else:  # has no value types: in a dict[str, Any] the parser would check the classes that the values name
     Settings = dict
 
+KeptCheckpoints = Literal["all", "best", "none"]
 STRATEGIES = ("scratch", "linear_probe", "full", "full_discriminative", "gradual", "gradual_discriminative")
 
 
@@ -104,6 +105,8 @@ class Study:
         metric: Metric that is compared and tuned for: its name after ``test/`` and ``val/``.
         mode: Whether a lower (min) or a higher (max) value of the metric is better. Most names, such as accuracy and
             loss, already say so; for other names it must be given.
+        keep_checkpoints: Which checkpoints of finished runs stay on the disk: ``all``; the ``best`` of each run that is
+            compared, and none of a tuning; or ``none``. Those of a pretraining stay.
         threads: CPU threads of each cell; by default the cores divided by the workers. A fixed number gives the same
             figures with any number of workers.
         slurm: Parameters of the jobs with ``--launcher slurm``, as submitit names them: slurm_partition, timeout_min,
@@ -129,6 +132,7 @@ class Study:
     overrides: Settings = field(default_factory=dict)
     metric: str = "accuracy"
     mode: Direction | None = None
+    keep_checkpoints: KeptCheckpoints = "all"
     threads: int | None = None
     slurm: Settings = field(default_factory=dict)
 
@@ -178,6 +182,8 @@ def check(study: Study) -> None:
     for seed in study.tuning.seeds if study.tuning else []:
         if seed in study.seeds:
             raise UserError(f"tuning.seeds has {seed}, which is also a seed of the study: tune with others")
+    if (kept := study.keep_checkpoints) not in get_args(KeptCheckpoints):
+        raise UserError(f"keep_checkpoints is {kept}: expected {', '.join(get_args(KeptCheckpoints))}")
     if study.soups:
         _check_soups(study)
     if study.tuning and study.tuning.halving:
@@ -207,6 +213,10 @@ def _check_soups(study: Study) -> None:
             raise UserError(f"soups has {name!r}, which is not one of the strategies {', '.join(study.strategies)}")
     if tuning is None or len(tuning.values) < 2:
         raise UserError("soups are means of tuning runs: expected a tuning with 2 or more values, or no soups")
+    if study.keep_checkpoints != "all":
+        raise UserError(
+            f"keep_checkpoints is {study.keep_checkpoints}: expected all with soups, which are made of them"
+        )
     if tuning.halving:
         raise UserError("soups are means of whole tuning runs: leave tuning.halving out, or the soups")
     if len(tuning.seeds) < seeds:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
+from lightning_transfer.study.config import KeptCheckpoints
 from lightning_transfer.study.damaged import fail_without_number
 from lightning_transfer.study.halving import in_rung, rungs, stopped
 from lightning_transfer.study.plan import Plan
@@ -32,6 +33,10 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
             of the study.
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
+    execute = _dropping(execute, plan.study.keep_checkpoints)
+    for cell in [*tuning, *plan.final()]:
+        if cell.is_finished:  # it may have been killed before its checkpoints were dropped
+            cell.drop_checkpoints(plan.study.keep_checkpoints)
     progress = Progress(plan, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
     again = {cell.name for cell in tuning if retry_failed and cell.failure}
     progress.stop(stopped(plan.study, tuning) - again)
@@ -48,6 +53,10 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
         _run_stage(in_rung(plan.study, tuning, number), execute, retry_failed=False, progress=progress)
     progress.stop(stopped(plan.study, tuning))
     choices = choose(plan.study, tuning)
+    over = stopped(plan.study, tuning)
+    for cell in tuning:
+        if cell.name in over:
+            cell.drop_checkpoints(plan.study.keep_checkpoints)
     if edges := describe_edges(plan, choices):
         print(f"note: {edges}")
     _run_stage(plan.final(choices), execute, retry_failed, progress)
@@ -79,6 +88,18 @@ def _run_stage(cells: list[Cell], execute: Execute, retry_failed: bool, progress
             fail_without_number(cell, progress.metric)
         progress.report(cell, seconds)
         _check(cell, progress.metric)
+
+
+def _dropping(execute: Execute, keep: KeptCheckpoints) -> Execute:
+    """Has each run that finishes lose the checkpoints that are not kept."""
+
+    def run(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell, seconds in execute(cells):
+            if cell.is_finished:
+                cell.drop_checkpoints(keep)
+            yield cell, seconds
+
+    return run
 
 
 def _needs(cell: Cell, pretraining: list[Cell]) -> bool:
