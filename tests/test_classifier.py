@@ -243,6 +243,26 @@ def test_compiled_network_keeps_its_names_and_in_bfloat16_its_logits_and_gradien
         assert (ours - own).norm() < 0.05 * own.norm()
 
 
+def test_predictions_of_16_bit_logits_are_those_that_the_validation_measured() -> None:
+    model = Classifier(nn.Linear(6, 2), 2, loss=OwnLoss()).bfloat16()
+    batch = ImageBatch(torch.randn(200, 6).bfloat16(), torch.arange(200) % 2, torch.arange(200))
+    with torch.no_grad():
+        found = model.predict_step(batch, 0)
+        measured = model.predictions(model(batch.images).float())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, measured)
+
+
+class OwnLoss(nn.Module):
+    """A loss of one's own that says what its probabilities are."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, labels)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.softmax(1)
+
+
 def test_validation_loss_is_added_up_in_float32_whatever_the_precision_of_the_weights() -> None:
     generator = torch.Generator().manual_seed(0)
     batches = [

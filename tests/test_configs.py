@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, write_parquet
 
 from lightning_transfer import DemoTexts
 from lightning_transfer.cli.entry import main
+from lightning_transfer.data.hub import load_split
 from lightning_transfer.files import MIRROR_VARIABLE, in_mirror
 
 CONFIGS = REPOSITORY / "configs"
@@ -76,6 +77,9 @@ def test_experiment_on_real_data_runs(experiment: Path) -> None:
         one["init_args"] |= {name: value for name, value in small.items() if name in one["init_args"]}
         if "imdb" in experiment.stem:  # test_texts.py reads them all
             few = {"train_split": "train[:300]", "test_split": "test[:300]"}
+            if one["init_args"].get("private"):  # such data has no slices
+                splits = {split: load_split("stanfordnlp/imdb", f"{split}[:300]") for split in ("train", "test")}
+                few = {"path": str(write_parquet(Path("few"), **splits))}
             one["init_args"] |= few if is_labelled else {"train_splits": ["unsupervised[:1500]", "train[:1500]"]}
     Path("small.yaml").write_text(yaml.safe_dump({"data": data}))
     more = ["--data.vocabulary_path", str(vocabulary())] if experiment.stem == "imdb_private_lstm" else []

@@ -224,6 +224,17 @@ def test_resumed_run_is_found_by_its_name_or_folder(name: str) -> None:
     assert words == ["fit", "--config", "logs/a/run/config.yaml", "--seed_everything", "1", *place]
 
 
+def test_run_beside_the_folder_where_one_is_has_its_own_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("one", "other"):
+        folder = Path("logs/a") / version
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+    root = Path.cwd()
+    monkeypatch.chdir("logs/a/other")
+    words = resumed(["fit", "--resume", "../one"])
+    assert words[words.index("--logs") + 1 :][:4] == [f"{root}/logs", "--experiment", "a", "--version"]
+
+
 def test_name_of_several_runs_is_refused_unless_their_experiment_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("there/a/run", "there/b/run"):
         Path(folder).mkdir(parents=True)

@@ -352,6 +352,14 @@ def test_colours_of_16_bits_keep_their_shades(channels: int, tmp_path: Path) -> 
     assert torch.equal(image[0], image[2])
 
 
+def test_picture_of_16_bits_that_a_program_gives_twice_is_the_same_picture() -> None:
+    content = deep_png(np.stack([deep(1000, 1200)] * 3, -1))
+    with Image.open(io.BytesIO(content)) as image:
+        first, second = (to_array(image, 8, (1000.0, 1200.0)) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert first.max() > 200
+
+
 def test_colours_of_16_bits_of_which_little_can_be_read_are_refused(tmp_path: Path) -> None:
     head = b"P6 8 8 65535\n"
     for name, high in (("dark", 255), ("bright", 65535)):

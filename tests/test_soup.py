@@ -58,6 +58,14 @@ def test_soup_equals_the_mean_of_its_runs_and_is_an_ordinary_checkpoint(capsys: 
     with pytest.raises(UserError, match=r"a soup of \S+ alone is that run: name at least two"):
         make_soup(runs[:1])
     checkpoint = runs[1] / "checkpoints" / "best.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    [data] = [state for state in content.values() if isinstance(state, dict) and "class_names" in state]
+    data["class_names"].reverse()
+    kept = checkpoint.read_bytes()
+    torch.save(content, checkpoint)
+    with pytest.raises(UserError, match=r"0\.003 and .*0\.001 have other class names: a soup is of runs on the same"):
+        make_soup(runs)
+    checkpoint.write_bytes(kept)
     before = checkpoint.read_bytes()
     with pytest.raises(UserError, match=r"--output is .*best\.ckpt, a checkpoint of the runs: expected another file"):
         make_soup(runs, output=checkpoint)

@@ -143,7 +143,8 @@ def _write_beside(exported: Exported, facts: dict[str, Any], run: Path, licence:
 
 def _network(config: dict[str, Any], exported: Exported) -> dict[str, Any]:
     """Says how the network is built: its class and arguments, and what followed from the data."""
-    network = config["model"]["init_args"]["network"]
+    model = config["model"]  # which may build a network of its own
+    network = model["init_args"].get("network", {name: model.get(name, {}) for name in ("class_path", "init_args")})
     if (of_model := getattr(exported.answers.classifier.network, "config", None)) is not None:
         network = {**network, "init_args": {**network.get("init_args", {}), "name": None, "model_arguments": of_model}}
     followed = {name: getattr(exported.data, name, None) for name in ("num_classes", "vocabulary_size")}

@@ -76,6 +76,9 @@ def _member(run: Path, device: str | None) -> Member:
         if (line := message_of(error)) is None or isinstance(error, UserError):
             raise
         raise UserError(line) from error
+    # A text that is longer than the network reads is cut, where no other can be asked for.
+    if (most := getattr(restored.model.network, "most_tokens", None)) and hasattr(restored.datamodule, "max_tokens"):
+        restored.datamodule.max_tokens = min(restored.datamodule.max_tokens, most)
     return Member(str(run), restored.model, restored.datamodule, restored.trainer.precision_plugin, restored.place)
 
 

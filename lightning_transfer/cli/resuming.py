@@ -53,6 +53,8 @@ def _find(name: str, logs: Path, experiment: str) -> Path:
     runs = [file.parent for file in sorted(logs.glob(f"{experiment}/*/config.yaml"))]
     if name and (Path(name) / "config.yaml").is_file():
         folder = Path(name)
+        if ".." in folder.parts:  # which is no name of an experiment
+            return folder.resolve()
         return folder if len(folder.parts) > 2 else folder.absolute()
     found = [run for run in runs if name in (run.name, f"{run.parent.name}/{run.name}")]
     if len(found) == 1:

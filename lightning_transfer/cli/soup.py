@@ -26,6 +26,8 @@ Metrics = dict[str, float]  # by their names without the split
 
 _OPTIONS = ("--output", "--recipe", "--split", "--run_folder", "--metric", "--mode")  # of the soup, each with a value
 # A soup has not been trained: it keeps what evaluates, not what goes on with a training.
+# What a state of data says of the meaning of inputs and outputs.
+_MEANING = ("class_names", "tokenizer", "mean", "std", "window", "image_size")
 _OF_TRAINING = (
     *("callbacks", "optimizer_states", "lr_schedulers", "loops", "interval"),
     *("current_model_state", "averaging_state", "adapted_state_dict"),
@@ -101,6 +103,7 @@ def make_soup(
         )
     weights = {run: checkpoint["state_dict"] for run, checkpoint in checkpoints.items()}
     _check_same_network(weights)
+    _check_same_data(checkpoints)
     soup = _Soup(weights, checkpoints, output, [*arguments])
     chosen = soup.greedy(metric, mode) if recipe == "greedy" else Chosen(runs)
     soup.write(chosen.runs)
@@ -231,6 +234,20 @@ def _check_same_network(weights: Mapping[Path, Weights]) -> None:
         if differing:
             raise UserError(
                 f"{run} and {first_run} have other weights, as {differing[0]}: a soup is of runs of one network"
+            )
+
+
+def _check_same_data(checkpoints: Mapping[Path, Any]) -> None:
+    """Refuses runs for whose networks the same input or output means something else."""
+    known: dict[Path, dict[str, Any]] = {
+        run: next((state for state in content.values() if isinstance(state, dict) and "class_names" in state), {})
+        for run, content in checkpoints.items()
+    }
+    (first_run, first), *rest = known.items()
+    for run, other in rest:
+        if differing := [name for name in _MEANING if first.get(name) != other.get(name)]:
+            raise UserError(
+                f"{run} and {first_run} have other {differing[0].replace('_', ' ')}: a soup is of runs on the same data"
             )
 
 

@@ -147,6 +147,7 @@ class Classifier(LaidOutModule):
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Turns logits into probabilities or numbers, float32 [batch, classes]."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         predictions: Tensor = getattr(self.loss, "probabilities", self.targets.predictions)(logits)
         return predictions
 

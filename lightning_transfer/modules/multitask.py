@@ -223,6 +223,7 @@ class MultiTaskModule(LaidOutModule):
 
     def predictions(self, task: str, logits: Tensor) -> Tensor:
         """Turns the logits of a task into probabilities or numbers, float32 [batch, classes]."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         predictions: Tensor = getattr(self.losses[task], "probabilities", self.targets[task].predictions)(logits)
         return predictions
 

@@ -82,7 +82,7 @@ class Transformer(nn.Module):
                 f"the data has {vocabulary_size} tokens, and {name or 'the model'} embeddings for {rows}: set"
                 f" data.tokenizer to {name or 'its own'}, or vocab_size in model_arguments"
             )
-        self._most_tokens = most_tokens(self.model)
+        self.most_tokens = most_tokens(self.model)
         self._padding_id = max(0, getattr(self.model.config, "pad_token_id", None) or 0)  # some say -1 for none
         if gradient_checkpointing:
             if not self.model.supports_gradient_checkpointing:
@@ -106,9 +106,9 @@ class Transformer(nn.Module):
         Raises:
             UserError: For more tokens than it has positions for.
         """
-        if tokens > self._most_tokens:
+        if tokens > self.most_tokens:
             raise UserError(
-                f"{type(self.model).__name__} reads {self._most_tokens} tokens at most, not {tokens}: set"
+                f"{type(self.model).__name__} reads {self.most_tokens} tokens at most, not {tokens}: set"
                 " data.max_tokens, or data.segment_tokens, to which varied_segments adds a little"
             )
 

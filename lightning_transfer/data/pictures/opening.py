@@ -127,10 +127,12 @@ def _deep_colours(image: ImageFile.ImageFile) -> np.ndarray:
     assert image.fp is not None
     place = image.fp.tell()
     image.fp.seek(0)
-    content = torch.frombuffer(bytearray(image.fp.read()), dtype=torch.uint8)
+    content = image.fp.read()
     image.fp.seek(place)
-    channels = decode_png(content, ImageReadMode.UNCHANGED).numpy()[: 1 if image.mode == "LA" else 3]
-    exif = image.getexif()
+    pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    channels = decode_png(pixels, ImageReadMode.UNCHANGED).numpy()[: 1 if image.mode == "LA" else 3]
+    with Image.open(io.BytesIO(content)) as again:  # that of the image itself would load it, with 8 bits
+        exif = again.getexif()
     bands = [Image.fromarray(channel) for channel in channels]
     for band in bands:
         band.getexif().update(exif)

@@ -71,7 +71,7 @@ class Exported(NamedTuple):
         """Returns how large a dimension has to be allowed to be: as the longest text that is read, or any size."""
         if name != "time" or not isinstance(self.data, TextDataModule):
             return _ANY_SIZE
-        return min(self.data.max_tokens, getattr(self.answers.classifier.network, "_most_tokens", _ANY_SIZE))
+        return min(self.data.max_tokens, getattr(self.answers.classifier.network, "most_tokens", _ANY_SIZE))
 
     def examples(self, batch_size: int, number: int = 0) -> tuple[Tensor, ...]:
         """Generates a batch as the data module would make it: noise for images, tokens at random for texts.
