@@ -36,6 +36,7 @@ from lightning_transfer import (
     LanguageModel,
     TransformersLanguageModel,
     TransformersNetwork,
+    load,
 )
 from lightning_transfer.cli.entry import main
 from lightning_transfer.errors import UserError
@@ -403,6 +404,19 @@ def minilm() -> Path:
     if not found:
         pytest.skip(f"no folder that {MIRROR_VARIABLE} names has {MINILM}")
     return found[0]
+
+
+def test_text_that_is_longer_than_the_network_reads_is_cut_in_a_program() -> None:
+    bert = "{model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16,"
+    network = ["--model.network", "TransformersNetwork", "--model.network.model_arguments"]
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]
+    data = ["--data", "DemoTexts", "--dashboards", "null"]
+    main(["fit", *data, *network, f"{bert} max_position_embeddings: 128}}", *short])
+    predictor = load(run_folder())
+    alone = predictor.predict(["a good film"]).probabilities
+    beside = predictor.predict(["a good film", "good film " * 100]).probabilities
+    torch.testing.assert_close(beside[:1], alone)
+    assert beside.isfinite().all()
 
 
 @pytest.mark.slow
