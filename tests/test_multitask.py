@@ -661,10 +661,10 @@ def test_images_of_each_task_are_normalised_as_the_starting_weights() -> None:
 def test_images_of_each_task_are_normalised_as_the_checkpoint_says_whose_starting_weights_may_be_gone() -> None:
     part = Namespace(init_args=Namespace(normalise_as="gone", mean=None, std=None))
     data = Namespace(class_path="MultiTaskDataModule", init_args=Namespace(tasks={"a": part}))
-    saved = {"MultiTaskDataModule": {"tasks": {"a": {"mean": [0.1] * 3, "std": [0.2] * 3}}}}
+    saved = {"MultiTaskDataModule": {"tasks": {"a": {"mean": [0.1] * 3, "std": [0.2] * 3, "image_size": 32}}}}
     parser = SimpleNamespace(config={"init_from": None, "data": data}, _get=lambda of, key: of[key], _saved=saved)
     ExperimentBuilder._normalise_as_starting_weights(parser)  # type: ignore[arg-type]
-    assert vars(part.init_args) == {"normalise_as": None, "mean": [0.1] * 3, "std": [0.2] * 3}
+    assert vars(part.init_args) == {"normalise_as": None, "mean": [0.1] * 3, "std": [0.2] * 3, "image_size": 32}
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class Server(NamedTuple):
 
     def ask(self, method: str, path: str, body: bytes | str = b"", **headers: str) -> tuple[int, Any]:
         """Sends a request: the status, and the answer as JSON or text."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=150)
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
         text = answer.read().decode()

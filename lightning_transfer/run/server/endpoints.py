@@ -24,7 +24,7 @@ from lightning_transfer.run.server.traffic import Traffic, Watch
 
 Answer = Callable[[list[Any]], Awaitable[Response]]
 
-_SECONDS = 30.0  # until a request is given up
+_SECONDS = 60.0  # until a request is given up: the process that predicts may have to start anew meanwhile
 _TOO_LARGE = ("string_too_long", "too_long")  # pydantic's kinds of errors
 
 
