@@ -659,7 +659,7 @@ def test_images_of_each_task_are_normalised_as_the_starting_weights() -> None:
 
 
 def test_images_of_each_task_are_normalised_as_the_checkpoint_says_whose_starting_weights_may_be_gone() -> None:
-    part = Namespace(init_args=Namespace(normalise_as="gone", mean=None, std=None))
+    part = Namespace(init_args=Namespace(normalise_as="gone", mean=None, std=None, image_size=None))
     data = Namespace(class_path="MultiTaskDataModule", init_args=Namespace(tasks={"a": part}))
     saved = {"MultiTaskDataModule": {"tasks": {"a": {"mean": [0.1] * 3, "std": [0.2] * 3, "image_size": 32}}}}
     parser = SimpleNamespace(config={"init_from": None, "data": data}, _get=lambda of, key: of[key], _saved=saved)

@@ -195,8 +195,9 @@ class ExperimentBuilder(LightningCLI):
             arguments = vars(part.init_args) if part is not None and "init_args" in part else {}
             saved = saved_data if name is None else saved_data.get("tasks", {}).get(name, {})
             if arguments.get("normalise_as") is not None and {"mean", "std"} <= saved.keys():
-                size = arguments.get("image_size") or saved.get("image_size")
-                arguments.update(normalise_as=None, mean=saved["mean"], std=saved["std"], image_size=size)
+                arguments.update(normalise_as=None, mean=saved["mean"], std=saved["std"])
+                if arguments.get("image_size", 0) is None:  # a class of the user's may not take it
+                    arguments["image_size"] = saved.get("image_size")
             if source is not None and arguments.get("normalise_as", source) is None and is_name_of_weights(source):
                 arguments["normalise_as"] = source
 
