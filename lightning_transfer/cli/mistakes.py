@@ -63,8 +63,8 @@ _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _STATE_DICT = re.compile(r"Error\(s\) in loading state_dict for \w+:(?P<differences>.*)", re.DOTALL)
 _CHOICES = ("phases", "until", "plateau")  # a later one replaces an earlier one as a whole
 _SHORT = 200  # characters
-# Lightning and torch word these errors clearly: too few batches, and a metric or a size that is not known.
 _UNUSED = "parameters that were not used in producing the loss"  # Lightning, of DDP
+# Lightning and torch word these errors clearly: too few batches, and a metric or a size that is not known.
 _CLEAR = ("`val_check_interval`", "Early stopping conditioned on metric", "Attempted to use an uninitialized parameter")
 _DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid(\(s\))? (?P<pid>[\d, ]+)\) (is (?P<killed>killed by signal: .*)|exited unexpectedly)"

@@ -25,9 +25,9 @@ Weights = Mapping[str, Tensor]
 Metrics = dict[str, float]  # by their names without the split
 
 _OPTIONS = ("--output", "--recipe", "--split", "--run_folder", "--metric", "--mode")  # of the soup, each with a value
-# A soup has not been trained: it keeps what evaluates, not what goes on with a training.
 # What a state of data says of the meaning of inputs and outputs.
 _MEANING = ("class_names", "tokenizer", "mean", "std", "window", "image_size")
+# A soup has not been trained: it keeps what evaluates, not what goes on with a training.
 _OF_TRAINING = (
     *("callbacks", "optimizer_states", "lr_schedulers", "loops", "interval"),
     *("current_model_state", "averaging_state", "adapted_state_dict"),

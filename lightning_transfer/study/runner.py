@@ -34,10 +34,11 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
     """
     pretraining, tuning = plan.pretraining(), plan.tuning()
     execute = _dropping(execute, plan.study.keep_checkpoints)
-    for cell in [*tuning, *plan.final()]:
+    cells = [*pretraining, *tuning, *plan.final()]
+    for cell in cells:
         if cell.is_finished:  # it may have been killed before its checkpoints were dropped
             cell.drop_checkpoints(plan.study.keep_checkpoints)
-    progress = Progress(plan, [*pretraining, *tuning, *plan.final()], parallel, retry_failed)
+    progress = Progress(plan, cells, parallel, retry_failed)
     again = {cell.name for cell in tuning if retry_failed and cell.failure}
     progress.stop(stopped(plan.study, tuning) - again)
     progress.begin()
@@ -51,9 +52,9 @@ def run_study(plan: Plan, execute: Execute, parallel: int, retry_failed: bool) -
     for number in range(1, len(rungs(plan.study))):
         progress.stop(stopped(plan.study, tuning))
         _run_stage(in_rung(plan.study, tuning, number), execute, retry_failed=False, progress=progress)
-    progress.stop(stopped(plan.study, tuning))
-    choices = choose(plan.study, tuning)
     over = stopped(plan.study, tuning)
+    progress.stop(over)
+    choices = choose(plan.study, tuning)
     for cell in tuning:
         if cell.name in over:
             cell.drop_checkpoints(plan.study.keep_checkpoints)
