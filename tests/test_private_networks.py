@@ -88,14 +88,30 @@ def test_adapters_train_privately_and_the_rest_stays(tmp_path: Path) -> None:
     assert module.privacy["epsilon"] == pytest.approx(by_opacus(16, 1.0, 0.125, 1e-5), abs=1e-9)
 
 
-@pytest.mark.parametrize("network", ["lstm", "bert"])
-def test_texts_in_a_given_vocabulary_train_privately_also_in_empty_batches(network: str, tmp_path: Path) -> None:
+def public_vocabulary(folder: Path) -> tuple[str, int]:
+    """Writes the vocabulary of public texts, and gives its file and its size."""
     public = DemoTexts(task="source")
     public.setup("validate")
-    vocabulary = tmp_path / "tokenizer.json"
-    vocabulary.write_text(public.tokenizer.to_str())
-    data = DemoTexts("target", private=True, batch_size=1, train_fraction=0.2, vocabulary_path=str(vocabulary))
-    size = public.vocabulary_size
+    file = folder / "tokenizer.json"
+    file.write_text(public.tokenizer.to_str())
+    return str(file), public.vocabulary_size
+
+
+def test_head_on_stored_features_of_an_lstm_takes_the_examples_of_a_batch_together(tmp_path: Path) -> None:
+    vocabulary, size = public_vocabulary(tmp_path)
+    data = DemoTexts("target", private=True, batch_size=20, train_fraction=0.2, vocabulary_path=vocabulary)
+    network = LSTMClassifier(size, 2, embedding_size=4, hidden_size=4)
+    module = PrivateClassifier(network, 2, noise_multiplier=1.0, cache_features=True)
+    calls = []
+    network.head.register_forward_hook(lambda *_: calls.append(1))
+    fit(tmp_path, module, data=data, max_epochs=8, callbacks=[ProgressiveUnfreezing(schedule="linear_probe")])
+    assert len(calls) < data.facts["train_examples"]  # a loop has one for each example of each epoch
+
+
+@pytest.mark.parametrize("network", ["lstm", "bert"])
+def test_texts_in_a_given_vocabulary_train_privately_also_in_empty_batches(network: str, tmp_path: Path) -> None:
+    vocabulary, size = public_vocabulary(tmp_path)
+    data = DemoTexts("target", private=True, batch_size=1, train_fraction=0.2, vocabulary_path=vocabulary)
     chosen = (
         LSTMClassifier(size, 2, embedding_size=4, hidden_size=4, dropout=0.1)
         if network == "lstm"

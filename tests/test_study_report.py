@@ -8,6 +8,7 @@ import pytest
 from study_toys import STRATEGIES, pretend, pretend_all, toy_study
 
 from lightning_transfer.errors import UserError
+from lightning_transfer.study import plots
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.config import Tuning, check
 from lightning_transfer.study.outcomes import Outcomes
@@ -293,6 +294,21 @@ def test_columns_of_a_study_without_sizes_are_not_named() -> None:
     plan = Plan(toy_study(sizes=[None], size_key=None, seeds=[0, 1], tuning=None), Path("logs"))
     pretend_all(plan.final(), accuracy)
     assert "means with 95 % t intervals over 2 seeds. The best mean of each column is bold." in report(plan)
+
+
+@pytest.mark.parametrize(("key", "labels"), [("model.target_epsilon", False), ("data.examples_per_class", True)])
+def test_sizes_that_are_another_setting_are_named_by_it_and_not_as_labels(key: str, labels: bool) -> None:
+    plan = Plan(toy_study(sizes=[1.0, 3.0], size_key=key, seeds=[0, 1], tuning=None), Path("logs"))
+    for cell in plan.final():
+        count = int(cell.size or 0) * 6 if labels else 45_000
+        pretend(cell, accuracy(cell), data={"train_examples": count, "fingerprints": {"train": "a"}})
+    text = report(plan)
+    curves, panels = plots.learning_curve(Outcomes(plan)), plots.accuracy_over_seconds(Outcomes(plan))
+    assert ("Columns: `model.target_epsilon`. " in text) == ("|  | 1.0 | 3.0 |" in text) == (not labels)
+    assert ("Means over `model.target_epsilon`, with" in text) == (">model.target_epsilon<" in curves) == (not labels)
+    assert (">model.target_epsilon 3.0<" in panels) == (not labels)
+    assert ("(training labels)" in text) == (">training labels<" in curves) == (">18 labels<" in panels) == labels
+    assert (">45,000<" in curves) is False
 
 
 def test_study_by_a_loss_names_the_lowest_and_gives_losses_as_they_are() -> None:

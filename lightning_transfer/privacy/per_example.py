@@ -20,7 +20,8 @@ class PerExampleGradients:
 
     So no layer can mix examples, whatever it does. Norm layers with running statistics use these and leave them as
     they are. Another layer that changes its buffers or parameters is refused. Examples are computed together by
-    ``torch.func``. A network that this cannot do, such as one with an LSTM, takes one example after the other.
+    ``torch.func``. A network that this cannot do, such as one with an LSTM, takes one example after the other. A head
+    that trains alone on stored features is computed together on any network.
 
     Args:
         module: Has ``training_loss`` of logits and labels; its parameters that require grad count.
@@ -28,7 +29,8 @@ class PerExampleGradients:
 
     def __init__(self, module: L.LightningModule) -> None:
         self._loss = _ExampleLoss(module)
-        self._is_vectorised = not any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+        self._in_use: nn.Module = module  # the part of the network that the examples go through
+        self._failed: nn.Module | None = None  # the part of which torch.func could not compute examples together
         self._reached: Collection[str] = ()  # the parameters that torch.func was seen to get to
 
     @property
@@ -55,7 +57,8 @@ class PerExampleGradients:
         Raises:
             UserError: For a layer that changes a buffer or a parameter.
         """
-        self._loss.logits = (self._loss.module if head is None else head).__call__
+        self._in_use = self._loss.module if head is None else head
+        self._loss.logits = self._in_use.__call__
         total = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         for part in zip(*(tensor.split(at_once) for tensor in examples), strict=True):  # type: ignore[no-untyped-call]
             if not len(part[0]):
@@ -70,17 +73,22 @@ class PerExampleGradients:
         parameters: dict[str, Tensor] = dict(self.parameters)
         statistics = (layer for layer in self._loss.modules() if hasattr(layer, "running_mean"))
         with evaluating(statistics), self._unchanged_state():
-            if self._is_vectorised:
+            if self._may_be_together:
                 try:
                     self._check_reach(parameters, examples)
                     return self._together(parameters, examples)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError as error:
-                    self._is_vectorised = False
+                    self._failed = self._in_use
                     reason = str(error).strip().splitlines()[0]
                     rank_zero_info(f"gradients are computed for one example after the other: {reason}")
             return self._one_by_one(parameters, examples)
+
+    @property
+    def _may_be_together(self) -> bool:
+        has_recurrent = any(isinstance(layer, nn.RNNBase) for layer in self._in_use.modules())
+        return self._in_use is not self._failed and not has_recurrent
 
     def _check_reach(self, parameters: dict[str, Tensor], examples: tuple[Tensor, ...]) -> None:
         """Sees once for each set of parameters whether ``torch.func`` gets to those that autograd gets to.

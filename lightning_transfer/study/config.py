@@ -90,7 +90,8 @@ class Study:
             tuned size and each of as many ``tuning.seeds`` as there are seeds. It is a row of its own.
         sizes: Sizes of the training set; null is all there is. At one seed, a smaller set is part of a larger one.
         at_size: Settings to change at a size, nested or by dotted names, for example fewer epochs on a larger set.
-        size_key: Setting that the sizes change: data.examples_per_class, data.train_fraction, or any other argument.
+        size_key: Setting that the sizes change: data.examples_per_class, data.train_fraction, or any other number, such
+            as model.target_epsilon. It is the axis of the report's curves.
             Null leaves the size to the base experiment.
         seeds: Seeds, which all strategies share: their results are compared pair by pair.
         until_decided: Number of seeds up to which the study goes on by itself. After the ``seeds`` it adds one seed at

@@ -96,6 +96,13 @@ class Outcomes:
         facts = (result["data"] or {} for cell, result in self.results.items() if cell.size == size)
         return next((data["train_examples"] for data in facts if "train_examples" in data), None)
 
+    @property
+    def are_sizes_of_data(self) -> bool:
+        """Whether the sizes say how much there is to train on, and not another setting, such as model.target_epsilon."""
+        key = self.plan.study.size_key
+        counts = [self.train_examples(size) for size in self.sizes]
+        return key is None or (key.startswith("data.") and len(set(counts)) == len(counts))
+
     def verdicts(self) -> dict[float | None, Verdict]:
         """Judges which arm is best at each size."""
         tables = self._tables()

@@ -11,6 +11,7 @@ from lightning_transfer.report.charts import PERCENT, UNLIMITED, Chart, Line, dr
 from lightning_transfer.report.drawing import SvgCanvas
 from lightning_transfer.report.palette import series
 from lightning_transfer.study.outcomes import Outcome, Outcomes
+from lightning_transfer.study.protocol_notes import size_name
 from lightning_transfer.study.units import unit_of
 
 _WIDTH, _EDGE, _GAP = 720, 8, 16
@@ -19,7 +20,7 @@ _SEEDS = 0.007  # of the x axis at most: the single seeds stand beside the inter
 
 
 def learning_curve(outcomes: Outcomes) -> Markup:
-    """Draws the metric over the number of training examples.
+    """Draws the metric over the number of training examples, or over another setting that the sizes change.
 
     Each arm has a line through its means, their 95 % intervals as bars, and its seeds as small dots. The arms stand
     side by side at each number, so that equal ones do not hide each other.
@@ -32,7 +33,7 @@ def learning_curve(outcomes: Outcomes) -> Markup:
              for number, label in enumerate(labels)]  # fmt: skip
     chart = Chart(
         lines,
-        x_label="training labels",
+        x_label="training labels" if outcomes.are_sizes_of_data else str(outcomes.plan.study.size_key),
         y_label=f"test {unit_of(outcomes.plan.study).name}",
         x_ticks=positions,
         y_limits=_limits(outcomes),
@@ -55,7 +56,7 @@ def accuracy_over_seconds(outcomes: Outcomes) -> Markup:
         panels.append(
             Chart(
                 [front, *marks],
-                f"{_position(outcomes, size):,.0f} labels",
+                _panel_title(outcomes, size),
                 x_label="training seconds",
                 y_label=f"test {unit_of(outcomes.plan.study).name}",
                 y_limits=_limits(outcomes),
@@ -130,4 +131,10 @@ def _labels(outcomes: Outcomes) -> list[str]:
 
 
 def _position(outcomes: Outcomes, size: float | None) -> float:
-    return outcomes.train_examples(size) or size or 0
+    return (outcomes.are_sizes_of_data and outcomes.train_examples(size)) or size or 0
+
+
+def _panel_title(outcomes: Outcomes, size: float | None) -> str:
+    if outcomes.are_sizes_of_data:
+        return f"{_position(outcomes, size):,.0f} labels"
+    return f"{outcomes.plan.study.size_key} {size_name(size)}"

@@ -21,7 +21,7 @@ _LOOKS = (
     " Seeds were added until each size was decided. The corrected p counts these looks too; the intervals and the other"
     " p values do not."
 )
-_CURVES = "Means over labels, with 95 % intervals as bars; the small dots are single seeds."
+_CURVES = "Means over {}, with 95 % intervals as bars; the small dots are single seeds."
 _SECONDS = "Means over the seconds of training, the small dots are single seeds; the steps are the Pareto front."
 
 
@@ -38,7 +38,7 @@ def write_report(outcomes: Outcomes, folder: Path, command: str) -> Path:
     """
     name = outcomes.plan.study.name
     figures = [
-        Figure(f"{name}_labels.svg", plots.learning_curve(outcomes), _CURVES),
+        Figure(f"{name}_labels.svg", plots.learning_curve(outcomes), _CURVES.format(_axis(outcomes))),
         Figure(
             f"{name}_seconds.svg",
             plots.accuracy_over_seconds(outcomes),
@@ -92,9 +92,10 @@ def _findings(outcomes: Outcomes) -> Iterator[Block]:
         )
     seeds = len(outcomes.plan.seeds)
     means = f"means with 95 % t intervals over {seeds} seeds" if seeds > 1 else "of one seed"
-    columns = "" if study.size_key is None else f" Columns: `{study.size_key}` (training labels)."
+    labels = " (training labels)" if outcomes.are_sizes_of_data else ""
+    columns = "" if study.size_key is None else f" Columns: `{study.size_key}`{labels}."
     yield Paragraph(f"Test {unit.name}: {means}.{unit.note}{columns} The best mean of each column is bold.")
-    header = ["", *(f"{size_name(size)}{_labels(outcomes.train_examples(size))}" for size in outcomes.sizes)]
+    header = ["", *(f"{size_name(size)}{_labels(outcomes, size)}" for size in outcomes.sizes)]
     by_label: dict[str, list[str]] = {outcome.label: [] for outcome in outcomes}
     verdicts = outcomes.verdicts()
     for outcome in outcomes:
@@ -213,8 +214,13 @@ def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
-def _labels(count: int | None) -> str:
-    return "" if count is None else f" ({count:,})"
+def _axis(outcomes: Outcomes) -> str:
+    return "labels" if outcomes.are_sizes_of_data else f"`{outcomes.plan.study.size_key}`"
+
+
+def _labels(outcomes: Outcomes, size: float | None) -> str:
+    count = outcomes.train_examples(size)
+    return f" ({count:,})" if count is not None and outcomes.are_sizes_of_data else ""
 
 
 def _per_seeds(seeds: int) -> str:
