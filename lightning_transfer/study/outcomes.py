@@ -98,7 +98,7 @@ class Outcomes:
 
     @property
     def are_sizes_of_data(self) -> bool:
-        """Whether the sizes say how much there is to train on, and not another setting, such as model.target_epsilon."""
+        """Whether the sizes say how much there is to train on, and not another setting (model.target_epsilon)."""
         key = self.plan.study.size_key
         counts = [self.train_examples(size) for size in self.sizes]
         return key is None or (key.startswith("data.") and len(set(counts)) == len(counts))

@@ -12,7 +12,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import LayerGroup, some_of
 from lightning_transfer.networks.trial_passes import is_trial_pass
 from lightning_transfer.transfer.feature_penalty import FeaturePenalty
-from lightning_transfer.transfer.shown_groups import head_of, shown_groups
+from lightning_transfer.transfer.shown_groups import head_above_layers
 from lightning_transfer.transfer.starting_point import KeptStart
 from lightning_transfer.transfer.weights import WeightsReport
 
@@ -65,8 +65,7 @@ class LearningWithoutForgetting(KeptStart, FeaturePenalty):
                 f"data.problem_type is {kind}: expected classification, as LearningWithoutForgetting keeps one class of"
                 " each example"
             )
-        head = head_of(shown_groups(trainer, pl_module))
-        assert head is not None  # what trains has children
+        head = head_above_layers(trainer, pl_module)
         if not (followed := self._followed(head)):
             raise UserError(f"the layer group {head.name} has weights alone: LearningWithoutForgetting needs a module")
         if not self._start:

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_transfer.errors import UserError
 from lightning_transfer.networks.layer_groups import LayerGroup
 from lightning_transfer.networks.trial_passes import is_trial_pass
-from lightning_transfer.transfer.shown_groups import head_of, shown_groups
+from lightning_transfer.transfer.shown_groups import head_above_layers
 
 
 class FeaturePenalty(pl.Callback):
@@ -47,8 +47,7 @@ class FeaturePenalty(pl.Callback):
                 f"{name} adds to the loss of a training step, and {type(pl_module).__name__} steps its optimizers by"
                 " hand: add penalty(features) there"
             )
-        head = head_of(shown_groups(trainer, pl_module))
-        assert head is not None  # what trains has children
+        head = head_above_layers(trainer, pl_module)
         self._hooks = [module.register_forward_pre_hook(self._keep) for module in self._followed(head)]
         pl_module.training_step = self._penalised(pl_module.training_step, head.name)  # type: ignore[method-assign]
 

@@ -227,14 +227,18 @@ def _nearest(work: _Work, inputs: Inputs, missing: str | None, facts: dict[str, 
     """Adds the nearest training examples to the examples, or a note why there are none; gives their pictures."""
     if missing is None and getattr(work.data, "private", False):
         missing = "data.private is true"
+    if missing is None:
+        split, rows = work.data.training_part
+        rows = rows[evenly_spaced(len(rows), _CANDIDATES)]
+        loader = work.data.eval_loader(split, rows)
+        try:
+            candidates = embeddings(work.scores, batches_of_rows(work.member, loader), loader.in_order)
+            found, cosines = nearest(embeddings(work.scores, [inputs]), candidates, _NEAREST)
+        except UserError as error:
+            missing = str(error)
     if missing is not None:
         facts["notes"].append(f"The nearest training examples are left out: {missing}.")
         return [[] for _ in facts["examples"]]
-    split, rows = work.data.training_part
-    rows = rows[evenly_spaced(len(rows), _CANDIDATES)]
-    loader = work.data.eval_loader(split, rows)
-    candidates = embeddings(work.scores, batches_of_rows(work.member, loader), loader.in_order)
-    found, cosines = nearest(embeddings(work.scores, [inputs]), candidates, _NEAREST)
     facts["training_examples_compared"] = len(rows)
     pictures = []
     for example, places, similarities in zip(facts["examples"], found.tolist(), cosines.tolist(), strict=True):

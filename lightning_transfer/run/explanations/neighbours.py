@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_transfer.errors import UserError
 from lightning_transfer.run.explanations.scores import Inputs, Scores
 from lightning_transfer.transfer.shown_groups import first_of_head, own_groups
 
@@ -21,7 +22,11 @@ def nearest(of: Tensor, among: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         The rows, int64 [examples, count], the most similar first, and their cosines, float32, as many.
+
+    Raises:
+        UserError: If they have other numbers of features.
     """
+    _require_one_length([of, among])
     cosines = F.normalize(of) @ F.normalize(among).T
     found = cosines.topk(min(count, len(among)), 1)
     return found.indices, found.values
@@ -37,12 +42,24 @@ def embeddings(
         scores: The network.
         batches: Inputs.
         in_order: Joins the batches.
+
+    Raises:
+        UserError: If batches have other numbers of features, as where the head is given those of each token.
     """
     found: list[Tensor] = []
     with _listening(scores, found):
         for inputs in batches:
             scores(*inputs)
+    _require_one_length(found)
     return in_order(found)
+
+
+def _require_one_length(parts: Iterable[Tensor]) -> None:
+    lengths = {features.shape[1] for features in parts}
+    if len(lengths) > 1:
+        raise UserError(
+            f"what goes into the head has {min(lengths)} to {max(lengths)} numbers: expected as many of each example"
+        )
 
 
 @contextmanager
