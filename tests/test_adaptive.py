@@ -75,7 +75,6 @@ def test_group_thaws_only_if_it_pays() -> None:
     module, recorder = Pretrained(), Recorder()
     with torch.no_grad():
         module.body[2].weight.zero_()  # nothing reaches the layer below
-    before = state(module)
     unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=0.01)
     run = trainer(unfreezing, recorder)
     run.fit(module)
@@ -84,16 +83,20 @@ def test_group_thaws_only_if_it_pays() -> None:
     assert (first.step, first.evidence["body.0"], first.thawed) == (4, 0.0, ["body.2"])
     below = {name for name, _ in of_group(module, "body.0")}
     assert not below & recorder.trainable[4]
-    unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=1.0)
+
+
+def test_group_that_never_pays_never_trains_and_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = {"body.0": 0.1, "body.2": 1.0, "head": 0.0}
+    monkeypatch.setattr("lightning_transfer.transfer.adaptive.relative_gradient_norms", lambda *_: evidence)
     module = Pretrained()
-    with torch.no_grad():
-        module.head.weight.mul_(1e-3)  # its gradient is large beside it
     before = state(module)
+    unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=0.3)
     trainer(unfreezing).fit(module)
-    assert [decision.step for decision in unfreezing.decisions] == [4, 8, 12, 16]
-    assert moved(module, before) == HEAD
+    found = [(decision.step, decision.thawed) for decision in unfreezing.decisions]
+    assert found == [(4, ["body.2"]), (8, []), (12, []), (16, [])]
+    assert not moved(module, before) & {name for name, _ in of_group(module, "body.0")}
     assert unfreezing.outcome["because"] is None
-    assert unfreezing.outcome["never_trained"] == ["body.0", "body.2"]
+    assert unfreezing.outcome["never_trained"] == ["body.0"]
 
 
 def test_batch_without_a_finite_gradient_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,9 +154,9 @@ def test_all_that_pays_thaws_at_once() -> None:
 
 
 def test_deepest_group_that_pays_thaws_with_all_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    evidence = {"body.0": 0.5, "body.2": 0.1, "head": 1.0}
+    evidence = {"body.0": 0.1, "body.2": 0.2, "head": 1.0}  # which is no measure of the others
     monkeypatch.setattr("lightning_transfer.transfer.adaptive.relative_gradient_norms", lambda *_: evidence)
-    for threshold, thawed in ((0.3, ["body.0", "body.2"]), (0.6, [])):
+    for threshold, thawed in ((0.3, ["body.0", "body.2"]), (0.6, ["body.2"]), (1.0, ["body.2"])):
         unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=threshold)
         trainer(unfreezing).fit(Pretrained())
         assert unfreezing.decisions[0].thawed == thawed
@@ -189,7 +192,9 @@ def test_plateau_ends_a_phase_and_the_evidence_is_logged(tmp_path: Path) -> None
 @pytest.mark.parametrize("step", [4, 8])
 def test_decisions_of_a_resumed_run_are_the_checkpoints(step: int, tmp_path: Path) -> None:
     module, other = Pretrained(), Pretrained()
-    # One that finds little at first, and decides again later.
+    with torch.no_grad():
+        for each in (module, other):
+            each.body[0].weight.mul_(10)  # finds little at first, and decides again later
     changes = {"until": {"steps": 4}, "threshold": 0.6}
     whole = fit("adaptive", module, tmp_path, changes=changes)
     run = fit("adaptive", other, resume=tmp_path / f"step={step}.ckpt", changes=changes)
@@ -217,5 +222,5 @@ def test_plan_says_that_the_evidence_decides(capsys: pytest.CaptureFixture[str])
     files = ["quickstart_transfer.yaml", "strategies/adaptive.yaml", "hardware/cpu.yaml"]
     main(["plan", *(word for file in files for word in ("--config", f"configs/{file}"))])
     text = capsys.readouterr().out
-    assert "at least 0.3 of the largest; above is the deepest course" in text
+    assert "at least 0.3 of the largest below the head; above is the deepest course" in text
     assert "plateau of val/loss" in text

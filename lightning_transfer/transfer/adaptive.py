@@ -38,9 +38,11 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
     """Trains the head, and decides at the end of each phase how deep to thaw.
 
     The evidence is the relative gradient norm of each layer group: the norm of its gradient in the batch that begins,
-    divided by the norm of its weights. A frozen group pays if it has at least a share of the largest of all groups. The
-    deepest that pays thaws, with all between it and the head. If none pays, the phase begins anew, and ends with
-    another decision. Learning rates are those of the optimizer: a lower one for lower groups, by ``lr_decay``, helps.
+    divided by the norm of its weights. A frozen group pays if it has at least a share of the largest below the head.
+    The head is no measure: it trains anyway, and the norm of new weights says nothing of those that were pretrained.
+    The deepest group that pays thaws, with all between it and the head. If none pays, the phase begins anew, and ends
+    with another decision. Learning rates are those of the optimizer. A lower one for lower groups, by ``lr_decay``,
+    helps.
 
     Decisions are in every checkpoint, so a resumed run goes on as if it had not stopped. All ranks decide by the mean
     of their evidence. Loggers get the evidence as ``evidence/<group>``, and the record of the run the decisions. The
@@ -50,7 +52,8 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         layer_groups: See ``ProgressiveUnfreezing``, as for the arguments below but the threshold.
         until: When each phase ends. By default where ``val/loss`` has not improved for two validations, and after a
             fifth of the training at the latest.
-        threshold: Share of the largest relative gradient norm that a group needs to thaw, from 0 (all) to 1.
+        threshold: Share of the largest relative gradient norm below the head that a group needs to thaw, from 0 (all)
+            to 1.
         rest: How to treat parameters in no layer group.
         frozen_norm_layers: How norm layers of frozen groups behave.
         thaw_frozen: Whether parameters that do not require grad before the fit are trained, too.
@@ -131,7 +134,9 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         evidence = relative_gradient_norms(trainer, groups, self._batch)
         if not all(map(math.isfinite, evidence.values())):  # such a batch is skipped, and the next one decides
             return
-        bar = self.threshold * (max(evidence.values()) or math.inf)  # without a gradient, nothing pays
+        head = {*map(str, self.phases[0].groups)}
+        largest = max((evidence[name] for name in groups if name not in head), default=0.0)
+        bar = self.threshold * (largest or math.inf)  # without a gradient, nothing pays
         frozen = {name for phase in self.phases[self.phase_index + 1 :] for name in map(str, phase.groups)}
         pays = [place for place, name in enumerate(groups) if name in frozen and evidence[name] >= bar]
         # With the deepest that pays, all above it: what it learns is read by these.
@@ -164,7 +169,7 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         table = super().plan_table(trainer, pl_module, batch)
         return (
             f"{table}\nwhere a phase ends, the layer groups thaw whose relative gradient norm is at least"
-            f" {self.threshold:g} of the largest; above is the deepest course, one at a time"
+            f" {self.threshold:g} of the largest below the head; above is the deepest course, one at a time"
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
