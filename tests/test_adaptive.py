@@ -154,9 +154,11 @@ def test_all_that_pays_thaws_at_once() -> None:
 
 
 def test_deepest_group_that_pays_thaws_with_all_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    evidence = {"body.0": 0.1, "body.2": 0.2, "head": 1.0}  # which is no measure of the others
+    evidence = {"head": 9.0}  # which is no measure of the others
     monkeypatch.setattr("lightning_transfer.transfer.adaptive.relative_gradient_norms", lambda *_: evidence)
-    for threshold, thawed in ((0.3, ["body.0", "body.2"]), (0.6, ["body.2"]), (1.0, ["body.2"])):
+    both = ["body.0", "body.2"]
+    for lower, upper, threshold, thawed in ((0.5, 0.1, 0.3, both), (0.1, 0.2, 0.3, both), (0.1, 0.2, 0.6, both[1:])):
+        evidence |= {"body.0": lower, "body.2": upper}
         unfreezing = AdaptiveUnfreezing(until={"steps": 4}, threshold=threshold)
         trainer(unfreezing).fit(Pretrained())
         assert unfreezing.decisions[0].thawed == thawed
