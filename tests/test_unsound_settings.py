@@ -153,6 +153,24 @@ def test_config_without_an_end_is_refused(text: str, line: str, capsys: pytest.C
     assert error_line(capsys, *from_file(text)).startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("trainer: {max_epochs: 1}\nseed_everything: 1\ntrainer:\n  max_steps: 1", "trainer twice (lines 1 and 3)"),
+        ("data: {init_args: {batch_size: 8, batch_size: 16}}", "batch_size twice (lines 1 and 1)"),
+        ("overrides:\n  a: 1\n  a: 2", "a twice (lines 2 and 3)"),
+    ],
+)
+def test_key_that_is_given_twice_is_refused_and_not_taken_once(
+    text: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = f"{line}: expected it once, with all that is below it"
+    assert error_line(capsys, *from_file(text)) == f"changes.yaml has {expected}"
+    assert error_line(capsys, "study", "--config", "changes.yaml") == f"changes.yaml has {expected}"
+    with pytest.raises(UserError, match=re.escape(expected)):
+        plan_of(toy_study(strategies={"scratch": "changes.yaml"}))
+
+
 def test_alias_that_is_used_twice_is_an_ordinary_value(capsys: pytest.CaptureFixture[str]) -> None:
     text = "data: {init_args: {mean: &half [0.5, 0.5, 0.5], std: *half, batch_size: 0}}"
     assert error_line(capsys, *from_file(text)) == "data.batch_size is 0: expected 1 or more"

@@ -90,7 +90,8 @@ def parse_yaml(text: str, name: str) -> Any:
         name: What the error calls it.
 
     Raises:
-        UserError: If an alias contains itself, aliases of aliases would fill the memory, or it is nested too deeply.
+        UserError: If a key is given twice, an alias contains itself, aliases of aliases would fill the memory, or it is
+            nested too deeply.
         yaml.YAMLError: If it is not valid YAML.
     """
     loader = yaml.SafeLoader(text)
@@ -107,6 +108,12 @@ def parse_yaml(text: str, name: str) -> Any:
     except _ContainsItselfError as error:
         where = f"line {error.args[0]}"
         raise UserError(f"{name} has an alias that contains itself ({where}): expected values that end") from error
+    except _RepeatedKeyError as error:
+        key, *lines = error.args
+        where = " and ".join(map(str, lines))
+        raise UserError(
+            f"{name} has {key} twice (lines {where}): expected it once, with all that is below it"
+        ) from error
     finally:
         loader.dispose()
 
@@ -115,18 +122,34 @@ class _ContainsItselfError(Exception):
     """A node of a YAML text is below itself; the argument is its line."""
 
 
+class _RepeatedKeyError(Exception):
+    """A mapping of a YAML text has a key twice, of which a parser drops one; the arguments are it and its lines."""
+
+
 def _values(node: yaml.Node, known: dict[int, int | None]) -> int:
     """Counts the values of a node, with aliases written out; ``known`` has those counted, and None for those begun."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:
         known[id(node)] = None
+        _check_keys(node)
         children = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
         known[id(node)] = 1 + sum(_values(child, known) for child in children)
     count = known[id(node)]
     if count is None:
         raise _ContainsItselfError(node.start_mark.line + 1)
     return count
+
+
+def _check_keys(node: yaml.Node) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in lines:
+            raise _RepeatedKeyError(key.value, lines[name], line)
+        lines[name] = line
 
 
 def _candidates(name: str, kind: str) -> Iterator[Path]:
