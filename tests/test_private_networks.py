@@ -1,7 +1,7 @@
 """Private training of what is fine-tuned: heads on cached features, norm layers, adapters, and networks of texts."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -86,6 +86,42 @@ def test_adapters_train_privately_and_the_rest_stays(tmp_path: Path) -> None:
     changed = {name for name, value in weights(module).items() if not value.equal(before[name])}
     assert changed == {f"network.{name}" for name in ("stem.weight", "head.weight", "head.bias")}
     assert module.privacy["epsilon"] == pytest.approx(by_opacus(16, 1.0, 0.125, 1e-5), abs=1e-9)
+
+
+class OfLastLayer(nn.Linear):
+    """A head that is given the last states of all layers of an RNN, [layers, batch, features]."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states[-1])
+
+
+class Recurrent(nn.Module):
+    layer_groups: ClassVar = {"stem": ["stem"], "head": ["head"]}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.GRU(48, 6, num_layers=2), OfLastLayer(6, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.stem(images.flatten(1).unsqueeze(0))[1])
+
+
+@pytest.mark.usefixtures("known_noise")
+def test_stored_features_may_have_the_examples_on_another_axis(tmp_path: Path) -> None:
+    found = []
+    for cache in (False, True):
+        torch.manual_seed(0)
+        module = private(Recurrent(), cache_features=cache)
+        fit(tmp_path, module, callbacks=[ProgressiveUnfreezing(schedule="linear_probe")])
+        found.append(weights(module))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_network_in_which_nothing_trains_stays_as_it_is(tmp_path: Path) -> None:
+    module = private(SmallNetwork().requires_grad_(False))
+    before = weights(module)
+    fit(tmp_path, module)
+    torch.testing.assert_close(weights(module), before, rtol=0, atol=0)
 
 
 def public_vocabulary(folder: Path) -> tuple[str, int]:

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from backbones import TOKENS
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    ThroughputMonitor,
+)
 from lightning.pytorch.loggers import TensorBoardLogger
 from private_toys import CLASSES, SmallImages, fit, private, trainer, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -178,6 +183,8 @@ def test_optimizer_that_uses_a_batch_several_times_is_refused(tmp_path: Path) ->
     [
         (GradientAccumulationScheduler({1: 2}), "adds up gradients of several batches"),
         (StochasticWeightAveraging(0.1), "reads the examples once more for norm layers"),
+        (ThroughputMonitor(len), "logs how many examples were drawn"),
+        (LearningRateFinder(), "trains steps that no epsilon counts"),
     ],
 )
 def test_callbacks_that_add_gradients_up_or_read_examples_again_are_refused(

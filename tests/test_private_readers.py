@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+from lightning.pytorch import callbacks
 from private_toys import CLASSES, SmallImages, SmallNetwork, fit, private, trainer
 
 import lightning_transfer
@@ -45,6 +46,25 @@ ALLOWED = {
     *("WeightInterpolation", "LayerChanges", "RunCard", "TaskAffinity", "TrainingScalars", "UnfreezingTimeline"),
     *("Budget", "StartingWeights"),
 }
+
+
+# Those of Lightning that take no more from training batches than the training itself.
+ALLOWED_OF_LIGHTNING = {
+    *("BackboneFinetuning", "BaseFinetuning", "BasePredictionWriter", "Callback", "Checkpoint", "EMAWeightAveraging"),
+    *("EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "ModelPruning", "ModelSummary"),
+    *("OnExceptionCheckpoint", "ProgressBar", "RichModelSummary", "RichProgressBar", "SpikeDetection"),
+    *("TQDMProgressBar", "Timer", "WeightAveraging"),
+}
+
+
+def test_every_callback_of_lightning_is_allowed_refused_or_named() -> None:
+    refused = {name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), tuple(REFUSED))}
+    assert {*callbacks.__all__} == ALLOWED_OF_LIGHTNING | refused | {"LambdaCallback"}
+
+
+def test_functions_of_a_lambda_callback_are_named_as_not_in_epsilon(tmp_path: Path) -> None:
+    module = fit(tmp_path, callbacks=[callbacks.LambdaCallback(on_train_start=lambda *_: None)])
+    assert "what lightning.pytorch.callbacks.lambda_function.LambdaCallback reads" in module.privacy["not_in_epsilon"]
 
 
 def test_every_callback_and_dashboard_is_allowed_taken_away_or_refused() -> None:
@@ -172,8 +192,11 @@ def test_numbers_out_of_range_are_refused(arguments: dict[str, Any], words: str)
 
 
 def test_private_data_is_trained_on_by_the_private_module_alone(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data.private is true: expected PrivateClassifier as model"):
-        trainer(tmp_path).fit(Classifier(SmallNetwork(), CLASSES), SmallImages())
+    data = SmallImages()
+    for _ in range(2):  # before a private training, and after one
+        with pytest.raises(UserError, match=r"data.private is true: expected PrivateClassifier as model"):
+            trainer(tmp_path).fit(Classifier(SmallNetwork(), CLASSES), data)
+        fit(tmp_path, data=data)
 
 
 def test_first_layer_that_would_be_fitted_to_examples_stays_as_it_is(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from launching import run_ranks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from private_toys import EXAMPLES, SmallImages, SmallNetwork, by_opacus, fit, private, trainer, weights
+from torch import Tensor, nn
 
 from lightning_transfer import Classifier, ProgressiveUnfreezing, UserError
 from lightning_transfer.privacy.secret import FILE, noise_generator
@@ -27,6 +28,27 @@ def test_run_that_stops_at_ten_random_steps_ends_as_the_whole_one_with_its_epsil
         assert resumed.privacy == whole.privacy
         assert resumed.privacy["epsilon"] == pytest.approx(expected, abs=1e-9)
         assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items()), step
+
+
+class LayerDrop(SmallNetwork):
+    """Draws which examples pass its norm layer, by a condition that ``torch.func`` cannot compute for many at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.dropout(self.stem(images))
+        if not (self.training and torch.rand(()) < 0.3):
+            features = self.norm(features)
+        return self.head(features.relu().flatten(1))
+
+
+def test_network_that_takes_one_example_after_the_other_draws_alike_after_a_resume(tmp_path: Path) -> None:
+    every_epoch = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    whole = fit(tmp_path, private(LayerDrop()), callbacks=[every_epoch], enable_checkpointing=True)
+    resumed = fit(tmp_path, private(LayerDrop()), tmp_path / "epoch=0.ckpt")
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
 
 
 def stopped(folder: Path, **more: Any) -> Path:

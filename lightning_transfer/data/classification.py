@@ -153,7 +153,6 @@ class ClassificationDataModule(DividedSplits[Inputs], Generic[Inputs]):
                     " more would move another one out of the slice; data.train_fraction takes a part"
                 )
             refuse_shared_rows(train_split, test_split, "test")
-        self.sampling_seed: int | None = None  # of a private training, which keeps it secret
         self.balanced_sampling = balanced_sampling
         self.on_error: OnError = on_error
         self.batch_size = batch_size

@@ -11,6 +11,7 @@ class SeededDataModule(L.LightningDataModule):
     """A data module whose randomness depends on the seed of the run, which is in every checkpoint."""
 
     _run_seed: int | None = None
+    sampling_seed: int | None = None  # of a private training, which keeps it secret
 
     @property
     def run_seed(self) -> int:
@@ -20,9 +21,9 @@ class SeededDataModule(L.LightningDataModule):
         return self._run_seed
 
     def setup(self, stage: str) -> None:
-        """Notes the seed of a fit. The seed of a checkpoint is loaded later and replaces it."""
+        """Notes the seed of a fit, and forgets a private one. The seed of a checkpoint replaces it later."""
         if stage == "fit":
-            self._run_seed = run_seed(self.trainer)
+            self._run_seed, self.sampling_seed = run_seed(self.trainer), None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the seed, as plain types."""

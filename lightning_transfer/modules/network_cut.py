@@ -160,7 +160,7 @@ class NetworkCut:
     @property
     def end(self) -> nn.Module | None:
         """The module that turns features [batch, ...] into logits, as a head does; None where none alone does."""
-        return None if self.has_time else self._end
+        return self._end if self._axes == (0,) else None
 
     # ---- whether it may be cut here ---------------------------------------------------------------------------------
 

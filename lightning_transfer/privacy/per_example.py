@@ -60,6 +60,8 @@ class PerExampleGradients:
         self._in_use = self._loss.module if head is None else head
         self._loss.logits = self._in_use.__call__
         total = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        if not total:
+            return total
         for part in zip(*(tensor.split(at_once) for tensor in examples), strict=True):  # type: ignore[no-untyped-call]
             if not len(part[0]):
                 continue
@@ -74,6 +76,8 @@ class PerExampleGradients:
         statistics = (layer for layer in self._loss.modules() if hasattr(layer, "running_mean"))
         with evaluating(statistics), self._unchanged_state():
             if self._may_be_together:
+                generators = _generators(examples[0].device)
+                states = [generator.get_rng_state() for generator in generators]
                 try:
                     self._check_reach(parameters, examples)
                     return self._together(parameters, examples)
@@ -81,6 +85,8 @@ class PerExampleGradients:
                     raise
                 except RuntimeError as error:
                     self._failed = self._in_use
+                    for generator, state in zip(generators, states, strict=True):  # as if it had not been tried
+                        generator.set_rng_state(state)
                     reason = str(error).strip().splitlines()[0]
                     rank_zero_info(f"gradients are computed for one example after the other: {reason}")
             return self._one_by_one(parameters, examples)
@@ -141,6 +147,11 @@ class PerExampleGradients:
 
     def _state(self) -> dict[str, Tensor]:
         return {**dict(self._loss.named_buffers()), **dict(self._loss.named_parameters())}
+
+
+def _generators(device: torch.device) -> list[Any]:
+    """Returns the modules of torch whose random numbers a network may draw."""
+    return [torch.random, *([] if device.type == "cpu" else [torch.get_device_module(device)])]
 
 
 def _add_clipped(total: Gradients, gradients: Gradients, clip_norm: float) -> None:

@@ -1,7 +1,15 @@
 """Closes what reads training examples beside the private training itself."""
 
 import lightning as L
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    DeviceStatsMonitor,
+    GradientAccumulationScheduler,
+    LambdaCallback,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    ThroughputMonitor,
+)
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_transfer.dashboards.embeddings import Embeddings
@@ -20,6 +28,10 @@ REFUSED = {
     FeaturePenalty: "adds a penalty on the features of a batch",
     AdaptiveUnfreezing: "thaws by gradients without noise",
     GradientAccumulationScheduler: "adds up gradients of several batches",
+    BatchSizeFinder: "trains steps that no epsilon counts",
+    LearningRateFinder: "trains steps that no epsilon counts",
+    ThroughputMonitor: "logs how many examples were drawn",
+    DeviceStatsMonitor: "logs the memory of a step, which tells how many examples were drawn",
     StochasticWeightAveraging: "reads the examples once more for norm layers, where ExponentialMovingAverage does not",
 }
 
@@ -47,8 +59,9 @@ def close_readers(trainer: L.Trainer) -> None:
 
 
 def unknown_callbacks(trainer: L.Trainer) -> list[str]:
-    """Names the callbacks that neither this package nor Lightning has: what they read is not in ε."""
+    """Names the callbacks with code that neither this package nor Lightning has: what it reads is not in ε."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     known = ("lightning", "pytorch_lightning", "lightning_transfer")
-    names = [type(callback) for callback in callbacks if type(callback).__module__.split(".")[0] not in known]
-    return [f"{kind.__module__}.{kind.__qualname__}" for kind in names]
+    kinds = [type(callback) for callback in callbacks]
+    unknown = [kind for kind in kinds if kind.__module__.split(".")[0] not in known or kind is LambdaCallback]
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in unknown]
