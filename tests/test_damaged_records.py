@@ -83,6 +83,10 @@ def test_damaged_result_of_a_study_costs_its_own_run(
         ("versions", {}),
         ("commit", 3),
         ("validation", {"val/loss": "low"}),
+        ("privacy", True),
+        ("privacy", {"epsilon": "x", "delta": 1e-5}),
+        ("privacy", {"epsilon": 1.0}),
+        ("data", {"test_examples_in_training_split": "x"}),
     ],
 )
 def test_text_in_the_place_of_a_number_costs_the_run_alone(

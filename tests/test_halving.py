@@ -16,7 +16,8 @@ from lightning_transfer.cli.study_runs import read_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.study import slurm
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.config import Halving, Tuning, check
+from lightning_transfer.study.checks import check
+from lightning_transfer.study.config import Halving, Tuning
 from lightning_transfer.study.halving import in_rung, rungs
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
@@ -172,8 +173,22 @@ def test_candidate_that_fails_is_out_and_takes_nobody_with_it(end: float, second
     before = len(ran)
     run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
     assert len(ran) == before, "the start that follows promotes nobody else"
-    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=True)
+    with pytest.raises(
+        UserError, match=r"its tuning chooses 0.5 now, by other candidates or as a failed run was tried"
+    ):
+        run_study(plan, training(by_rate, ran), parallel=1, retry_failed=True)
     assert list(choose(plan.study, plan.tuning()).values()) == [0.5]
+
+
+def test_halving_that_comes_after_a_part_of_the_grid_has_the_rest_of_its_rows_trained_to_the_end() -> None:
+    grid = toy_plan(tuning=Tuning(RATES))
+    [finished] = [cell for cell in grid.tuning() if (cell.arm.strategy, cell.value) == ("scratch", 0.1)]  # type: ignore[union-attr]
+    pretend(finished, 0.3)  # at its end: at a quarter it would have been the worst
+    plan, ran = toy_plan(), []
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert [(value, until) for name, value, until in ran if name == "scratch"] == [(rate, 1.0) for rate in RATES[1:]]
+    assert {until for name, _, until in ran if name == "full"} == {0.25, 0.5}
+    assert {*choose(plan.study, plan.tuning()).values()} == {0.5}
 
 
 def test_best_that_was_stopped_is_chosen_where_all_that_went_on_failed() -> None:

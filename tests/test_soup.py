@@ -15,7 +15,8 @@ from lightning_transfer.cli.study_runs import run_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.reading import read_checkpoint
 from lightning_transfer.study.cells import Arm, Cell
-from lightning_transfer.study.config import Halving, Study, Tuning, check
+from lightning_transfer.study.checks import check
+from lightning_transfer.study.config import Halving, Study, Tuning
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import run_study as run_cells

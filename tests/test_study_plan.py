@@ -14,7 +14,8 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.cli.study_runs import read_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.config import Pretraining, Study, Tuning, check
+from lightning_transfer.study.checks import check
+from lightning_transfer.study.config import Pretraining, Study, Tuning
 from lightning_transfer.study.grid import expand, flags
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.tuning import at_the_edge, choose, describe_edges
@@ -332,6 +333,30 @@ def test_chosen_value_comes_after_what_a_size_changes() -> None:
         ({"configs": ["no.yaml"]}, r"config 'no\.yaml' is neither a file in "),
         ({"tuning": Tuning([0.1], sizes=[3])}, r"tuning\.sizes has 3, which is not one of the study's sizes \[2, 4\]"),
         ({"at_size": {3: {}}}, "at_size has 3, which is not one of"),
+        ({"at_size": {None: {}}}, "at_size has null, which is not one of"),
+        ({"overrides": {"init_from": "a.ckpt"}}, "init_from is set by overrides of the study: expected it in weights"),
+        ({"at_size": {4: {"init_from": "a"}}}, "init_from is set by at_size of the study"),
+        (
+            {"overrides": {"trainer": {"callbacks": []}}},
+            "trainer.callbacks is set by overrides of the study, which would take away those of the strategies",
+        ),
+        (
+            {"strategies": {"scratch": "full_discriminative"}, "overrides": {"model.lr_decay": 1.0}},
+            "model.lr_decay is set by overrides of the study and by its strategy scratch, which would lose it",
+        ),
+        (
+            {"size_key": "model.optimizer.lr"},
+            r"model.init_args.optimizer.init_args.lr is set by size_key and by tuning.key of the study: expected one",
+        ),
+        ({"overrides": {"data.examples_per_class": {"grid": [1, 2]}}}, "set by overrides and by size_key"),
+        ({"overrides": {"data": {"init_args": {"examples_per_class": 3}}}}, "set by overrides and by size_key"),
+        ({"overrides": {"model.optimizer.lr": {"grid": [1, 2]}}}, "set by overrides and by tuning.key"),
+        ({"at_size": {4: {"seed_everything": 1}}}, "seed_everything is set by at_size and by seed_keys"),
+        ({"seed_keys": ["data.examples_per_class"]}, "set by size_key and by seed_keys"),
+        (
+            {"overrides": {"trainer.max_epochs": {"grid": [1, 2]}}, "at_size": {4: {"trainer.max_epochs": 3}}},
+            "trainer.max_epochs is set by overrides and by at_size of the study: expected one of them",
+        ),
         ({"at_size": {4: {"model.lr_decay": {"grid": [1, 2]}}}}, "at_size 4 has a grid: move it to overrides"),
         ({"tuning": Tuning([0.1], seeds=[1])}, r"tuning\.seeds has 1, which is also a seed of the study"),
         ({"threads": 0}, "threads is 0: expected 1 or more"),
@@ -342,6 +367,43 @@ def test_chosen_value_comes_after_what_a_size_changes() -> None:
 def test_mistake_in_a_study_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(toy_study(**changes))
+
+
+def test_setting_of_a_size_may_be_another_at_the_others_and_be_that_of_all_the_data() -> None:
+    check(toy_study(overrides={"trainer.max_epochs": 2}, at_size={4: {"trainer.max_epochs": 3}}))
+    check(toy_study(strategies={"scratch": "scratch"}, overrides={"model.lr_decay": {"grid": [1, 2]}}))
+    study = toy_study(sizes=[2, None], at_size={None: {"trainer.max_epochs": 7}})
+    check(study)
+    found = {cell.size: "--trainer.max_epochs=7" in cell.arguments for cell in plan_of(study).final()}
+    assert found == {2: False, None: True}
+
+
+def test_size_that_is_not_tuned_waits_for_the_choice_of_the_nearest() -> None:
+    study = toy_study(sizes=[1, 2, 3, 4], tuning=Tuning([0.001, 0.01], sizes=[1, 4]))
+    plan = plan_of(study)
+    for cell in plan.tuning():
+        if cell.size == 1:
+            pretend(cell, 1 - cell.value)
+    assert {size: value for (_, size), value in choose(study, plan.tuning()).items()} == {1: 0.001, 2: 0.001}
+    for cell in plan.tuning():
+        if cell.size == 4:
+            pretend(cell, cell.value)
+    assert {size: value for (_, size), value in choose(study, plan.tuning()).items()} == {
+        1: 0.001,
+        2: 0.001,
+        3: 0.01,
+        4: 0.01,
+    }
+
+
+def test_results_without_their_settings_are_not_taken() -> None:
+    cell = plan_of(toy_study()).tuning()[0]
+    pretend(cell, 0.5)
+    (cell.folder / "cell.json").unlink()
+    with pytest.raises(
+        UserError, match=r"has results, and no cell\.json that says of which settings: restore that, or"
+    ):
+        cell.check_unchanged()
 
 
 def test_field_that_is_left_empty_is_named() -> None:
@@ -395,8 +457,8 @@ def test_shipped_study_composes_with_and_without_weights(file: Path, capsys: pyt
         assert printed["experiment"] == study.name
         if cell.kind == "tuning":
             assert printed["model"]["init_args"]["optimizer"]["init_args"]["lr"] == cell.value
-            part = printed["data"]["init_args"]
-            *path, name = study.size_key.split(".")[1:] if study.size_key else [None]
+            section, *path, name = study.size_key.split(".") if study.size_key else ["data", None]
+            part = printed[section]["init_args"]
             for key in path:  # of the data of a task
                 part = part[key]["init_args"] if key != "tasks" else part[key]
             assert (part[name] if name else None) == cell.size

@@ -10,7 +10,8 @@ from study_toys import STRATEGIES, pretend, pretend_all, toy_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.study import plots
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.config import Tuning, check
+from lightning_transfer.study.checks import check
+from lightning_transfer.study.config import Tuning
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.study_report import headline, write_report
@@ -294,6 +295,33 @@ def test_columns_of_a_study_without_sizes_are_not_named() -> None:
     plan = Plan(toy_study(sizes=[None], size_key=None, seeds=[0, 1], tuning=None), Path("logs"))
     pretend_all(plan.final(), accuracy)
     assert "means with 95 % t intervals over 2 seeds. The best mean of each column is bold." in report(plan)
+
+
+def test_report_says_which_sizes_were_tuned_and_nothing_of_training_sets_where_there_is_one() -> None:
+    plan = Plan(toy_study(sizes=[1, 2, 4], seeds=[0, 1], tuning=Tuning([0.001, 0.01], sizes=[2])), Path("logs"))
+    pretend_all([*plan.tuning(), *plan.final()], accuracy)
+    text = report(plan)
+    assert "was chosen for each row of size 2, of which the nearest counts for each other size, by the" in text
+    assert "the smaller training sets are parts of the larger ones" in text
+    assert [line.count("↓") + line.count("↑") for line in text.splitlines() if line.startswith("| full | ")][-3:] == [
+        0,
+        1,
+        0,
+    ]
+    plan = Plan(toy_study(sizes=[1, 2], size_key="model.target_epsilon", seeds=[0, 1], tuning=None), Path("logs"))
+    for cell in plan.final():
+        pretend(cell, accuracy(cell), data={"train_examples": 9, "fingerprints": {"train": "a"}})
+    text = report(plan)
+    assert "the smaller training sets" not in text
+    assert "Checkpoints were chosen on a hold-out" in text
+
+
+def test_sizes_with_equally_many_examples_are_sizes_of_the_data_all_the_same() -> None:
+    plan = Plan(toy_study(sizes=[2, 4, None], seeds=[0, 1], tuning=None), Path("logs"))
+    for cell in plan.final():
+        count = 12 if cell.size == 2 else 24  # four of a class are all there are
+        pretend(cell, accuracy(cell), data={"train_examples": count, "fingerprints": {"train": "a"}})
+    assert "|  | 2 (12) | 4 (24) | all (24) |" in report(plan)
 
 
 @pytest.mark.parametrize(("key", "labels"), [("model.target_epsilon", False), ("data.examples_per_class", True)])

@@ -29,6 +29,7 @@ class Facts(TypedDict, total=False):
     train_examples: Count
     validation_examples: Count
     test_examples: Count
+    test_examples_in_training_split: Count
     training_examples_by_class: dict[str, int]
 
 

@@ -70,7 +70,7 @@ def _score_of_run(study: Study, cell: Cell) -> tuple[float, float] | None:
 
 def _judged_by(cell: Cell) -> dict[str, float]:
     end, validated = cell.part[1], cell.validated
-    if end == 1 or not validated:  # a run that finished before the study was to halve counts with all its training
+    if end == 1:
         result = cell.result
         assert result is not None
         return result["validation"] or {}

@@ -147,6 +147,11 @@ class Cell:
         """
         file = self.folder / CELL
         if not file.exists():
+            if self.is_finished:
+                raise UserError(
+                    f"{self.folder} has results, and no {CELL} that says of which settings: restore that, or delete the"
+                    " folder to run it again"
+                )
             return
         record = read_json(file)
         if not isinstance(saved := record.get("settings"), dict):
@@ -171,7 +176,8 @@ class Cell:
         kind, _, rest = name.partition(".")
         if kind == "configs":
             number, _, key = rest.partition(".")
-            return f"{key} of {self.files[int(number)]}" if int(number) < len(self.files) else "more configs:"
+            is_known = number.isdecimal() and int(number) < len(self.files)
+            return f"{key} of {self.files[int(number)]}" if is_known else "more configs:"
         return rest if kind == "arguments" else f"other starting {name}:"
 
     def begin(self) -> None:

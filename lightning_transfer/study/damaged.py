@@ -25,6 +25,13 @@ class _SharedFeatures(TypedDict):
     saved_seconds: Number
 
 
+class _Privacy(TypedDict):
+    """What a private run has cost."""
+
+    epsilon: Number
+    delta: Number
+
+
 class _Record(TypedDict):
     """What a study reads in the record of a run."""
 
@@ -36,6 +43,7 @@ class _Record(TypedDict):
     device: str | None
     commit: str | None
     versions: _Versions
+    privacy: NotRequired[_Privacy | None]
     shared_features: NotRequired[_SharedFeatures | None]
     soup: NotRequired[list[str]]
 

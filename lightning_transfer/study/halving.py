@@ -58,15 +58,21 @@ def in_rung(study: Study, cells: Iterable[Cell], number: int) -> list[Cell]:
 
     Returns:
         The cells, which are to run until the end of the rung. An arm has none at a size where a run of the rung before
-        has not ended.
+        has not ended. Where a run finished before the study was to halve, its rivals train to their end as well, as
+        nothing is known of its beginning.
     """
     rung, cells = rungs(study)[number], list(cells)
+    whole = {(cell.arm, cell.size) for cell in cells if cell.is_finished and not cell.validated}
     if number > 0:
         before = ranked(study, in_rung(study, cells, number - 1))
-        going = [candidate for rivals in before.values() for candidate in rivals[: rung.candidates]]
+        going = [
+            candidate
+            for key, rivals in before.items()
+            for candidate in (rivals if key in whole else rivals[: rung.candidates])
+        ]
         names = {cell.name for candidate in going for cell in candidate.cells}
         cells = [cell for cell in cells if cell.name in names]
-    return [replace(cell, part=(rung.begin, rung.end)) for cell in cells]
+    return [replace(cell, part=(rung.begin, 1.0 if (cell.arm, cell.size) in whole else rung.end)) for cell in cells]
 
 
 def stopped(study: Study, cells: Iterable[Cell]) -> set[str]:

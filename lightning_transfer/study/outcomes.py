@@ -24,6 +24,7 @@ from lightning_transfer.study.statistics import (
 )
 from lightning_transfer.study.tuning import at_the_edge, choose, describe_edges
 
+_OF_DATA = ("examples_per_class", "train_fraction")  # ends of names of settings that say how much to train on
 Key = tuple[Arm, float | None]  # an arm at a size
 
 
@@ -99,9 +100,9 @@ class Outcomes:
     @property
     def are_sizes_of_data(self) -> bool:
         """Whether the sizes say how much there is to train on, and not another setting (model.target_epsilon)."""
-        key = self.plan.study.size_key
+        key = self.plan.study.size_key or _OF_DATA[0]
         counts = [self.train_examples(size) for size in self.sizes]
-        return key is None or (key.startswith("data.") and len(set(counts)) == len(counts))
+        return key.endswith(_OF_DATA) or (key.startswith("data.") and len(set(counts)) == len(counts))
 
     def verdicts(self) -> dict[float | None, Verdict]:
         """Judges which arm is best at each size."""

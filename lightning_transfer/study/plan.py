@@ -131,8 +131,7 @@ class Plan:
 
     def _cell(self, arm: Arm, size: float | None, seed: int, tuning: Tuning | None, value: Any) -> Cell:
         study, name = self.study, self._name_of(arm, size, seed)
-        at_size = {} if size is None else flags(study.at_size.get(size, {}))
-        settings = {**flags(self.variants[arm.variant]), **at_size}
+        settings = {**flags(self.variants[arm.variant]), **flags(study.at_size.get(size, {}))}
         if study.size_key:
             settings[study.size_key] = _size_value(study.size_key, size)
         settings |= {key: str(seed) for key in study.seed_keys}

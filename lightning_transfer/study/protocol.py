@@ -29,9 +29,9 @@ def protocol(outcomes: Outcomes, command: str) -> Iterator[Block]:
     items = [
         f"Command: `{command}`",
         f"Seeds {listed(list(map(str, outcomes.plan.seeds)))} set {listed([f'`{key}`' for key in study.seed_keys])}, "
-        "the same for all strategies. At one seed the smaller training sets are parts of the larger ones.",
-        f"Checkpoints and tuned values were chosen on a hold-out of the training split{held_out}, the same for "
-        "all; each run read the test split once, at its end.",
+        f"the same for all strategies.{_parts(outcomes)}",
+        f"{'Checkpoints and tuned values' if study.tuning else 'Checkpoints'} were chosen on a hold-out of the "
+        f"training split{held_out}, the same for all; each run read the test split once, at its end.",
         f"{_level(outcomes)}{_looks(outcomes)}",
         f"{what_seeds_show(outcomes)}.",
         f"Machine: {listed(_distinct(results, 'device'))}. Source: commit {listed(_distinct(results, 'commit'))}. "
@@ -75,6 +75,12 @@ def _level(outcomes: Outcomes) -> str:
         f" named{any_size} in at most one study of twenty. Told apart from the best is who is worse at 0.05 divided by"
         f" the number of all pairs{of_sizes}."
     )
+
+
+def _parts(outcomes: Outcomes) -> str:
+    if len(outcomes.sizes) < 2 or not outcomes.are_sizes_of_data:
+        return ""
+    return " At one seed the smaller training sets are parts of the larger ones."
 
 
 def _looks(outcomes: Outcomes) -> str:

@@ -9,6 +9,7 @@ from lightning_transfer.report.conclusion import listed
 from lightning_transfer.report.document import Block, Bullets, Figure, Heading, Paragraph, Table, to_html, to_markdown
 from lightning_transfer.report.palette import with_own_colors
 from lightning_transfer.study import plots
+from lightning_transfer.study.config import Tuning
 from lightning_transfer.study.halving import rungs, trained_share
 from lightning_transfer.study.outcomes import Outcome, Outcomes
 from lightning_transfer.study.protocol import protocol
@@ -126,8 +127,8 @@ def _tables(outcomes: Outcomes) -> Iterator[Block]:
     )
     yield Heading("Cost and tuning")
     note = (
-        f"`{study.tuning.key}` was chosen for each row by the validation {study.metric} of "
-        f"{len(study.tuning.values)} runs{_per_seeds(len(study.tuning.seeds))}, from "
+        f"`{study.tuning.key}` was chosen for each row{_of_tuned_sizes(study.tuning)} by the validation {study.metric} "
+        f"of {len(study.tuning.values)} runs{_per_seeds(len(study.tuning.seeds))}, from "
         f"{listed([str(v) for v in study.tuning.values])}; an arrow marks the end of the list, beyond which a better "
         f"value may lie. {_halving(outcomes)}"
         if study.tuning
@@ -221,6 +222,13 @@ def _axis(outcomes: Outcomes) -> str:
 def _labels(outcomes: Outcomes, size: float | None) -> str:
     count = outcomes.train_examples(size)
     return f" ({count:,})" if count is not None and outcomes.are_sizes_of_data else ""
+
+
+def _of_tuned_sizes(tuning: Tuning) -> str:
+    if tuning.sizes is None:
+        return ""
+    sizes = listed([size_name(size) for size in tuning.sizes])
+    return f" of size {sizes}, of which the nearest counts for each other size,"
 
 
 def _per_seeds(seeds: int) -> str:

@@ -29,14 +29,13 @@ def choose(study: Study, cells: Iterable[Cell]) -> Choices:
         if winner := _winner(by_rung, key):
             found[key] = winner.value
     choices: Choices = {}
+    tuned = _tuned_sizes(study)
     for arm in dict.fromkeys(arm for arm, _ in found):
-        tuned = [size for size in study.sizes if (arm, size) in found]
         for size in study.sizes:
-            # A size that is not tuned takes the choice of the nearest in the list; a tuned one takes only its own.
-            is_tuned = study.tuning is not None and size in (study.tuning.sizes or study.sizes)
-            near = [size] if is_tuned else sorted(tuned, key=lambda other: _distance(study, size, other))
-            if near and near[0] in tuned:
-                choices[arm, size] = found[arm, near[0]]
+            # A size that is not tuned takes the choice of the nearest in the list, and waits for that.
+            nearest = min(tuned, key=lambda other: _distance(study, size, other))
+            if (arm, nearest) in found:
+                choices[arm, size] = found[arm, nearest]
     return choices
 
 
@@ -52,13 +51,14 @@ def _winner(by_rung: Sequence[Mapping[Key, list[Candidate]]], key: Key) -> Candi
 
 
 def at_the_edge(study: Study, choices: Choices) -> dict[tuple[Arm, float | None], str]:
-    """Finds choices that are the lowest or the highest candidate, since a better value may lie beyond."""
+    """Finds choices of tuned sizes that are the lowest or the highest candidate: a better value may lie beyond."""
     values = study.tuning.values if study.tuning else []
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < 2:
         return {}
     edges = {min(numbers): "lowest", max(numbers): "highest"}
-    return {key: edges[value] for key, value in choices.items() if value in numbers and value in edges}
+    tuned = {key: value for key, value in choices.items() if key[1] in _tuned_sizes(study)}
+    return {key: edges[value] for key, value in tuned.items() if value in numbers and value in edges}
 
 
 def describe_edges(plan: Plan, choices: Choices) -> str | None:
@@ -66,14 +66,17 @@ def describe_edges(plan: Plan, choices: Choices) -> str | None:
     study = plan.study
     found: dict[str, dict[str, list[str]]] = {}
     for (arm, size), edge in at_the_edge(study, choices).items():
-        if study.tuning and size in (study.tuning.sizes or study.sizes):
-            found.setdefault(edge, {}).setdefault(plan.label(arm), []).append("all" if size is None else str(size))
+        found.setdefault(edge, {}).setdefault(plan.label(arm), []).append("all" if size is None else str(size))
     parts = [
         f"the {edge} of {study.tuning.values if study.tuning else []} was chosen by "
         + ", ".join(f"{label} (size {', '.join(sizes)})" for label, sizes in labels.items())
         for edge, labels in found.items()
     ]
     return f"{'; '.join(parts)}: a better value may lie beyond it." if parts else None
+
+
+def _tuned_sizes(study: Study) -> list[int | float | None]:
+    return [size for size in study.sizes if study.tuning is None or size in (study.tuning.sizes or study.sizes)]
 
 
 def _distance(study: Study, size: float | None, other: float | None) -> int:
