@@ -182,9 +182,15 @@ def test_decay_out_of_range_is_refused(decay: float) -> None:
         ExponentialMovingAverage(decay)
 
 
+def test_checkpoint_of_weights_alone_is_refused_as_it_would_not_have_the_average(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path, save_weights_only=True)
+    with pytest.raises(UserError, match="save_weights_only is true: expected false with ExponentialMovingAverage"):
+        trainer(ExponentialMovingAverage(), saving).fit(ToyModule())
+
+
 def test_average_moves_without_reading_anything_back_from_the_device() -> None:
     callback, module = ExponentialMovingAverage(), ToyModule()
-    run = SimpleNamespace(global_step=0, strategy=None)
+    run = SimpleNamespace(global_step=0, strategy=None, checkpoint_callbacks=[])
     callback.setup(run, module, "fit")
     module.to("meta")  # whose values cannot be read
     callback.on_fit_start(run, module)

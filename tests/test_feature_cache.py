@@ -1,7 +1,9 @@
 """Cached features of a linear probe: the same training at the head's cost, and refused where it would be wrong."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -14,6 +16,7 @@ from lightning_transfer import (
     Classifier,
     DemoTexts,
     DemoTextStreams,
+    ExponentialMovingAverage,
     FastCNN,
     LearningWithoutForgetting,
     ProgressiveUnfreezing,
@@ -81,6 +84,27 @@ def probe(
     )
     trainer.fit(model, datamodule=data)
     return model, trainer
+
+
+@pytest.mark.parametrize("shared", [True, "shared"])
+def test_average_of_a_layer_that_froze_again_is_validated_by_its_own_features(shared: Any, image_folder: Path) -> None:
+    found: dict[Any, list[float]] = {}
+
+    class Losses(L.Callback):
+        def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            found[cache].append(float(trainer.callback_metrics["val/loss"]))
+
+    for cache in (False, shared):
+        torch.manual_seed(0)
+        found[cache] = []
+        model = Classifier(SeedCNN(3), 3, cache_features=cache, optimizer=partial(torch.optim.SGD, lr=0.1))
+        chain = ProgressiveUnfreezing(schedule="chain", until={"epochs": 2})
+        steps = [ExponentialMovingAverage(0.9), chain, Losses()]
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        L.Trainer(accelerator="cpu", max_epochs=10, num_sanity_val_steps=0, enable_checkpointing=False,
+                  callbacks=steps, **quiet).fit(model, datamodule=images(image_folder))  # fmt: skip
+    assert found[shared] == pytest.approx(found[False], rel=1e-5)
+    assert len({*found[False]}) == 10
 
 
 def logits_of(cache: FeatureCache, batch: ImageBatch) -> Tensor:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from strategy_toys import Pretrained, callbacks, equal, fit, state
 from unfreezing_toys import Recorder, trainer
 
-from lightning_transfer import ExponentialMovingAverage
+from lightning_transfer import EarlyStopping, ExponentialMovingAverage
 from lightning_transfer.errors import UserError
 
 
@@ -32,12 +32,20 @@ def test_wise_ft_at_0_and_1_gives_the_start_and_the_end(strategies: tuple[str, .
             torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * ends[1.0][name])
 
 
-@pytest.mark.parametrize("averaged", [False, True])
-def test_wise_ft_takes_the_best_on_validation_into_an_ordinary_checkpoint(averaged: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize(
+    ("averaged", "options"),
+    [(False, {}), (True, {}), (False, {"val_check_interval": 0.5}), (False, {"check_val_every_n_epoch": 2})],
+    ids=["plain", "averaged", "validated in mid-epoch", "last epoch not validated"],
+)
+def test_wise_ft_takes_the_best_on_validation_into_an_ordinary_checkpoint(
+    averaged: bool, options: dict[str, Any], share: float, tmp_path: Path
+) -> None:
     class Wanted(Pretrained):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            # Best where the first weight has gone three tenths of its way.
-            self.log("val/loss", (self.body[0].weight[0, 0].double() - self.target).abs())
+            # Better with each step, and best where the first weight has gone a share of its way.
+            distance = (self.body[0].weight[0, 0].double() - self.target).abs()
+            self.log("val/loss", distance.clamp(max=0.5) - float(self.global_step))
 
     plain, average = Wanted(), [ExponentialMovingAverage(decay=0.5)] if averaged else []
     plain.target = 0.0
@@ -46,17 +54,44 @@ def test_wise_ft_takes_the_best_on_validation_into_an_ordinary_checkpoint(averag
     end = state(plain)
     module, saving = Wanted(), ModelCheckpoint(tmp_path, "best", monitor="val/loss")
     place = "body.0.weight"
-    module.target = float(start[place][0, 0]) * 0.7 + float(end[place][0, 0]) * 0.3
+    module.target = float(start[place][0, 0]) * (1 - share) + float(end[place][0, 0]) * share
     [interpolation] = callbacks("wise_ft", monitor=None)
     average = [ExponentialMovingAverage(decay=0.5)] if averaged else []
-    run = trainer(interpolation, *average, saving)
+    run = trainer(interpolation, *average, saving, **options)
     run.fit(module)
-    assert interpolation.outcome["coefficient"] == 0.3
+    assert interpolation.outcome["coefficient"] == share
     assert set(interpolation.outcome["values"]) == {f"{tenth / 10:g}" for tenth in range(11)}
-    torch.testing.assert_close(module.state_dict()[place], 0.7 * start[place] + 0.3 * end[place])
+    torch.testing.assert_close(module.state_dict()[place], (1 - share) * start[place] + share * end[place])
     saved = torch.load(tmp_path / "best.ckpt", weights_only=True)
     assert equal(saved["state_dict"], state(module))
-    assert float(run.callback_metrics["val/loss"]) == pytest.approx(interpolation.outcome["values"]["0.3"])
+    assert float(run.callback_metrics["val/loss"]) == pytest.approx(interpolation.outcome["values"][f"{share:g}"])
+
+
+def test_choice_stays_known_where_another_checkpoint_is_validated_after_the_fit(tmp_path: Path) -> None:
+    [interpolation] = callbacks("wise_ft")
+    saving = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    run = trainer(interpolation, saving)
+    run.fit(Pretrained())
+    outcome = interpolation.outcome
+    run.validate(Pretrained(), ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert interpolation.outcome == outcome != {}
+
+
+def test_wrong_metric_is_named_after_the_first_validation() -> None:
+    [interpolation] = callbacks("wise_ft", monitor="val/f1", mode="max")
+    run = trainer(interpolation)
+    with pytest.raises(UserError, match="monitor is val/f1, which validation does not log: expected one of"):
+        run.fit(Pretrained())
+    assert run.global_step == 6  # of 18
+
+
+def test_early_stopping_that_decides_after_the_choice_is_refused() -> None:
+    late = L.pytorch.callbacks.EarlyStopping("val/loss", check_on_train_epoch_end=True)
+    with pytest.raises(UserError, match="EarlyStopping of Lightning ends the training after WeightInterpolation"):
+        trainer(late, *callbacks("wise_ft")).fit(Pretrained())
+    [interpolation] = callbacks("wise_ft")
+    trainer(EarlyStopping(patience=1, min_delta=10.0), interpolation).fit(Pretrained())
+    assert interpolation.outcome != {}
 
 
 def test_wise_ft_takes_no_coefficient_whose_value_is_no_number() -> None:
@@ -88,7 +123,7 @@ def test_wise_ft_says_where_a_later_callback_ended_the_training_before_its_choic
     [
         ({"coefficients": [0.5, 1.1]}, {}, r"coefficients is \[0.5, 1.1\]: expected numbers from 0, the start, to 1"),
         ({"monitor": None}, {}, "WeightInterpolation has no monitor"),
-        ({"monitor": "val/f1", "mode": "max"}, {}, "monitor is val/f1, which validation does not log: choose one of"),
+        ({"monitor": "val/f1", "mode": "max"}, {}, "monitor is val/f1, which validation does not log: expected one of"),
         ({}, {"limit_val_batches": 0}, "nothing is validated: hold out examples"),
     ],
 )

@@ -116,7 +116,7 @@ def test_run_is_resumed_with_its_own_alpha_alone(tmp_path: Path) -> None:
     run = trainer(LowRankAdaptation(alpha=64), *callbacks("lora")[1:])
     with pytest.raises(UserError, match="adapters are not those of LowRankAdaptation with rank 8, alpha 64 and dora"):
         run.fit(Pretrained(), ckpt_path=tmp_path / "step=4.ckpt")
-    with pytest.raises(UserError, match="alpha is 0: expected a whole number, at least 1"):
+    with pytest.raises(UserError, match="alpha is 0: expected a whole number of at least 1"):
         LowRankAdaptation(alpha=0)
 
 
@@ -175,6 +175,17 @@ def test_networks_of_every_library_are_adapted_and_merged_or_refused(name: str) 
         assert not torch.equal(merged, before)
 
 
+def test_fit_whose_checkpoint_is_not_plain_ends_without_adapters_on_their_own(tmp_path: Path) -> None:
+    class Own(Pretrained):
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["own"] = Path("x")  # which a safe reading does not make
+
+    saving = ModelCheckpoint(tmp_path, "best", monitor="val/loss")
+    with pytest.warns(UserWarning, match=r"adapters are not saved on their own: .*best\.ckpt is no plain checkpoint"):
+        fit("lora", Own(), more=[saving])
+    assert not (tmp_path / "best_adapter").exists()
+
+
 def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lstm = Classifier(LSTMClassifier(9, 3), 3)
     with pytest.raises(UserError, match=r"peft adapts no recurrent layer such as lstm\.0\.forward_direction, a LSTM"):
@@ -185,12 +196,13 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytes
         changed.fit(Pretrained(), ckpt_path=tmp_path / "step=4.ckpt")
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.9.0")
     with pytest.raises(UserError, match=r"peft is 0\.9\.0: expected 0\.21 or later"):
-        LowRankAdaptation()
+        trainer(LowRankAdaptation()).fit(Pretrained())
+    LowRankAdaptation()  # a test and a prediction need no peft
     interpolation = type("Own", (WeightInterpolation,), {})(monitor="val/loss")
     monkeypatch.undo()
     with pytest.raises(UserError, match="LowRankAdaptation and WeightInterpolation: expected one of them"):
         trainer(LowRankAdaptation(), interpolation).fit(Pretrained())
-    with pytest.raises(UserError, match="rank is 0: expected a whole number, at least 1"):
+    with pytest.raises(UserError, match="rank is 0: expected a whole number of at least 1"):
         LowRankAdaptation(rank=0)
 
 

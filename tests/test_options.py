@@ -1,6 +1,9 @@
 """The config lines of configs/options: each with every strategy, all at once, and over a resume."""
 
 import json
+import math
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,17 @@ import yaml
 from conftest import REPOSITORY
 from unfreezing_toys import ToyModule, trainer
 
-from lightning_transfer import EarlyStopping
+from lightning_transfer import (
+    EarlyStopping,
+    LearningWithoutForgetting,
+    LowRankAdaptation,
+    Plateau,
+    SpectralShrinkage,
+    StartingPointPenalty,
+    UserError,
+)
 from lightning_transfer.cli.entry import main
+from lightning_transfer.run.resumption import Resumption
 
 # All that go together: mixup joins examples, which private training refuses.
 OPTIONS = sorted(file for file in (REPOSITORY / "configs" / "options").glob("*.yaml") if file.stem != "private")
@@ -87,6 +99,44 @@ def test_training_that_was_stopped_is_not_resumed_for_another_epoch(tmp_path: Pa
     stopped.save_checkpoint(tmp_path / "stopped.ckpt")
     resumed.fit(Stuck(), ckpt_path=tmp_path / "stopped.ckpt")
     assert resumed.global_step == stopped.global_step == 18
+
+
+def test_training_that_was_stopped_goes_on_with_more_patience(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped = trainer(EarlyStopping(patience=2), max_epochs=9)
+    stopped.fit(Stuck())
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    for patience, steps in ((2, 18), (3, 24), (50, 54)):
+        resumed = trainer(EarlyStopping(patience=patience), Resumption(), max_epochs=9)
+        caplog.clear()
+        with caplog.at_level("INFO"), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            resumed.fit(Stuck(), ckpt_path=tmp_path / "stopped.ckpt")
+        assert resumed.global_step == steps
+        lines = f"{caplog.text}{capfd.readouterr()}{[str(one.message) for one in warned]}"
+        assert ("val/loss has not improved for 2 validations, and patience is 2" in lines) == (patience == 2)
+        assert ("step 18, where a callback, such as EarlyStopping, had ended the training" in lines) == (patience == 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: EarlyStopping(patience=-3), "patience is -3: expected a whole number of at least 1"),
+        (lambda: EarlyStopping(patience="3"), "patience is '3': expected a whole number"),
+        (lambda: EarlyStopping(min_delta=math.nan), "min_delta is nan: expected 0 or more"),
+        (lambda: Plateau("val/loss", min_delta=math.nan), "plateau: min_delta is nan: expected 0 or more"),
+        (lambda: SpectralShrinkage(count=1.5), "count is 1.5: expected a whole number of at least 1"),
+        (lambda: SpectralShrinkage(strength=math.inf), "strength is inf: expected 0 or more"),
+        (lambda: StartingPointPenalty("1"), "strength is '1': expected 0 or more"),
+        (lambda: LearningWithoutForgetting(temperature=math.inf), "temperature is inf: expected more than 0"),
+        (lambda: LearningWithoutForgetting(temperature=0), "temperature is 0: expected more than 0"),
+        (lambda: LowRankAdaptation(alpha=True), "alpha is True: expected a whole number of at least 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make()
 
 
 def test_second_fit_does_not_stop_because_the_first_one_did() -> None:

@@ -191,3 +191,18 @@ def test_monitored_metric_that_is_no_number_ends_the_training() -> None:
     run.callback_metrics, run.current_epoch, run.global_step = {"distance": torch.tensor(math.nan)}, 0, 7
     with pytest.raises(UserError, match="distance is nan after step 7"):
         results.ResultsRecorder().on_validation_end(run, None)
+
+
+def test_record_has_the_metrics_of_the_best_checkpoint_where_others_were_validated_after_the_same_step(
+    image_folder: Path,
+) -> None:
+    end = ["--trainer.callbacks+", "WeightInterpolation", "--trainer.callbacks.coefficients", "[0.0]"]
+    often = ["--trainer.val_check_interval", "8", "--trainer.max_steps", "8"]
+    main(fit_arguments(image_folder, *end, *often, "--version", "end", "--model.optimizer.lr", "0.03"))
+    record = json.loads(Path("logs/default/end/results.json").read_text())
+    saved = torch.load(record["best_checkpoint"], weights_only=True)
+    *_, before, chosen = record["validations"]
+    assert before["step"] == chosen["step"] == saved["global_step"]
+    assert before["val/loss"] < chosen["val/loss"]
+    [loss] = [state["best_loss"] for name, state in saved["callbacks"].items() if "BestCheckpoint" in name]
+    assert record["validation"]["val/loss"] == before["val/loss"] == pytest.approx(loss)

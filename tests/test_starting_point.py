@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from unfreezing_toys import trainer
 
-from lightning_transfer import ProgressiveUnfreezing, StartingPointPenalty, WeightInterpolation
+from lightning_transfer import ProgressiveUnfreezing, SpectralShrinkage, StartingPointPenalty, WeightInterpolation
 from lightning_transfer.cluster.sharding import FullyShardedStrategy
 from lightning_transfer.dashboards.training_curves import TrainingScalars
 from lightning_transfer.errors import UserError
@@ -88,6 +88,20 @@ def test_bss_adds_the_gradient_of_its_penalty_on_the_features_below_the_head() -
         torch.testing.assert_close(added, torch.zeros_like(added) if parameter.grad is None else parameter.grad)
     assert float(twin.body[0].weight.grad.abs().max()) > 1e-3
     assert "training_step" not in vars(same), "as before the fit"
+
+
+def test_two_penalties_may_follow_a_step_that_takes_the_batch_alone() -> None:
+    class Alone(Pretrained):
+        def training_step(self, batch: Any) -> Tensor:  # type: ignore[override]
+            return super().training_step(batch, 0)
+
+    weights = []
+    for strengths in ((), (5.0,), (2.0, 3.0)):
+        module = Alone()
+        trainer(*(SpectralShrinkage(strength) for strength in strengths)).fit(module)
+        weights.append(module.body[0].weight.detach().clone())
+    torch.testing.assert_close(weights[2], weights[1])
+    assert not torch.equal(weights[1], weights[0])
 
 
 def test_bss_of_a_head_that_is_not_called_is_refused() -> None:

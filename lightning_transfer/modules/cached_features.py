@@ -33,6 +33,8 @@ class CachedFeatures(L.Callback):
     def __init__(self, is_shared: bool = False) -> None:
         self._is_shared = is_shared
         self._cache: FeatureCache | None = None  # in a fit
+        self._trained: list[float] = []  # sums of frozen weights as they train
+        self._validates_others: bool | None = None  # until a batch of the validation has come
         self._first_validation_row = 0  # rows of a validation split of its own are no training rows
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -72,11 +74,17 @@ class CachedFeatures(L.Callback):
         """Forgets the rows."""
         self._note(trainer, None)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes the frozen weights, in whose place a callback may put their average for the validation."""
+        self._trained, self._validates_others = [] if self._cache is None else self._cache.sums_below(), None
+
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: IndexedBatch, batch_idx: int, _: int = 0
     ) -> None:
-        """Notes the rows of a batch."""
-        self._note(trainer, batch)
+        """Notes the rows of a batch, unless the features are those of other weights."""
+        if self._validates_others is None:
+            self._validates_others = self._cache is not None and self._cache.sums_below() != self._trained
+        self._note(trainer, None if self._validates_others else batch)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Forgets the rows."""

@@ -81,6 +81,7 @@ class FeatureCache:
         self._cut: NetworkCut | None = None
         self._shared: SharedFeatures | None = None
         self._checked_modes: set[bool] = set()
+        self._below: dict[str, Tensor] = {}
         self._forget([])
 
     def logits_of(self, *inputs: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class FeatureCache:
                     f"model.cache_features is on, but {name} is trained, and nothing below it is frozen: add"
                     " configs/strategies/linear_probe.yaml or gradual.yaml, or leave it off"
                 )
-            self._cut = None
+            self._cut, self._below = None, {}
             self._forget([])
             return None
         if self._cut is None or self._cut.name != self._groups[place].name:
@@ -144,6 +145,12 @@ class FeatureCache:
             for groups in (self._groups[:place], self._groups[place:])
         )
         return NetworkCut(self.network, self.forward, self._groups[place].name, below, above)
+
+    def sums_below(self) -> list[float]:
+        """Sums up each tensor below the cut: they change where others were put into its place, as by an average."""
+        below = self._below.values()
+        sums = [t.sum(dtype=torch.float32 if t.device.type == "mps" else torch.float64) for t in below]
+        return torch.stack(sums).tolist() if sums else []
 
     def share(self) -> None:
         """Leaves to other runs the features that were computed since the last time."""

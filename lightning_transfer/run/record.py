@@ -94,7 +94,7 @@ class ResultsRecorder(L.Callback):
         train_seconds = self.fit_seconds - self.validation_seconds
         best, steps = best_checkpoint(trainer), training_steps(trainer)
         return {
-            "validation": self._validation_after(best.best_step if best else trainer.global_step),
+            "validation": self._validation_after(best.best_step if best else trainer.global_step, best),
             "test": test,
             "selected_by": best.monitor if best else None,
             "best_checkpoint": best.best_model_path if best else None,
@@ -119,13 +119,22 @@ class ResultsRecorder(L.Callback):
             "validations": self.validations,
         }
 
-    def _validation_after(self, step: int | None) -> dict[str, float] | None:
+    def _validation_after(self, step: int | None, best: BestCheckpoint | None) -> dict[str, float] | None:
         """Returns the metrics of the weights after that many steps; None where they were not validated.
 
-        The last entry counts, because weights that are interpolated at the end of a training take no step.
+        Weights that are interpolated at the end of a training take no step. So where several were validated after as
+        many, those of the best checkpoint count, or the last.
         """
-        found = next((entry for entry in reversed(self.validations) if entry["step"] == step), {})
+        entries = [entry for entry in reversed(self.validations) if entry["step"] == step] or [{}]
+        found = next((entry for entry in entries if best is not None and _is_of(entry, best)), entries[0])
         return {name: value for name, value in found.items() if name not in ("epoch", "step")} or None
+
+
+def _is_of(entry: Mapping[str, Any], best: BestCheckpoint) -> bool:
+    """Says whether the metrics of a validation are those by which the best checkpoint was chosen."""
+    score, loss = best.best_model_score, best.best_loss
+    has_score = score is not None and entry.get(str(best.monitor)) == float(score)
+    return has_score and (loss is None or entry.get("val/loss") == loss)
 
 
 def print_record(record: dict[str, Any], folder: Path) -> None:

@@ -54,7 +54,11 @@ class Resumption(L.Callback):
         if trainer.num_training_batches == 0 and trainer.limit_train_batches:
             raise UserError("the data gives no training batches, and nothing was trained: expected one or more")
         if self._step == trainer.global_step:
-            rank_zero_warn(
-                f"nothing was trained: the checkpoint is of step {self._step}, at the end of trainer.max_epochs"
-                f" {trainer.max_epochs} and trainer.max_steps {trainer.max_steps}; raise trainer.max_epochs to go on"
-            )
+            rank_zero_warn(f"nothing was trained: the checkpoint is of step {self._step}, {_end_of(trainer)}")
+
+
+def _end_of(trainer: L.Trainer) -> str:
+    if trainer.should_stop:
+        return "where a callback, such as EarlyStopping, had ended the training"
+    lengths = f"trainer.max_epochs {trainer.max_epochs} and trainer.max_steps {trainer.max_steps}"
+    return f"at the end of {lengths}; raise trainer.max_epochs to go on"

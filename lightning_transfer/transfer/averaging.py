@@ -28,7 +28,8 @@ class ExponentialMovingAverage(WeightAveraging):
             (1 + n) / (10 + n).
 
     Raises:
-        UserError: If the decay is out of range. On ``fit``, if the strategy divides the weights over the ranks.
+        UserError: If the decay is out of range. On ``fit``, if the strategy divides the weights over the ranks, or a
+            checkpoint is to have the weights only.
 
     Source:
         Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992. The growing decay is that of
@@ -47,6 +48,11 @@ class ExponentialMovingAverage(WeightAveraging):
         if stage == "fit" and divides_weights(trainer):
             name = type(trainer.strategy).__name__
             raise UserError(f"ExponentialMovingAverage does not go with {name}, which divides the weights")
+        if stage == "fit" and any(getattr(saved, "save_weights_only", False) for saved in trainer.checkpoint_callbacks):
+            raise UserError(
+                "save_weights_only is true: expected false with ExponentialMovingAverage, as such a checkpoint would"
+                " have the weights that train and not the average"
+            )
         super().setup(trainer, pl_module, stage)
         self._latest_update_step = trainer.global_step
 

@@ -14,6 +14,7 @@ from lightning_transfer.networks.trial_passes import is_trial_pass
 from lightning_transfer.transfer.feature_penalty import FeaturePenalty
 from lightning_transfer.transfer.shown_groups import head_above_layers
 from lightning_transfer.transfer.starting_point import KeptStart
+from lightning_transfer.transfer.value_checks import check_amount
 from lightning_transfer.transfer.weights import WeightsReport
 
 
@@ -47,10 +48,8 @@ class LearningWithoutForgetting(KeptStart, FeaturePenalty):
     """
 
     def __init__(self, strength: float = 1.0, temperature: float = 2.0) -> None:
-        if not strength >= 0:
-            raise UserError(f"strength is {strength}: expected 0 or more")
-        if not temperature > 0:
-            raise UserError(f"temperature is {temperature}: expected more than 0")
+        check_amount("strength", strength)
+        check_amount("temperature", temperature, or_more=False)
         self.strength, self.temperature = strength, temperature
         self.old_head: Mapping[str, Tensor] = {}
         self._old_network: pl.LightningModule | None = None

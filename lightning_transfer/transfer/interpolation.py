@@ -7,7 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -63,12 +64,14 @@ class WeightInterpolation(KeptStart):
         self._buffers: Weights = {}
         self._names: dict[int, str] = {}
         self._metric: tuple[str, Direction] | None = None
+        self._validated_step = -1
         self.outcome: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets an earlier fit. A checkpoint's start is loaded after this."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":
+        self._is_fit = stage == "fit"
+        if self._is_fit:
             self._reset()
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,13 +79,20 @@ class WeightInterpolation(KeptStart):
         return super().state_dict() | {"outcome": self.outcome}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint, also from one of an earlier version."""
-        super().load_state_dict(state_dict)
-        self.outcome = state_dict.get("outcome", {})
+        """Goes on from a checkpoint in a fit, also from one of an earlier version."""
+        if self._is_fit:
+            super().load_state_dict(state_dict)
+            self.outcome = state_dict.get("outcome", {})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checks that a coefficient can be chosen, and finds the layers below the head."""
         self._names = names_below_head(trainer, pl_module)
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, EarlyStopping) and _decides_late(callback) for callback in callbacks):
+            raise UserError(
+                "EarlyStopping of Lightning ends the training after WeightInterpolation has had its turn: expected"
+                " lightning_transfer.EarlyStopping, or check_on_train_epoch_end=False"
+            )
         if len(self.coefficients) == 1:
             return
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
@@ -138,8 +148,24 @@ class WeightInterpolation(KeptStart):
         chosen = max(known, key=lambda coefficient: (known[coefficient], coefficient))
         holder.load_state_dict(interpolate(self._start, end, chosen))
         self._report(chosen, values)
-        if chosen < 1 and any(trainer.num_val_batches):
-            validate(trainer)  # so that the best checkpoint may be this one, and its metrics are these weights'
+        if chosen < 1 or self._validated_step != trainer.global_step:
+            for callback in trainer.checkpoint_callbacks:
+                # Lightning saves once after a step, and other weights may have been saved after this one, in mid-epoch.
+                # Without this private member, the weights are those of the module alone then.
+                callback._last_global_step_saved = -1  # type: ignore[attr-defined]
+            if any(trainer.num_val_batches):
+                validate(trainer)  # so that the best checkpoint may be this one, and its metrics are these weights'
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes what is validated, and that the metric is logged.
+
+        Raises:
+            UserError: If it is not.
+        """
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validated_step = trainer.global_step
+            if self._metric:
+                _require_logged(trainer, self._metric[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says so where a later callback has ended the training, after the choice would have been made."""
@@ -156,9 +182,7 @@ class WeightInterpolation(KeptStart):
         name, mode = self._metric
         with _alone(trainer):
             validate(trainer)
-        if name not in trainer.callback_metrics:
-            logged = ", ".join(trainer.callback_metrics)
-            raise UserError(f"monitor is {name}, which validation does not log: choose one of {logged}")
+        _require_logged(trainer, name)
         value: float = trainer.strategy.broadcast(float(trainer.callback_metrics[name]))  # all ranks choose alike
         return value if mode == "max" else -value
 
@@ -168,6 +192,12 @@ class WeightInterpolation(KeptStart):
         self.outcome = {"coefficient": chosen, "monitor": name or None, "values": measured}
         listed = ", ".join(f"{value:.4f} at {coefficient}" for coefficient, value in measured.items())
         rank_zero_info(f"Weights at {chosen:g} between start and end{f'; {name}: {listed}' if listed else ''}")
+
+
+def _require_logged(trainer: pl.Trainer, name: str) -> None:
+    if name not in trainer.callback_metrics:
+        logged = ", ".join(trainer.callback_metrics)
+        raise UserError(f"monitor is {name}, which validation does not log: expected one of {logged}")
 
 
 def interpolation_of(trainer: pl.Trainer) -> dict[str, Any] | None:
@@ -213,6 +243,11 @@ def _alone(trainer: pl.Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.callbacks, trainer.loggers = callbacks, loggers  # type: ignore[attr-defined]
+
+
+def _decides_late(callback: EarlyStopping) -> bool:
+    """Says whether it stops after all other callbacks have seen the end of an epoch, by a private member."""
+    return bool(getattr(callback, "_check_on_train_epoch_end", False))  # without it, the warning at the end is left
 
 
 def _is_last_epoch(trainer: pl.Trainer) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.metadata
+import pickle
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from lightning_transfer.errors import UserError, require_library
+from lightning_transfer.errors import UserError, in_one_line, require_library
 from lightning_transfer.files import replacing
 from lightning_transfer.networks.layer_groups import LayerGroup, some_of
 from lightning_transfer.transfer.interpolation import WeightInterpolation
 from lightning_transfer.transfer.shown_groups import head_of, own_groups, unfreezing_of
 from lightning_transfer.transfer.starting_point import refuse_divided_weights
+from lightning_transfer.transfer.value_checks import check_count
 
 Weights = dict[str, Tensor]
 Hook = Callable[[dict[str, Any]], None]
@@ -64,10 +67,8 @@ class LowRankAdaptation(pl.Callback):
     """
 
     def __init__(self, rank: int = 8, alpha: int = 16, dora: bool = False) -> None:
-        _require_peft()
-        for name, value in {"rank": rank, "alpha": alpha}.items():
-            if not (isinstance(value, int) and value >= 1):
-                raise UserError(f"{name} is {value}: expected a whole number, at least 1")
+        check_count("rank", rank)
+        check_count("alpha", alpha)
         self.rank, self.alpha, self.dora = rank, alpha, dora
         self._tuner: Any = None  # peft's, around the network in a fit
         self._prefix = ""
@@ -78,6 +79,7 @@ class LowRankAdaptation(pl.Callback):
         """Puts the adapters into the network, whose starting weights are loaded. A checkpoint is loaded after this."""
         if stage != "fit":
             return
+        _require_peft()
         refuse_divided_weights(self, trainer)
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         refuse_mean_of_adapters(callbacks)
@@ -128,7 +130,13 @@ class LowRankAdaptation(pl.Callback):
         saved: list[Any] = [*trainer.checkpoint_callbacks]
         best = next((path for callback in saved if (path := getattr(callback, "best_model_path", ""))), None)
         if best and trainer.is_global_zero:
-            checkpoint = torch.load(best, map_location="cpu", mmap=True, weights_only=True)
+            try:
+                checkpoint = torch.load(best, map_location="cpu", mmap=True, weights_only=True)
+            except pickle.UnpicklingError as error:  # what a module of the user's has put into it is not executed
+                rank_zero_warn(
+                    f"the adapters are not saved on their own: {best} is no plain checkpoint ({in_one_line(error)})"
+                )
+                return
             self._save_adapters(checkpoint["adapted_state_dict"], Path(best))
 
     def _save_adapters(self, weights: Weights, checkpoint: Path) -> None:

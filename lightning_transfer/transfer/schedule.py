@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from lightning_transfer.directions import Direction, decide_direction
 from lightning_transfer.errors import UserError
+from lightning_transfer.transfer.value_checks import check_amount, check_count
 
 Schedule = Literal["linear_probe", "full", "gradual", "chain"]
 LearningRateSchedule = Literal["constant", "slanted_triangular", "one_cycle"]
@@ -44,9 +45,8 @@ class Plateau:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check_count("plateau: patience", self.patience)
-        if self.min_delta < 0:
-            raise UserError(f"plateau: min_delta is {self.min_delta}: expected 0 or more")
+        check_count("plateau: patience", self.patience)
+        check_amount("plateau: min_delta", self.min_delta)
         direction = decide_direction(self.monitor, self.mode, "plateau: mode")
         object.__setattr__(self, "mode", direction)  # the class is frozen
 
@@ -80,8 +80,9 @@ class Until:
             object.__setattr__(self, "plateau", parse(Plateau, self.plateau, "plateau"))
         if all(getattr(self, field.name) is None for field in fields(self)):
             raise UserError("until is empty: expected epochs, steps, fraction or plateau")
-        _check_count("until: epochs", self.epochs)
-        _check_count("until: steps", self.steps)
+        for name, value in {"until: epochs": self.epochs, "until: steps": self.steps}.items():
+            if value is not None:
+                check_count(name, value)
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise UserError(f"until: fraction is {self.fraction}: expected a share of the training between 0 and 1")
 
@@ -204,8 +205,3 @@ def parse_phases(phases: Sequence[Phase | Mapping[str, Any]]) -> list[Phase]:
                 f"phase {number} is the last and runs until training ends: expected no until, or one more phase"
             )
     return parsed
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise UserError(f"{name} is {value!r}: expected a whole number of at least 1")

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from lightning_transfer.errors import UserError
 from lightning_transfer.transfer.feature_penalty import FeaturePenalty
+from lightning_transfer.transfer.value_checks import check_amount, check_count
 
 
 class SpectralShrinkage(FeaturePenalty):
@@ -27,10 +27,8 @@ class SpectralShrinkage(FeaturePenalty):
     """
 
     def __init__(self, strength: float = 0.001, count: int = 1) -> None:
-        if not strength >= 0:
-            raise UserError(f"strength is {strength}: expected 0 or more")
-        if count < 1:
-            raise UserError(f"count is {count}: expected at least 1")
+        check_amount("strength", strength)
+        check_count("count", count)
         self.strength, self.count = strength, count
 
     def penalty(self, features: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from lightning_transfer.errors import UserError
 from lightning_transfer.lightning_internals import divides_weights, gradient_scale
 from lightning_transfer.transfer.shown_groups import names_below_head
+from lightning_transfer.transfer.value_checks import check_amount
 
 
 class KeptStart(pl.Callback):
@@ -55,8 +56,7 @@ class StartingPointPenalty(KeptStart):
     """
 
     def __init__(self, strength: float = 0.1) -> None:
-        if not strength >= 0:
-            raise UserError(f"strength is {strength}: expected 0 or more")
+        check_amount("strength", strength)
         self.strength = strength
         self._start = {}
         self._names: dict[int, str] = {}

@@ -1,0 +1,32 @@
+"""Checks the numbers that callbacks are given, before a training finds out."""
+
+import math
+from typing import Any
+
+from lightning_transfer.errors import UserError
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuses what is no whole number of at least 1.
+
+    Raises:
+        UserError: For anything else. It names the argument.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name} is {value!r}: expected a whole number of at least 1")
+
+
+def check_amount(name: str, value: Any, or_more: bool = True) -> None:
+    """Refuses what is no finite number from 0 on.
+
+    Args:
+        name: What the error calls it.
+        value: The number.
+        or_more: Whether it may be 0.
+
+    Raises:
+        UserError: For anything else. It names the argument.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or not (value or or_more):
+        raise UserError(f"{name} is {value!r}: expected {'0 or more' if or_more else 'more than 0'}")
