@@ -222,3 +222,28 @@ def test_texts_have_the_same_features_beside_whatever_other_texts() -> None:
     logits, cache = logits_of([1, 3, 2])
     assert (cache.sharing.computed, cache.sharing.taken) == (1 + 1, 2)  # a new one, and one to compare
     assert torch.equal(logits[[2, 0]], expected[[2, 1]])
+
+
+def test_test_after_a_fit_takes_the_features_of_others_too(image_folder: Path) -> None:
+    found, computed = [], []
+    for cache in (False, "shared", "shared"):
+        model = run(image_folder, cache=cache)
+        before = model.network.computed
+        [metrics] = model.trainer.test(model, datamodule=model.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+        found.append(metrics)
+        computed.append(model.network.computed - before)  # type: ignore[operator]
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert "forward" not in vars(model)
+    images = computed[0]
+    assert computed[1] > images
+    assert computed[2] < 12, "the checks of the cut, and one example of the entry"
+    assert found[2] == found[1] == pytest.approx(found[0], rel=1e-5)
+    assert model.shared_features
+    assert model.shared_features["taken"] == 90 + images
+
+
+def test_test_by_weights_that_trained_shares_nothing(image_folder: Path) -> None:
+    model = run(image_folder, schedule="full")
+    taken = model.shared_features
+    model.trainer.test(model, datamodule=model.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+    assert model.shared_features == taken

@@ -70,6 +70,7 @@ class Classifier(LaidOutModule):
     """
 
     loss: Any
+    frozen_in_fit: list[str]  # parameters below features that a fit has shared to its end
     shared_features: dict[str, float] | None = None  # what a record of a run says of features that it has shared
     _loss_sum: Tensor
     _score_sum: Tensor
@@ -100,7 +101,7 @@ class Classifier(LaidOutModule):
         self.loss = build_loss(loss, self.targets, num_classes, label_smoothing)
         self.class_weights = check_class_weights(class_weights, self.loss, num_classes)
         self._weights: Tensor | None = None  # of the classes, in a fit
-        self.cache_features = cache_features
+        self.cache_features, self.frozen_in_fit = cache_features, []
         if compile:
             self.network.compile()  # in place: the names of the weights stay
         own_metrics = check_metrics(metrics, self.targets, num_classes)

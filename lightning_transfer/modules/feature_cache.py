@@ -116,6 +116,11 @@ class FeatureCache:
         self._checked_modes.add(self.network.training)  # what takes the features alone needs nothing more
         return cut.end, features.squeeze(1)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether something was frozen when the last batch of known rows came."""
+        return self._cut is not None
+
     def _present_cut(self) -> NetworkCut | None:
         """Finds where to cut, and forgets what was computed with other weights."""
         trained = [(place, name) for name, (tensor, place) in self._first_use.items() if tensor.requires_grad]
