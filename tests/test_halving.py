@@ -18,6 +18,7 @@ from lightning_transfer.study import slurm
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Halving, Tuning
+from lightning_transfer.study.damaged import set_aside_damaged
 from lightning_transfer.study.halving import in_rung, rungs
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
@@ -189,6 +190,18 @@ def test_halving_that_comes_after_a_part_of_the_grid_has_the_rest_of_its_rows_tr
     assert [(value, until) for name, value, until in ran if name == "scratch"] == [(rate, 1.0) for rate in RATES[1:]]
     assert {until for name, _, until in ran if name == "full"} == {0.25, 0.5}
     assert {*choose(plan.study, plan.tuning()).values()} == {0.5}
+
+
+def test_damaged_notes_of_a_finished_run_promote_no_rival() -> None:
+    plan, ran = toy_plan(Halving(3, 0.25)), []
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    before, chosen = len(ran), choose(plan.study, plan.tuning())
+    [finalist] = [cell for cell in plan.tuning() if cell.is_finished and cell.arm.strategy == "full"][-1:]  # type: ignore[union-attr]
+    (finalist.folder / "validated.json").write_text("{")
+    set_aside_damaged(plan.folder, "accuracy")
+    run_study(plan, training(by_rate, ran), parallel=1, retry_failed=False)
+    assert len(ran) == before
+    assert choose(plan.study, plan.tuning()) == chosen
 
 
 def test_best_that_was_stopped_is_chosen_where_all_that_went_on_failed() -> None:

@@ -115,22 +115,28 @@ def test_training_that_was_stopped_goes_on_with_more_patience(
             resumed.fit(Stuck(), ckpt_path=tmp_path / "stopped.ckpt")
         assert resumed.global_step == steps
         lines = f"{caplog.text}{capfd.readouterr()}{[str(one.message) for one in warned]}"
-        assert ("val/loss has not improved for 2 validations, and patience is 2" in lines) == (patience == 2)
+        assert ("val/loss did not improve in 2 validations, and patience is 2" in lines) == (patience == 2)
         assert ("step 18, where a callback, such as EarlyStopping, had ended the training" in lines) == (patience == 2)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: EarlyStopping(patience=-3), "patience is -3: expected a whole number of at least 1"),
+        (lambda: EarlyStopping(patience=-3), "patience is -3: expected a whole number of at least 0"),
         (lambda: EarlyStopping(patience="3"), "patience is '3': expected a whole number"),
-        (lambda: EarlyStopping(min_delta=math.nan), "min_delta is nan: expected 0 or more"),
-        (lambda: Plateau("val/loss", min_delta=math.nan), "plateau: min_delta is nan: expected 0 or more"),
+        (lambda: EarlyStopping(min_delta=math.nan), "min_delta is nan: expected a finite number, 0 or more"),
+        (
+            lambda: Plateau("val/loss", min_delta=math.nan),
+            "plateau: min_delta is nan: expected a finite number, 0 or more",
+        ),
         (lambda: SpectralShrinkage(count=1.5), "count is 1.5: expected a whole number of at least 1"),
-        (lambda: SpectralShrinkage(strength=math.inf), "strength is inf: expected 0 or more"),
-        (lambda: StartingPointPenalty("1"), "strength is '1': expected 0 or more"),
-        (lambda: LearningWithoutForgetting(temperature=math.inf), "temperature is inf: expected more than 0"),
-        (lambda: LearningWithoutForgetting(temperature=0), "temperature is 0: expected more than 0"),
+        (lambda: SpectralShrinkage(strength=math.inf), "strength is inf: expected a finite number, 0 or more"),
+        (lambda: StartingPointPenalty("1"), "strength is '1': expected a finite number, 0 or more"),
+        (
+            lambda: LearningWithoutForgetting(temperature=math.inf),
+            "temperature is inf: expected a finite number, more than 0",
+        ),
+        (lambda: LearningWithoutForgetting(temperature=0), "temperature is 0: expected a finite number, more than 0"),
         (lambda: LowRankAdaptation(alpha=True), "alpha is True: expected a whole number of at least 1"),
     ],
 )

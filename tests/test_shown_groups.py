@@ -77,11 +77,9 @@ def test_features_of_several_lengths_are_not_compared() -> None:
     network = nn.Sequential(nn.Embedding(9, 3), TokenHead(3, 2))
     texts = [(torch.ones(2, length, dtype=torch.long),) for length in (4, 6)]
     scores = Scores(Classifier(network, 2))
-    with pytest.raises(
-        UserError, match="what goes into the head has 12 to 18 numbers: expected as many of each example"
-    ):
+    with pytest.raises(UserError, match="the head is given 12 to 18 numbers: expected as many of each example"):
         embeddings(scores, texts)
-    with pytest.raises(UserError, match="has 12 to 18 numbers"):
+    with pytest.raises(UserError, match="is given 12 to 18 numbers"):
         nearest(embeddings(scores, texts[:1]), embeddings(scores, texts[1:]), 2)
 
 

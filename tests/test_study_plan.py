@@ -315,9 +315,10 @@ def test_folder_without_its_settings_is_named() -> None:
 
 
 def test_chosen_value_comes_after_what_a_size_changes() -> None:
-    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001}}
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"weight_decay": 0.001}}
     key = "model.init_args.optimizer.init_args.lr"
-    study = toy_study(at_size={2: {"model.init_args.optimizer": optimizer}}, overrides={key: 0.05})
+    study = toy_study(at_size={2: {"model.init_args.optimizer": optimizer}})
+    check(study)
     cell = next(cell for cell in plan_of(study).tuning() if cell.size == 2)
     last = [argument for argument in cell.arguments if argument.startswith("--model.init_args.optimizer")][-1]
     assert last == f"--{key}={cell.value}"
@@ -334,11 +335,30 @@ def test_chosen_value_comes_after_what_a_size_changes() -> None:
         ({"tuning": Tuning([0.1], sizes=[3])}, r"tuning\.sizes has 3, which is not one of the study's sizes \[2, 4\]"),
         ({"at_size": {3: {}}}, "at_size has 3, which is not one of"),
         ({"at_size": {None: {}}}, "at_size has null, which is not one of"),
-        ({"overrides": {"init_from": "a.ckpt"}}, "init_from is set by overrides of the study: expected it in weights"),
+        ({"overrides": {"init_from": "a.ckpt"}}, "init_from is set by overrides of the study: expected it as starting"),
         ({"at_size": {4: {"init_from": "a"}}}, "init_from is set by at_size of the study"),
         (
-            {"overrides": {"trainer": {"callbacks": []}}},
-            "trainer.callbacks is set by overrides of the study, which would take away those of the strategies",
+            {"overrides": {"trainer": {"callbacks": []}}, "strategies": {"scratch": "linear_probe"}},
+            "trainer.callbacks is set by overrides of the study, which would take away those of the strategy scratch",
+        ),
+        (
+            {"overrides": {"test_after_fit": False}},
+            "test_after_fit is set by overrides of the study: expected it nowhere",
+        ),
+        (
+            {"weights": {"a": Pretraining(["quickstart"], {"seed_everything": 5})}},
+            "seed_everything is set by overrides of the weights a: expected it as their seed, or per_seed",
+        ),
+        (
+            {"overrides": {"data": {"class_path": "a.B", "init_args": {"examples_per_class": 3}}}},
+            "data.init_args.examples_per_class is set by overrides and by|set by overrides and by size_key",
+        ),
+        (
+            {
+                "strategies": {"scratch": "full_discriminative"},
+                "overrides": {"model": {"class_path": "a.B", "init_args": {"lr_decay": 1.0}}},
+            },
+            "model.init_args.lr_decay is set by overrides of the study and by its strategy scratch",
         ),
         (
             {"strategies": {"scratch": "full_discriminative"}, "overrides": {"model.lr_decay": 1.0}},
@@ -371,7 +391,9 @@ def test_mistake_in_a_study_is_named(changes: dict[str, Any], message: str) -> N
 
 def test_setting_of_a_size_may_be_another_at_the_others_and_be_that_of_all_the_data() -> None:
     check(toy_study(overrides={"trainer.max_epochs": 2}, at_size={4: {"trainer.max_epochs": 3}}))
-    check(toy_study(strategies={"scratch": "scratch"}, overrides={"model.lr_decay": {"grid": [1, 2]}}))
+    check(toy_study(strategies={"scratch": "scratch"}, overrides={"trainer.callbacks": []}))
+    for key, values in (("model.lr_decay", [1, 2]), ("model.init_args", [{"lr_decay": 1.0}])):
+        check(toy_study(strategies={"scratch": "full_discriminative"}, overrides={key: {"grid": values}}))
     study = toy_study(sizes=[2, None], at_size={None: {"trainer.max_epochs": 7}})
     check(study)
     found = {cell.size: "--trainer.max_epochs=7" in cell.arguments for cell in plan_of(study).final()}
@@ -394,6 +416,15 @@ def test_size_that_is_not_tuned_waits_for_the_choice_of_the_nearest() -> None:
         3: 0.01,
         4: 0.01,
     }
+
+
+def test_setting_that_became_an_empty_list_is_a_change() -> None:
+    file = Path("own.yaml")
+    file.write_text("trainer: {max_epochs: 1}")
+    pretend(plan_of(toy_study(strategies={"scratch": "own.yaml"})).tuning()[0], 0.5)
+    file.write_text("trainer: {max_epochs: 1, callbacks: []}")
+    with pytest.raises(UserError, match=r"was made with trainer\.callbacks of own\.yaml null, and now it is \[\]"):
+        plan_of(toy_study(strategies={"scratch": "own.yaml"})).tuning()[0].check_unchanged()
 
 
 def test_results_without_their_settings_are_not_taken() -> None:

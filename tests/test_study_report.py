@@ -316,6 +316,15 @@ def test_report_says_which_sizes_were_tuned_and_nothing_of_training_sets_where_t
     assert "Checkpoints were chosen on a hold-out" in text
 
 
+def test_null_of_another_setting_has_no_place_on_the_curve_and_one_size_is_no_training_set() -> None:
+    for sizes, key in (([1.0, 3.0, None], "model.target_epsilon"), ([100], "data.max_tokens")):
+        plan = Plan(toy_study(sizes=sizes, size_key=key, seeds=[0, 1], tuning=None), Path("logs"))
+        for cell in plan.final():
+            pretend(cell, accuracy(cell), data={"train_examples": 90, "fingerprints": {"train": "a"}})
+        assert f"Columns: `{key}`. " in report(plan)
+        assert ">0<" not in plots.learning_curve(Outcomes(plan)).partition("test accuracy")[2].partition(key)[0]
+
+
 def test_sizes_with_equally_many_examples_are_sizes_of_the_data_all_the_same() -> None:
     plan = Plan(toy_study(sizes=[2, 4, None], seeds=[0, 1], tuning=None), Path("logs"))
     for cell in plan.final():

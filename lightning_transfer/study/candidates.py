@@ -70,7 +70,7 @@ def _score_of_run(study: Study, cell: Cell) -> tuple[float, float] | None:
 
 def _judged_by(cell: Cell) -> dict[str, float]:
     end, validated = cell.part[1], cell.validated
-    if end == 1:
+    if end == 1 or not validated:
         result = cell.result
         assert result is not None
         return result["validation"] or {}

@@ -108,6 +108,11 @@ class Cell:
         return {float(share): found for share, found in read_json(file).items()} if file.exists() else {}
 
     @property
+    def was_to_pause(self) -> bool:
+        """Whether the run has noted its validations, also where these were damaged and set aside."""
+        return any(self.folder.glob(f"{VALIDATED}*"))
+
+    @property
     def is_outdated(self) -> bool:
         """Whether it is a soup of other runs than those that have finished by now."""
         file = self.folder / CELL

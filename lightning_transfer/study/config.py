@@ -84,7 +84,8 @@ class Study:
             strategy that sets ``init_from: null`` is run once, not once for each of the starting weights.
         soups: Strategies of which the study also averages the tuning runs: one soup, greedy by validation, for each
             tuned size and each of as many ``tuning.seeds`` as there are seeds. It is a row of its own.
-        sizes: Sizes of the training set; null is all there is. At one seed, a smaller set is part of a larger one.
+        sizes: Sizes of the training set; null is all there is. At one seed, a smaller set is part of a larger one. They
+            may also be values of another setting, which ``size_key`` names.
         at_size: Settings to change at a size, nested or by dotted names, for example fewer epochs on a larger set.
         size_key: Setting that the sizes change: data.examples_per_class, data.train_fraction, or any other number, such
             as model.target_epsilon. It is the axis of the report's curves.

@@ -56,7 +56,7 @@ def flags(settings: Mapping[str, Any]) -> dict[str, str]:
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Flattens nested mappings and lists to a mapping from dotted names to leaves."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-    if not items:
+    if items is None or not value:
         return {prefix: value}
     return {name: leaf for key, inner in items for name, leaf in flatten(inner, f"{prefix}.{key}".lstrip(".")).items()}
 

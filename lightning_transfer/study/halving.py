@@ -58,11 +58,11 @@ def in_rung(study: Study, cells: Iterable[Cell], number: int) -> list[Cell]:
 
     Returns:
         The cells, which are to run until the end of the rung. An arm has none at a size where a run of the rung before
-        has not ended. Where a run finished before the study was to halve, its rivals train to their end as well, as
-        nothing is known of its beginning.
+        has not ended. Where a run finished before the study was to halve, nothing is known of its beginning. Its rivals
+        train to their end as well there.
     """
     rung, cells = rungs(study)[number], list(cells)
-    whole = {(cell.arm, cell.size) for cell in cells if cell.is_finished and not cell.validated}
+    whole = {(cell.arm, cell.size) for cell in cells if cell.is_finished and not cell.was_to_pause}
     if number > 0:
         before = ranked(study, in_rung(study, cells, number - 1))
         going = [

@@ -102,7 +102,7 @@ class Outcomes:
         """Whether the sizes say how much there is to train on, and not another setting (model.target_epsilon)."""
         key = self.plan.study.size_key or _OF_DATA[0]
         counts = [self.train_examples(size) for size in self.sizes]
-        return key.endswith(_OF_DATA) or (key.startswith("data.") and len(set(counts)) == len(counts))
+        return key.endswith(_OF_DATA) or (key.startswith("data.") and len(set(counts)) == len(counts) > 1)
 
     def verdicts(self) -> dict[float | None, Verdict]:
         """Judges which arm is best at each size."""

@@ -136,8 +136,6 @@ class Plan:
             settings[study.size_key] = _size_value(study.size_key, size)
         settings |= {key: str(seed) for key in study.seed_keys}
         if study.tuning and value is not None:
-            # Last, so that no setting of the size comes after what was chosen.
-            settings = {key: given for key, given in settings.items() if key != study.tuning.key}
             settings |= flags({study.tuning.key: value})
         if tuning is not None:
             name = f"tune-{name}-{_short(tuning.key)}_{value}"

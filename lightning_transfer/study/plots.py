@@ -26,7 +26,7 @@ def learning_curve(outcomes: Outcomes) -> Markup:
     side by side at each number, so that equal ones do not hide each other.
     """
     labels = _labels(outcomes)
-    positions = [_position(outcomes, size) for size in outcomes.sizes]
+    positions = [_position(outcomes, size) for size in _drawn(outcomes)]
     has_log_x = min(positions) > 0
     aside = min(_SEEDS, _SPREAD / (2.5 * len(labels)))  # nearer to their own arm than to the next
     lines = [_curve(outcomes, label, number, aside, _beside(positions, number, len(labels), has_log_x))
@@ -79,7 +79,8 @@ def _figure(label: str, panels: Sequence[Chart], keys: Sequence[Line], columns: 
 
 
 def _curve(outcomes: Outcomes, label: str, number: int, aside: float, place: Callable[[float, float], float]) -> Line:
-    found = [outcome for outcome in outcomes if outcome.label == label and outcome.scores]
+    drawn = _drawn(outcomes)
+    found = [outcome for outcome in outcomes if outcome.label == label and outcome.scores and outcome.size in drawn]
     points, bars, single = [], [], []
     for outcome in found:
         position, summary = _position(outcomes, outcome.size), outcome.summary
@@ -128,6 +129,12 @@ def _steps(front: Sequence[Outcome]) -> list[tuple[float, float]]:
 
 def _labels(outcomes: Outcomes) -> list[str]:
     return list(dict.fromkeys(outcome.label for outcome in outcomes if outcome.scores))
+
+
+def _drawn(outcomes: Outcomes) -> list[float | None]:
+    """Lists the sizes of the curves. One that is null has no place among the numbers of another setting."""
+    sizes = outcomes.sizes
+    return sizes if outcomes.are_sizes_of_data else [size for size in sizes if size is not None] or sizes
 
 
 def _position(outcomes: Outcomes, size: float | None) -> float:

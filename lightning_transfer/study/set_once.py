@@ -1,12 +1,15 @@
 """Refuses a study that sets one thing in two places: one of them would be lost, and the report would still name it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import find_config, read_yaml
-from lightning_transfer.study.config import Study
-from lightning_transfer.study.grid import expand, flags
+from lightning_transfer.study.config import Pretraining, Study
+from lightning_transfer.study.grid import expand, flatten
+
+# What the study itself says of each of its runs.
+_OWN = {"test_after_fit", "logs", "experiment", "version"}
 
 
 def check_set_once(study: Study) -> None:
@@ -19,8 +22,8 @@ def check_set_once(study: Study) -> None:
     """
     variants = expand(study.overrides)
     grid = {_plain(name) for variant in variants for name, _ in variant}
-    overrides = {name for changes in variants.values() for name in flags(changes)}
-    at_size = {name for changes in study.at_size.values() for name in flags(changes)}
+    overrides = _names(variants.values())
+    at_size = _names(study.at_size.values())
     places = {
         "overrides": overrides,
         "at_size": at_size,
@@ -32,27 +35,40 @@ def check_set_once(study: Study) -> None:
     for place, names in places.items():
         for name, plain in ((name, _plain(name)) for name in sorted(names)):
             first = known.setdefault(plain, place)
-            if first != place and not ((first, place) == ("overrides", "at_size") and plain not in grid):
+            if first != place and not ((first, place) == ("overrides", "at_size") and not _is_below(plain, grid)):
                 raise UserError(
                     f"{name} is set by {first} and by {place} of the study: expected one of them, as only one counts"
                 )
+    for source, weights in study.weights.items():
+        if isinstance(weights, Pretraining) and "seed_everything" in _names([weights.overrides]):
+            raise UserError(
+                f"seed_everything is set by overrides of the weights {source}: expected it as their seed, or per_seed"
+            )
+    own = dict(_settings_of(study))
     for place in ("overrides", "at_size"):
         for name in sorted(places[place]):
-            _check_beside_strategies(study, place, name, is_grid=_plain(name) in grid)
+            _check_beside_strategies(own, place, name, is_grid=_is_below(_plain(name), grid))
 
 
-def _check_beside_strategies(study: Study, place: str, name: str, is_grid: bool) -> None:
-    """Refuses a setting that comes after the strategies and undoes what makes them differ."""
+def _check_beside_strategies(own: Mapping[str, set[str]], place: str, name: str, is_grid: bool) -> None:
+    """Refuses a setting that the study sets itself, or that would undo what makes the strategies differ."""
     plain = _plain(name)
-    if plain == "init_from":
-        raise UserError(f"init_from is set by {place} of the study: expected it in weights, which a strategy may leave")
-    if plain == "trainer.callbacks":
+    if plain in _OWN:
         raise UserError(
-            f"trainer.callbacks is set by {place} of the study, which would take away those of the strategies: expected"
-            " trainer.callbacks+, which adds to them"
+            f"{name} is set by {place} of the study: expected it nowhere, as the study sets it for each run"
         )
-    for strategy, own in _settings_of(study):
-        if plain in own and not is_grid and not plain.endswith("+"):
+    if plain == "init_from":
+        raise UserError(
+            f"init_from is set by {place} of the study: expected it as starting weights (weights, or --source of"
+            " transfer), which a strategy may leave"
+        )
+    for strategy, settings in own.items():
+        if _is_below(plain, {"trainer.callbacks"}) and settings & {"trainer.callbacks", "trainer.callbacks+"}:
+            raise UserError(
+                f"trainer.callbacks is set by {place} of the study, which would take away those of the strategy"
+                f" {strategy}: expected trainer.callbacks+, which adds to them"
+            )
+        if plain in settings and not is_grid and not plain.endswith("+"):
             raise UserError(
                 f"{name} is set by {place} of the study and by its strategy {strategy}, which would lose it: expected"
                 " it in the strategies alone, or as a grid"
@@ -60,10 +76,24 @@ def _check_beside_strategies(study: Study, place: str, name: str, is_grid: bool)
 
 
 def _settings_of(study: Study) -> Iterator[tuple[str, set[str]]]:
-    """Names the settings of each strategy's config."""
+    """Names the settings of each strategy's config, in their shorter form."""
     for strategy, file in study.strategies.items():
         content: Any = read_yaml(find_config(file, "strategies"))
-        yield strategy, {_plain(name) for name in flags(content)} if isinstance(content, Mapping) else set()
+        yield strategy, {_plain(name) for name in _names([content] if isinstance(content, Mapping) else [])}
+
+
+def _names(settings: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Names all settings, those within a class too. What is added to a list is one."""
+    return {
+        f"{name.partition('+')[0]}+" if "+" in name else name
+        for each in settings
+        for name in flatten(dict(each))
+        if not name.endswith(".class_path")
+    }
+
+
+def _is_below(name: str, names: Iterable[str]) -> bool:
+    return any(name == other or name.startswith(f"{other}.") for other in names)
 
 
 def _plain(name: str) -> str:

@@ -36,7 +36,7 @@ class EarlyStopping(callbacks.EarlyStopping):
         self, monitor: str = "val/loss", mode: Direction | None = None, patience: int = 10, min_delta: float = 0.0
     ) -> None:
         direction = decide_direction(monitor, mode, "mode of EarlyStopping")
-        check_count("patience", patience)
+        check_count("patience", patience, least=0)
         check_amount("min_delta", min_delta)
         super().__init__(monitor, min_delta, patience, mode=direction, check_on_train_epoch_end=False)
 
@@ -61,8 +61,10 @@ class EarlyStopping(callbacks.EarlyStopping):
             )
         is_patient = self.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED and self.wait_count < self.patience
         if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED and not is_patient:
-            rank_zero_info(
-                f"early stopping had ended the training: {self.monitor} has not improved for {self.wait_count}"
-                f" validations, and patience is {self.patience}"
-            )
+            rank_zero_info(f"early stopping had ended the training: {self._reason()}")
             trainer.should_stop = True
+
+    def _reason(self) -> str:
+        if self.stopping_reason != EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            return str(self.stopping_reason_message)
+        return f"{self.monitor} did not improve in {self.wait_count} validations, and patience is {self.patience}"

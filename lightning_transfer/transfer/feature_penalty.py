@@ -20,8 +20,8 @@ class FeaturePenalty(pl.Callback):
     No logged loss has the penalty. Where nothing below the head trains, there is none. A subclass defines ``penalty``.
 
     Raises:
-        UserError: On ``fit``, if the module has several tasks, or steps its optimizers by hand. In the first step, if
-            the head is given no features.
+        UserError: On ``fit``, if the module has several tasks, steps its optimizers by hand, or has no layers below its
+            head. In the first step, if the head is given no features.
     """
 
     _features: Tensor | None = None

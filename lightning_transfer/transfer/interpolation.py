@@ -41,7 +41,9 @@ class WeightInterpolation(KeptStart):
 
     Raises:
         UserError: If a coefficient is out of range. On ``fit``, before the first step, if nothing is validated, no
-            metric is known, or the strategy divides the weights over the ranks.
+            metric is known, the network has no layers below its head, or the strategy divides the weights over the
+            ranks; and where an ``EarlyStopping`` of Lightning decides later. After the first validation, if the metric
+            is not logged.
 
     Source:
         WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, 2022. There the start has a zero-shot head.

@@ -47,8 +47,8 @@ class StartingPointPenalty(KeptStart):
         strength: Weight of the penalty.
 
     Raises:
-        UserError: If the strength is negative. On ``fit``, if the strategy divides the weights over the ranks, or a
-            gradient is sparse.
+        UserError: If the strength is out of range. On ``fit``, if the strategy divides the weights over the ranks, the
+            network has no layers below its head, or a gradient is sparse.
 
     Source:
         L2-SP: Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional Networks,

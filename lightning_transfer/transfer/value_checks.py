@@ -1,19 +1,20 @@
 """Checks the numbers that callbacks are given, before a training finds out."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 from lightning_transfer.errors import UserError
 
 
-def check_count(name: str, value: Any) -> None:
-    """Refuses what is no whole number of at least 1.
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuses what is no whole number from a least one on.
 
     Raises:
         UserError: For anything else. It names the argument.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name} is {value!r}: expected a whole number of at least 1")
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise UserError(f"{name} is {value!r}: expected a whole number of at least {least}")
 
 
 def check_amount(name: str, value: Any, or_more: bool = True) -> None:
@@ -27,6 +28,6 @@ def check_amount(name: str, value: Any, or_more: bool = True) -> None:
     Raises:
         UserError: For anything else. It names the argument.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or value < 0 or not (value or or_more):
-        raise UserError(f"{name} is {value!r}: expected {'0 or more' if or_more else 'more than 0'}")
+        raise UserError(f"{name} is {value!r}: expected a finite number, {'0 or more' if or_more else 'more than 0'}")

@@ -235,7 +235,7 @@ def _nearest(work: _Work, inputs: Inputs, missing: str | None, facts: dict[str, 
             candidates = embeddings(work.scores, batches_of_rows(work.member, loader), loader.in_order)
             found, cosines = nearest(embeddings(work.scores, [inputs]), candidates, _NEAREST)
         except UserError as error:
-            missing = str(error)
+            missing = str(error).partition(":")[0]
     if missing is not None:
         facts["notes"].append(f"The nearest training examples are left out: {missing}.")
         return [[] for _ in facts["examples"]]

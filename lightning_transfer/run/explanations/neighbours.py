@@ -57,9 +57,7 @@ def embeddings(
 def _require_one_length(parts: Iterable[Tensor]) -> None:
     lengths = {features.shape[1] for features in parts}
     if len(lengths) > 1:
-        raise UserError(
-            f"what goes into the head has {min(lengths)} to {max(lengths)} numbers: expected as many of each example"
-        )
+        raise UserError(f"the head is given {min(lengths)} to {max(lengths)} numbers: expected as many of each example")
 
 
 @contextmanager
