@@ -10,9 +10,9 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.cli.study_runs import read_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import PACKAGED, find_config, known_config, portable_name
-from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Pretraining, Study
 from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.study_checks import check
 
 
 @pytest.fixture(autouse=True)

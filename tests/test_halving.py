@@ -16,13 +16,13 @@ from lightning_transfer.cli.study_runs import read_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.study import slurm
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Halving, Tuning
 from lightning_transfer.study.damaged import set_aside_damaged
 from lightning_transfer.study.halving import in_rung, rungs
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import check_unchanged, run_study
+from lightning_transfer.study.study_checks import check
 from lightning_transfer.study.study_report import write_report
 from lightning_transfer.study.tuning import choose
 

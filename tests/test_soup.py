@@ -15,11 +15,11 @@ from lightning_transfer.cli.study_runs import run_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.reading import read_checkpoint
 from lightning_transfer.study.cells import Arm, Cell
-from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Halving, Study, Tuning
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import run_study as run_cells
+from lightning_transfer.study.study_checks import check
 
 
 def test_soup_equals_the_mean_of_its_runs_and_is_an_ordinary_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,10 @@ from lightning_transfer.cli.entry import main
 from lightning_transfer.cli.study_runs import read_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Pretraining, Study, Tuning
 from lightning_transfer.study.grid import expand, flags
 from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.study_checks import check
 from lightning_transfer.study.tuning import at_the_edge, choose, describe_edges
 
 ONE = {"scratch": STRATEGIES["scratch"]}

@@ -10,10 +10,10 @@ from study_toys import STRATEGIES, pretend, pretend_all, toy_study
 from lightning_transfer.errors import UserError
 from lightning_transfer.study import plots
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Tuning
 from lightning_transfer.study.outcomes import Outcomes
 from lightning_transfer.study.plan import Plan
+from lightning_transfer.study.study_checks import check
 from lightning_transfer.study.study_report import headline, write_report
 from lightning_transfer.study.tuning import choose
 from lightning_transfer.study.until_decided import run_until_decided

@@ -12,12 +12,12 @@ from lightning_transfer.cli.signatures import parser_of
 from lightning_transfer.errors import UserError
 from lightning_transfer.files import check_folder
 from lightning_transfer.run.verbosity import add_verbosity_options, print_result
-from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Halving, Pretraining, Study, Tuning
 from lightning_transfer.study.damaged import set_aside_damaged
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.runner import check_unchanged
 from lightning_transfer.study.session import Launcher, run_unfinished
+from lightning_transfer.study.study_checks import check
 
 
 def run_study(

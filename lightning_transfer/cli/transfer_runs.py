@@ -15,11 +15,11 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import YAML, find_config, known_config, portable_name
 from lightning_transfer.run.verbosity import add_verbosity_options, print_result
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Pretraining, Settings, Study
 from lightning_transfer.study.grid import flags
 from lightning_transfer.study.plan import Plan
 from lightning_transfer.study.session import run_unfinished
+from lightning_transfer.study.study_checks import check
 
 Record = dict[str, Any]
 

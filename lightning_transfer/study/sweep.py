@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from lightning_transfer.directions import Direction
 from lightning_transfer.errors import UserError, require_library
 from lightning_transfer.study.cells import Cell
-from lightning_transfer.study.checks import check
 from lightning_transfer.study.config import Study
 from lightning_transfer.study.grid import flags
 from lightning_transfer.study.plan import Plan, config_flags
 from lightning_transfer.study.pruning import PRUNED, running
 from lightning_transfer.study.session import locked
+from lightning_transfer.study.study_checks import check
 
 if TYPE_CHECKING:
     import optuna
