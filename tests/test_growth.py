@@ -53,3 +53,11 @@ def test_command_is_measured_in_a_process_of_its_own_without_the_memory_of_this_
     assert row["layer groups"] == 2
     assert row[growth.SECONDS] > 0
     assert 100 < row[growth.MEMORY] < 1500
+
+
+def test_plot_of_private_training_has_every_row_of_the_published_studies(tmp_path: Path) -> None:
+    plot = runpy.run_path(str(SCRIPTS / "benchmarks" / "private_plot.py"))
+    plot["draw"](tmp_path / "plot.svg")
+    text = (tmp_path / "plot.svg").read_text()
+    for name in ("linear_probe", "norm_and_bias", "gradual", "full", "head on MiniLM", "head on our language model"):
+        assert f">{name}<" in text

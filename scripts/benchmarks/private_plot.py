@@ -9,10 +9,10 @@ from lightning_transfer.report.drawing import SvgCanvas
 from lightning_transfer.report.palette import series, with_own_colors
 
 STUDIES = Path(__file__).resolve().parents[2] / "docs" / "studies"
-# By the title of a panel: a study, and how the names of its rows begin there.
+# By the title of a panel: a study, and the name of its only row, or None for the rows' own.
 PANELS = {
-    "CIFAR-10, a small network from CIFAR-100": {"private_cifar10_cnn": ""},
-    "IMDB": {"private_imdb_lstm": "our language model: ", "private_imdb_probe": "MiniLM: "},
+    "CIFAR-10, a small network from CIFAR-100": {"private_cifar10_cnn": None},
+    "IMDB": {"private_imdb_probe": "head on MiniLM", "private_imdb_lstm": "head on our language model"},
 }
 WIDTH, HEIGHT = 380, 260  # the size of a panel
 
@@ -24,7 +24,7 @@ def draw(file: Path) -> None:
         file: The file to write the plot to.
     """
     panels = {title: lines_of(studies) for title, studies in PANELS.items()}
-    keys = max((legend_height(lines, WIDTH) for lines in panels.values()), default=0)
+    keys = max((legend_height(lines, WIDTH - 16) for lines in panels.values()), default=0)
     canvas = SvgCanvas(
         len(panels) * WIDTH, HEIGHT + keys + 8, "test accuracy over epsilon; the studies have the numbers"
     )
@@ -40,16 +40,16 @@ def draw(file: Path) -> None:
             has_log_x=True,
         )
         chart.draw(canvas, left, 8, WIDTH - 16, HEIGHT - 8)
-        draw_legend(canvas, lines, left, HEIGHT, (place + 1) * WIDTH - 8)
+        draw_legend(canvas, lines, left, HEIGHT, WIDTH - 16)
     file.write_text(with_own_colors(canvas.svg()))
 
 
-def lines_of(studies: dict[str, str]) -> list[Line]:
+def lines_of(studies: dict[str, str | None]) -> list[Line]:
     """Reads the rows of studies from their published tables."""
     rows: dict[str, list[dict[str, str]]] = {}
-    for study, prefix in studies.items():
+    for study, name in studies.items():
         for row in csv.DictReader((STUDIES / f"{study}_summary.csv").open()):
-            rows.setdefault(f"{prefix}{row['arm']}", []).append(row)
+            rows.setdefault(name or row["arm"], []).append(row)
     return [
         Line(
             name,
