@@ -42,13 +42,13 @@ def test_grid_on_the_command_line_is_one_and_a_value_that_only_looks_like_it_is_
     study = {"name": "toy", "configs": ["quickstart"], "strategies": {"full": "full"}, "baseline": "full"}
     Path("study.yaml").write_text(yaml.safe_dump(study))
     grids = ["--overrides.model.lr_decay", "{grid: [1.5, 2]}", "--overrides.data.views={hue: {grid: [0, 0.1]}}"]
-    others = ["--overrides.model.network", "{class_path: Grid}", "--overrides.experiment", "{grid: [1"]
+    others = ["--overrides.model.network", "{class_path: Grid}", "--overrides.monitor", "{grid: [1"]
     found, _ = read_study(["--config", "study.yaml", *grids, *others])
     assert found.overrides == {
         "model.lr_decay": {"grid": [1.5, 2]},
         "data.views": {"hue": {"grid": [0, 0.1]}},
         "model.network": "{class_path: Grid}",
-        "experiment": "{grid: [1",
+        "monitor": "{grid: [1",
     }
     assert len(expand(found.overrides)) == 4
     found, _ = read_study(["--config", "study.yaml", "--overrides.model.lr_decay", "{grid: 3}"])
