@@ -51,9 +51,8 @@ def test_grid_on_the_command_line_is_one_and_a_value_that_only_looks_like_it_is_
         "monitor": "{grid: [1",
     }
     assert len(expand(found.overrides)) == 4
-    found, _ = read_study(["--config", "study.yaml", "--overrides.model.lr_decay", "{grid: 3}"])
     with pytest.raises(UserError, match=r"^the grid of model.lr_decay is 3: expected a list of values$"):
-        expand(found.overrides)
+        read_study(["--config", "study.yaml", "--overrides.model.lr_decay", "{grid: 3}"])
 
 
 def test_setting_without_a_value_is_refused() -> None:
