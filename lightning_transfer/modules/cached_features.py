@@ -38,7 +38,6 @@ class CachedFeatures(L.Callback):
         self._trained: list[float] = []  # sums of frozen weights as they train
         self._validates_others: bool | None = None  # until a batch of the validation has come
         self._first_validation_row = 0  # rows of a validation split of its own are no training rows
-
         self._sharing = Sharing()  # of the fit and of the test that follows
         self._unfrozen: list[nn.Parameter] = []  # what is frozen for the time of a test alone
 
@@ -56,8 +55,8 @@ class CachedFeatures(L.Callback):
             # The shares of a private batch may be empty on some processes alone, which then exchange nothing.
             1 if _is_private(trainer) else trainer.world_size,
             self._is_shared,
+            self._sharing,
         )
-        self._cache.sharing = self._sharing
         self._first_validation_row = getattr(data, "first_validation_row", 0)
         pl_module.forward = self._cache.logits_of  # type: ignore[method-assign]
 

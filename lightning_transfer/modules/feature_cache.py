@@ -34,6 +34,7 @@ class FeatureCache:
         processes: The number of processes that train.
         is_shared: Whether runs share the features, in the folder of the cache. Each is then computed alone, and nothing
             is kept while nothing is frozen.
+        sharing: Counts what runs have shared, also before; none has if not given.
 
     Attributes:
         rows: int64 [batch], of the batch whose logits come next; None for inputs without rows.
@@ -48,7 +49,13 @@ class FeatureCache:
     """
 
     def __init__(
-        self, network: nn.Module, forward: Any, data: object, processes: int = 1, is_shared: bool = False
+        self,
+        network: nn.Module,
+        forward: Any,
+        data: object,
+        processes: int = 1,
+        is_shared: bool = False,
+        sharing: Sharing | None = None,
     ) -> None:
         if getattr(data, "is_augmented", True):
             known = "are changed at random" if hasattr(data, "is_augmented") else "are not known by their rows"
@@ -71,7 +78,7 @@ class FeatureCache:
         self.rows: Tensor | None = None
         self.lengths: Tensor | None = None
         self.is_training, self.is_first_step = False, True
-        self.sharing = Sharing()
+        self.sharing = sharing or Sharing()
         groups = resolve_layer_groups(network, layer_groups, rest="frozen")
         self._groups = [group for name, group in groups.items() if name != REST]
         self._first_use = _first_use(network, self._groups)

@@ -135,6 +135,11 @@ class Study:
     slurm: Settings = field(default_factory=dict)
 
     @property
+    def tuned_sizes(self) -> list[int | float | None]:
+        """The sizes that have a choice of their own; all of them where none are named."""
+        return (self.tuning and self.tuning.sizes) or self.sizes
+
+    @property
     def is_higher_better(self) -> bool:
         """Whether a higher value of the metric is better.
 

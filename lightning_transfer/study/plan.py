@@ -66,7 +66,7 @@ class Plan:
             return []
         return [
             self._cell(arm, size, seed, tuning, value)
-            for size in self._tuned_sizes
+            for size in self.study.tuned_sizes
             for arm in self.arms
             if not arm.is_soup
             for value in tuning.values
@@ -88,12 +88,8 @@ class Plan:
             for size in self.study.sizes
             for arm in self.arms
             if untuned or (replace(arm, is_soup=False), size) in choices
-            if not arm.is_soup or size in self._tuned_sizes
+            if not arm.is_soup or size in self.study.tuned_sizes
         ]
-
-    @property
-    def _tuned_sizes(self) -> list[int | float | None]:
-        return (self.study.tuning and self.study.tuning.sizes) or self.study.sizes
 
     @property
     def looks(self) -> tuple[int, int] | None:

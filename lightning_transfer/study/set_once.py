@@ -22,23 +22,14 @@ def check_set_once(study: Study) -> None:
     """
     variants = expand(study.overrides)
     grid = {_plain(name) for variant in variants for name, _ in variant}
-    overrides = _names(variants.values())
-    at_size = _names(study.at_size.values())
     places = {
-        "overrides": overrides,
-        "at_size": at_size,
+        "overrides": _names(variants.values()),
+        "at_size": _names(study.at_size.values()),
         "size_key": {study.size_key} if study.size_key else set(),
         "seed_keys": {*study.seed_keys},
         "tuning.key": {study.tuning.key} if study.tuning else set(),
     }
-    known: dict[str, str] = {}
-    for place, names in places.items():
-        for name, plain in ((name, _plain(name)) for name in sorted(names)):
-            first = known.setdefault(plain, place)
-            if first != place and not ((first, place) == ("overrides", "at_size") and not _is_below(plain, grid)):
-                raise UserError(
-                    f"{name} is set by {first} and by {place} of the study: expected one of them, as only one counts"
-                )
+    _check_places(places, grid)
     for source, weights in study.weights.items():
         if isinstance(weights, Pretraining) and "seed_everything" in _names([weights.overrides]):
             raise UserError(
@@ -48,6 +39,20 @@ def check_set_once(study: Study) -> None:
     for place in ("overrides", "at_size"):
         for name in sorted(places[place]):
             _check_beside_strategies(own, place, name, is_grid=_is_below(_plain(name), grid))
+
+
+def _check_places(places: Mapping[str, set[str]], grid: set[str]) -> None:
+    """Refuses a setting that two places set, unless its value at a size is an exception from an override."""
+    known: dict[str, str] = {}
+    for place, names in places.items():
+        for name in sorted(names):
+            plain = _plain(name)
+            first = known.setdefault(plain, place)
+            is_exception = (first, place) == ("overrides", "at_size") and not _is_below(plain, grid)
+            if first != place and not is_exception:
+                raise UserError(
+                    f"{name} is set by {first} and by {place} of the study: expected one of them, as only one counts"
+                )
 
 
 def _check_beside_strategies(own: Mapping[str, set[str]], place: str, name: str, is_grid: bool) -> None:

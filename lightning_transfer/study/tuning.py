@@ -29,7 +29,7 @@ def choose(study: Study, cells: Iterable[Cell]) -> Choices:
         if winner := _winner(by_rung, key):
             found[key] = winner.value
     choices: Choices = {}
-    tuned = _tuned_sizes(study)
+    tuned = sorted(study.tuned_sizes, key=study.sizes.index)
     for arm in dict.fromkeys(arm for arm, _ in found):
         for size in study.sizes:
             # A size that is not tuned takes the choice of the nearest in the list, and waits for that.
@@ -57,7 +57,7 @@ def at_the_edge(study: Study, choices: Choices) -> dict[tuple[Arm, float | None]
     if len(numbers) < 2:
         return {}
     edges = {min(numbers): "lowest", max(numbers): "highest"}
-    tuned = {key: value for key, value in choices.items() if key[1] in _tuned_sizes(study)}
+    tuned = {key: value for key, value in choices.items() if key[1] in study.tuned_sizes}
     return {key: edges[value] for key, value in tuned.items() if value in numbers and value in edges}
 
 
@@ -73,10 +73,6 @@ def describe_edges(plan: Plan, choices: Choices) -> str | None:
         for edge, labels in found.items()
     ]
     return f"{'; '.join(parts)}: a better value may lie beyond it." if parts else None
-
-
-def _tuned_sizes(study: Study) -> list[int | float | None]:
-    return [size for size in study.sizes if study.tuning is None or size in (study.tuning.sizes or study.sizes)]
 
 
 def _distance(study: Study, size: float | None, other: float | None) -> int:
