@@ -396,6 +396,8 @@ def test_setting_of_a_size_may_be_another_at_the_others_and_be_that_of_all_the_d
         check(toy_study(strategies={"scratch": "full_discriminative"}, overrides={key: {"grid": values}}))
     study = toy_study(sizes=[2, None], at_size={None: {"trainer.max_epochs": 7}})
     check(study)
+    Path("empty.yaml").write_text("{}")
+    check(toy_study(strategies={"scratch": "scratch", "plain": "empty.yaml"}, at_size={4: {}}))
     found = {cell.size: "--trainer.max_epochs=7" in cell.arguments for cell in plan_of(study).final()}
     assert found == {2: False, None: True}
 

@@ -94,11 +94,12 @@ class PrivateClassifier(Classifier):
             UserError: If opacus is missing, which nothing but a fit needs. Also for data, a trainer or callbacks with
                 which a training cannot be private.
         """
-        super().setup(stage)
         if stage == "fit":
             require_library(self.library, type(self).__name__)
             check_can_be_private(self.trainer, self)
             close_readers(self.trainer)
+        super().setup(stage)
+        if stage == "fit":
             if (earlier := self.privacy) is not None:
                 self._earlier.append(f"an earlier fit of this module, with epsilon {earlier['epsilon']:.2f}")
             self.account.begin()

@@ -93,7 +93,7 @@ def _names(settings: Iterable[Mapping[str, Any]]) -> set[str]:
         f"{name.partition('+')[0]}+" if "+" in name else name
         for each in settings
         for name in flatten(dict(each))
-        if not name.endswith(".class_path")
+        if name and not name.endswith(".class_path")  # what sets nothing is flattened to an empty name
     }
 
 
