@@ -105,6 +105,38 @@ def test_best_candidates_go_on_and_every_strategy_has_the_same_budget() -> None:
     assert chosen == {"scratch": 0.5, "full": 0.2}
 
 
+def test_strategy_with_a_longer_first_share_is_judged_after_it_and_the_others_as_before() -> None:
+    def late(cell: Cell, share: float) -> float:  # as the rates of lp_ft are, once layers below the head train
+        assert cell.arm is not None
+        is_turned = cell.arm.strategy == "full" and share > 0.5
+        return 1 - float(cell.value) if is_turned else by_rate(cell, share)
+
+    plan, ran = toy_plan(Halving(3, 0.25, 2, {"full": 0.625})), []
+    run_study(plan, training(late, ran), parallel=1, retry_failed=False)
+    for strategy, first, last in (("scratch", 0.25, [0.4, 0.5]), ("full", 0.625, [0.1, 0.2])):
+        assert [(value, end) for name, value, end in ran if name == strategy] == [
+            *((rate, first) for rate in RATES),
+            *((rate, 1.0) for rate in last),
+        ]
+    chosen = {arm.strategy: value for (arm, _), value in choose(plan.study, plan.tuning()).items()}
+    assert chosen == {"scratch": 0.5, "full": 0.1}
+    write_report(Outcomes(plan), Path("report"), "study")
+    report = Path("report/toy.md").read_text()
+    assert "5 until 25% of their training and 2 until 100% of their training (until 62% at least for full)" in report
+    assert f"{(2 * 2 + 3 * 0.25 + 3 * 0.625) / 10:.1%} of the training of all candidates" in report
+
+
+def test_rungs_before_a_longer_first_share_have_nothing_to_train() -> None:
+    tuning = Tuning(list(range(1, 21)), halving=Halving(3, 0.1, 2, {"full": 0.6}))
+    study = toy_plan(tuning=tuning).study
+    assert [(round(begin, 1), round(end, 1), most) for begin, end, most in rungs(study, "scratch")] == [
+        (0.0, 0.1, 20),
+        (0.1, 0.3, 6),
+        (0.3, 1.0, 2),
+    ]
+    assert rungs(study, "full") == [(0.0, 0.6, 20), (0.6, 0.6, 6), (0.6, 1.0, 2)]
+
+
 def test_last_rung_that_ends_with_the_training_is_judged_by_the_record() -> None:
     plan, ran = toy_plan(Halving(2, 0.5, 1), strategies={"scratch": STRATEGIES["scratch"]}), []
     score: Score = lambda cell, share: float(cell.value) if share < 1 else 1 - float(cell.value)  # noqa: E731
@@ -312,6 +344,14 @@ def test_metric_that_is_not_logged_ends_the_study_after_its_first_part() -> None
             r"tuning\.halving\.first is 1\.0: expected a share between 0 and 1",
         ),
         (Tuning(RATES, halving=Halving(finalists=0)), r"tuning\.halving\.finalists is 0: expected 1 or more"),
+        (
+            Tuning(RATES, halving=Halving(first_of={"lp_ft": 0.6})),
+            r"tuning\.halving\.first_of names lp_ft: expected one of the strategies scratch, full",
+        ),
+        (
+            Tuning(RATES, halving=Halving(first_of={"full": 0.1})),
+            r"tuning\.halving\.first_of full is 0\.1: expected at least first, 0\.2, and below 1",
+        ),
         (Tuning([0.1], halving=Halving()), r"tuning\.values has 1 candidate: expected 2 or more with halving"),
     ],
 )
@@ -322,7 +362,8 @@ def test_mistake_is_named(tuning: Tuning, message: str) -> None:
 
 def test_file_of_a_study_asks_for_halving() -> None:
     content = asdict(toy_study())
-    for given, expected in (({}, Halving()), ({"reduction": 4}, Halving(4)), (None, None)):
+    own = {"first_of": {"full": 0.6}}
+    for given, expected in (({}, Halving()), ({"reduction": 4}, Halving(4)), (own, Halving(**own)), (None, None)):
         content["tuning"]["halving"] = given
         Path("study.yaml").write_text(yaml.safe_dump(content))
         study, _ = read_study(["--config", "study.yaml"])

@@ -45,11 +45,14 @@ class Halving:
         first: The first share, between 0 and 1. It ends with the first validation at or after it. Each later share is
             ``reduction`` times as long.
         finalists: Number of candidates that train to the end. With 1 the last one has won before, and does not.
+        first_of: A longer first share of single strategies, by their names. A rate of ``lp_ft`` shows its worth once
+            the layers below the head train, so at ``{lp_ft: 0.6}``.
     """
 
     reduction: int = 3
     first: float = 0.2
     finalists: int = 2
+    first_of: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -23,8 +23,10 @@ class Rung(NamedTuple):
     candidates: int
 
 
-def rungs(study: Study) -> list[Rung]:
+def rungs(study: Study, strategy: str = "") -> list[Rung]:
     """Lists the rungs of a study: the same for each arm and size. Without halving there is one, the whole training.
+
+    A strategy with a longer first share of its own has as many rungs, and none ends before that share.
 
     A candidate that is left alone has won, so its training is not needed any more. Finalists train to their end: what
     decides between good candidates is mostly the end of a schedule. All runs of a rung are waited for
@@ -45,7 +47,8 @@ def rungs(study: Study) -> list[Rung]:
         found.append(Rung(begin, 1.0 if found and number <= halving.finalists else end, number))
         begin, end = found[-1].end, min(1.0, end * halving.reduction)
         number = min(number, max(halving.finalists, number // halving.reduction))
-    return found
+    least = halving.first_of.get(strategy, 0.0)
+    return [Rung(rung.begin and max(rung.begin, least), max(rung.end, least), rung.candidates) for rung in found]
 
 
 def in_rung(study: Study, cells: Iterable[Cell], number: int) -> list[Cell]:
@@ -61,18 +64,21 @@ def in_rung(study: Study, cells: Iterable[Cell], number: int) -> list[Cell]:
         has not ended. Where a run finished before the study was to halve, nothing is known of its beginning. Its rivals
         train to their end as well there.
     """
-    rung, cells = rungs(study)[number], list(cells)
+    cells = list(cells)
     whole = {(cell.arm, cell.size) for cell in cells if cell.is_finished and not cell.was_to_pause}
     if number > 0:
         before = ranked(study, in_rung(study, cells, number - 1))
+        most = rungs(study)[number].candidates
         going = [
-            candidate
-            for key, rivals in before.items()
-            for candidate in (rivals if key in whole else rivals[: rung.candidates])
+            candidate for key, rivals in before.items() for candidate in (rivals if key in whole else rivals[:most])
         ]
         names = {cell.name for candidate in going for cell in candidate.cells}
         cells = [cell for cell in cells if cell.name in names]
-    return [replace(cell, part=(rung.begin, 1.0 if (cell.arm, cell.size) in whole else rung.end)) for cell in cells]
+    found = []
+    for cell in cells:
+        rung = rungs(study, _strategy(cell))[number]
+        found.append(replace(cell, part=(rung.begin, 1.0 if (cell.arm, cell.size) in whole else rung.end)))
+    return found
 
 
 def stopped(study: Study, cells: Iterable[Cell]) -> set[str]:
@@ -87,9 +93,9 @@ def stopped(study: Study, cells: Iterable[Cell]) -> set[str]:
     return ended
 
 
-def expected_share(study: Study) -> float:
-    """Returns how much of its training a candidate has on average, if none fails."""
-    found = rungs(study)
+def expected_share(study: Study, cell: Cell) -> float:
+    """Returns how much of its training a candidate like that of a cell has on average, if none fails."""
+    found = rungs(study, _strategy(cell))
     return sum(rung.candidates * (rung.end - rung.begin) for rung in found) / max(1, found[0].candidates)
 
 
@@ -97,3 +103,8 @@ def trained_share(cells: Iterable[Cell]) -> float:
     """Returns how much of the training of all candidates was run, as a share of the full grid's."""
     shares = [1.0 if cell.is_finished else max(cell.validated, default=0.0) for cell in cells]
     return sum(shares) / len(shares)
+
+
+def _strategy(cell: Cell) -> str:
+    assert cell.arm is not None
+    return cell.arm.strategy

@@ -25,7 +25,7 @@ class Progress:
         self._finished = sum(cell.is_finished for cell in cells)
         left = [cell for cell in cells if not cell.is_finished and (retry_failed or not cell.failure)]
         self._failed = self.total - self._finished - len(left)
-        expected = {cell.name: expected_share(plan.study) if cell.kind == "tuning" else 1.0 for cell in left}
+        expected = {cell.name: expected_share(plan.study, cell) if cell.kind == "tuning" else 1.0 for cell in left}
         self.left = {cell.name: (cell.size, expected[cell.name]) for cell in left}
         self.parallel = parallel
         self.run_seconds = 0.0

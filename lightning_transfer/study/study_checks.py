@@ -52,7 +52,7 @@ def check(study: Study) -> None:
     if study.soups:
         _check_soups(study)
     if study.tuning and study.tuning.halving:
-        _check_halving(study.tuning.halving, len(study.tuning.values))
+        _check_halving(study.tuning.halving, study)
     for size, changes in study.at_size.items():
         if size not in study.sizes:
             raise UserError(
@@ -94,14 +94,23 @@ def _check_soups(study: Study) -> None:
         )
 
 
-def _check_halving(halving: Halving, candidates: int) -> None:
+def _check_halving(halving: Halving, study: Study) -> None:
     if halving.reduction < 2:
         raise UserError(f"tuning.halving.reduction is {halving.reduction}: expected 2 or more")
     if not 0 < halving.first < 1:
         raise UserError(f"tuning.halving.first is {halving.first}: expected a share between 0 and 1")
     if halving.finalists < 1:
         raise UserError(f"tuning.halving.finalists is {halving.finalists}: expected 1 or more")
-    if candidates < 2:
+    for strategy, share in halving.first_of.items():
+        if strategy not in study.strategies:
+            known = ", ".join(study.strategies)
+            raise UserError(f"tuning.halving.first_of names {strategy}: expected one of the strategies {known}")
+        if not halving.first <= share < 1:
+            raise UserError(
+                f"tuning.halving.first_of {strategy} is {share}: expected at least first, {halving.first}, and below 1"
+            )
+    assert study.tuning is not None
+    if len(study.tuning.values) < 2:
         raise UserError("tuning.values has 1 candidate: expected 2 or more with halving, or leave tuning.halving out")
 
 

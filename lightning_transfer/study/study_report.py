@@ -146,8 +146,12 @@ def _halving(outcomes: Outcomes) -> str:
     if study.tuning is None or study.tuning.halving is None:
         return ""
     parts = [f"{rung.candidates} until {rung.end:.0%} of their training" for rung in rungs(study)]
+    halving = study.tuning.halving
+    later = [f"until {share:.0%} at least for {strategy}" for strategy, share in halving.first_of.items()]
+    exceptions = f" ({listed(later)})" if later else ""
     return (
-        f"The candidates of each row were halved: {listed(parts)}, those with the best checkpoints so far each time. "
+        f"The candidates of each row were halved: {listed(parts)}{exceptions}, those with the best checkpoints so far"
+        " each time. "
         f"They had {trained_share(outcomes.tuning):.1%} of the training of all candidates. "
     )
 

@@ -12,7 +12,11 @@ STUDIES = Path(__file__).resolve().parents[2] / "docs" / "studies"
 # By the title of a panel: a study, and the name of its only row, or None for the rows' own.
 PANELS = {
     "CIFAR-10, a small network from CIFAR-100": {"private_cifar10_cnn": None},
-    "IMDB": {"private_imdb_probe": "head on MiniLM", "private_imdb_lstm": "head on our language model"},
+    "IMDB": {
+        "private_imdb_sentiment": "head on MiniLM after SST-2",
+        "private_imdb_probe": "head on MiniLM",
+        "private_imdb_lstm": "head on our language model",
+    },
 }
 WIDTH, HEIGHT = 380, 260  # the size of a panel
 
