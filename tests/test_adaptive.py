@@ -16,6 +16,7 @@ from lightning_transfer import AdaptiveUnfreezing, parameter_groups
 from lightning_transfer.cli.entry import main
 from lightning_transfer.cluster.sharding import FullyShardedStrategy
 from lightning_transfer.errors import UserError
+from lightning_transfer.networks.layer_groups import REST
 from lightning_transfer.transfer.gradient_evidence import relative_gradient_norms
 from lightning_transfer.transfer.shown_groups import unfreezing_of
 
@@ -83,6 +84,16 @@ def test_group_thaws_only_if_it_pays() -> None:
     assert (first.step, first.evidence["body.0"], first.thawed) == (4, 0.0, ["body.2"])
     below = {name for name, _ in of_group(module, "body.0")}
     assert not below & recorder.trainable[4]
+
+
+@pytest.mark.parametrize("rest", ["frozen", "trainable"])
+def test_what_is_in_no_layer_group_does_not_set_the_bar(monkeypatch: pytest.MonkeyPatch, rest: Any) -> None:
+    evidence = {"body.2": 0.1, "head": 0.1, REST: 1e30}  # a parameter that begins at 0
+    monkeypatch.setattr("lightning_transfer.transfer.adaptive.relative_gradient_norms", lambda *_: evidence)
+    groups = {"body.2": ["body.2", "body.3"], "head": ["head"]}
+    unfreezing = AdaptiveUnfreezing(layer_groups=groups, rest=rest, until={"steps": 4})
+    trainer(unfreezing).fit(Pretrained())
+    assert unfreezing.decisions[0].thawed == ["body.2"]
 
 
 def test_group_that_never_pays_never_trains_and_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:

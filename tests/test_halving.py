@@ -288,6 +288,44 @@ def test_study_goes_on_without_halving_and_with_it_again() -> None:
     assert len(ran) == before
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        Tuning([0.4, 0.5, 0.6, 0.8, 0.9], halving=Halving(first=0.25)),
+        Tuning([rate / 10 for rate in range(1, 10)], halving=Halving(first=0.25, finalists=3)),
+    ],
+)
+def test_study_whose_rungs_change_chooses_what_it_would_have_chosen_with_them(before: Tuning) -> None:
+    curves = {0.8: (0.16, 0.9, 0.95), 0.9: (0.18, 0.3, 0.5), 0.7: (0.17, 0.4, 0.6)}  # at 0.25, 0.75 and 1
+
+    def score(cell: Cell, share: float) -> float:
+        early, middle, late = curves.get(cell.value, (cell.value / 10,) * 3)
+        return early if share < 0.5 else middle if share < 1 else late
+
+    ran: list[tuple[str, Any, float]] = []
+    execute = training(score, ran)
+
+    def recording(cells: list[Cell]) -> Iterator[tuple[Cell, float]]:
+        for cell in cells:
+            begin = cell.part[0]
+            noted = cell.validated if cell.part[1] == 1 and cell.kind == "tuning" else None
+            yield from execute([cell])
+            if noted is not None:  # only what pauses notes its validations, and the record has them all
+                (cell.folder / "validated.json").unlink()
+                if begin:
+                    (cell.folder / "validated.json").write_text(json.dumps(noted))
+                pretend(cell, score(cell, 1.0), validations=[{}] * 8)
+
+    after = Tuning([rate / 10 for rate in range(1, 10)], halving=Halving(first=0.25))
+    one = {"scratch": STRATEGIES["scratch"]}
+    for name, stages in (("at_once", [after]), ("changed", [before, after])):
+        for tuning in stages:
+            final = {"seeds": [len(tuning.values), tuning.halving.finalists]}  # type: ignore[union-attr]
+            plan = toy_plan(tuning=tuning, strategies=one, name=name, **final)
+            run_study(plan, recording, parallel=1, retry_failed=False)
+        assert list(choose(plan.study, plan.tuning()).values()) == [0.8], name
+
+
 def test_what_was_trained_beyond_a_rung_does_not_count_in_it() -> None:
     late: Score = lambda cell, share: by_rate(cell, share) if share <= 0.25 else 1 - float(cell.value)  # noqa: E731
     strategies = {"scratch": STRATEGIES["scratch"]}
@@ -369,6 +407,14 @@ def test_file_of_a_study_asks_for_halving() -> None:
         study, _ = read_study(["--config", "study.yaml"])
         assert study.tuning is not None
         assert study.tuning.halving == expected
+
+
+def test_file_of_a_study_tunes_by_classes_with_their_arguments() -> None:
+    values = [{"class_path": "torch.optim.SGD", "init_args": {"lr": rate}} for rate in (0.1, 0.2)]
+    content = asdict(toy_study()) | {"tuning": {"key": "model.optimizer", "values": values}}
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    study, _ = read_study(["--config", "study.yaml"])
+    assert study.tuning == Tuning(values, key="model.optimizer")
 
 
 def test_job_of_an_earlier_part_that_is_still_queued_does_not_stand_for_the_next(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from backbones import QUIET, texts, transformer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_transfer import CIFAR10, Classifier, ProgressiveUnfreezing
+from lightning_transfer import CIFAR10, Classifier, LowRankAdaptation, ProgressiveUnfreezing
 from lightning_transfer.data.batches import TextBatch
 from lightning_transfer.data.cache import CACHE_VARIABLE
 from lightning_transfer.errors import UserError
@@ -240,6 +241,27 @@ def test_test_after_a_fit_takes_the_features_of_others_too(image_folder: Path) -
     assert found[2] == found[1] == pytest.approx(found[0], rel=1e-5)
     assert model.shared_features
     assert model.shared_features["taken"] == 90 + images
+
+
+def test_test_of_other_data_after_a_fit_computes_all(image_folder: Path) -> None:
+    model, plain = run(image_folder), run(image_folder, cache=False)
+    images = TensorDataset(torch.randn(8, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))
+    augmented = CIFAR10(str(image_folder), batch_size=9, split_seed=0, augmentation={"horizontal_flip": True})
+    for given in ({"dataloaders": DataLoader(images, 4)}, {"datamodule": augmented}):
+        [metrics] = L.Trainer(**QUIET).test(model, verbose=False, **given)  # type: ignore[arg-type]
+        [expected] = L.Trainer(**QUIET).test(plain, verbose=False, **given)  # type: ignore[arg-type]
+        assert metrics == pytest.approx(expected, rel=1e-5)
+
+
+def test_test_of_merged_adapters_computes_all(image_folder: Path) -> None:
+    pytest.importorskip("peft")
+    L.seed_everything(0)
+    model = Classifier(Trunk(), 3, cache_features="shared", optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    callbacks = [LowRankAdaptation(rank=2, alpha=4), ProgressiveUnfreezing(schedule="linear_probe")]
+    trainer = L.Trainer(max_epochs=1, callbacks=callbacks, enable_checkpointing=False, **QUIET)  # type: ignore[arg-type]
+    trainer.fit(model, datamodule=CIFAR10(str(image_folder), batch_size=9))
+    [metrics] = trainer.test(model, datamodule=trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+    assert 0 <= metrics["test/accuracy"] <= 1
 
 
 def test_test_by_weights_that_trained_shares_nothing(image_folder: Path) -> None:

@@ -21,6 +21,7 @@ from lightning_transfer.study.study_checks import check
 from lightning_transfer.study.tuning import at_the_edge, choose, describe_edges
 
 ONE = {"scratch": STRATEGIES["scratch"]}
+A_CLASS = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
 
 
 def plan_of(study: Study) -> Plan:
@@ -159,7 +160,8 @@ def test_size_may_change_other_settings() -> None:
 
 
 def test_all_of_the_data_is_said_in_the_terms_of_the_size_key() -> None:
-    for key, everything in {"data.train_fraction": "1.0", "data.examples_per_class": "null"}.items():
+    whole_sets = {"data.train_fraction": "1.0", "data.init_args.train_fraction": "1.0"}
+    for key, everything in {**whole_sets, "data.examples_per_class": "null"}.items():
         small, whole = plan_of(toy_study(sizes=[1, None], size_key=key, strategies=ONE, tuning=None, seeds=[0])).final()
         assert f"--{key}=1" in small.arguments
         assert f"--{key}={everything}" in whole.arguments
@@ -332,6 +334,7 @@ def test_chosen_value_comes_after_what_a_size_changes() -> None:
         ({"tuning": Tuning([0.1], sizes=[2, 2])}, r"tuning\.sizes of the study has a value twice: \[2, 2\]"),
         ({"sizes": []}, "sizes of the study is empty"),
         ({"configs": ["no.yaml"]}, r"config 'no\.yaml' is neither a file in "),
+        ({"tuning": Tuning([0.1], sizes=[])}, r"tuning\.sizes of the study is empty"),
         ({"tuning": Tuning([0.1], sizes=[3])}, r"tuning\.sizes has 3, which is not one of the study's sizes \[2, 4\]"),
         ({"at_size": {3: {}}}, "at_size has 3, which is not one of"),
         ({"at_size": {None: {}}}, "at_size has null, which is not one of"),
@@ -377,6 +380,31 @@ def test_chosen_value_comes_after_what_a_size_changes() -> None:
             {"overrides": {"trainer.max_epochs": {"grid": [1, 2]}}, "at_size": {4: {"trainer.max_epochs": 3}}},
             "trainer.max_epochs is set by overrides and by at_size of the study: expected one of them",
         ),
+        (
+            {"overrides": {"model.lr_decay": {"grid": [1.0, 2.6]}, "model.init_args.lr_decay": 1.5}},
+            "model.lr_decay is set twice by overrides of the study: expected it once",
+        ),
+        (
+            {"overrides": {"model.lr_decay": {"grid": [1.0, 2.6]}, "model": {"lr_decay": 1.5}}},
+            "model.lr_decay is set twice by overrides of the study: expected it once",
+        ),
+        ({"at_size": {4: {"data.size": 1, "data": {"size": 2}}}}, "data.size is set twice by at_size of the study"),
+        (
+            {"overrides": {"trainer.callbacks+": [A_CLASS]}, "at_size": {4: {"trainer.callbacks+": [A_CLASS]}}},
+            r"trainer\.callbacks\+ is set by overrides and by at_size of the study: expected one of them",
+        ),
+        (
+            {"strategies": {"scratch": "wise_ft"}, "overrides": {"trainer.callbacks": []}},
+            "trainer.callbacks is set by overrides of the study, which would take away those of the strategy scratch",
+        ),
+        (
+            {"strategies": {"scratch": "full"}, "overrides": {"trainer.callbacks": [A_CLASS]}},
+            "trainer.callbacks is set by overrides of the study, which would take away those of the strategy scratch",
+        ),
+        (
+            {"strategies": {"scratch": "full_discriminative"}, "overrides": {"model.lr_decay": {"grid": [1.0]}}},
+            "model.lr_decay is set by overrides of the study and by its strategy scratch, which would lose it",
+        ),
         ({"at_size": {4: {"model.lr_decay": {"grid": [1, 2]}}}}, "at_size 4 has a grid: move it to overrides"),
         ({"tuning": Tuning([0.1], seeds=[1])}, r"tuning\.seeds has 1, which is also a seed of the study"),
         ({"threads": 0}, "threads is 0: expected 1 or more"),
@@ -392,7 +420,7 @@ def test_mistake_in_a_study_is_named(changes: dict[str, Any], message: str) -> N
 def test_setting_of_a_size_may_be_another_at_the_others_and_be_that_of_all_the_data() -> None:
     check(toy_study(overrides={"trainer.max_epochs": 2}, at_size={4: {"trainer.max_epochs": 3}}))
     check(toy_study(strategies={"scratch": "scratch"}, overrides={"trainer.callbacks": []}))
-    for key, values in (("model.lr_decay", [1, 2]), ("model.init_args", [{"lr_decay": 1.0}])):
+    for key, values in (("model.lr_decay", [1, 2]), ("model.init_args", [{"lr_decay": 1.0}, {"lr_decay": 2.0}])):
         check(toy_study(strategies={"scratch": "full_discriminative"}, overrides={key: {"grid": values}}))
     study = toy_study(sizes=[2, None], at_size={None: {"trainer.max_epochs": 7}})
     check(study)

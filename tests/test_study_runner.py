@@ -212,10 +212,14 @@ def test_checkpoints_that_are_not_kept_are_dropped_as_soon_as_a_run_has_finished
             (cell.folder / "checkpoints").mkdir()
             for name in ("best.ckpt", "last.ckpt"):
                 (cell.folder / "checkpoints" / name).touch()
+            (cell.folder / "checkpoints" / "best_adapter").mkdir()
+            (cell.folder / "checkpoints" / "best_adapter" / "adapter_model.safetensors").touch()
             yield cell, 1.0
 
     def kept(cell: Cell) -> list[str]:
-        return sorted(file.name for file in (cell.folder / "checkpoints").iterdir())
+        names = sorted(file.name for file in (cell.folder / "checkpoints").iterdir())
+        assert ("best_adapter" in names) == ("best.ckpt" in names), "adapters go with their checkpoint"
+        return [name for name in names if name != "best_adapter"]
 
     run_study(plan, execute, parallel=1, retry_failed=False)
     assert {tuple(kept(cell)) for cell in plan.final()} == {tuple(of_final)}
@@ -224,6 +228,7 @@ def test_checkpoints_that_are_not_kept_are_dropped_as_soon_as_a_run_has_finished
     # A study that was killed before drops them when it goes on. What has no best checkpoint keeps its last.
     first = plan.final()[0].folder / "checkpoints"
     (first / "best.ckpt").unlink(missing_ok=True)
+    shutil.rmtree(first / "best_adapter", ignore_errors=True)
     (first / "last.ckpt").touch()
     run_study(plan, execute, parallel=1, retry_failed=False)
     assert kept(plan.final()[0]) == ([] if keep == "none" else ["last.ckpt"])

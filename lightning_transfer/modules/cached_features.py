@@ -116,9 +116,12 @@ class CachedFeatures(L.Callback):
             pl_module.frozen_in_fit = frozen  # type: ignore[assignment]
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Puts a cache in the place of ``forward`` where the test follows a fit of the same module."""
-        if names := pl_module.frozen_in_fit:
-            frozen = [pl_module.get_parameter(name) for name in names]  # type: ignore[union-attr]
+        """Puts a cache in the place of ``forward`` where the test follows a fit of the module, on such data."""
+        names: list[str] = pl_module.frozen_in_fit  # type: ignore[assignment]
+        parameters = dict(pl_module.named_parameters())
+        is_as_in_fit = parameters.keys() >= {*names}  # adapters are merged by now
+        if names and is_as_in_fit and not getattr(trainer.datamodule, "is_augmented", True):  # type: ignore[attr-defined]
+            frozen = [parameters[name] for name in names]
             self._unfrozen = [parameter for parameter in frozen if parameter.requires_grad]
             _set_requires_grad(self._unfrozen, False)
             self._sharing = Sharing(**(pl_module.shared_features or {}))  # type: ignore[arg-type]

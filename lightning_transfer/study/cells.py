@@ -107,10 +107,17 @@ class Cell:
         file = self.folder / VALIDATED
         return {float(share): found for share, found in read_json(file).items()} if file.exists() else {}
 
-    @property
-    def was_to_pause(self) -> bool:
-        """Whether the run has noted its validations, also where these were damaged and set aside."""
-        return any(self.folder.glob(f"{VALIDATED}*"))
+    def tells(self, share: float) -> bool:
+        """Says whether it is known what the finished run was worth at a share of its training.
+
+        A run notes its validations until its last pause. One that stopped by itself was worth later what it was then.
+        So was one whose notes were damaged and set aside.
+        """
+        if share == 1 or not any(self.folder.glob(f"{VALIDATED}*")):
+            return share == 1
+        noted, result = self.validated, self.result
+        assert result is not None
+        return not noted or share <= max(noted) or len(result.get("validations") or []) <= len(noted)
 
     @property
     def is_outdated(self) -> bool:
@@ -234,12 +241,16 @@ class Cell:
         """
         if keep == "all" or self.kind == "pretraining":
             return
-        files = [*(self.folder / "checkpoints").glob("*.ckpt")]
+        folder = self.folder / "checkpoints"
+        found = [*folder.glob("*.ckpt"), *folder.glob("*_adapter")]
         if keep == "best" and self.kind == "final":
-            kept = "best.ckpt" if any(file.name == "best.ckpt" for file in files) else "last.ckpt"
-            files = [file for file in files if file.name != kept]
-        for file in files:
-            file.unlink()
+            kept = "best" if (folder / "best.ckpt").exists() else "last"
+            found = [path for path in found if path.stem not in (kept, f"{kept}_adapter")]
+        for path in found:
+            if path.is_dir():  # adapters, and what FSDP saves
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def forget(self) -> None:
         """Deletes the folder of the run, so that it starts anew."""

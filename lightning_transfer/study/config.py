@@ -7,8 +7,9 @@ from lightning_transfer.directions import Direction, decide_direction
 
 if TYPE_CHECKING:
     Settings = dict[str, Any]
-else:  # has no value types: in a dict[str, Any] the parser would check the classes that the values name
-    Settings = dict
+    Values = list[Any]
+else:  # have no value types: in a dict[str, Any] the parser would check the classes that the values name
+    Settings, Values = dict, list
 
 KeptCheckpoints = Literal["all", "best", "none"]
 STRATEGIES = ("scratch", "linear_probe", "full", "full_discriminative", "gradual", "gradual_discriminative")
@@ -67,7 +68,7 @@ class Tuning:
         halving: How to stop candidates early that are worse. Without it, each trains to its end.
     """
 
-    values: list[Any]
+    values: Values
     key: str = "model.init_args.optimizer.init_args.lr"
     seeds: list[int] = field(default_factory=lambda: [1000])
     sizes: list[int | float | None] | None = None

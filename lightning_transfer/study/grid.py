@@ -50,7 +50,7 @@ def flags(settings: Mapping[str, Any]) -> dict[str, str]:
 
     A class with its arguments stays whole, and so do values that are appended to a list (``callbacks+``).
     """
-    return {name: _text(value) for name, value in _flatten(settings, "")}
+    return {name: _text(value) for name, value in leaves(settings)}
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -61,10 +61,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {name: leaf for key, inner in items for name, leaf in flatten(inner, f"{prefix}.{key}".lstrip(".")).items()}
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Lists what :func:`flags` flattens: a dotted name comes twice where it is written in two ways."""
     for key, value in settings.items():
-        whole = not value or not isinstance(value, Mapping) or "class_path" in value or key.endswith("+")
-        yield from [(f"{prefix}{key}", value)] if whole else _flatten(value, f"{prefix}{key}.")
+        whole = not value or not isinstance(value, Mapping) or "class_path" in value or str(key).endswith("+")
+        yield from [(f"{prefix}{key}", value)] if whole else leaves(value, f"{prefix}{key}.")
 
 
 def _grid_leaves(value: Any, path: Path) -> Iterator[tuple[Path, list[Any]]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from lightning_transfer.study.candidates import ranked
+from lightning_transfer.study.candidates import Key, ranked
 from lightning_transfer.study.cells import Cell
 from lightning_transfer.study.config import Study
 
@@ -45,7 +45,7 @@ def rungs(study: Study, strategy: str = "") -> list[Rung]:
     end = halving.first
     while number > 1 and begin < 1:
         found.append(Rung(begin, 1.0 if found and number <= halving.finalists else end, number))
-        begin, end = found[-1].end, min(1.0, end * halving.reduction)
+        begin, end = found[-1].end, min(1.0, round(end * halving.reduction, 9))  # 0.2 * 3 is a little over 0.6
         number = min(number, max(halving.finalists, number // halving.reduction))
     least = halving.first_of.get(strategy, 0.0)
     return [Rung(rung.begin and max(rung.begin, least), max(rung.end, least), rung.candidates) for rung in found]
@@ -61,16 +61,17 @@ def in_rung(study: Study, cells: Iterable[Cell], number: int) -> list[Cell]:
 
     Returns:
         The cells, which are to run until the end of the rung. An arm has none at a size where a run of the rung before
-        has not ended. Where a run finished before the study was to halve, nothing is known of its beginning. Its rivals
-        train to their end as well there.
+        has not ended. Where a run has finished and does not tell what it was worth at the end of the rung, its rivals
+        train to their end as well.
     """
     cells = list(cells)
-    whole = {(cell.arm, cell.size) for cell in cells if cell.is_finished and not cell.was_to_pause}
+    whole = _not_told(study, cells, number)
     if number > 0:
         before = ranked(study, in_rung(study, cells, number - 1))
+        all_go = _not_told(study, cells, number - 1)
         most = rungs(study)[number].candidates
         going = [
-            candidate for key, rivals in before.items() for candidate in (rivals if key in whole else rivals[:most])
+            candidate for key, rivals in before.items() for candidate in (rivals if key in all_go else rivals[:most])
         ]
         names = {cell.name for candidate in going for cell in candidate.cells}
         cells = [cell for cell in cells if cell.name in names]
@@ -103,6 +104,16 @@ def trained_share(cells: Iterable[Cell]) -> float:
     """Returns how much of the training of all candidates was run, as a share of the full grid's."""
     shares = [1.0 if cell.is_finished else max(cell.validated, default=0.0) for cell in cells]
     return sum(shares) / len(shares)
+
+
+def _not_told(study: Study, cells: list[Cell], number: int) -> set[Key]:
+    """Names the arms at a size with a finished run that does not tell what it was worth at the end of a rung."""
+    found = set()
+    for cell in cells:
+        if cell.is_finished and not cell.tells(rungs(study, _strategy(cell))[number].end):
+            assert cell.arm is not None
+            found.add((cell.arm, cell.size))
+    return found
 
 
 def _strategy(cell: Cell) -> str:

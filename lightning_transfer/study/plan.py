@@ -252,7 +252,7 @@ def config_flags(files: list[str]) -> list[str]:
 
 def _size_value(key: str, size: float | None) -> str:
     # The size is given even if it is the default, because the base experiment may set another.
-    return json.dumps(_EVERYTHING.get(key) if size is None else size)
+    return json.dumps(_EVERYTHING.get(key.replace(".init_args", "")) if size is None else size)
 
 
 def _seeds(study: Study, more: int) -> list[int]:

@@ -59,7 +59,8 @@ class Progress:
         if cell.failure:
             outcome, self._failed = f"FAILED: {cell.failure}", self._failed + 1
         elif metrics := _metrics(cell):
-            self.seconds.setdefault(cell.size, []).append(seconds / (end - begin))
+            if end > begin:
+                self.seconds.setdefault(cell.size, []).append(seconds / (end - begin))
             named = (f"{name} {value:.4f}" for name, value in metrics.items() if name.endswith(f"/{self.metric}"))
             outcome = "  ".join([*named, *([f"after {end:.0%} of its training"] if cell.is_paused else [])])
             self._note(cell)

@@ -1,12 +1,13 @@
 """Refuses a study that sets one thing in two places: one of them would be lost, and the report would still name it."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import find_config, read_yaml
 from lightning_transfer.study.config import Pretraining, Study
-from lightning_transfer.study.grid import expand, flatten
+from lightning_transfer.study.grid import expand, flatten, leaves
 
 # What the study itself says of each of its runs.
 _OWN = {"test_after_fit", "logs", "experiment", "version"}
@@ -21,7 +22,14 @@ def check_set_once(study: Study) -> None:
         UserError: If a setting has two places, or undoes what a strategy sets.
     """
     variants = expand(study.overrides)
-    grid = {_plain(name) for variant in variants for name, _ in variant}
+    for settings in variants.values():
+        _check_not_twice("overrides", settings)
+    for settings in study.at_size.values():
+        _check_not_twice("at_size", settings)
+    values = {(name, value) for variant in variants for name, value in variant}
+    counts = Counter(name for name, _ in values)
+    # A single value is no grid: transfer writes all its overrides so.
+    grid = {_plain(name) for name, count in counts.items() if count > 1}
     places = {
         "overrides": _names(variants.values()),
         "at_size": _names(study.at_size.values()),
@@ -49,6 +57,7 @@ def _check_places(places: Mapping[str, set[str]], grid: set[str]) -> None:
             plain = _plain(name)
             first = known.setdefault(plain, place)
             is_exception = (first, place) == ("overrides", "at_size") and not _is_below(plain, grid)
+            is_exception &= not plain.endswith("+")  # the one would be added without the other
             if first != place and not is_exception:
                 raise UserError(
                     f"{name} is set by {first} and by {place} of the study: expected one of them, as only one counts"
@@ -68,7 +77,8 @@ def _check_beside_strategies(own: Mapping[str, set[str]], place: str, name: str,
             " transfer), which a strategy may leave"
         )
     for strategy, settings in own.items():
-        if _is_below(plain, {"trainer.callbacks"}) and settings & {"trainer.callbacks", "trainer.callbacks+"}:
+        has_own = any(_is_below(each.removesuffix("+"), {"trainer.callbacks"}) for each in settings)
+        if _is_below(plain, {"trainer.callbacks"}) and has_own:
             raise UserError(
                 f"trainer.callbacks is set by {place} of the study, which would take away those of the strategy"
                 f" {strategy}: expected trainer.callbacks+, which adds to them"
@@ -88,13 +98,20 @@ def _settings_of(study: Study) -> Iterator[tuple[str, set[str]]]:
 
 
 def _names(settings: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Names all settings, those within a class too. What is added to a list is one."""
+    """Names all settings, those within a class too, and the class by what it is for. What is added to a list is one."""
     return {
-        f"{name.partition('+')[0]}+" if "+" in name else name
+        f"{name.partition('+')[0]}+" if "+" in name else name.removesuffix(".class_path")
         for each in settings
         for name in flatten(dict(each))
-        if name and not name.endswith(".class_path")  # what sets nothing is flattened to an empty name
+        if name  # what sets nothing is flattened to an empty name
     }
+
+
+def _check_not_twice(place: str, settings: Mapping[str, Any]) -> None:
+    """Refuses a setting that one place writes in two ways, such as with its parents' names and without."""
+    names = Counter(_plain(name) for name, _ in leaves(settings))
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise UserError(f"{twice[0]} is set twice by {place} of the study: expected it once, as only one counts")
 
 
 def _is_below(name: str, names: Iterable[str]) -> bool:

@@ -27,7 +27,7 @@ def check(study: Study) -> None:
     axes |= {"strategies": list(study.strategies), "configs": study.configs, "weights": list(study.weights)}
     if study.tuning:
         axes |= {"tuning.values": study.tuning.values, "tuning.seeds": study.tuning.seeds}
-        axes |= {"tuning.sizes": study.tuned_sizes}
+        axes |= {"tuning.sizes": study.tuned_sizes if study.tuning.sizes is None else study.tuning.sizes}
     for name, values in axes.items():
         if not values:
             raise UserError(f"{name} of the study is empty: expected at least one value")

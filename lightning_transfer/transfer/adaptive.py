@@ -134,8 +134,8 @@ class AdaptiveUnfreezing(ProgressiveUnfreezing):
         evidence = relative_gradient_norms(trainer, groups, self._batch)
         if not all(map(math.isfinite, evidence.values())):  # such a batch is skipped, and the next one decides
             return
-        head = {*map(str, self.phases[0].groups)}
-        largest = max((evidence[name] for name in groups if name not in head), default=0.0)
+        below = {name for phase in self.phases[1:] for name in map(str, phase.groups)}  # neither the head nor the rest
+        largest = max((evidence[name] for name in groups if name in below), default=0.0)
         bar = self.threshold * (largest or math.inf)  # without a gradient, nothing pays
         frozen = {name for phase in self.phases[self.phase_index + 1 :] for name in map(str, phase.groups)}
         pays = [place for place, name in enumerate(groups) if name in frozen and evidence[name] >= bar]
