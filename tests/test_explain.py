@@ -105,7 +105,7 @@ class Case:
 
 CASES: dict[str, Callable[[], Case]] = {
     "SeedCNN": lambda: Case(lambda: SeedCNN(3), 120, 3e-3),
-    "FastCNN": lambda: Case(lambda: FastCNN(3, widths=(8, 16, 16)), 60, 1e-2, side=48),
+    "FastCNN": lambda: Case(lambda: FastCNN(3, widths=(8, 16, 16)), 60, 1e-2, side=64),
     "ResNet-18": lambda: Case(lambda: TorchvisionNetwork(3, "resnet18", small_images=True), 24, 1e-3, side=16, count=4),
     "LSTM": lambda: Case(lambda: LSTMClassifier(30, hidden_size=16, embedding_size=16, pooling="max"), 80, 1e-2),
     "BERT": lambda: Case(
