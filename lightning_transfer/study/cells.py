@@ -115,9 +115,12 @@ class Cell:
         """
         if share == 1 or not any(self.folder.glob(f"{VALIDATED}*")):
             return share == 1
-        noted, result = self.validated, self.result
+        noted = self.validated
+        if not noted or share <= max(noted):
+            return True
+        result = self.result
         assert result is not None
-        return not noted or share <= max(noted) or len(result.get("validations") or []) <= len(noted)
+        return len(result.get("validations") or []) <= len(noted)
 
     @property
     def is_outdated(self) -> bool:

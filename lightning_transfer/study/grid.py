@@ -53,6 +53,11 @@ def flags(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: _text(value) for name, value in leaves(settings)}
 
 
+def plain_name(name: str) -> str:
+    """Writes the name of a setting as its shorter form, without the parts ``init_args``."""
+    return ".".join(part for part in name.split(".") if part != "init_args")
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Flattens nested mappings and lists to a mapping from dotted names to leaves."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None

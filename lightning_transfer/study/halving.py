@@ -110,8 +110,8 @@ def _not_told(study: Study, cells: list[Cell], number: int) -> set[Key]:
     """Names the arms at a size with a finished run that does not tell what it was worth at the end of a rung."""
     found = set()
     for cell in cells:
-        if cell.is_finished and not cell.tells(rungs(study, _strategy(cell))[number].end):
-            assert cell.arm is not None
+        assert cell.arm is not None
+        if cell.is_finished and not cell.tells(rungs(study, cell.arm.strategy)[number].end):
             found.add((cell.arm, cell.size))
     return found
 

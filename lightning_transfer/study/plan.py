@@ -13,7 +13,7 @@ from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import find_config, portable_name, read_yaml
 from lightning_transfer.study.cells import Arm, Cell
 from lightning_transfer.study.config import Pretraining, Study, Tuning
-from lightning_transfer.study.grid import expand, flags
+from lightning_transfer.study.grid import expand, flags, plain_name
 from lightning_transfer.transfer.sources import checkpoint_of, split_part
 
 Choices = dict[tuple[Arm, float | None], Any]  # the tuned value of each arm at each size
@@ -252,7 +252,7 @@ def config_flags(files: list[str]) -> list[str]:
 
 def _size_value(key: str, size: float | None) -> str:
     # The size is given even if it is the default, because the base experiment may set another.
-    return json.dumps(_EVERYTHING.get(key.replace(".init_args", "")) if size is None else size)
+    return json.dumps(_EVERYTHING.get(plain_name(key)) if size is None else size)
 
 
 def _seeds(study: Study, more: int) -> list[int]:

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from lightning_transfer.errors import UserError
 from lightning_transfer.run.config_files import find_config, read_yaml
 from lightning_transfer.study.config import Pretraining, Study
-from lightning_transfer.study.grid import expand, flatten, leaves
+from lightning_transfer.study.grid import expand, flatten, leaves, plain_name
 
 # What the study itself says of each of its runs.
 _OWN = {"test_after_fit", "logs", "experiment", "version"}
@@ -26,10 +27,9 @@ def check_set_once(study: Study) -> None:
         _check_not_twice("overrides", settings)
     for settings in study.at_size.values():
         _check_not_twice("at_size", settings)
-    values = {(name, value) for variant in variants for name, value in variant}
-    counts = Counter(name for name, _ in values)
+    values = Counter(name for name, _ in {*chain.from_iterable(variants)})
     # A single value is no grid: transfer writes all its overrides so.
-    grid = {_plain(name) for name, count in counts.items() if count > 1}
+    grid = {plain_name(name) for name, number in values.items() if number > 1}
     places = {
         "overrides": _names(variants.values()),
         "at_size": _names(study.at_size.values()),
@@ -46,7 +46,7 @@ def check_set_once(study: Study) -> None:
     own = dict(_settings_of(study))
     for place in ("overrides", "at_size"):
         for name in sorted(places[place]):
-            _check_beside_strategies(own, place, name, is_grid=_is_below(_plain(name), grid))
+            _check_beside_strategies(own, place, name, is_grid=_is_below(plain_name(name), grid))
 
 
 def _check_places(places: Mapping[str, set[str]], grid: set[str]) -> None:
@@ -54,7 +54,7 @@ def _check_places(places: Mapping[str, set[str]], grid: set[str]) -> None:
     known: dict[str, str] = {}
     for place, names in places.items():
         for name in sorted(names):
-            plain = _plain(name)
+            plain = plain_name(name)
             first = known.setdefault(plain, place)
             is_exception = (first, place) == ("overrides", "at_size") and not _is_below(plain, grid)
             is_exception &= not plain.endswith("+")  # the one would be added without the other
@@ -66,7 +66,7 @@ def _check_places(places: Mapping[str, set[str]], grid: set[str]) -> None:
 
 def _check_beside_strategies(own: Mapping[str, set[str]], place: str, name: str, is_grid: bool) -> None:
     """Refuses a setting that the study sets itself, or that would undo what makes the strategies differ."""
-    plain = _plain(name)
+    plain = plain_name(name)
     if plain in _OWN:
         raise UserError(
             f"{name} is set by {place} of the study: expected it nowhere, as the study sets it for each run"
@@ -94,7 +94,7 @@ def _settings_of(study: Study) -> Iterator[tuple[str, set[str]]]:
     """Names the settings of each strategy's config, in their shorter form."""
     for strategy, file in study.strategies.items():
         content: Any = read_yaml(find_config(file, "strategies"))
-        yield strategy, {_plain(name) for name in _names([content] if isinstance(content, Mapping) else [])}
+        yield strategy, {plain_name(name) for name in _names([content] if isinstance(content, Mapping) else [])}
 
 
 def _names(settings: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -109,15 +109,10 @@ def _names(settings: Iterable[Mapping[str, Any]]) -> set[str]:
 
 def _check_not_twice(place: str, settings: Mapping[str, Any]) -> None:
     """Refuses a setting that one place writes in two ways, such as with its parents' names and without."""
-    names = Counter(_plain(name) for name, _ in leaves(settings))
+    names = Counter(plain_name(name) for name, _ in leaves(settings))
     if twice := [name for name, times in names.items() if times > 1]:
         raise UserError(f"{twice[0]} is set twice by {place} of the study: expected it once, as only one counts")
 
 
 def _is_below(name: str, names: Iterable[str]) -> bool:
     return any(name == other or name.startswith(f"{other}.") for other in names)
-
-
-def _plain(name: str) -> str:
-    """Writes the name of a setting as its shorter form, without the parts ``init_args``."""
-    return ".".join(part for part in name.split(".") if part != "init_args")
